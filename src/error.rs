@@ -1,0 +1,60 @@
+//! The one error type of the library.
+//!
+//! Every variant answers three questions in one line: what (file, field, shape or kernel), why, and what to do next.
+
+use std::path::{Path, PathBuf};
+
+/// The library's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, where, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file that cannot be read, written or understood.
+    #[error("{}: {problem}; {hint}", path.display())]
+    File { path: PathBuf, problem: String, hint: String },
+
+    /// An argument, shape, data type or configuration value that an operation refuses.
+    #[error("{what}: {problem}; {hint}")]
+    Argument { what: String, problem: String, hint: String },
+
+    /// A kernel that could not be launched, or that failed while running.
+    #[error("kernel {kernel} on {device}: {problem}")]
+    Launch { kernel: &'static str, device: String, problem: String },
+
+    /// An allocation that the device refused.
+    #[error("out of memory on {device}: {what} needs {requested} bytes, {free} bytes are free; use a smaller batch")]
+    OutOfMemory { device: String, what: String, requested: usize, free: usize },
+
+    /// A device that is absent, too old, or reported a failure of its own.
+    #[error("{device}: {problem}; {hint}")]
+    Device { device: String, problem: String, hint: String },
+
+    /// The user asked to stop; what was complete has been kept.
+    #[error("interrupted: {0}")]
+    Interrupted(String),
+}
+
+impl Error {
+    /// A [`Error::File`].
+    pub fn file(path: impl AsRef<Path>, problem: impl Into<String>, hint: impl Into<String>) -> Self {
+        Error::File { path: path.as_ref().to_path_buf(), problem: problem.into(), hint: hint.into() }
+    }
+
+    /// A [`Error::File`] from an I/O error, with advice that fits its kind.
+    pub fn io(path: impl AsRef<Path>, action: &str, error: &std::io::Error) -> Self {
+        use std::io::ErrorKind::*;
+        let hint = match error.kind() {
+            NotFound => "check the path",
+            PermissionDenied => "check the permissions of the file and its folder",
+            StorageFull | QuotaExceeded => "free some space and run again",
+            _ => "check the disk and run again",
+        };
+        Error::file(path, format!("cannot {action}: {error}"), hint)
+    }
+
+    /// A [`Error::Argument`].
+    pub fn argument(what: impl Into<String>, problem: impl Into<String>, hint: impl Into<String>) -> Self {
+        Error::Argument { what: what.into(), problem: problem.into(), hint: hint.into() }
+    }
+}
