@@ -1,1 +1,2 @@
-#[test] fn package_builds() {}
+#[test]
+fn package_builds() {}
