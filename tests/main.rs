@@ -1,2 +1,4 @@
+mod eval;
+
 #[test]
 fn package_builds() {}

@@ -1,1 +1,3 @@
-//! See the module list below.
+//! Data sets on disk.
+
+pub mod rows;

@@ -1,1 +1,26 @@
-//! See the module list below.
+//! Evaluation: label metrics, significance, confidence intervals, retrieval, zero-shot probabilities, linear probes.
+//!
+//! Everything here is plain f64 arithmetic on the CPU over row-major slices, deterministic for any number of threads. Input
+//! that is empty, ragged or not finite is an error that names the matrix and the row.
+
+pub mod bootstrap;
+pub mod delong;
+pub mod metrics;
+pub mod probe;
+pub mod retrieval;
+pub mod zero_shot;
+
+use crate::error::{Error, Result};
+
+/// Refuses empty input, unequal lengths and non-finite scores of `samples x classes` cells.
+fn check_labelled(labels: &[bool], scores: &[f32], classes: usize) -> Result<()> {
+    if labels.len() != scores.len() {
+        return Err(Error::argument(
+            "scores",
+            format!("{} scores for {} labels", scores.len(), labels.len()),
+            "pass one score per label",
+        ));
+    }
+    crate::data::rows::check("scores", scores, classes)?;
+    Ok(())
+}
