@@ -4,5 +4,6 @@ pub mod ct;
 pub mod data;
 pub mod error;
 pub mod eval;
+pub mod files;
 
 pub use error::{Error, Result};

@@ -1,1 +1,8 @@
-//! See the module list below.
+//! CT volumes: files, geometry, Hounsfield units.
+
+pub mod geometry;
+pub mod nifti;
+pub mod volume;
+
+pub use geometry::{Affine, AxisCodes};
+pub use volume::{AffineSource, CtVolume, HuSource, Voxels};

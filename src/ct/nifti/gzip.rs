@@ -1,0 +1,114 @@
+//! Whole-buffer gzip through libdeflate: every member's CRC-32 and length are checked, and no length field is trusted
+//! with an allocation.
+//!
+//! The raw binding rather than libdeflater's safe wrapper, because only libdeflate's `_ex` call says where a member
+//! ends, and a .nii.gz may have several (bgzip, concatenation).
+
+use std::mem::MaybeUninit;
+
+use libdeflate_sys::{
+    libdeflate_alloc_decompressor, libdeflate_decompressor, libdeflate_free_decompressor,
+    libdeflate_gzip_decompress_ex, libdeflate_result_LIBDEFLATE_INSUFFICIENT_SPACE,
+    libdeflate_result_LIBDEFLATE_SUCCESS,
+};
+
+/// No deflate stream expands further: a length-258 match costs two bits at least, 1032 to 1 (RFC 1951, zlib's bound).
+const MAX_RATIO: usize = 1032;
+
+/// The bytes [`peek`] decodes. A stored block, the largest unit libdeflate refuses to start when it does not fit, holds
+/// 65,535; a header before it fits as well.
+const PEEK: usize = 128 << 10;
+
+pub(super) fn is_gzip(bytes: &[u8]) -> bool {
+    bytes.starts_with(&[0x1f, 0x8b])
+}
+
+/// Why decoding stopped early.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// The member that starts at this byte is damaged, truncated, or not gzip at all.
+    Damaged { member: usize, at: usize },
+    /// The data go on beyond the given output.
+    TooLong,
+    /// The output cannot be allocated.
+    NoMemory,
+}
+
+/// The first bytes of the decompressed file, so that its header can say how long the rest is, and whether the data are
+/// sound up to there. Bytes past what was decoded are zero. Nothing is verified yet: parse the header again from
+/// [`decompress`]'s output.
+pub(super) fn peek(input: &[u8]) -> (Vec<u8>, Result<usize, Failure>) {
+    let mut output = vec![MaybeUninit::new(0); PEEK];
+    let outcome = Inflater::new().members(input, &mut output);
+    // SAFETY: every byte was initialised above; the decoder only overwrites.
+    (output.iter().map(|byte| unsafe { byte.assume_init() }).collect(), outcome)
+}
+
+/// Whether `input` can possibly decompress to `length` bytes.
+pub(super) fn can_hold(input: &[u8], length: usize) -> bool {
+    length <= input.len().saturating_mul(MAX_RATIO)
+}
+
+/// All members of `input` decompressed, `length` bytes or fewer. Memory that no data fill is reserved but never
+/// touched, so a false length costs nothing.
+pub(super) fn decompress(input: &[u8], length: usize) -> Result<Vec<u8>, Failure> {
+    let mut output = Vec::new();
+    output.try_reserve_exact(length).map_err(|_| Failure::NoMemory)?;
+    let written = Inflater::new().members(input, &mut output.spare_capacity_mut()[..length])?;
+    // SAFETY: `written <= length <= capacity`, and libdeflate has written that many bytes from the start.
+    unsafe { output.set_len(written) };
+    Ok(output)
+}
+
+struct Inflater(*mut libdeflate_decompressor);
+
+impl Inflater {
+    fn new() -> Self {
+        // SAFETY: no arguments; a null result is handled by `members`.
+        Inflater(unsafe { libdeflate_alloc_decompressor() })
+    }
+
+    fn members(&mut self, input: &[u8], output: &mut [MaybeUninit<u8>]) -> Result<usize, Failure> {
+        let (mut read, mut written, mut member) = (0, 0, 0);
+        while read < input.len() {
+            let damaged = Failure::Damaged { member, at: read };
+            if self.0.is_null() || !is_gzip(&input[read..]) {
+                return Err(damaged);
+            }
+            let (source, target) = (&input[read..], &mut output[written..]);
+            let (mut used, mut made) = (0, 0);
+            // SAFETY: the decompressor is live and ours alone (`&mut self`); both pointers come from slices whose exact
+            // lengths are passed; libdeflate reads and writes within them and fills the two counts on success.
+            let status = unsafe {
+                libdeflate_gzip_decompress_ex(
+                    self.0,
+                    source.as_ptr().cast(),
+                    source.len(),
+                    target.as_mut_ptr().cast(),
+                    target.len(),
+                    &mut used,
+                    &mut made,
+                )
+            };
+            #[allow(non_upper_case_globals)]
+            match status {
+                libdeflate_result_LIBDEFLATE_SUCCESS => {}
+                libdeflate_result_LIBDEFLATE_INSUFFICIENT_SPACE => return Err(Failure::TooLong),
+                _ => return Err(damaged),
+            }
+            read += used;
+            written += made;
+            member += 1;
+        }
+        Ok(written)
+    }
+}
+
+impl Drop for Inflater {
+    fn drop(&mut self) {
+        if !self.0.is_null() {
+            // SAFETY: allocated by `new`, freed once.
+            unsafe { libdeflate_free_decompressor(self.0) }
+        }
+    }
+}

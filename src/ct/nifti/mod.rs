@@ -1,0 +1,131 @@
+//! NIfTI-1 and NIfTI-2 volumes, `.nii` and `.nii.gz`, read with every field checked and written atomically.
+//!
+//! A file either yields exactly the voxels it holds or one line that names the field at fault; damaged input never
+//! panics and never makes the reader allocate more than the file's own bytes can account for.
+
+mod gzip;
+mod header;
+mod write;
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use super::volume::{CtVolume, Voxels, unravel};
+use crate::error::{Error, Result};
+use header::{Datatype, Header, Problem};
+
+pub use write::{encode, write};
+
+/// Reads one volume.
+///
+/// - Voxel types uint8, int8, int16, uint16, int32, uint32, float32, float64, either byte order; trailing dimensions of
+///   1 are dropped. Integers whose values fit int16 stay integers; others become the nearest f32.
+/// - Affine: sform when its code is positive, else qform, else voxel sizes alone
+///   ([`AffineSource`](super::volume::AffineSource) says which), in millimetres.
+/// - Slope and intercept are kept beside the stored values, not applied; a slope that is zero or not finite means none.
+/// - gzip by its first bytes, not by name: several members are one stream, every CRC-32 is checked.
+///
+/// # Errors
+/// [`Error::File`] naming the field: unreadable, truncated, damaged or overlong data, 4-D series, other voxel types,
+/// .hdr/.img pairs, zero or impossible dimensions, non-finite pixdim, singular affine, NaN or infinite voxels.
+pub fn read(path: impl AsRef<Path>) -> Result<CtVolume> {
+    let path = path.as_ref();
+    let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", &e))?;
+    read_bytes(&bytes, path)
+}
+
+/// As [`read`], from a file's bytes; `path` only labels errors.
+pub fn read_bytes(bytes: &[u8], path: impl AsRef<Path>) -> Result<CtVolume> {
+    decode(bytes).map_err(|problem| Error::file(path, problem.what, problem.hint))
+}
+
+fn decode(bytes: &[u8]) -> Result<CtVolume, Problem> {
+    let (header, data) =
+        if gzip::is_gzip(bytes) { inflate(bytes)? } else { (Header::parse(bytes)?, Cow::Borrowed(bytes)) };
+    if data.len() != header.total {
+        let problem = format!("{} bytes where the header's dimensions ask for {}", data.len(), header.total);
+        return Err(Problem::new(problem, "the file is truncated or its header damaged: copy or download it again"));
+    }
+    Ok(CtVolume {
+        voxels: voxels(&data[header.offset..], &header)?,
+        shape: header.shape,
+        affine: header.affine,
+        affine_source: header.affine_source,
+        slope: header.slope,
+        intercept: header.intercept,
+    })
+}
+
+/// Decompresses the bytes the header announces, and no more.
+fn inflate(bytes: &[u8]) -> Result<(Header, Cow<'static, [u8]>), Problem> {
+    const AGAIN: &str = "copy or download the file again";
+    let failed = |failure| match failure {
+        gzip::Failure::Damaged { member: 0, .. } => Problem::new("the gzip data are damaged or truncated", AGAIN),
+        gzip::Failure::Damaged { member, at } => {
+            Problem::new(format!("gzip member {member} at byte {at} is damaged, truncated or not gzip"), AGAIN)
+        }
+        gzip::Failure::TooLong => Problem::new("more data than the header's dimensions ask for", AGAIN),
+        gzip::Failure::NoMemory => Problem::new("not enough memory to decompress it", "use a machine with more memory"),
+    };
+    let (start, outcome) = gzip::peek(bytes);
+    let start = &start[..outcome.as_ref().copied().unwrap_or(start.len())];
+    let announced = match (Header::parse(start), outcome) {
+        (_, Err(failure @ gzip::Failure::Damaged { .. })) => return Err(failed(failure)),
+        (parsed, _) => parsed?,
+    };
+    if !gzip::can_hold(bytes, announced.total) {
+        let (shape, total, held) = (announced.shape, announced.total, bytes.len());
+        let problem = format!("dimensions {shape:?} need {total} bytes, more than {held} bytes of gzip can hold");
+        return Err(Problem::new(problem, "the file is truncated or its header damaged: copy or download it again"));
+    }
+    let output = gzip::decompress(bytes, announced.total).map_err(failed)?;
+    // Only now are the data verified, so this is the header that counts.
+    let header = Header::parse(&output)?;
+    Ok((header, Cow::Owned(output)))
+}
+
+fn voxels(data: &[u8], header: &Header) -> Result<Voxels, Problem> {
+    let big = header.big_endian;
+    Ok(match header.datatype {
+        Datatype::U8 => Voxels::I16(elements(data, false, |[b]: [u8; 1]| i16::from(b))),
+        Datatype::I8 => Voxels::I16(elements(data, false, |b| i16::from(i8::from_le_bytes(b)))),
+        Datatype::I16 => Voxels::I16(elements(data, big, i16::from_le_bytes)),
+        Datatype::U16 => narrow(elements(data, big, |b| i32::from(u16::from_le_bytes(b)))),
+        Datatype::I32 => narrow(elements(data, big, i32::from_le_bytes)),
+        Datatype::U32 => narrow(elements(data, big, u32::from_le_bytes)),
+        Datatype::F32 => Voxels::F32(finite(elements(data, big, f32::from_le_bytes), header.shape)?),
+        // A finite f64 beyond f32's range becomes infinite here and is refused with the rest.
+        Datatype::F64 => Voxels::F32(finite(elements(data, big, |b| f64::from_le_bytes(b) as f32), header.shape)?),
+    })
+}
+
+/// Every N bytes, little-endian after the optional swap, through `convert`.
+fn elements<const N: usize, T>(data: &[u8], big_endian: bool, convert: impl Fn([u8; N]) -> T) -> Vec<T> {
+    let (chunks, _) = data.as_chunks::<N>();
+    if big_endian {
+        let swap = |&(mut chunk): &[u8; N]| {
+            chunk.reverse();
+            convert(chunk)
+        };
+        chunks.iter().map(swap).collect()
+    } else {
+        chunks.iter().map(|&chunk| convert(chunk)).collect()
+    }
+}
+
+/// Integers as int16 where all of them fit, else as the nearest f32.
+fn narrow<T: Copy + TryInto<i16> + Into<f64>>(values: Vec<T>) -> Voxels {
+    let small: Option<Vec<i16>> = values.iter().map(|&v| v.try_into().ok()).collect();
+    small.map_or_else(|| Voxels::F32(values.iter().map(|&v| v.into() as f32).collect()), Voxels::I16)
+}
+
+fn finite(values: Vec<f32>, shape: [usize; 3]) -> Result<Vec<f32>, Problem> {
+    match values.iter().position(|v| !v.is_finite()) {
+        None => Ok(values),
+        Some(at) => {
+            let [x, y, z] = unravel(at, shape);
+            let problem = format!("voxel [{x}, {y}, {z}] is {}", values[at]);
+            Err(Problem::new(problem, "replace such voxels, for example by -1024 (air), and save the volume again"))
+        }
+    }
+}

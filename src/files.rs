@@ -1,0 +1,21 @@
+//! Whole-file output: complete or absent, never half-written.
+
+use std::io::Write;
+use std::path::Path;
+
+use atomic_write_file::AtomicWriteFile;
+
+use crate::error::{Error, Result};
+
+/// Writes `bytes` to `path` atomically: a temporary file in the same folder, synced, then renamed over the old one. A
+/// crash, a full disk or a kill leaves the old file, or none. A new file gets the usual mode (0644 under the usual
+/// umask), an existing one keeps its own.
+pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
+    let path = path.as_ref();
+    let write = || {
+        let mut file = AtomicWriteFile::open(path)?;
+        file.write_all(bytes)?;
+        file.commit()
+    };
+    write().map_err(|e: std::io::Error| Error::io(path, "write", &e))
+}
