@@ -1,4 +1,3 @@
 mod eval;
-
-#[test]
-fn package_builds() {}
+mod geometry;
+mod nifti;

@@ -74,7 +74,7 @@ impl Affine {
         let [b, c, d] = bcd;
         let square = b * b + c * c + d * d;
         // Headers store f32: a half turn (a = 0) may miss length 1 by a few units in the last place.
-        if !(square <= 1.0 + 1e-5) {
+        if square.is_nan() || square > 1.0 + 1e-5 {
             return Err(Error::argument(
                 "quaternion",
                 format!("({b}, {c}, {d}) has length {}", square.sqrt()),

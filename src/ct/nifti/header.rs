@@ -263,13 +263,13 @@ impl Raw {
         }
         // From here voxel sizes come from pixdim; zero is what an unset third axis of a 2-D image looks like.
         let mut spacing = [0.0; 3];
-        for axis in 0..3 {
+        for (axis, edge) in spacing.iter_mut().enumerate() {
             let size = self.pixdim[axis + 1];
             let unset = size == 0.0 && axis == 2 && self.dim[0] == 2;
             if size <= 0.0 && !unset {
                 return Err(Problem::damaged(format!("pixdim[{}] is {size}: voxels need a size", axis + 1)));
             }
-            spacing[axis] = if unset { unit } else { size * unit };
+            *edge = if unset { unit } else { size * unit };
         }
         if self.qform_code > 0 {
             if self.pixdim[0].is_nan() {
