@@ -1,1 +1,40 @@
-fn main() {}
+//! `cargo bench [-- FILTER] [-- --device cuda:0]`: every case through criterion, timed by the device's own events.
+
+use std::time::Duration;
+
+use criterion::{Criterion, Throughput};
+use x2ct::Device;
+
+mod cases;
+
+fn main() -> x2ct::Result<()> {
+    let device = Device::parse(&std::env::var("X2CT_DEVICE").unwrap_or_else(|_| "auto".into()))?;
+    println!("device: {}", device.description());
+    if device.is_host() {
+        println!("these are times of the host build on a processor; they say nothing about a GPU");
+    }
+    let mut criterion =
+        Criterion::default().configure_from_args().sample_size(10).warm_up_time(Duration::from_millis(300));
+    for mut case in cases::cases(&device, None)? {
+        let mut group = criterion.benchmark_group(case.family);
+        group.throughput(Throughput::Bytes(case.bytes));
+        group.bench_function(&case.name, |bencher| {
+            bencher.iter_custom(|iterations| {
+                time(&device, &mut case.run, iterations).unwrap_or_else(|e| panic!("{}: {e}", case.name))
+            })
+        });
+        group.finish();
+    }
+    criterion.final_summary();
+    Ok(())
+}
+
+/// Device time of `iterations` runs.
+fn time(device: &Device, run: &mut dyn FnMut() -> x2ct::Result<()>, iterations: u64) -> x2ct::Result<Duration> {
+    let start = device.record()?;
+    for _ in 0..iterations {
+        run()?;
+    }
+    let end = device.record()?;
+    Ok(Duration::from_secs_f64(end.seconds_since(&start)?))
+}

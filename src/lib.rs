@@ -1,9 +1,16 @@
 //! x2ct: hand-written CUDA kernels and a thin model runtime.
 
+pub mod autograd;
 pub mod ct;
 pub mod data;
+pub mod device;
 pub mod error;
 pub mod eval;
 pub mod files;
+pub mod kernels;
+pub mod ops;
+pub mod tensor;
 
+pub use device::Device;
 pub use error::{Error, Result};
+pub use tensor::Tensor;

@@ -1,3 +1,9 @@
+//! The one test binary. Operators are tested in `ops/NAME.rs`, flows in files of their own; `support` holds what they share.
+
 mod eval;
 mod geometry;
+mod layout;
 mod nifti;
+mod ops;
+mod shim;
+mod support;

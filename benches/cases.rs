@@ -1,0 +1,49 @@
+//! The benchmark cases, shared by `cargo bench` and `x2ct bench`: one file a kernel family.
+
+use x2ct::{Device, Result};
+
+#[path = "pointwise.rs"]
+pub mod pointwise;
+
+/// One thing to time: a launch sequence, and what it must move and compute.
+pub struct Case {
+    /// The kernel family.
+    pub family: &'static str,
+    /// What and at which size.
+    pub name: String,
+    /// Bytes that must move, counted from the actual tensors: every input read once, every output written once.
+    pub bytes: u64,
+    /// Floating-point operations (a multiply-add counts as two); 0 where bytes are what matters.
+    pub flops: u64,
+    /// Queues the work once.
+    pub run: Box<dyn FnMut() -> Result<()>>,
+}
+
+/// The cases of a family, or of all.
+pub fn cases(device: &Device, family: Option<&str>) -> Result<Vec<Case>> {
+    let families: [(&str, fn(&Device) -> Result<Vec<Case>>); 1] = [("pointwise", pointwise::cases)];
+    let mut cases = Vec::new();
+    for (name, make) in families {
+        if family.is_none_or(|wanted| wanted == name) {
+            cases.extend(make(device)?);
+        }
+    }
+    Ok(cases)
+}
+
+/// Sizes to time: those of a GPU, or small ones that a processor finishes.
+pub fn size(device: &Device, gpu: usize, host: usize) -> usize {
+    if device.is_host() { host } else { gpu }
+}
+
+/// Seeded values, never zeros: power and timing depend on the data.
+pub fn random(seed: u64, n: usize) -> Vec<f32> {
+    let mut x = seed.wrapping_mul(2) | 1;
+    let mut next = move || {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        (x >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    (0..n).map(|_| next()).collect()
+}

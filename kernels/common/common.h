@@ -1,0 +1,103 @@
+// What every kernel file includes: one vocabulary for the GPU build (nvcc) and the host build (any C++17 compiler).
+//
+// A kernel is a function template `template <class T> __device__ void body(const Params& p)`, instantiated by one line
+//     X2CT_KERNEL(entry_name, Params, Config, body<T>)
+// where Config is a struct of constants derived from KernelDefaults. On the GPU the line is an `extern "C" __global__`
+// entry that takes its parameter struct by value; on the host it is a function that runs the same body block by block
+// (see host.h). The constants reach Rust through a table beside the entry, so that no literal is typed twice.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+// What Rust reads to launch an entry. Mirrors `KernelConfig` in src/kernels/mod.rs.
+struct KernelConfig {
+    uint32_t threads;       // threads of a block, all along x
+    uint32_t min_blocks;    // blocks per multiprocessor that the register budget is planned for
+    uint32_t shared_bytes;  // dynamic shared memory of a block
+    uint32_t params_bytes;  // sizeof the parameter struct
+    uint32_t cooperative;   // 1: all blocks are resident and may call grid_sync()
+    uint32_t tile[4];       // what the geometry in src/kernels/NAME.rs divides the problem by
+};
+
+// A kernel's constants: derive from this and shadow what differs.
+struct KernelDefaults {
+    static constexpr uint32_t threads = 256;
+    static constexpr uint32_t min_blocks = 1;
+    static constexpr bool cooperative = false;
+    static constexpr uint32_t tile0 = 1, tile1 = 1, tile2 = 1, tile3 = 1;
+    struct Shared {};  // the layout of the block's shared memory
+};
+
+#ifdef __CUDACC__
+
+#define X2CT_DEVICE __device__ __forceinline__
+#define X2CT_UNROLL _Pragma("unroll")
+
+// The block's shared memory as the layout S of its Config.
+template <class S>
+X2CT_DEVICE S& shared_memory() {
+    extern __shared__ __align__(128) unsigned char x2ct_shared_bytes[];
+    return *reinterpret_cast<S*>(x2ct_shared_bytes);
+}
+
+#else
+
+#include "host.h"
+
+#define X2CT_DEVICE inline
+#define X2CT_UNROLL
+
+#endif
+
+template <class C, class P>
+constexpr KernelConfig kernel_config() {
+    static_assert(C::threads % 32 == 0 && C::threads <= 1024, "whole warps, at most 1024 threads");
+    static_assert(std::is_trivially_copyable<P>::value, "parameters travel by value");
+    static_assert(sizeof(P) <= 4096, "parameters fit the launch limit of every driver");
+    return {C::threads,     C::min_blocks,     std::is_empty<typename C::Shared>::value ? 0u : uint32_t(sizeof(typename C::Shared)),
+            sizeof(P),      C::cooperative,    {C::tile0, C::tile1, C::tile2, C::tile3}};
+}
+
+#ifdef __CUDACC__
+
+#define X2CT_KERNEL(name, P, C, ...)                                                                              \
+    extern "C" __global__ void __launch_bounds__(C::threads, C::min_blocks) name(const __grid_constant__ P p) {   \
+        __VA_ARGS__(p);                                                                                           \
+    }                                                                                                             \
+    extern "C" {                                                                                                  \
+    __device__ KernelConfig name##_config = kernel_config<C, P>();                                                \
+    }
+#define X2CT_FIELDS(P, ...)
+
+#else
+
+// Null launch: only the table is wanted.
+#define X2CT_KERNEL(name, P, C, ...)                                                                              \
+    extern "C" const KernelConfig* x2ct_host_##name(const x2ct_host::Launch* launch) {                            \
+        static constexpr KernelConfig config = kernel_config<C, P>();                                             \
+        if (launch) x2ct_host::run(*launch, config, #name, [](const void* p) { __VA_ARGS__(*static_cast<const P*>(p)); }); \
+        return &config;                                                                                           \
+    }
+
+// Exports the layout of a parameter struct: its size, then (name, offset, size) per field in declaration order.
+#define X2CT_FIELDS(P, ...)                                                                                       \
+    extern "C" const x2ct_host::Field* x2ct_fields_##P() {                                                        \
+        using Struct = P;                                                                                         \
+        static const x2ct_host::Field fields[] = {{#P, 0, sizeof(P)}, X2CT_EACH(__VA_ARGS__){nullptr, 0, 0}};     \
+        return fields;                                                                                            \
+    }
+#define X2CT_FIELD(f) {#f, offsetof(Struct, f), sizeof(Struct::f)},
+#define X2CT_PARENS ()
+#define X2CT_EXPAND(...) X2CT_EXPAND2(X2CT_EXPAND2(X2CT_EXPAND2(X2CT_EXPAND2(__VA_ARGS__))))
+#define X2CT_EXPAND2(...) X2CT_EXPAND1(X2CT_EXPAND1(X2CT_EXPAND1(X2CT_EXPAND1(__VA_ARGS__))))
+#define X2CT_EXPAND1(...) __VA_ARGS__
+#define X2CT_EACH(...) __VA_OPT__(X2CT_EXPAND(X2CT_EACH1(__VA_ARGS__)))
+#define X2CT_EACH1(f, ...) X2CT_FIELD(f) __VA_OPT__(X2CT_EACH2 X2CT_PARENS(__VA_ARGS__))
+#define X2CT_EACH2() X2CT_EACH1
+
+#endif
+
+#include "types.h"
+#include "vec.h"

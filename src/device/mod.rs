@@ -1,0 +1,347 @@
+//! Devices, memory, events and graphs: the host and CUDA behind one small trait.
+//!
+//! A [`Device`] is a handle on one device and one in-order queue of work (a CUDA stream; on the host every call has
+//! completed when it returns). Everything queued on one handle happens in order; [`Device::new_stream`] gives a handle
+//! with a queue of its own. Handles are cheap to clone and may be sent to other threads.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::kernels::{DevicePtr, Launcher, Properties};
+use crate::{Error, Result};
+
+#[cfg(any())]
+mod cuda;
+#[cfg(feature = "host")]
+mod host;
+
+#[cfg(feature = "host")]
+pub use host::{HostOptions, ThreadOrder};
+
+/// What a device does for the rest of the crate. Pointers are the caller's responsibility, hence `unsafe`.
+pub(crate) trait Backend: Launcher + Send + Sync {
+    /// `host` or `cuda:N`.
+    fn name(&self) -> &str;
+    /// A line for people: processor or GPU, memory, driver.
+    fn description(&self) -> String;
+    /// `Err(free bytes)` when the device refuses.
+    fn alloc(&self, bytes: usize) -> std::result::Result<DevicePtr, usize>;
+    unsafe fn free(&self, ptr: DevicePtr, bytes: usize);
+    /// `source` may be reused when this returns.
+    unsafe fn upload(&self, destination: DevicePtr, source: &[u8]) -> Result<()>;
+    /// Waits for the data.
+    unsafe fn download(&self, destination: &mut [u8], source: DevicePtr) -> Result<()>;
+    unsafe fn copy(&self, destination: DevicePtr, source: DevicePtr, bytes: usize) -> Result<()>;
+    unsafe fn fill(&self, destination: DevicePtr, byte: u8, bytes: usize) -> Result<()>;
+    fn synchronize(&self) -> Result<()>;
+    fn new_stream(&self) -> Result<Arc<dyn Backend>>;
+    fn record(&self) -> Result<RawEvent>;
+    fn begin_capture(&self) -> Result<()>;
+    fn end_capture(&self) -> Result<RawGraph>;
+    unsafe fn replay(&self, graph: &RawGraph) -> Result<()>;
+    /// For matrix products by the vendor's library.
+    fn as_any(&self) -> &dyn std::any::Any;
+}
+
+/// A point in a queue, in the backend's own form.
+pub(crate) enum RawEvent {
+    #[cfg(feature = "host")]
+    Host(std::time::Instant),
+    #[cfg(any())]
+    Cuda(cuda::CudaEvent),
+}
+
+/// A recorded sequence of work, in the backend's own form.
+pub(crate) enum RawGraph {
+    #[cfg(feature = "host")]
+    Host(Vec<host::Recorded>),
+    #[cfg(any())]
+    Cuda(cuda::CudaGraph),
+}
+
+/// A device and a queue of work on it.
+#[derive(Clone)]
+pub struct Device {
+    backend: Arc<dyn Backend>,
+    memory: Arc<MemoryCounters>,
+}
+
+#[derive(Default)]
+struct MemoryCounters {
+    live: AtomicUsize,
+    peak: AtomicUsize,
+}
+
+impl Device {
+    fn from_backend(backend: Arc<dyn Backend>) -> Self {
+        Device { backend, memory: Arc::default() }
+    }
+
+    /// The processor of this machine, running the host build of the kernels.
+    #[cfg(feature = "host")]
+    pub fn host() -> Self {
+        Self::host_with(HostOptions::default())
+    }
+
+    /// The host with chosen worker threads, thread order and memory poisoning: what tests use.
+    #[cfg(feature = "host")]
+    pub fn host_with(options: HostOptions) -> Self {
+        Self::from_backend(Arc::new(host::HostDevice::new(options)))
+    }
+
+    /// The CUDA device with this ordinal.
+    ///
+    /// # Errors
+    /// Says whether the driver is missing, too old, the ordinal is out of range, or the crate was built without kernels
+    /// for CUDA, and what to do.
+    #[cfg(any())]
+    pub fn cuda(ordinal: usize) -> Result<Self> {
+        Ok(Self::from_backend(Arc::new(cuda::CudaDevice::new(ordinal)?)))
+    }
+
+    /// How many CUDA devices can be opened; `Err` says why none can.
+    pub fn cuda_count() -> Result<usize> {
+        #[cfg(any())]
+        return cuda::count();
+        #[cfg(not(any()))]
+        Err(no_such_device("cuda", "this build has no CUDA support", "build with the feature `cuda`"))
+    }
+
+    /// The first CUDA device when there is one with kernels to run on it, else the host.
+    pub fn auto() -> Result<Self> {
+        #[cfg(any())]
+        if let Ok(device) = Self::cuda(0) {
+            return Ok(device);
+        }
+        #[cfg(feature = "host")]
+        return Ok(Self::host());
+        #[cfg(not(feature = "host"))]
+        Err(no_such_device("auto", "no CUDA device can be opened and this build has no host kernels", "build with the feature `host`"))
+    }
+
+    /// Reads `host`, `cuda:N`, `cuda` or `auto`.
+    pub fn parse(text: &str) -> Result<Self> {
+        match text {
+            "auto" => Self::auto(),
+            #[cfg(feature = "host")]
+            "host" => Ok(Self::host()),
+            #[cfg(any())]
+            "cuda" => Self::cuda(0),
+            #[cfg(any())]
+            _ if text.strip_prefix("cuda:").is_some_and(|n| n.parse::<usize>().is_ok()) => {
+                Self::cuda(text["cuda:".len()..].parse().unwrap_or(0))
+            }
+            _ => Err(no_such_device(text, "no such device", "use host, cuda:N or auto")),
+        }
+    }
+
+    /// `host` or `cuda:N`.
+    pub fn name(&self) -> &str {
+        self.backend.name()
+    }
+
+    /// A line for people: processor or GPU, memory, driver.
+    pub fn description(&self) -> String {
+        self.backend.description()
+    }
+
+    /// Whether work runs on this machine's processor.
+    pub fn is_host(&self) -> bool {
+        self.name() == "host"
+    }
+
+    /// The device's limits.
+    pub fn properties(&self) -> &Properties {
+        self.backend.properties()
+    }
+
+    /// What level-one launch functions take.
+    pub fn launcher(&self) -> &dyn Launcher {
+        &*self.backend
+    }
+
+    pub(crate) fn backend(&self) -> &dyn Backend {
+        &*self.backend
+    }
+
+    /// A handle on the same device with a queue of its own.
+    pub fn new_stream(&self) -> Result<Self> {
+        Ok(Device { backend: self.backend.new_stream()?, memory: self.memory.clone() })
+    }
+
+    /// Uninitialised memory. `what` names it when the device has too little.
+    pub fn alloc(&self, bytes: usize, what: &str) -> Result<Buffer> {
+        let ptr = self.backend.alloc(bytes.max(1)).map_err(|free| Error::OutOfMemory {
+            device: self.name().into(),
+            what: what.into(),
+            requested: bytes,
+            free,
+        })?;
+        let live = self.memory.live.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.memory.peak.fetch_max(live, Ordering::Relaxed);
+        Ok(Buffer { device: self.clone(), ptr, bytes })
+    }
+
+    /// Waits until everything queued has completed; reports a failure of any of it.
+    pub fn synchronize(&self) -> Result<()> {
+        self.backend.synchronize()
+    }
+
+    /// Marks this point of the queue.
+    pub fn record(&self) -> Result<Event> {
+        Ok(Event(self.backend.record()?))
+    }
+
+    /// Records what `work` queues, without running it, for [`Graph::replay`]. Memory that the work uses must stay alive
+    /// and in place; `work` must not allocate, free, or wait.
+    pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<Graph> {
+        self.backend.begin_capture()?;
+        let outcome = work();
+        let graph = self.backend.end_capture();
+        outcome?;
+        Ok(Graph { device: self.clone(), raw: graph? })
+    }
+
+    /// Bytes in buffers of this device now, and the most there have been since [`Device::reset_peak`].
+    pub fn memory(&self) -> Memory {
+        Memory { live: self.memory.live.load(Ordering::Relaxed), peak: self.memory.peak.load(Ordering::Relaxed) }
+    }
+
+    /// Starts a new peak measurement.
+    pub fn reset_peak(&self) {
+        self.memory.peak.store(self.memory.live.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// Whether two handles share one device's memory.
+    pub fn same_memory(&self, other: &Device) -> bool {
+        Arc::ptr_eq(&self.memory, &other.memory)
+    }
+}
+
+impl std::fmt::Debug for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Device({})", self.name())
+    }
+}
+
+#[allow(dead_code)] // which callers exist depends on the features
+fn no_such_device(device: &str, problem: &str, hint: &str) -> Error {
+    Error::Device { device: device.into(), problem: problem.into(), hint: hint.into() }
+}
+
+/// Bytes held in buffers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Now.
+    pub live: usize,
+    /// The most at any one time.
+    pub peak: usize,
+}
+
+/// An allocation; freed when dropped.
+pub struct Buffer {
+    device: Device,
+    ptr: DevicePtr,
+    bytes: usize,
+}
+
+impl Buffer {
+    /// Where it is.
+    pub fn ptr(&self) -> DevicePtr {
+        self.ptr
+    }
+
+    /// How long it is.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whose it is.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Copies `source` into the buffer at `offset` bytes.
+    pub fn upload(&self, offset: usize, source: &[u8]) -> Result<()> {
+        self.check(offset, source.len(), "upload")?;
+        // Safety: the range lies inside the allocation.
+        unsafe { self.device.backend.upload(self.ptr.offset(offset), source) }
+    }
+
+    /// Copies from the buffer at `offset` bytes; waits for the queue.
+    pub fn download(&self, offset: usize, destination: &mut [u8]) -> Result<()> {
+        self.check(offset, destination.len(), "download")?;
+        // Safety: the range lies inside the allocation.
+        unsafe { self.device.backend.download(destination, self.ptr.offset(offset)) }
+    }
+
+    /// Sets `bytes` bytes at `offset` to `byte`.
+    pub fn fill(&self, offset: usize, bytes: usize, byte: u8) -> Result<()> {
+        self.check(offset, bytes, "fill")?;
+        // Safety: the range lies inside the allocation.
+        unsafe { self.device.backend.fill(self.ptr.offset(offset), byte, bytes) }
+    }
+
+    /// Copies `bytes` bytes from `source` at `source_offset` to `offset`, on the device.
+    pub fn copy_from(&self, offset: usize, source: &Buffer, source_offset: usize, bytes: usize) -> Result<()> {
+        self.check(offset, bytes, "copy")?;
+        source.check(source_offset, bytes, "copy")?;
+        if !self.device.same_memory(&source.device) {
+            return Err(Error::argument("copy", "the buffers are on different devices", "download and upload instead"));
+        }
+        // Safety: both ranges lie inside their allocations, on one device.
+        unsafe { self.device.backend.copy(self.ptr.offset(offset), source.ptr.offset(source_offset), bytes) }
+    }
+
+    fn check(&self, offset: usize, bytes: usize, what: &str) -> Result<()> {
+        if offset.checked_add(bytes).is_none_or(|end| end > self.bytes) {
+            return Err(Error::argument(
+                what,
+                format!("{bytes} bytes at {offset} lie outside a buffer of {}", self.bytes),
+                "this is a defect in the caller",
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.device.memory.live.fetch_sub(self.bytes, Ordering::Relaxed);
+        // Safety: the pointer came from this backend with this size, and nothing else owns it.
+        unsafe { self.device.backend.free(self.ptr, self.bytes.max(1)) }
+    }
+}
+
+/// A point in a device's queue.
+pub struct Event(RawEvent);
+
+impl Event {
+    /// Seconds from `earlier` to this event; waits for both.
+    pub fn seconds_since(&self, earlier: &Event) -> Result<f64> {
+        match (&earlier.0, &self.0) {
+            #[cfg(feature = "host")]
+            (RawEvent::Host(a), RawEvent::Host(b)) => Ok(b.duration_since(*a).as_secs_f64()),
+            #[cfg(any())]
+            (RawEvent::Cuda(a), RawEvent::Cuda(b)) => b.seconds_since(a),
+            #[allow(unreachable_patterns)]
+            _ => Err(Error::argument("event", "the events are of different devices", "record both on one device")),
+        }
+    }
+}
+
+/// Recorded work, replayed with one call.
+pub struct Graph {
+    device: Device,
+    raw: RawGraph,
+}
+
+impl Graph {
+    /// Queues the recorded work again.
+    ///
+    /// # Safety
+    /// Every buffer the recorded work uses is still allocated.
+    pub unsafe fn replay(&self) -> Result<()> {
+        unsafe { self.device.backend.replay(&self.raw) }
+    }
+}

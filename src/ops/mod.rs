@@ -1,0 +1,6 @@
+//! Levels two and three of an operator: safe tensor functions, and their place on a tape.
+//!
+//! Every file has the operator's name. `forward` returns the output and a typed context; `backward` takes the context,
+//! the upstream gradient, and for each gradient a destination with an explicit [`Write`](crate::kernels::Write).
+
+pub mod pointwise;

@@ -1,0 +1,3 @@
+//! One file an operator: f64 reference, gradients, finite differences, odd sizes, thread orders, bf16.
+
+mod pointwise;

@@ -1,0 +1,58 @@
+//! What tests share: the devices an operator is tried on, seeded data, and the one comparator.
+
+use x2ct::Device;
+use x2ct::device::{HostOptions, ThreadOrder};
+
+/// Devices every operator is tried on: the host under three thread orders, new memory poisoned with NaN, and the first
+/// CUDA device where there is one. A missing GPU is said, never passed over silently.
+pub fn devices() -> Vec<(String, Device)> {
+    let orders = [ThreadOrder::Forward, ThreadOrder::Reverse, ThreadOrder::Seeded(7)];
+    let mut devices: Vec<(String, Device)> =
+        orders.into_iter().map(|order| (format!("host {order:?}"), host(order))).collect();
+    match Device::parse("cuda:0") {
+        Ok(device) => devices.push((device.name().into(), device)),
+        Err(why) => println!("SKIPPED on CUDA: {why}"),
+    }
+    devices
+}
+
+/// The host with one thread order and poisoned memory.
+pub fn host(order: ThreadOrder) -> Device {
+    Device::host_with(HostOptions { threads: 2, order, poison: true })
+}
+
+/// `n` values, roughly normal, from a seed.
+pub fn normal(seed: u64, n: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(0x1234_5678);
+    let mut uniform = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((state >> 33) as f64 + 0.5) / (1u64 << 31) as f64
+    };
+    (0..n).map(|_| ((-2.0 * uniform().ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos()) as f32).collect()
+}
+
+/// Values rounded to bf16, so that references start from what the kernel reads.
+pub fn round_bf16(data: &[f32]) -> Vec<f32> {
+    data.iter().map(|&x| half::bf16::from_f32(x).to_f32()).collect()
+}
+
+/// ||got - want|| / ||want||.
+pub fn relative_l2(got: &[f32], want: &[f64]) -> f64 {
+    assert_eq!(got.len(), want.len(), "lengths differ");
+    let (mut difference, mut size) = (0.0, 0.0);
+    for (&g, &w) in got.iter().zip(want) {
+        difference += (g as f64 - w).powi(2);
+        size += w * w;
+    }
+    (difference / size.max(1e-300)).sqrt()
+}
+
+/// Fails unless every value is finite and the relative L2 distance is within `bound`.
+#[track_caller]
+pub fn assert_close(what: &str, got: &[f32], want: &[f64], bound: f64) {
+    if let Some(i) = got.iter().position(|x| !x.is_finite()) {
+        panic!("{what}: element {i} is {}, expected {}", got[i], want[i]);
+    }
+    let distance = relative_l2(got, want);
+    assert!(distance <= bound, "{what}: relative L2 distance {distance:.3e} > {bound:.1e}");
+}
