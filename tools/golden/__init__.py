@@ -1,0 +1,1 @@
+"""Reference cases for `x2ct check`; run tools/make_golden.py."""

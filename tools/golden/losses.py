@@ -1,0 +1,79 @@
+"""Symmetric InfoNCE and the tri-modal loss (X2CT-CLIP, Eq. 1)."""
+
+import torch
+import torch.nn.functional as F
+
+from .case import TIGHT, Draw, build
+
+SOURCE = "torch cross_entropy on {} embeddings, f64"
+
+
+def contrast(a, b, scale, reduction):
+    logits = scale * a @ b.T
+    target = torch.arange(len(a))
+    return sum(F.cross_entropy(rows, target, reduction=reduction) for rows in (logits, logits.T)) / 2
+
+
+def related(draw, n, d, noise):
+    """Two un-normalised embeddings of the same items: a shared part and noise of its own for each."""
+    shared = draw.normal(n, d)
+    return [shared * draw.uniform(0.5, 2.0, n, 1) + draw.normal(n, d, scale=noise) for _ in range(2)]
+
+
+def info_nce():
+    # The rows of the last case are unit vectors already, and the gradient is with respect to them.
+    for n, d, scale, reduction, normalize in [(1, 3, 10.0, "mean", True), (2, 3, 2.718281828459045, "mean", True),
+                                              (13, 7, 14.285714285714285, "sum", True), (129, 33, 1.0, "mean", True),
+                                              (37, 64, 14.285714285714285, "mean", False)]:
+        name = f"info_nce_n{n}_d{d}_{reduction}" + ("" if normalize else "_unit")
+        draw = Draw(name)
+        a, b = related(draw, n, d, 0.7)
+        if not normalize:
+            a, b = (F.normalize(x.double(), dim=1).float() for x in (a, b))
+
+        def forward(i, w, _, reduction=reduction, normalize=normalize):
+            rows = [F.normalize(i[key], dim=1) if normalize else i[key] for key in "ab"]
+            return {"loss": contrast(*rows, w["scale"], reduction)}
+
+        # A single pair has loss zero and gradient zero.
+        gradients = n > 1
+        case = build(name, "info_nce", forward, {"a": a, "b": b}, weights={"scale": torch.tensor(scale)},
+                     attrs={"scale": scale, "reduction": reduction, "normalize": normalize},
+                     tol=TIGHT | ({"atol": 1e-6} if n == 1 else {}), ups=("loss",) if gradients else None,
+                     source=SOURCE.format("normalised" if normalize else "unit"))
+        case.tensors["g.scale"] = case.tensors.pop("g.w.scale", None)
+        del case.tensors["w.scale"]
+        case.tensors = {key: value for key, value in case.tensors.items() if value is not None}
+        yield case
+
+
+def tri_modal():
+    # n, d, weights of L(C,R), L(X,R), L(X,C), temperature, reduction, inputs that get a gradient
+    shapes = [
+        (31, 40, (0.0, 1.0, 1.0), 0.07, "mean", ("cxr",)),
+        (17, 24, (0.5, 1.0, 2.0), 0.07, "mean", ("cxr", "ct", "report")),
+        (5, 3, (1.0, 0.0, 1.0), 1.0, "sum", ("cxr", "ct", "report")),
+        (65, 129, (0.25, 1.0, 0.0), 0.36787944117144233, "mean", ("cxr", "ct", "report")),
+        (23, 16, (0.0, 0.0, 1.0), 0.01, "mean", ("cxr",)),
+        (2, 2, (1.0, 1.0, 1.0), 0.5, "mean", ("cxr", "ct", "report")),
+    ]
+    for n, d, (alpha, beta, gamma), temperature, reduction, differentiable in shapes:
+        name = f"tri_modal_n{n}_d{d}_a{alpha:g}b{beta:g}g{gamma:g}"
+        draw = Draw(name)
+        shared = draw.normal(n, d)
+        inputs = {key: shared + draw.normal(n, d, scale=0.8) for key in ("cxr", "ct", "report")}
+
+        def forward(i, w, b, weights=(alpha, beta, gamma), temperature=temperature, reduction=reduction):
+            x, c, r = (F.normalize(i[key], dim=1) for key in ("cxr", "ct", "report"))
+            pairs = [(c, r), (x, r), (x, c)]
+            return {"loss": sum(weight * contrast(p, q, 1 / temperature, reduction)
+                                for weight, (p, q) in zip(weights, pairs) if weight)}
+
+        yield build(name, "tri_modal", forward, inputs, differentiable=differentiable, ups=("loss",),
+                    attrs={"alpha": alpha, "beta": beta, "gamma": gamma, "temperature": temperature,
+                           "reduction": reduction, "normalize": True}, source=SOURCE.format("normalised"))
+
+
+def cases():
+    yield from info_nce()
+    yield from tri_modal()

@@ -1,0 +1,252 @@
+"""Decomposed convolution, DCFormer and ResNet, with the parameter names of the public checkpoints."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from .case import NORMED, TIGHT, Draw, build
+
+
+def decomposed(x, w, b, prefix, kernel, stride, groups, training, norm=True, eps=1e-5, momentum=0.1):
+    """Three one-dimensional convolutions, one per axis, each with its own batch norm, summed (DCFormer, Eq. 4 to 6)."""
+    total = 0
+    for axis in range(3):
+        padding = [kernel // 2 if a == axis else 0 for a in range(3)]
+        conv = f"{prefix}c{axis + 1}.0."
+        y = F.conv3d(x, w[conv + "weight"], w.get(conv + "bias"), stride, padding, 1, groups)
+        if norm:
+            n = f"{prefix}norm.{axis}."
+            y = F.batch_norm(y, b[n + "running_mean"], b[n + "running_var"], w[n + "weight"], w[n + "bias"],
+                             training, momentum, eps)
+        total = total + y
+    return total
+
+
+def decomposed_weights(draw, prefix, cin, cout, kernel, groups, bias=True, norm=True):
+    weights, buffers = {}, {}
+    for axis in range(3):
+        extent = [kernel if a == axis else 1 for a in range(3)]
+        scale = (cin // groups * kernel) ** -0.5
+        weights[f"{prefix}c{axis + 1}.0.weight"] = draw.normal(cout, cin // groups, *extent, scale=scale)
+        if bias:
+            weights[f"{prefix}c{axis + 1}.0.bias"] = draw.normal(cout, scale=0.2)
+        if norm:
+            weights |= draw.norm_weights(cout, f"{prefix}norm.{axis}.")
+            buffers |= draw.norm_buffers(cout, f"{prefix}norm.{axis}.")
+    return weights, buffers
+
+
+def decomp_conv():
+    # name, x, out channels, kernel, stride, groups, mode, bias, norm
+    runs = [
+        ("depthwise_k15_train", (2, 3, 7, 19, 4), 3, 15, 1, 3, "train", True, True),
+        ("depthwise_k5_nobias_train", (3, 5, 6, 2, 11), 5, 5, 1, 5, "train", False, True),
+        ("depthwise_k9_eval", (1, 4, 5, 10, 1), 4, 9, 1, 4, "eval", True, True),
+        ("depthwise_k3_nonorm", (2, 7, 3, 4, 5), 7, 3, 1, 7, "eval", True, False),
+        ("depthwise_k7s4_train", (2, 6, 13, 9, 10), 6, 7, 4, 6, "train", True, True),
+        ("dense_k7s4_odd_train", (2, 1, 17, 13, 9), 5, 7, 4, 1, "train", True, True),
+        ("dense_k3_eval", (1, 6, 5, 7, 3), 9, 3, 1, 1, "eval", True, True),
+        ("dense_k5_nobias_nonorm", (2, 3, 4, 5, 6), 4, 5, 1, 1, "eval", False, False),
+        ("depthwise_k1_eval", (2, 2, 3, 1, 5), 2, 1, 1, 2, "eval", True, True),
+    ]
+    for suffix, shape, cout, kernel, stride, groups, mode, bias, norm in runs:
+        name = f"decomp_conv_{suffix}"
+        draw = Draw(name)
+        x = draw.normal(*shape, mean=0.5)
+        weights, buffers = decomposed_weights(draw, "", shape[1], cout, kernel, groups, bias, norm)
+
+        def forward(i, w, b, kernel=kernel, stride=stride, groups=groups, training=mode == "train", norm=norm):
+            return {"y": decomposed(i["x"], w, b, "", kernel, stride, groups, training, norm)}
+
+        attrs = {"kernel": kernel, "stride": stride, "groups": groups, "norm": norm, "bias": bias, "eps": 1e-5,
+                 "momentum": 0.1, "axes": "c1 along the first spatial axis, c2 the second, c3 the third"}
+        yield build(name, "decomp_conv", forward, {"x": x}, weights=weights, buffers=buffers, attrs=attrs, mode=mode,
+                    tol=NORMED, source="torch conv3d and batch_norm, f64")
+
+
+def dcformer_forward(channels, blocks, kernels, training, activation=False, projection=False):
+    def forward(i, w, b):
+        def act(x):
+            return F.gelu(x) if activation else x
+
+        # (B, 1, D, H, W) enters; everything after is (B, C, H, W, D).
+        x = i["x"].permute(0, 1, 3, 4, 2)
+        for layer in range(4):
+            kernel, stride = (7, 4) if layer == 0 else (3, 1)
+            x = act(decomposed(x, w, b, f"encoder.s0.0.{layer}.", kernel, stride, 1, training))
+        out = {"s0": x}
+        for stage in range(1, 5):
+            for block in range(blocks[stage - 1]):
+                p = f"encoder.s{stage}.{block}."
+                if block == 0:
+                    x = F.conv3d(F.max_pool3d(x, 3, 2, 1), w[p + "proj.weight"])
+                c = channels[stage]
+                y = decomposed(x, w, b, p + "dwconv.", kernels[stage - 1], 1, c, training)
+                y = y.permute(0, 2, 3, 4, 1)
+                y = F.gelu(F.linear(y, w[p + "mlp.mlp.0.weight"], w[p + "mlp.mlp.0.bias"]))
+                y = F.linear(y, w[p + "mlp.mlp.3.weight"], w[p + "mlp.mlp.3.bias"])
+                x = x + (w[p + "gamma"] * y).permute(0, 4, 1, 2, 3)
+            out["y" if stage == 4 else f"s{stage}"] = x
+        if projection:
+            out["embedding"] = F.linear(x.mean((2, 3, 4)), w["to_visual_latent.weight"])
+        return out
+
+    return forward
+
+
+def dcformer_weights(draw, channels, blocks, kernels, projection):
+    weights, buffers = {}, {}
+
+    def add(pair):
+        weights.update(pair[0])
+        buffers.update(pair[1])
+
+    for layer in range(4):
+        kernel, cin = (7, 1) if layer == 0 else (3, channels[0])
+        add(decomposed_weights(draw, f"encoder.s0.0.{layer}.", cin, channels[0], kernel, 1))
+    for stage in range(1, 5):
+        c = channels[stage]
+        for block in range(blocks[stage - 1]):
+            p = f"encoder.s{stage}.{block}."
+            if block == 0:
+                cin = channels[stage - 1]
+                weights[p + "proj.weight"] = draw.normal(c, cin, 1, 1, 1, scale=cin**-0.5)
+            add(decomposed_weights(draw, p + "dwconv.", c, c, kernels[stage - 1], c))
+            weights[p + "mlp.mlp.0.weight"] = draw.normal(4 * c, c, scale=c**-0.5)
+            weights[p + "mlp.mlp.0.bias"] = draw.normal(4 * c, scale=0.1)
+            weights[p + "mlp.mlp.3.weight"] = draw.normal(c, 4 * c, scale=(4 * c) ** -0.5)
+            weights[p + "mlp.mlp.3.bias"] = draw.normal(c, scale=0.1)
+            # Far from the 1e-6 a fresh model starts with, so that the block is visible in the result.
+            weights[p + "gamma"] = draw.uniform(0.1, 0.4, c)
+    if projection:
+        weights["to_visual_latent.weight"] = draw.normal(projection, channels[4], scale=channels[4] ** -0.5)
+    return weights, buffers
+
+
+def dcformer():
+    # name, batch of 64^3 volumes, channels, blocks, kernels, mode, stem activation, projection
+    runs = [
+        ("dcformer_projection_eval", 1, [3, 4, 5, 6, 7], [2, 1, 1, 2], [13, 11, 9, 7], "eval", False, 24),
+        ("dcformer_k7_gelu_train", 3, [4, 3, 5, 4, 6], [1, 1, 2, 1], [7, 7, 7, 7], "train", True, 0),
+    ]
+    for name, batch, channels, blocks, kernels, mode, activation, projection in runs:
+        draw = Draw(name)
+        weights, buffers = dcformer_weights(draw, channels, blocks, kernels, projection)
+        attrs = {"channels": channels, "blocks": blocks, "kernels": kernels, "stem_activation": activation, "vq": False}
+        attrs |= {"reduction": "channel", "projection": projection} if projection else {}
+        forward = dcformer_forward(channels, blocks, kernels, mode == "train", activation, projection)
+        yield build(name, "model.dcformer", forward, {"x": draw.normal(batch, 1, 64, 64, 64)}, weights=weights,
+                    buffers=buffers, attrs=attrs, mode=mode, tol=NORMED,
+                    ups=("embedding" if projection else "y",), drop=("g.in.x",),
+                    source="torch, f64; input (B,1,D,H,W), feature maps (B,C,H,W,D)")
+
+
+def resnet_plan(width, layers, bottleneck):
+    """(prefix, in channels, mid channels, out channels, stride) of every block."""
+    cin = width
+    for stage, count in enumerate(layers):
+        mid = width << stage
+        out = mid * (4 if bottleneck else 1)
+        for block in range(count):
+            yield f"layer{stage + 1}.{block}.", cin, mid, out, 2 if stage and not block else 1
+            cin = out
+
+
+def resnet_forward(width, layers, bottleneck, training, eps=1e-5, momentum=0.1):
+    def forward(i, w, b):
+        def norm(x, p):
+            return F.batch_norm(x, b[p + "running_mean"], b[p + "running_var"], w[p + "weight"], w[p + "bias"],
+                                training, momentum, eps)
+
+        x = F.relu(norm(F.conv2d(i["x"], w["conv1.weight"], None, 2, 3), "bn1."))
+        x = F.max_pool2d(x, 3, 2, 1)
+        for p, _, _, _, stride in resnet_plan(width, layers, bottleneck):
+            if bottleneck:
+                y = F.relu(norm(F.conv2d(x, w[p + "conv1.weight"]), p + "bn1."))
+                y = F.relu(norm(F.conv2d(y, w[p + "conv2.weight"], None, stride, 1), p + "bn2."))
+                y = norm(F.conv2d(y, w[p + "conv3.weight"]), p + "bn3.")
+            else:
+                y = F.relu(norm(F.conv2d(x, w[p + "conv1.weight"], None, stride, 1), p + "bn1."))
+                y = norm(F.conv2d(y, w[p + "conv2.weight"], None, 1, 1), p + "bn2.")
+            if p + "downsample.0.weight" in w:
+                x = norm(F.conv2d(x, w[p + "downsample.0.weight"], None, stride), p + "downsample.1.")
+            x = F.relu(x + y)
+        out = {"y": x.mean((2, 3))}
+        if "to_xray_latent.weight" in w:
+            out["embedding"] = F.linear(out["y"], w["to_xray_latent.weight"])
+        return out
+
+    return forward
+
+
+def resnet_weights(draw, width, layers, bottleneck, projection=0):
+    weights, buffers = {}, {}
+
+    def conv(name, cin, cout, kernel):
+        scale = math.sqrt(2 / (cout * kernel * kernel))
+        weights[name + ".weight"] = draw.normal(cout, cin, kernel, kernel, scale=scale)
+
+    def norm(prefix, channels):
+        weights.update(draw.norm_weights(channels, prefix + "."))
+        buffers.update(draw.norm_buffers(channels, prefix + "."))
+
+    conv("conv1", 3, width, 7)
+    norm("bn1", width)
+    for p, cin, mid, out, stride in resnet_plan(width, layers, bottleneck):
+        sizes = [(cin, mid, 1), (mid, mid, 3), (mid, out, 1)] if bottleneck else [(cin, mid, 3), (mid, out, 3)]
+        for index, (a, c, kernel) in enumerate(sizes, 1):
+            conv(f"{p}conv{index}", a, c, kernel)
+            norm(f"{p}bn{index}", c)
+        # A residual branch smaller than the trunk, as in a trained network: else f32 itself is 1e-4 off in 50 layers.
+        weights[f"{p}bn{index}.weight"] *= 0.2
+        if stride != 1 or cin != out:
+            conv(f"{p}downsample.0", cin, out, 1)
+            norm(f"{p}downsample.1", out)
+    if projection:
+        features = width * 8 * (4 if bottleneck else 1)
+        weights["to_xray_latent.weight"] = draw.normal(projection, features, scale=features**-0.5)
+    return weights, buffers
+
+
+def same_as_torchvision():
+    """The forward above at the published width is torchvision's, to rounding."""
+    import torchvision
+
+    for make, layers, bottleneck in [(torchvision.models.resnet18, [2, 2, 2, 2], False),
+                                     (torchvision.models.resnet50, [3, 4, 6, 3], True)]:
+        draw = Draw("torchvision")
+        model = make(weights=None).double()
+        model.fc = torch.nn.Identity()
+        model.eval()
+        weights, buffers = resnet_weights(draw, 64, layers, bottleneck)
+        state = {key: value.double() for key, value in (weights | buffers).items()}
+        missing, unexpected = model.load_state_dict(state, strict=False)
+        assert not unexpected and all(key.endswith("num_batches_tracked") for key in missing), (missing, unexpected)
+        x = draw.normal(1, 3, 64, 64).double()
+        with torch.no_grad():
+            ours = resnet_forward(64, layers, bottleneck, False)({"x": x}, state, state)["y"]
+            assert torch.allclose(model(x), ours, rtol=1e-10), make.__name__
+
+
+def resnet():
+    same_as_torchvision()
+    # name, op, x, width, blocks, bottleneck, mode, projection
+    runs = [
+        ("resnet18_w6_train", "model.resnet18", (2, 3, 64, 64), 6, [2, 2, 2, 2], False, "train", 0),
+        ("resnet18_w4_projection_eval", "model.resnet18", (3, 3, 45, 37), 4, [2, 2, 2, 2], False, "eval", 20),
+        ("resnet50_w3_projection_train", "model.resnet50", (2, 3, 64, 64), 3, [3, 4, 6, 3], True, "train", 12),
+    ]
+    for name, op, shape, width, layers, bottleneck, mode, projection in runs:
+        draw = Draw(name)
+        weights, buffers = resnet_weights(draw, width, layers, bottleneck, projection)
+        attrs = {"width": width, "layers": layers, "eps": 1e-5, "momentum": 0.1}
+        attrs |= {"projection": projection} if projection else {}
+        yield build(name, op, resnet_forward(width, layers, bottleneck, mode == "train"), {"x": draw.normal(*shape)},
+                    weights=weights, buffers=buffers, attrs=attrs, mode=mode, tol=NORMED,
+                    ups=("embedding" if projection else "y",), source="torch, f64; names as torchvision")
+
+
+def cases():
+    for family in (decomp_conv, dcformer, resnet):
+        yield from family()
