@@ -11,8 +11,8 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-pub use crate::kernels::Write;
 use crate::device::Device;
+pub use crate::kernels::Write;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -211,9 +211,18 @@ impl Tape {
         let mut nodes = std::mem::take(&mut *self.nodes.borrow_mut());
         for (output, upstream) in outputs {
             let node = output.node.ok_or_else(|| {
-                Error::argument("backward", "the output does not depend on anything that needs a gradient", "make a leaf on a recording tape")
+                Error::argument(
+                    "backward",
+                    "the output does not depend on anything that needs a gradient",
+                    "make a leaf on a recording tape",
+                )
             })?;
-            upstream.expect("upstream gradient", output.tensor.device(), output.tensor.shape(), output.tensor.dtype())?;
+            upstream.expect(
+                "upstream gradient",
+                output.tensor.device(),
+                output.tensor.shape(),
+                output.tensor.dtype(),
+            )?;
             let (destination, write) = nodes[node].destination()?;
             crate::ops::pointwise::copy_into(upstream, &destination, write)?;
         }

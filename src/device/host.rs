@@ -107,7 +107,14 @@ impl HostDevice {
     ///
     /// # Safety
     /// As for [`Launcher::launch`].
-    unsafe fn run_blocks(&self, entry: &'static Entry, grid: Grid, params: *const c_void, begin: u64, end: u64) -> Option<String> {
+    unsafe fn run_blocks(
+        &self,
+        entry: &'static Entry,
+        grid: Grid,
+        params: *const c_void,
+        begin: u64,
+        end: u64,
+    ) -> Option<String> {
         let run = entry.host.expect("the host device exists only where host kernels are compiled");
         let mut message = [0 as c_char; 400];
         let (order, seed) = match self.options.order {
@@ -296,7 +303,9 @@ impl Backend for HostDevice {
 
     fn end_capture(&self) -> Result<RawGraph> {
         let recorded = self.recording.lock().expect("not poisoned").take();
-        recorded.map(RawGraph::Host).ok_or_else(|| Error::argument("capture", "no capture is under way", "begin one first"))
+        recorded
+            .map(RawGraph::Host)
+            .ok_or_else(|| Error::argument("capture", "no capture is under way", "begin one first"))
     }
 
     unsafe fn replay(&self, graph: &RawGraph) -> Result<()> {

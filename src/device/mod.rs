@@ -10,8 +10,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::kernels::{DevicePtr, Launcher, Properties};
 use crate::{Error, Result};
 
-#[cfg(any())]
-mod cuda;
 #[cfg(feature = "host")]
 mod host;
 
@@ -116,7 +114,11 @@ impl Device {
         #[cfg(feature = "host")]
         return Ok(Self::host());
         #[cfg(not(feature = "host"))]
-        Err(no_such_device("auto", "no CUDA device can be opened and this build has no host kernels", "build with the feature `host`"))
+        Err(no_such_device(
+            "auto",
+            "no CUDA device can be opened and this build has no host kernels",
+            "build with the feature `host`",
+        ))
     }
 
     /// Reads `host`, `cuda:N`, `cuda` or `auto`.

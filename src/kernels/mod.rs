@@ -14,8 +14,8 @@ mod family;
 pub mod pointwise;
 pub mod probe;
 
-pub use family::{Entry, Family, FieldLayout, HostEntry, Kernel, ParamsLayout};
 pub(crate) use family::kernels;
+pub use family::{Entry, Family, FieldLayout, HostEntry, Kernel, ParamsLayout};
 
 /// Every kernel family; no two share a [`Family::slot`].
 pub static FAMILIES: &[&Family] = &[&pointwise::FAMILY, &probe::FAMILY];

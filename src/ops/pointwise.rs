@@ -23,11 +23,17 @@ fn binary(f: Binary, a: &Tensor, b: &Tensor, out: &Tensor, write: Write) -> Resu
 /// `destination = source`, or `destination += source`; shapes and types agree.
 pub fn copy_into(source: &Tensor, destination: &Tensor, write: Write) -> Result<()> {
     if source.numel() != destination.numel() || source.dtype() != destination.dtype() {
-        return Err(Error::argument("copy", format!("{source:?} into {destination:?}"), "use tensors of one size and type"));
+        return Err(Error::argument(
+            "copy",
+            format!("{source:?} into {destination:?}"),
+            "use tensors of one size and type",
+        ));
     }
     let launcher = source.device().launcher();
     // Safety: two live tensors of one size and type.
-    unsafe { kernel::unary(launcher, Unary::Copy, source.dtype(), source.ptr(), destination.ptr(), source.numel(), write) }
+    unsafe {
+        kernel::unary(launcher, Unary::Copy, source.dtype(), source.ptr(), destination.ptr(), source.numel(), write)
+    }
 }
 
 /// `destination = factor source`, or `destination += factor source`.
@@ -40,7 +46,8 @@ pub fn scale_into(factor: f32, source: &Tensor, destination: &Tensor, write: Wri
 
 /// The tensor in another storage type (itself when it already has it); to bf16, rounded to nearest even.
 pub fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
-    let y = if x.dtype() == dtype { return Ok(x.clone()) } else { Tensor::empty(x.device(), x.shape(), dtype, "cast")? };
+    let y =
+        if x.dtype() == dtype { return Ok(x.clone()) } else { Tensor::empty(x.device(), x.shape(), dtype, "cast")? };
     cast_into(x, &y, Write::Overwrite)?;
     Ok(y)
 }

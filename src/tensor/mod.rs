@@ -30,7 +30,11 @@ impl Tensor {
         let shape = shape.into();
         let what = format!("{what} {shape} {}", dtype.name());
         let bytes = shape.numel().checked_mul(dtype.size()).ok_or_else(|| {
-            Error::argument(what.as_str(), "the shape has more elements than memory has addresses", "use a smaller shape")
+            Error::argument(
+                what.as_str(),
+                "the shape has more elements than memory has addresses",
+                "use a smaller shape",
+            )
         })?;
         Ok(Tensor { buffer: Arc::new(device.alloc(bytes, &what)?), offset: 0, shape, dtype })
     }
@@ -92,14 +96,20 @@ impl Tensor {
     pub fn item(&self) -> Result<f32> {
         match self.to_vec()?.as_slice() {
             [value] => Ok(*value),
-            _ => Err(Error::argument("tensor", format!("the shape {} is not a scalar", self.shape), "take one element")),
+            _ => {
+                Err(Error::argument("tensor", format!("the shape {} is not a scalar", self.shape), "take one element"))
+            }
         }
     }
 
     /// Copies `source`'s elements here; shapes' element counts and storage types agree.
     pub fn copy_from(&self, source: &Tensor) -> Result<()> {
         if source.numel() != self.numel() || source.dtype != self.dtype {
-            return Err(Error::argument("copy", format!("{source:?} into {self:?}"), "use tensors of one size and type"));
+            return Err(Error::argument(
+                "copy",
+                format!("{source:?} into {self:?}"),
+                "use tensors of one size and type",
+            ));
         }
         self.buffer.copy_from(self.offset, &source.buffer, source.offset, self.bytes())
     }
@@ -178,7 +188,11 @@ impl Tensor {
     /// The sizes of an `N`-axis tensor, or an error that names `what`.
     pub fn dims<const N: usize>(&self, what: &str) -> Result<[usize; N]> {
         <[usize; N]>::try_from(&self.shape[..]).map_err(|_| {
-            Error::argument(what, format!("the shape {} has {} axes", self.shape, self.shape.len()), format!("pass {N} axes"))
+            Error::argument(
+                what,
+                format!("the shape {} has {} axes", self.shape, self.shape.len()),
+                format!("pass {N} axes"),
+            )
         })
     }
 
