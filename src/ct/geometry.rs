@@ -67,23 +67,11 @@ impl Affine {
         Affine::from_parts(direction, spacing, origin)
     }
 
-    /// From NIfTI's quaternion (b, c, d; a is the non-negative rest to length 1), `qfac` of +1 or -1 on the third axis,
-    /// voxel edges in mm and offset (NIfTI-1 standard, "method 2"). Errors when b, c, d are longer than a unit
-    /// quaternion allows.
-    pub fn from_quaternion(bcd: [f64; 3], qfac: f64, spacing: [f64; 3], origin: [f64; 3]) -> Result<Self> {
-        let [b, c, d] = bcd;
-        let square = b * b + c * c + d * d;
-        // Headers store f32: a half turn (a = 0) may miss length 1 by a few units in the last place.
-        if square.is_nan() || square > 1.0 + 1e-5 {
-            return Err(Error::argument(
-                "quaternion",
-                format!("({b}, {c}, {d}) has length {}", square.sqrt()),
-                "b, c and d of a unit quaternion have length 1 at most",
-            ));
-        }
-        let a = (1.0 - square).max(0.0).sqrt();
-        let norm = (a * a + square).sqrt();
-        let [a, b, c, d] = [a / norm, b / norm, c / norm, d / norm];
+    /// From a quaternion `[a, b, c, d]` (a real; scaled to length 1), `qfac` of +1 or -1 on the third axis, voxel edges in
+    /// mm and offset (NIfTI-1 standard, "method 2").
+    pub fn from_quaternion(abcd: [f64; 4], qfac: f64, spacing: [f64; 3], origin: [f64; 3]) -> Result<Self> {
+        let norm = abcd.iter().map(|v| v * v).sum::<f64>().sqrt();
+        let [a, b, c, d] = abcd.map(|v| v / norm);
         let direction = [
             [a * a + b * b - c * c - d * d, 2.0 * (b * c - a * d), 2.0 * (b * d + a * c) * qfac],
             [2.0 * (b * c + a * d), a * a + c * c - b * b - d * d, 2.0 * (c * d - a * b) * qfac],
@@ -203,6 +191,8 @@ impl AxisCodes {
     pub const RAS: AxisCodes = AxisCodes { axes: [(0, true), (1, true), (2, true)] };
     /// Left, posterior, superior: DICOM's world, and the corrected CT-RATE volumes.
     pub const LPS: AxisCodes = AxisCodes { axes: [(0, false), (1, false), (2, true)] };
+    /// Left, anterior, superior: what nibabel takes files without any orientation to be.
+    pub const LAS: AxisCodes = AxisCodes { axes: [(0, false), (1, true), (2, true)] };
 
     /// All 48.
     pub fn all() -> impl Iterator<Item = AxisCodes> {

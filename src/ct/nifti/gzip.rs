@@ -49,15 +49,19 @@ pub(super) fn can_hold(input: &[u8], length: usize) -> bool {
     length <= input.len().saturating_mul(MAX_RATIO)
 }
 
-/// All members of `input` decompressed, `length` bytes or fewer. Memory that no data fill is reserved but never
-/// touched, so a false length costs nothing.
-pub(super) fn decompress(input: &[u8], length: usize) -> Result<Vec<u8>, Failure> {
-    let mut output = Vec::new();
-    output.try_reserve_exact(length).map_err(|_| Failure::NoMemory)?;
-    let written = Inflater::new().members(input, &mut output.spare_capacity_mut()[..length])?;
-    // SAFETY: `written <= length <= capacity`, and libdeflate has written that many bytes from the start.
-    unsafe { output.set_len(written) };
-    Ok(output)
+/// All members of `input` decompressed into elements of T, and how many bytes they were: `length` or fewer. A last
+/// element that the data fill only in part is dropped. Memory that no data fill is reserved but never touched, so a
+/// false length costs nothing.
+pub(super) fn decompress<T: bytemuck::Pod>(input: &[u8], length: usize) -> Result<(Vec<T>, usize), Failure> {
+    let mut output: Vec<T> = Vec::new();
+    output.try_reserve_exact(length.div_ceil(size_of::<T>())).map_err(|_| Failure::NoMemory)?;
+    let spare = output.spare_capacity_mut();
+    // SAFETY: the same memory seen as bytes, at least `length` of them; uninitialised before and after.
+    let bytes = unsafe { std::slice::from_raw_parts_mut(spare.as_mut_ptr().cast::<MaybeUninit<u8>>(), length) };
+    let written = Inflater::new().members(input, bytes)?;
+    // SAFETY: libdeflate has written that many bytes from the start, and any bytes are a valid T.
+    unsafe { output.set_len(written / size_of::<T>()) };
+    Ok((output, written))
 }
 
 struct Inflater(*mut libdeflate_decompressor);

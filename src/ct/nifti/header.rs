@@ -3,7 +3,7 @@
 //! By hand rather than through the `nifti` crate: its header types panic when bitpix contradicts datatype, it turns a
 //! NaN slope into NaN or zero voxels, and it reads no NIfTI-2. The dozen fields that matter fit in one table of offsets.
 
-use crate::ct::geometry::Affine;
+use crate::ct::geometry::{Affine, AxisCodes};
 use crate::ct::volume::AffineSource;
 
 /// Length of the NIfTI-1 header, which is also its first field.
@@ -276,12 +276,30 @@ impl Raw {
                 return Err(Problem::damaged("pixdim[0] (qfac) is NaN"));
             }
             let qfac = if self.pixdim[0] < 0.0 { -1.0 } else { 1.0 };
-            let affine = Affine::from_quaternion(self.quaternion, qfac, spacing, self.qoffset.map(|v| v * unit))
-                .map_err(|e| named("qform (quatern_b, quatern_c, quatern_d, qoffset)", e))?;
+            let affine =
+                Affine::from_quaternion(self.unit_quaternion()?, qfac, spacing, self.qoffset.map(|v| v * unit))
+                    .map_err(|e| named("qform (quatern_b, quatern_c, quatern_d, qoffset)", e))?;
             return Ok((affine, AffineSource::Qform));
         }
-        let codes = "LAS".parse().map_err(|e| named("pixdim", e))?;
-        Ok((Affine::centred(codes, spacing, shape).map_err(|e| named("pixdim", e))?, AffineSource::Pixdim))
+        let affine = Affine::centred(AxisCodes::LAS, spacing, shape).map_err(|e| named("pixdim", e))?;
+        Ok((affine, AffineSource::Pixdim))
+    }
+
+    /// The header's b, c, d with the non-negative a that makes their length 1.
+    fn unit_quaternion(&self) -> Result<[f64; 4], Problem> {
+        let [b, c, d] = self.quaternion;
+        let square = b * b + c * c + d * d;
+        // Below the fields' own rounding, 1 - square is noise, and a half turn (a = 0) is what was meant.
+        let epsilon = if self.length == NIFTI1_LENGTH { f64::from(f32::EPSILON) } else { f64::EPSILON };
+        let rest = 1.0 - square;
+        if rest.abs() < 3.0 * epsilon {
+            return Ok([0.0, b, c, d]);
+        }
+        // Writers differ in their care; a quaternion longer than this is damage.
+        if square.is_nan() || rest < -1e-5 {
+            return Err(Problem::damaged(format!("quatern_b, quatern_c, quatern_d ({b}, {c}, {d}) are longer than 1")));
+        }
+        Ok([rest.max(0.0).sqrt(), b, c, d])
     }
 }
 

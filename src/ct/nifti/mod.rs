@@ -7,7 +7,6 @@ mod gzip;
 mod header;
 mod write;
 
-use std::borrow::Cow;
 use std::path::Path;
 
 use super::volume::{CtVolume, Voxels, unravel};
@@ -40,14 +39,16 @@ pub fn read_bytes(bytes: &[u8], path: impl AsRef<Path>) -> Result<CtVolume> {
 }
 
 fn decode(bytes: &[u8]) -> Result<CtVolume, Problem> {
-    let (header, data) =
-        if gzip::is_gzip(bytes) { inflate(bytes)? } else { (Header::parse(bytes)?, Cow::Borrowed(bytes)) };
-    if data.len() != header.total {
-        let problem = format!("{} bytes where the header's dimensions ask for {}", data.len(), header.total);
-        return Err(Problem::new(problem, "the file is truncated or its header damaged: copy or download it again"));
-    }
+    let (header, voxels) = if gzip::is_gzip(bytes) {
+        decode_gzip(bytes)?
+    } else {
+        let header = Header::parse(bytes)?;
+        check_length(bytes.len(), &header)?;
+        let voxels = convert(&bytes[header.offset..], &header)?;
+        (header, voxels)
+    };
     Ok(CtVolume {
-        voxels: voxels(&data[header.offset..], &header)?,
+        voxels,
         shape: header.shape,
         affine: header.affine,
         affine_source: header.affine_source,
@@ -56,35 +57,82 @@ fn decode(bytes: &[u8]) -> Result<CtVolume, Problem> {
     })
 }
 
-/// Decompresses the bytes the header announces, and no more.
-fn inflate(bytes: &[u8]) -> Result<(Header, Cow<'static, [u8]>), Problem> {
+const TRUNCATED: &str = "the file is truncated or its header damaged: copy or download it again";
+
+fn check_length(length: usize, header: &Header) -> Result<(), Problem> {
+    if length == header.total {
+        return Ok(());
+    }
+    Err(Problem::new(format!("{length} bytes where the header's dimensions ask for {}", header.total), TRUNCATED))
+}
+
+fn decode_gzip(bytes: &[u8]) -> Result<(Header, Voxels), Problem> {
+    let header = announced(bytes)?;
+    let foreign = header.big_endian != cfg!(target_endian = "big");
+    // int16 and float32, what CTs are stored as, are decompressed straight into the volume's own memory.
+    let voxels = match header.datatype {
+        Datatype::I16 if header.offset.is_multiple_of(2) => {
+            let mut values: Vec<i16> = inflate(bytes, &header)?;
+            values.drain(..header.offset / 2);
+            if foreign {
+                values.iter_mut().for_each(|v| *v = v.swap_bytes());
+            }
+            Voxels::I16(values)
+        }
+        Datatype::F32 if header.offset.is_multiple_of(4) => {
+            let mut values: Vec<f32> = inflate(bytes, &header)?;
+            values.drain(..header.offset / 4);
+            if foreign {
+                values.iter_mut().for_each(|v| *v = f32::from_bits(v.to_bits().swap_bytes()));
+            }
+            Voxels::F32(finite(values, header.shape)?)
+        }
+        _ => convert(&inflate::<u8>(bytes, &header)?[header.offset..], &header)?,
+    };
+    Ok((header, voxels))
+}
+
+/// The header in gzip data, checked but not yet covered by a checksum.
+fn announced(bytes: &[u8]) -> Result<Header, Problem> {
+    let (start, outcome) = gzip::peek(bytes);
+    let start = &start[..outcome.as_ref().copied().unwrap_or(start.len())];
+    let header = match (Header::parse(start), outcome) {
+        (_, Err(failure @ gzip::Failure::Damaged { .. })) => return Err(failed(failure)),
+        (parsed, _) => parsed?,
+    };
+    if !gzip::can_hold(bytes, header.total) {
+        let (shape, total, held) = (header.shape, header.total, bytes.len());
+        let problem = format!("dimensions {shape:?} need {total} bytes, more than {held} bytes of gzip can hold");
+        return Err(Problem::new(problem, TRUNCATED));
+    }
+    Ok(header)
+}
+
+/// The whole decompressed file, of exactly the length `header` announces, as elements of T.
+fn inflate<T: bytemuck::Pod>(bytes: &[u8], header: &Header) -> Result<Vec<T>, Problem> {
+    let (values, length) = gzip::decompress(bytes, header.total).map_err(failed)?;
+    check_length(length, header)?;
+    // Only now are the data verified, so the header is read once more.
+    if Header::parse(bytemuck::cast_slice(&values))? != *header {
+        return Err(Problem::damaged("the header reads differently the second time"));
+    }
+    Ok(values)
+}
+
+fn failed(failure: gzip::Failure) -> Problem {
     const AGAIN: &str = "copy or download the file again";
-    let failed = |failure| match failure {
+    match failure {
         gzip::Failure::Damaged { member: 0, .. } => Problem::new("the gzip data are damaged or truncated", AGAIN),
         gzip::Failure::Damaged { member, at } => {
             Problem::new(format!("gzip member {member} at byte {at} is damaged, truncated or not gzip"), AGAIN)
         }
         gzip::Failure::TooLong => Problem::new("more data than the header's dimensions ask for", AGAIN),
         gzip::Failure::NoMemory => Problem::new("not enough memory to decompress it", "use a machine with more memory"),
-    };
-    let (start, outcome) = gzip::peek(bytes);
-    let start = &start[..outcome.as_ref().copied().unwrap_or(start.len())];
-    let announced = match (Header::parse(start), outcome) {
-        (_, Err(failure @ gzip::Failure::Damaged { .. })) => return Err(failed(failure)),
-        (parsed, _) => parsed?,
-    };
-    if !gzip::can_hold(bytes, announced.total) {
-        let (shape, total, held) = (announced.shape, announced.total, bytes.len());
-        let problem = format!("dimensions {shape:?} need {total} bytes, more than {held} bytes of gzip can hold");
-        return Err(Problem::new(problem, "the file is truncated or its header damaged: copy or download it again"));
     }
-    let output = gzip::decompress(bytes, announced.total).map_err(failed)?;
-    // Only now are the data verified, so this is the header that counts.
-    let header = Header::parse(&output)?;
-    Ok((header, Cow::Owned(output)))
 }
 
-fn voxels(data: &[u8], header: &Header) -> Result<Voxels, Problem> {
+/// Voxels of any type, from their bytes.
+fn convert(data: &[u8], header: &Header) -> Result<Voxels, Problem> {
     let big = header.big_endian;
     Ok(match header.datatype {
         Datatype::U8 => Voxels::I16(elements(data, false, |[b]: [u8; 1]| i16::from(b))),
@@ -99,17 +147,17 @@ fn voxels(data: &[u8], header: &Header) -> Result<Voxels, Problem> {
     })
 }
 
-/// Every N bytes, little-endian after the optional swap, through `convert`.
-fn elements<const N: usize, T>(data: &[u8], big_endian: bool, convert: impl Fn([u8; N]) -> T) -> Vec<T> {
+/// Every N bytes, little-endian after the optional swap, through `read`.
+fn elements<const N: usize, T>(data: &[u8], big_endian: bool, read: impl Fn([u8; N]) -> T) -> Vec<T> {
     let (chunks, _) = data.as_chunks::<N>();
     if big_endian {
         let swap = |&(mut chunk): &[u8; N]| {
             chunk.reverse();
-            convert(chunk)
+            read(chunk)
         };
         chunks.iter().map(swap).collect()
     } else {
-        chunks.iter().map(|&chunk| convert(chunk)).collect()
+        chunks.iter().map(|&chunk| read(chunk)).collect()
     }
 }
 
