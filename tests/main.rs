@@ -2,6 +2,7 @@
 
 mod eval;
 mod geometry;
+mod image;
 mod layout;
 mod nifti;
 mod ops;

@@ -193,6 +193,8 @@ impl AxisCodes {
     pub const LPS: AxisCodes = AxisCodes { axes: [(0, false), (1, false), (2, true)] };
     /// Left, anterior, superior: what nibabel takes files without any orientation to be.
     pub const LAS: AxisCodes = AxisCodes { axes: [(0, false), (1, true), (2, true)] };
+    /// Left, inferior, anterior: columns, rows and depth of a frontal radiograph.
+    pub const LIA: AxisCodes = AxisCodes { axes: [(0, false), (2, false), (1, true)] };
 
     /// All 48.
     pub fn all() -> impl Iterator<Item = AxisCodes> {

@@ -101,28 +101,34 @@ pub(super) struct Header {
 }
 
 impl Header {
+    /// The length its first field states, when it is one of the two known, and whether it does so big-endian.
+    pub fn recognise(bytes: &[u8]) -> Option<(usize, bool)> {
+        let first = *bytes.first_chunk::<4>()?;
+        [NIFTI1_LENGTH, NIFTI2_LENGTH].into_iter().find_map(|length| {
+            let known = (length as u32).to_le_bytes();
+            if first == known {
+                return Some((length, false));
+            }
+            (first.iter().eq(known.iter().rev())).then_some((length, true))
+        })
+    }
+
     /// Reads and checks the header at the start of `bytes`, which may go on behind it.
     pub fn parse(bytes: &[u8]) -> Result<Header, Problem> {
         let Some(first) = bytes.first_chunk::<4>() else {
             return Err(short(bytes.len(), NIFTI1_LENGTH));
         };
-        let (little, big) = (i32::from_le_bytes(*first), i32::from_be_bytes(*first));
-        let length = match (usize::try_from(little), usize::try_from(big)) {
-            (Ok(n @ (NIFTI1_LENGTH | NIFTI2_LENGTH)), _) => n,
-            (_, Ok(n @ (NIFTI1_LENGTH | NIFTI2_LENGTH))) => n,
-            _ => {
-                return Err(Problem::new(
-                    format!(
-                        "not a NIfTI file: it starts with {little} where 348 (NIfTI-1) or 540 (NIfTI-2) must stand"
-                    ),
-                    "give a .nii or .nii.gz file",
-                ));
-            }
+        let Some((length, big_endian)) = Header::recognise(bytes) else {
+            let first = i32::from_le_bytes(*first);
+            return Err(Problem::new(
+                format!("not a NIfTI file: it starts with {first} where 348 (NIfTI-1) or 540 (NIfTI-2) must stand"),
+                "give a .nii or .nii.gz file",
+            ));
         };
         let Some(header) = bytes.get(..length) else {
             return Err(short(bytes.len(), length));
         };
-        let fields = Fields { bytes: header, big_endian: usize::try_from(little) != Ok(length) };
+        let fields = Fields { bytes: header, big_endian };
         if length == NIFTI1_LENGTH {
             Header::from_fields(&fields.nifti1()?)
         } else {

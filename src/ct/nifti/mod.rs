@@ -33,6 +33,11 @@ pub fn read(path: impl AsRef<Path>) -> Result<CtVolume> {
     read_bytes(&bytes, path)
 }
 
+/// Whether `bytes` start as gzip or as a NIfTI header does.
+pub(crate) fn is_nifti(bytes: &[u8]) -> bool {
+    gzip::is_gzip(bytes) || Header::recognise(bytes).is_some()
+}
+
 /// As [`read`], from a file's bytes; `path` only labels errors.
 pub fn read_bytes(bytes: &[u8], path: impl AsRef<Path>) -> Result<CtVolume> {
     decode(bytes).map_err(|problem| Error::file(path, problem.what, problem.hint))

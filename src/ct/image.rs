@@ -1,0 +1,244 @@
+//! Radiographs as files: 8- and 16-bit PNG, safetensors and NIfTI out; PNG and 2-D NIfTI in.
+
+use std::io::Cursor;
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, TensorView};
+
+use super::geometry::{Affine, AxisCodes};
+use super::nifti;
+use super::volume::{CtVolume, HuSource, Voxels};
+use crate::error::{Error, Result};
+use crate::files::write_atomic;
+
+/// Largest image that is read: four times the biggest detector's pixels; a header that claims more is damaged.
+const MAX_PIXELS: u64 = 1 << 26;
+
+/// A grey image in f32, row-major `[height, width]`, row 0 on top.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GrayImage {
+    /// Index `column + width * row`.
+    pub pixels: Vec<f32>,
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+}
+
+/// Bits per PNG sample.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Depth {
+    /// 256 grey levels.
+    Eight,
+    /// 65,536 grey levels.
+    #[default]
+    Sixteen,
+}
+
+/// The values a PNG's darkest and brightest grey stand for; values beyond are clamped.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Window {
+    /// The image's own smallest and largest value. An image of one value becomes the low end.
+    #[default]
+    MinMax,
+    /// Given limits, `low < high`.
+    Range { low: f32, high: f32 },
+}
+
+/// Which end of the window is bright (DICOM PS3.3, C.7.6.3.1.2). PNG has no field for it, so the grey levels
+/// themselves are inverted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Photometric {
+    /// Low values bright.
+    Monochrome1,
+    /// Low values dark: bone is white, as radiographs are shown.
+    #[default]
+    Monochrome2,
+}
+
+/// How values become PNG grey levels.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct PngOptions {
+    pub depth: Depth,
+    pub window: Window,
+    pub photometric: Photometric,
+}
+
+impl GrayImage {
+    /// An image of `height` x `width` finite values. Errors when one axis is empty, the count is wrong or a value is
+    /// NaN or infinite.
+    pub fn new(pixels: Vec<f32>, height: usize, width: usize) -> Result<Self> {
+        let image = GrayImage { pixels, height, width };
+        image.check()?;
+        Ok(image)
+    }
+
+    fn check(&self) -> Result<()> {
+        let GrayImage { pixels, height, width } = self;
+        if pixels.is_empty() || height.checked_mul(*width) != Some(pixels.len()) {
+            let problem = format!("{} pixels for {height} rows of {width}", pixels.len());
+            return Err(Error::argument("image", problem, "give height * width pixels, row by row"));
+        }
+        match pixels.iter().position(|v| !v.is_finite()) {
+            None => Ok(()),
+            Some(at) => {
+                let problem = format!("pixel (row {}, column {}) is {}", at / width, at % width, pixels[at]);
+                Err(Error::argument("image", problem, "check the volume it was made from"))
+            }
+        }
+    }
+
+    fn limits(&self) -> (f32, f32) {
+        self.pixels.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), &v| (low.min(v), high.max(v)))
+    }
+}
+
+/// Writes `image` in the format `path` ends in: `.png` (by `png`), `.safetensors` or `.nii.gz` / `.nii` (both f32,
+/// values as they are). Pixels of `.nii` files are `pitch` mm apart. Always atomic; equal images give equal bytes.
+pub fn write(path: impl AsRef<Path>, image: &GrayImage, png: &PngOptions, pitch: f64) -> Result<()> {
+    let path = path.as_ref();
+    let name = path.to_string_lossy();
+    if name.ends_with(".png") {
+        write_png(path, image, png)
+    } else if name.ends_with(".safetensors") {
+        write_safetensors(path, image)
+    } else if name.ends_with(".nii.gz") || name.ends_with(".nii") {
+        write_nifti(path, image, pitch)
+    } else {
+        Err(Error::file(path, "unknown image format", "end the name in .png, .safetensors or .nii.gz"))
+    }
+}
+
+/// Writes a grey PNG. Level = round((value - low) / (high - low) * (2^bits - 1)), clamped; inverted for MONOCHROME1.
+pub fn write_png(path: impl AsRef<Path>, image: &GrayImage, options: &PngOptions) -> Result<()> {
+    let path = path.as_ref();
+    let bytes = encode_png(image, options)?;
+    write_atomic(path, &bytes)
+}
+
+/// The bytes of [`write_png`]'s file, for embedding.
+pub fn encode_png(image: &GrayImage, options: &PngOptions) -> Result<Vec<u8>> {
+    image.check()?;
+    let (low, high) = match options.window {
+        Window::MinMax => image.limits(),
+        Window::Range { low, high } if low < high && (high - low).is_finite() => (low, high),
+        Window::Range { low, high } => {
+            let problem = format!("{low} to {high} is not a range");
+            return Err(Error::argument("window", problem, "give low < high"));
+        }
+    };
+    // f64: the range of two finite f32 may exceed f32, and 16 bits deserve exact rounding.
+    let (low, range) = (f64::from(low), f64::from(high) - f64::from(low));
+    let level = |value: f32, most: f64| {
+        let t = if range > 0.0 { ((f64::from(value) - low) / range).clamp(0.0, 1.0) } else { 0.0 };
+        let t = if options.photometric == Photometric::Monochrome1 { 1.0 - t } else { t };
+        (t * most).round()
+    };
+    let (depth, data): (_, Vec<u8>) = match options.depth {
+        Depth::Eight => (png::BitDepth::Eight, image.pixels.iter().map(|&v| level(v, 255.0) as u8).collect()),
+        Depth::Sixteen => {
+            let samples = image.pixels.iter().flat_map(|&v| (level(v, 65535.0) as u16).to_be_bytes());
+            (png::BitDepth::Sixteen, samples.collect())
+        }
+    };
+    let side = |n: usize| {
+        u32::try_from(n).map_err(|_| Error::argument("image", format!("{n} pixels on one side"), "make it smaller"))
+    };
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, side(image.width)?, side(image.height)?);
+    encoder.set_color(png::ColorType::Grayscale);
+    encoder.set_depth(depth);
+    let written = encoder.write_header().and_then(|mut writer| {
+        writer.write_image_data(&data)?;
+        writer.finish()
+    });
+    written.map_err(|e| Error::argument("image", format!("cannot be a PNG: {e}"), "write .safetensors instead"))?;
+    Ok(bytes)
+}
+
+/// Writes one safetensors tensor `image`, f32 `[height, width]`.
+pub fn write_safetensors(path: impl AsRef<Path>, image: &GrayImage) -> Result<()> {
+    let path = path.as_ref();
+    image.check()?;
+    let data: Vec<u8> = image.pixels.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let bytes = TensorView::new(Dtype::F32, vec![image.height, image.width], &data)
+        .and_then(|view| safetensors::serialize([("image", view)], None))
+        .map_err(|e| Error::file(path, format!("cannot serialize: {e}"), "write .nii.gz instead"))?;
+    write_atomic(path, &bytes)
+}
+
+/// Writes an f32 NIfTI of shape `[width, height, 1]`, columns fastest, pixels `pitch` mm apart and centred at the
+/// origin. Columns grow to the patient's left and rows towards the feet, as on a frontal radiograph; for another view
+/// the plane's orientation in the file is nominal.
+pub fn write_nifti(path: impl AsRef<Path>, image: &GrayImage, pitch: f64) -> Result<()> {
+    image.check()?;
+    let shape = [image.width, image.height, 1];
+    let affine = Affine::centred(AxisCodes::LIA, [pitch, pitch, 1.0], shape)?;
+    nifti::write(path, &CtVolume::new(Voxels::F32(image.pixels.clone()), shape, affine)?)
+}
+
+/// Reads a PNG or a 2-D NIfTI, told apart by their first bytes.
+///
+/// PNG samples keep their scale, 0..=255 or 0..=65535 (depths below 8 bits are widened to 8); colour becomes luma
+/// (0.299 R + 0.587 G + 0.114 B, ITU-R BT.601), alpha is dropped. NIfTI: the first axis runs along rows, the second
+/// down; header scaling is applied; the affine is not used. No mirroring and no inversion in either case.
+///
+/// # Errors
+/// [`Error::File`]: unreadable, damaged or truncated, more than 2^26 pixels, a NIfTI with more than one slice, another
+/// format.
+pub fn read(path: impl AsRef<Path>) -> Result<GrayImage> {
+    let path = path.as_ref();
+    let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", &e))?;
+    read_bytes(&bytes, path)
+}
+
+/// As [`read`], from a file's bytes; `path` only labels errors.
+pub fn read_bytes(bytes: &[u8], path: impl AsRef<Path>) -> Result<GrayImage> {
+    let path = path.as_ref();
+    if bytes.starts_with(b"\x89PNG\r\n\x1a\n") {
+        return read_png(bytes, path);
+    }
+    if !nifti::is_nifti(bytes) {
+        return Err(Error::file(path, "neither PNG nor NIfTI", "convert it to an 8- or 16-bit PNG"));
+    }
+    let volume = nifti::read_bytes(bytes, path)?;
+    let [width, height, slices] = volume.shape;
+    if slices != 1 {
+        let problem = format!("a volume of {slices} slices where one image is wanted");
+        return Err(Error::file(path, problem, "project it first with `x2ct drr`"));
+    }
+    GrayImage::new(volume.hu_f32(HuSource::AlreadyHu), height, width).map_err(|error| match error {
+        Error::Argument { problem, .. } => Error::file(path, problem, "its scl_slope is damaged: export it again"),
+        other => other,
+    })
+}
+
+fn read_png(bytes: &[u8], path: &Path) -> Result<GrayImage> {
+    let damaged =
+        |e: png::DecodingError| Error::file(path, format!("not a sound PNG: {e}"), "copy or export the image again");
+    let mut options = png::DecodeOptions::default();
+    options.set_ignore_adler32(false);
+    options.set_skip_ancillary_crc_failures(false);
+    let mut decoder = png::Decoder::new_with_options(Cursor::new(bytes), options);
+    decoder.set_transformations(png::Transformations::EXPAND);
+    let (width, height) = decoder.read_header_info().map_err(damaged)?.size();
+    if u64::from(width) * u64::from(height) > MAX_PIXELS {
+        let problem = format!("{width} x {height} pixels are more than any radiograph has");
+        return Err(Error::file(path, problem, "scale it down to at most 8192 x 8192"));
+    }
+    let mut reader = decoder.read_info().map_err(damaged)?;
+    let (color, depth) = reader.output_color_type();
+    let size = reader.output_buffer_size().ok_or_else(|| Error::file(path, "too large", "scale it down"))?;
+    let mut data = vec![0; size];
+    reader.next_frame(&mut data).map_err(damaged)?;
+    // The end of the stream carries checks of its own.
+    reader.finish().map_err(damaged)?;
+    let samples: Vec<f64> = match depth {
+        png::BitDepth::Sixteen => data.as_chunks::<2>().0.iter().map(|&b| f64::from(u16::from_be_bytes(b))).collect(),
+        _ => data.iter().map(|&b| f64::from(b)).collect(),
+    };
+    let channels = color.samples();
+    let luma = |s: &[f64]| if channels < 3 { s[0] } else { 0.299 * s[0] + 0.587 * s[1] + 0.114 * s[2] };
+    let pixels = samples.chunks_exact(channels).map(|s| luma(s) as f32).collect();
+    GrayImage::new(pixels, height as usize, width as usize)
+}

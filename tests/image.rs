@@ -1,0 +1,185 @@
+//! Radiograph files: PNG, safetensors and NIfTI, both ways.
+
+use x2ct::ct::image::{self, Depth, GrayImage, Photometric, PngOptions, Window};
+use x2ct::ct::{Affine, AxisCodes, CtVolume, Voxels, nifti};
+
+/// 2 rows of 3, from -1000 to 1000.
+fn sample() -> GrayImage {
+    GrayImage::new(vec![-1000.0, -500.0, 0.0, 250.0, 500.0, 1000.0], 2, 3).unwrap()
+}
+
+/// Encodes `data` as a PNG with the png crate itself.
+fn png_of(color: png::ColorType, depth: png::BitDepth, width: u32, height: u32, data: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, width, height);
+    encoder.set_color(color);
+    encoder.set_depth(depth);
+    if color == png::ColorType::Indexed {
+        encoder.set_palette(vec![0, 0, 0, 10, 20, 30, 255, 255, 255]);
+    }
+    let mut writer = encoder.write_header().unwrap();
+    writer.write_image_data(data).unwrap();
+    writer.finish().unwrap();
+    bytes
+}
+
+fn levels(options: &PngOptions, image: &GrayImage) -> Vec<f32> {
+    let bytes = image::encode_png(image, options).unwrap();
+    let depth = png::Decoder::new(std::io::Cursor::new(&bytes)).read_info().unwrap().output_color_type();
+    let expected = if options.depth == Depth::Eight { png::BitDepth::Eight } else { png::BitDepth::Sixteen };
+    assert_eq!(depth, (png::ColorType::Grayscale, expected));
+    let read = image::read_bytes(&bytes, "case.png").unwrap();
+    assert_eq!((read.height, read.width), (image.height, image.width));
+    read.pixels
+}
+
+#[test]
+fn png_levels_follow_window_depth_and_photometric() {
+    let eight = PngOptions { depth: Depth::Eight, ..PngOptions::default() };
+    // (v + 1000) / 2000 * 255 = 0, 63.75, 127.5, 159.375, 191.25, 255.
+    assert_eq!(levels(&eight, &sample()), [0.0, 64.0, 128.0, 159.0, 191.0, 255.0]);
+    let inverted = PngOptions { photometric: Photometric::Monochrome1, ..eight };
+    assert_eq!(levels(&inverted, &sample()), [255.0, 191.0, 128.0, 96.0, 64.0, 0.0]);
+    let window = PngOptions { window: Window::Range { low: -500.0, high: 520.0 }, ..eight };
+    // (v + 500) / 4, clamped.
+    assert_eq!(levels(&window, &sample()), [0.0, 0.0, 125.0, 188.0, 250.0, 255.0]);
+    let sixteen = PngOptions { window: Window::Range { low: -1000.0, high: 64535.0 }, ..PngOptions::default() };
+    assert_eq!(levels(&sixteen, &sample()), [0.0, 500.0, 1000.0, 1250.0, 1500.0, 2000.0]);
+
+    let flat = GrayImage::new(vec![7.0; 4], 4, 1).unwrap();
+    assert_eq!(levels(&eight, &flat), [0.0; 4]);
+    assert_eq!(levels(&inverted, &flat), [255.0; 4]);
+    let extreme = GrayImage::new(vec![f32::MIN, 0.0, f32::MAX], 1, 3).unwrap();
+    assert_eq!(levels(&eight, &extreme), [0.0, 128.0, 255.0]);
+}
+
+#[test]
+fn what_cannot_be_an_image_is_refused() {
+    let message = |result: x2ct::Result<GrayImage>| result.unwrap_err().to_string();
+    assert!(message(GrayImage::new(vec![0.0; 5], 2, 3)).contains("5 pixels for 2 rows of 3"));
+    assert!(message(GrayImage::new(vec![], 0, 3)).contains("0 pixels"));
+    assert!(message(GrayImage::new(vec![0.0], usize::MAX, 2)).contains("1 pixels"));
+    assert!(message(GrayImage::new(vec![0.0, 0.0, f32::NAN, 0.0], 2, 2)).contains("pixel (row 1, column 0) is NaN"));
+    for (low, high) in [(5.0, 5.0), (6.0, 5.0), (f32::NAN, 1.0), (f32::NEG_INFINITY, 0.0)] {
+        let options = PngOptions { window: Window::Range { low, high }, ..PngOptions::default() };
+        assert!(image::encode_png(&sample(), &options).unwrap_err().to_string().contains("is not a range"));
+    }
+    let mut spoilt = sample();
+    spoilt.pixels[4] = f32::INFINITY;
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["a.png", "a.safetensors", "a.nii.gz"] {
+        let error = image::write(folder.path().join(name), &spoilt, &PngOptions::default(), 1.0).unwrap_err();
+        assert!(error.to_string().contains("pixel (row 1, column 1) is inf"), "{error}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn the_name_chooses_the_format() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str| {
+        let path = folder.path().join(name);
+        image::write(&path, &sample(), &PngOptions::default(), 0.5).map(|()| path)
+    };
+
+    let png = image::read(write("a.png").unwrap()).unwrap();
+    assert_eq!(png.pixels, [0.0, 16384.0, 32768.0, 40959.0, 49151.0, 65535.0]);
+
+    let bytes = std::fs::read(write("a.safetensors").unwrap()).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let tensor = tensors.tensor("image").unwrap();
+    assert_eq!((tensors.len(), tensor.dtype(), tensor.shape()), (1, safetensors::Dtype::F32, &[2, 3][..]));
+    let values: Vec<u8> = sample().pixels.iter().flat_map(|v| v.to_le_bytes()).collect();
+    assert_eq!(tensor.data(), values);
+
+    for name in ["a.nii", "a.nii.gz"] {
+        let path = write(name).unwrap();
+        assert_eq!(image::read(&path).unwrap(), sample());
+        let volume = nifti::read(&path).unwrap();
+        assert_eq!((volume.shape, volume.spacing()), ([3, 2, 1], [0.5, 0.5, 1.0]));
+        assert_eq!(volume.axis_codes().to_string(), "LIA");
+        assert_eq!(volume.affine.centre(volume.shape), [0.0; 3]);
+    }
+    for name in ["a.jpg", "a"] {
+        assert!(write(name).unwrap_err().to_string().contains("end the name in .png, .safetensors or .nii.gz"));
+    }
+    assert!(write("absent/a.png").unwrap_err().to_string().contains("check the path"));
+    let mut names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["a.nii", "a.nii.gz", "a.png", "a.safetensors"], "no temporary file stays behind");
+}
+
+#[test]
+fn every_kind_of_png_becomes_grey() {
+    use png::{BitDepth, ColorType};
+    let read = |color, depth, data: &[u8]| {
+        let image = image::read_bytes(&png_of(color, depth, 2, 1, data), "case.png").unwrap();
+        assert_eq!((image.height, image.width), (1, 2));
+        image.pixels
+    };
+    let luma = |r: f64, g: f64, b: f64| (0.299 * r + 0.587 * g + 0.114 * b) as f32;
+    assert_eq!(read(ColorType::Grayscale, BitDepth::Eight, &[3, 250]), [3.0, 250.0]);
+    assert_eq!(read(ColorType::Grayscale, BitDepth::Sixteen, &[1, 2, 255, 255]), [258.0, 65535.0]);
+    assert_eq!(read(ColorType::Grayscale, BitDepth::One, &[0b0100_0000]), [0.0, 255.0]);
+    assert_eq!(read(ColorType::GrayscaleAlpha, BitDepth::Eight, &[3, 0, 250, 9]), [3.0, 250.0]);
+    assert_eq!(read(ColorType::Rgb, BitDepth::Eight, &[10, 20, 30, 77, 77, 77]), [luma(10.0, 20.0, 30.0), 77.0]);
+    assert_eq!(read(ColorType::Rgba, BitDepth::Eight, &[10, 20, 30, 0, 9, 9, 9, 255]), [luma(10.0, 20.0, 30.0), 9.0]);
+    let wide: Vec<u8> = [300u16, 0, 65535, 501, 501, 501].iter().flat_map(|v| v.to_be_bytes()).collect();
+    assert_eq!(read(ColorType::Rgb, BitDepth::Sixteen, &wide), [luma(300.0, 0.0, 65535.0), 501.0]);
+    assert_eq!(read(ColorType::Indexed, BitDepth::Eight, &[1, 2]), [luma(10.0, 20.0, 30.0), 255.0]);
+    // Equal channels give that grey exactly, so a grey picture saved as RGB changes nothing.
+    for grey in 0..=255u8 {
+        let pixels = read(ColorType::Rgb, BitDepth::Eight, &[grey; 6]);
+        assert_eq!(pixels, [f32::from(grey); 2]);
+    }
+}
+
+#[test]
+fn nifti_images_apply_their_scaling_and_must_be_flat() {
+    let affine = |shape| Affine::centred(AxisCodes::LIA, [1.0; 3], shape).unwrap();
+    let mut flat = CtVolume::new(Voxels::I16(vec![1, 2, 3, 4, 5, 6]), [3, 2, 1], affine([3, 2, 1])).unwrap();
+    (flat.slope, flat.intercept) = (2.0, -1.0);
+    let read = image::read_bytes(&nifti::encode(&flat).unwrap(), "case.nii").unwrap();
+    assert_eq!(read, GrayImage::new(vec![1.0, 3.0, 5.0, 7.0, 9.0, 11.0], 2, 3).unwrap());
+    (flat.slope, flat.intercept) = (f32::MAX, 0.0);
+    let error = image::read_bytes(&nifti::encode(&flat).unwrap(), "case.nii").unwrap_err().to_string();
+    assert!(error.starts_with("case.nii: ") && error.contains("is inf"), "{error}");
+
+    let deep = CtVolume::new(Voxels::I16(vec![0; 6]), [3, 1, 2], affine([3, 1, 2])).unwrap();
+    let error = image::read_bytes(&nifti::encode(&deep).unwrap(), "case.nii").unwrap_err().to_string();
+    assert!(error.contains("a volume of 2 slices where one image is wanted"), "{error}");
+}
+
+#[test]
+fn damaged_images_are_refused() {
+    let pixels = (0..40 * 30).map(|i| ((i * 7919) % 1201) as f32).collect();
+    let image = GrayImage::new(pixels, 40, 30).unwrap();
+    for depth in [Depth::Eight, Depth::Sixteen] {
+        let options = PngOptions { depth, ..PngOptions::default() };
+        let bytes = image::encode_png(&image, &options).unwrap();
+        let sound = image::read_bytes(&bytes, "case.png").unwrap();
+        for end in 0..bytes.len() {
+            let error = image::read_bytes(&bytes[..end], "case.png").expect_err("a truncated file").to_string();
+            assert!(error.starts_with("case.png: ") && !error.contains('\n'), "{error}");
+        }
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1 << (at % 8);
+            if let Ok(read) = image::read_bytes(&damaged, "case.png") {
+                assert_eq!(read, sound, "byte {at}");
+            }
+        }
+    }
+
+    let mut bomb = png_of(png::ColorType::Grayscale, png::BitDepth::Eight, 1, 1, &[0]);
+    bomb[16..24].copy_from_slice(&[0, 1, 0, 0, 0, 1, 0, 0]);
+    let mut crc = libdeflater::Crc::new();
+    crc.update(&bomb[12..29]);
+    bomb[29..33].copy_from_slice(&crc.sum().to_be_bytes());
+    let error = image::read_bytes(&bomb, "case.png").unwrap_err().to_string();
+    assert!(error.contains("65536 x 65536 pixels are more than any radiograph has"), "{error}");
+
+    let error = image::read_bytes(b"\xff\xd8\xff\xe0 a JPEG", "case.jpg").unwrap_err().to_string();
+    assert!(error.contains("neither PNG nor NIfTI"), "{error}");
+    assert!(image::read("absent.png").unwrap_err().to_string().contains("check the path"));
+}
