@@ -19,3 +19,8 @@ pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
     };
     write().map_err(|e: std::io::Error| Error::io(path, "write", &e))
 }
+
+/// [`std::fs::create_dir_all`] with an error that names the folder.
+pub fn create_folder(path: impl AsRef<Path>) -> Result<()> {
+    std::fs::create_dir_all(&path).map_err(|e| Error::io(path, "create the folder", &e))
+}

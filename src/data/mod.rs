@@ -1,3 +1,6 @@
-//! Data sets on disk.
+//! Data sets on disk: the CT-RATE layout and its labels, and the cache of teacher embeddings.
 
+pub mod cache;
+pub mod ct_rate;
+pub mod labels;
 pub mod rows;

@@ -1,0 +1,435 @@
+//! The CT-RATE layout written and read back, tables that are wrong, and the embedding cache against every kind of damage.
+
+use proptest::prelude::*;
+use std::fs;
+use std::path::{Path, PathBuf};
+use x2ct::data::cache::EmbeddingCache;
+use x2ct::data::ct_rate::{Acquisition, CtRate, HuSource, Report, Split, Volume, VolumeName};
+use x2ct::data::labels::{self, Wording};
+use x2ct::data::rows;
+
+fn name(text: &str) -> VolumeName {
+    text.parse().unwrap()
+}
+
+#[test]
+fn volume_names_parse_and_print() {
+    let n = name("train_12_b_3.nii.gz");
+    assert_eq!((n.split, n.patient, n.scan.as_str(), n.reconstruction), (Split::Train, 12, "b", 3));
+    assert_eq!((n.patient_name().as_str(), n.scan_name().as_str()), ("train_12", "train_12_b"));
+    assert_eq!((n.to_string().as_str(), n.file_name().as_str()), ("train_12_b_3", "train_12_b_3.nii.gz"));
+    assert_eq!(name("train_12_b_3"), n);
+    let root = Path::new("root");
+    let volume = Path::new("train_12/train_12_b/train_12_b_3.nii.gz");
+    assert_eq!(n.path(root, HuSource::CsvRescale), root.join("dataset/train").join(volume));
+    assert_eq!(n.path(root, HuSource::AlreadyHu), root.join("dataset/train_fixed").join(volume));
+    assert_eq!(
+        name("valid_53_a_1").path("", HuSource::AlreadyHu),
+        Path::new("dataset/valid_fixed/valid_53/valid_53_a/valid_53_a_1.nii.gz")
+    );
+}
+
+#[test]
+fn what_is_no_volume_name_is_refused() {
+    let wrong = [
+        "",
+        "train",
+        "train_1_a",
+        "test_1_a_1",
+        "train_1_a_1_1",
+        "train_01_a_1",
+        "train_+1_a_1",
+        "train_-1_a_1",
+        "train_1_A_1",
+        "train_1__1",
+        "train_1_a_",
+        "train_1_a_1.nii",
+        "a/train_1_a_1",
+        "train_1_a_1.nii.gz.nii.gz",
+        "train_99999999999_a_1",
+    ];
+    for text in wrong {
+        let error = text.parse::<VolumeName>().unwrap_err().to_string();
+        assert!(error.contains(&format!("{text:?} is none")), "{error}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn volume_names_survive_the_round_trip(patient: u32, scan in "[a-z]{1,2}", reconstruction: u32, train: bool) {
+        let split = if train { Split::Train } else { Split::Valid };
+        let n = VolumeName { split, patient, scan, reconstruction };
+        prop_assert_eq!(&name(&n.to_string()), &n);
+        prop_assert_eq!(&name(&n.file_name()), &n);
+    }
+
+    #[test]
+    fn parsing_a_volume_name_never_panics(text in "\\PC*") {
+        if let Ok(n) = text.parse::<VolumeName>() {
+            prop_assert!(n.to_string() == text || n.file_name() == text);
+        }
+    }
+}
+
+#[test]
+fn labels_and_prompts() {
+    assert_eq!((labels::NAMES[0], labels::NAMES[17]), ("Medical material", "Interlobular septal thickening"));
+    assert_eq!(Wording::default(), Wording::ThereIs);
+    let both = |w: Wording| (w.positive("Emphysema"), w.negative("Emphysema"));
+    assert_eq!(both(Wording::ThereIs), ("There is Emphysema.".into(), "There is no Emphysema.".into()));
+    assert_eq!(both(Wording::IsPresent), ("Emphysema is present.".into(), "Emphysema is not present.".into()));
+    assert_eq!(both(Wording::VocabFine), ("Emphysema is present. ".into(), "Emphysema is not present. ".into()));
+}
+
+#[test]
+fn report_text_follows_the_rule() {
+    let report = |findings: &str, impressions: &str| Report {
+        clinical_information: "not read".into(),
+        technique: "not read".into(),
+        findings: findings.into(),
+        impressions: impressions.into(),
+    };
+    assert_eq!(report("No \"mass\" (seen).", "It's normal.").text(), "No mass seen.Its normal.");
+    assert_eq!(report("Not given.", "Normal.").text(), "Normal.");
+    assert_eq!(
+        report("Size not given. Not given.", "Not given.").text(),
+        "Size not given. Not given.",
+        "whole sections only"
+    );
+    assert_eq!(report("", "Not given.").text(), "");
+}
+
+/// Three volumes that exercise quoting, and a data set under `root` that holds them.
+fn data_set(root: &Path, hu_source: HuSource) -> CtRate {
+    let volume = |text: &str, findings: &str, impressions: &str, acquisition, odd| Volume {
+        name: name(text),
+        report: Report {
+            clinical_information: "Cough, \"dry\"".into(),
+            technique: String::new(),
+            findings: findings.into(),
+            impressions: impressions.into(),
+        },
+        labels: std::array::from_fn(|i| (i % 2 == 1) == odd),
+        acquisition,
+    };
+    let a = Acquisition { slope: 1.0, intercept: -1024.0, spacing_xy: 0.341796875, spacing_z: Some(1.5) };
+    let b = Acquisition { slope: 0.1, intercept: -8192.0, spacing_xy: 0.9, spacing_z: None };
+    CtRate {
+        root: root.into(),
+        split: Split::Valid,
+        hu_source,
+        volumes: vec![
+            volume("valid_1_a_1", "Heart, lungs: \"clear\".\nNext line,\r\nand one more.", "Normal.", a, false),
+            volume("valid_1_a_2", "Heart, lungs: clear.", "Not given.", b, true),
+            volume("valid_2_a_1", "Größe normal.", "", a, true),
+        ],
+        skipped: vec![],
+    }
+}
+
+#[test]
+fn a_written_data_set_reads_back_equal() {
+    let root = tempfile::tempdir().unwrap();
+    let written = data_set(root.path(), HuSource::AlreadyHu);
+    written.write("a phantom, \"procedural\"").unwrap();
+    let read = CtRate::read(root.path(), Split::Valid, HuSource::AlreadyHu).unwrap();
+    assert_eq!(read, written);
+    assert_eq!(read.volumes[1].acquisition.spacing(), [0.9, 0.9, 0.9], "an unknown slice distance falls back");
+    assert_eq!(read.volumes[0].acquisition.spacing(), [0.341796875, 0.341796875, 1.5]);
+    assert_eq!(read.path(&read.volumes[0]), read.volumes[0].name.path(root.path(), HuSource::AlreadyHu));
+    let metadata = table(root.path(), "metadata/validation_metadata.csv");
+    let text = fs::read_to_string(&metadata).unwrap();
+    assert_eq!(text.lines().next().unwrap().split(',').count(), 44);
+    assert!(
+        text.contains("\"[0.341796875, 0.341796875]\"") && text.contains("\"a phantom, \"\"procedural\"\"\""),
+        "{text}"
+    );
+    // Written again, the bytes are the same, and nothing temporary is left behind.
+    read.write("a phantom, \"procedural\"").unwrap();
+    assert_eq!(fs::read_to_string(&metadata).unwrap(), text);
+    assert_eq!(fs::read_dir(metadata.parent().unwrap()).unwrap().count(), 1);
+}
+
+const REPORTS: &str = "radiology_text_reports/validation_reports.csv";
+const LABELS: &str = "multi_abnormality_labels/valid_predicted_labels.csv";
+const METADATA: &str = "metadata/validation_metadata.csv";
+
+fn table(root: &Path, relative: &str) -> PathBuf {
+    root.join("dataset").join(relative)
+}
+
+/// The error of reading the data set after `edit` changed one of its tables.
+fn error_after(relative: &str, edit: impl Fn(String) -> String) -> String {
+    let root = tempfile::tempdir().unwrap();
+    data_set(root.path(), HuSource::CsvRescale).write("test").unwrap();
+    let path = table(root.path(), relative);
+    let before = fs::read_to_string(&path).unwrap();
+    let after = edit(before.clone());
+    assert_ne!(before, after, "the edit must change something");
+    fs::write(&path, after).unwrap();
+    let error = CtRate::read(root.path(), Split::Valid, HuSource::CsvRescale).unwrap_err().to_string();
+    assert!(error.contains(relative.rsplit('/').next().unwrap()), "names the file: {error}");
+    assert!(!error.contains('\n'), "one line: {error}");
+    error
+}
+
+#[track_caller]
+fn assert_says(error: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(error.contains(part), "{part:?} is not in: {error}");
+    }
+}
+
+#[test]
+fn wrong_columns_are_named() {
+    let error = error_after(REPORTS, |t| t.replacen("Findings_EN", "Findings", 1));
+    assert_says(&error, &["missing columns: Findings_EN", "unexpected columns: Findings;"]);
+    let error = error_after(LABELS, |t| t.replacen("Emphysema", "Emphysem", 1).replacen("Lung nodule", "Nodule", 1));
+    assert_says(&error, &["missing columns: Emphysema, Lung nodule", "unexpected columns: Emphysem, Nodule"]);
+    let error = error_after(LABELS, |t| t.replacen("Lung opacity", "Lung nodule", 1));
+    assert_says(&error, &["missing columns: Lung opacity", "repeated columns: Lung nodule"]);
+    let error = error_after(METADATA, |t| t.replacen("RescaleSlope", "Slope", 1).replacen("ZSpacing", "Z", 1));
+    assert_says(&error, &["missing columns: RescaleSlope, ZSpacing"]);
+    assert!(!error.contains("unexpected"), "other columns of the metadata vary by release: {error}");
+    assert_says(&error_after(REPORTS, |_| String::new()), &["missing columns: VolumeName"]);
+}
+
+#[test]
+fn wrong_rows_are_named_by_line_and_column() {
+    let error = error_after(REPORTS, |t| t.replacen("valid_1_a_2", "valid_1_a", 1));
+    assert_says(&error, &["line 5", "VolumeName", "\"valid_1_a.nii.gz\" is not a volume name"]);
+    let error = error_after(REPORTS, |t| t.replacen("valid_1_a_2", "valid_1_a_1", 1));
+    assert_says(&error, &["\"valid_1_a_1.nii.gz\" is not listed once"]);
+    let error = error_after(LABELS, |t| t.replacen(",0,", ",2,", 1));
+    assert_says(&error, &["line 2", "\"2\" is not 0 or 1"]);
+    assert_says(
+        &error_after(METADATA, |t| t.replacen("\"[0.9, 0.9]\"", "\"[-1, 1]\"", 1)),
+        &["line 3", "XYSpacing", "[-1, 1]"],
+    );
+    assert_says(&error_after(METADATA, |t| t.replacen("\"[0.9, 0.9]\"", "", 1)), &["line 3", "XYSpacing", "\"\""]);
+    assert_says(&error_after(METADATA, |t| t.replacen(",-8192,", ",inf,", 1)), &["RescaleIntercept", "\"inf\""]);
+    assert_says(&error_after(METADATA, |t| t.replacen(",0.1,", ",0,", 1)), &["RescaleSlope", "other than 0"]);
+    assert_says(&error_after(METADATA, |t| t.replacen(",1.5,", ",-1.5,", 1)), &["ZSpacing", "\"-1.5\""]);
+    assert_says(&error_after(LABELS, |t| t[..t.len() - 12].to_string()), &["line 4", "fields, the header 19"]);
+    let error = error_after(LABELS, |t| t.replace("valid_", "train_"));
+    assert_says(&error, &["line 2", "\"train_1_a_1.nii.gz\" is not of split valid"]);
+}
+
+#[test]
+fn tables_that_are_not_text_are_refused() {
+    let root = tempfile::tempdir().unwrap();
+    data_set(root.path(), HuSource::CsvRescale).write("test").unwrap();
+    let path = table(root.path(), REPORTS);
+    let mut bytes = fs::read(&path).unwrap();
+    let umlaut = bytes.windows(2).position(|w| w == "ö".as_bytes()).unwrap();
+    bytes[umlaut] = 0xff;
+    fs::write(&path, bytes).unwrap();
+    let error = CtRate::read(root.path(), Split::Valid, HuSource::CsvRescale).unwrap_err().to_string();
+    assert_says(&error, &["validation_reports.csv", "is not UTF-8"]);
+}
+
+#[test]
+fn unreadable_folders_and_tables_are_named() {
+    let root = tempfile::tempdir().unwrap();
+    let read = |path: &Path| CtRate::read(path, Split::Valid, HuSource::CsvRescale).unwrap_err().to_string();
+    assert_says(&read(&root.path().join("absent")), &["absent: cannot read the folder", "check the path"]);
+    let file = root.path().join("file");
+    fs::write(&file, "x").unwrap();
+    assert_says(&read(&file), &["file: cannot read the folder"]);
+    assert_says(&read(root.path()), &["validation_reports.csv: cannot open the table", "check the path"]);
+    data_set(root.path(), HuSource::CsvRescale).write("test").unwrap();
+    let labels = table(root.path(), LABELS);
+    fs::remove_file(&labels).unwrap();
+    fs::create_dir(&labels).unwrap();
+    assert_says(&read(root.path()), &["valid_predicted_labels.csv: cannot read the table"]);
+    fs::write(root.path().join("blocked"), "a file where a folder should be").unwrap();
+    let error = data_set(&root.path().join("blocked"), HuSource::CsvRescale).write("test").unwrap_err().to_string();
+    assert_says(&error, &["blocked", "cannot create the folder"]);
+}
+
+#[test]
+fn volumes_without_report_or_labels_are_skipped_and_other_places_are_found() {
+    let root = tempfile::tempdir().unwrap();
+    let written = data_set(root.path(), HuSource::CsvRescale);
+    written.write("test").unwrap();
+    let labels = table(root.path(), LABELS);
+    let kept: Vec<String> = fs::read_to_string(&labels).unwrap().lines().take(3).map(String::from).collect();
+    fs::remove_file(&labels).unwrap();
+    // The older name, a byte-order mark, and no dataset/ folder above.
+    let old = root.path().join("multi_abnormality_labels");
+    fs::create_dir(&old).unwrap();
+    fs::write(
+        old.join("dataset_multi_abnormality_labels_valid_predicted_labels.csv"),
+        format!("\u{feff}{}\n", kept.join("\n")),
+    )
+    .unwrap();
+    let read = CtRate::read(root.path(), Split::Valid, HuSource::CsvRescale).unwrap();
+    assert_eq!(read.volumes, written.volumes[..2]);
+    assert_eq!(read.skipped, [name("valid_2_a_1")]);
+}
+
+/// Embeddings of three pairs in four dimensions.
+fn cache() -> EmbeddingCache {
+    let unit = |count: usize, seed: usize| {
+        let mut values: Vec<f32> = (0..count * 4).map(|i| ((i * 37 + seed * 11) % 23) as f32 - 10.5).collect();
+        rows::l2_normalise("rows", &mut values, 4).unwrap();
+        values
+    };
+    EmbeddingCache {
+        ids: ["valid_1_a_1", "valid_1_a_2", "odd \"é\\ name"].map(String::from).to_vec(),
+        ct: unit(3, 1),
+        report: unit(3, 2),
+        dim: 4,
+        prompts_positive: unit(18, 3),
+        prompts_negative: unit(18, 4),
+        teacher: "phantom teacher".into(),
+        checkpoint_digest: "c".repeat(64),
+        preprocessing_digest: "d".repeat(64),
+    }
+}
+
+#[test]
+fn a_written_cache_reads_back_equal() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cache.safetensors");
+    cache().write(&path).unwrap();
+    let read = EmbeddingCache::read(&path).unwrap();
+    assert_eq!(read, cache());
+    assert_eq!((read.row("valid_1_a_2"), read.row("valid_9_a_1")), (Some(1), None));
+    assert_eq!(read.index()[read.ids[2].as_str()], 2);
+    let bytes = fs::read(&path).unwrap();
+    read.write(&path).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), bytes, "equal caches are equal files");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing temporary is left");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
+    }
+}
+
+/// Written by `write_cache` of tools/export_ct_clip.py.
+#[test]
+fn a_cache_written_by_python_is_read() {
+    let read = EmbeddingCache::read("tests/golden/cache_from_python.safetensors").unwrap();
+    assert_eq!((read.ids.as_slice(), read.dim), (cache().ids.as_slice(), 4));
+    assert_eq!(
+        (read.teacher.as_str(), read.checkpoint_digest, read.preprocessing_digest),
+        ("CT-CLIP", "c".repeat(64), "d".repeat(64))
+    );
+    assert_eq!(read.prompts_positive.len(), 72);
+}
+
+#[test]
+fn a_cache_of_another_origin_is_refused_with_both_values() {
+    let c = cache();
+    c.expect_teacher("phantom teacher").unwrap();
+    c.expect_checkpoint(&"c".repeat(64)).unwrap();
+    c.expect_preprocessing(&"d".repeat(64)).unwrap();
+    assert_says(
+        &c.expect_teacher("CT-CLIP").unwrap_err().to_string(),
+        &["its teacher is \"phantom teacher\"", "\"CT-CLIP\" is expected"],
+    );
+    assert_says(
+        &c.expect_checkpoint("e").unwrap_err().to_string(),
+        &["checkpoint digest is \"cccc", "\"e\" is expected"],
+    );
+    assert_says(
+        &c.expect_preprocessing("e").unwrap_err().to_string(),
+        &["preprocessing digest is \"dddd", "\"e\" is expected"],
+    );
+}
+
+/// Changes one byte in place: rewriting the whole file for each of thousands of cases takes half a minute.
+fn write_byte(path: &Path, at: usize, byte: u8) {
+    use std::io::{Seek, SeekFrom, Write};
+    let mut file = fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.seek(SeekFrom::Start(at as u64)).unwrap();
+    file.write_all(&[byte]).unwrap();
+}
+
+#[test]
+fn a_flipped_bit_anywhere_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cache.safetensors");
+    cache().write(&path).unwrap();
+    let good = fs::read(&path).unwrap();
+    for (at, byte) in good.iter().enumerate() {
+        for bit in 0..8 {
+            write_byte(&path, at, byte ^ (1 << bit));
+            let error =
+                EmbeddingCache::read(&path).expect_err(&format!("bit {bit} of byte {at} went unnoticed")).to_string();
+            assert!(error.contains("cache.safetensors") && !error.contains('\n'), "{error}");
+        }
+        write_byte(&path, at, *byte);
+    }
+}
+
+#[test]
+fn a_truncated_cache_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cache.safetensors");
+    cache().write(&path).unwrap();
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    let whole = file.metadata().unwrap().len();
+    for length in std::iter::once(whole + 1).chain((0..whole).rev()) {
+        file.set_len(length).unwrap();
+        let error = EmbeddingCache::read(&path).expect_err(&format!("{length} bytes were accepted")).to_string();
+        assert_says(&error, &["cache.safetensors", "is not a whole safetensors file", "write the cache again"]);
+    }
+    assert_says(
+        &EmbeddingCache::read(folder.path().join("absent")).unwrap_err().to_string(),
+        &["cannot open the cache", "check the path"],
+    );
+    assert!(EmbeddingCache::read(folder.path()).is_err(), "a folder is no cache");
+}
+
+#[test]
+fn a_cache_that_makes_no_sense_is_not_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cache.safetensors");
+    let refused = |edit: &dyn Fn(&mut EmbeddingCache)| {
+        let mut c = cache();
+        edit(&mut c);
+        let error = c.write(&path).unwrap_err().to_string();
+        assert!(!path.exists());
+        error
+    };
+    assert_says(&refused(&|c| c.report[5] = f32::NAN), &["cache tensor report: row 1, column 1 is NaN"]);
+    assert_says(&refused(&|c| c.ct[8..12].fill(0.9)), &["cache tensor ct: row 2 has length 1.8"]);
+    assert_says(&refused(&|c| c.ids[2] = c.ids[0].clone()), &["id \"valid_1_a_1\" stands twice"]);
+    assert_says(&refused(&|c| c.ids.truncate(2)), &["cache tensor ct has 3 rows, not 2"]);
+    assert_says(&refused(&|c| c.prompts_negative.truncate(4)), &["prompts_negative has 1 rows, not 18"]);
+    assert_says(&refused(&|c| c.teacher.clear()), &["its teacher is empty"]);
+    assert_says(&refused(&|c| c.dim = 0), &["empty"]);
+    assert_says(&refused(&|c| c.ct.clear()), &["cache tensor ct: is empty"]);
+}
+
+#[test]
+fn files_of_another_format_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weights.safetensors");
+    let data = [0u8; 16];
+    let tensor = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![2, 2], &data).unwrap();
+    let write = |metadata: &[(&str, &str)]| {
+        let metadata = metadata.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        fs::write(&path, safetensors::serialize([("fc.weight", &tensor)], Some(metadata)).unwrap()).unwrap();
+        EmbeddingCache::read(&path).unwrap_err().to_string()
+    };
+    assert_says(&write(&[]), &["weights.safetensors", "has no metadata entry \"checksum\""]);
+    assert_says(
+        &write(&[("checksum", ""), ("format", "x2ct-cache-0")]),
+        &["has format \"x2ct-cache-0\", not \"x2ct-cache-1\""],
+    );
+    assert_says(&write(&[("checksum", ""), ("format", "x2ct-cache-1")]), &["holds the tensors fc.weight, not ct, "]);
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = cache().write(folder.path().join("absent/cache.safetensors")).unwrap_err().to_string();
+    assert_says(&error, &["absent/cache.safetensors: cannot write", "check the path"]);
+    let error = cache().write(folder.path()).unwrap_err().to_string();
+    assert_says(&error, &["cannot write"]);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing temporary is left");
+}

@@ -1,0 +1,406 @@
+#!/usr/bin/env python3
+"""Embeds CT-RATE volumes and reports with the public CT-CLIP and writes an x2ct embedding cache.
+
+    python3 tools/export_ct_clip.py --ct-rate ROOT --split valid --hu-source fixed --checkpoint CT-CLIP_v2.pt --out valid.safetensors
+
+ROOT is the folder that holds `dataset/`. Needs torch, nibabel, safetensors, blake3, transformers 4.x, and the packages
+transformer_maskgit and ct_clip of the CT-CLIP repository. Finished volumes are kept in OUT.parts/, so a run that was stopped
+continues where it was; delete that folder once the cache is written. A volume that cannot be read is named and left out, and the
+exit status is then 1. The file format is described in src/data/cache.rs.
+"""
+
+import argparse
+import csv
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+LABELS = [
+    "Medical material", "Arterial wall calcification", "Cardiomegaly", "Pericardial effusion",
+    "Coronary artery wall calcification", "Hiatal hernia", "Lymphadenopathy", "Emphysema", "Atelectasis", "Lung nodule",
+    "Lung opacity", "Pulmonary fibrotic sequela", "Pleural effusion", "Mosaic attenuation pattern",
+    "Peribronchial thickening", "Consolidation", "Bronchiectasis", "Interlobular septal thickening",
+]
+WORDINGS = {
+    "there-is": ("There is {}.", "There is no {}."),
+    "is-present": ("{} is present.", "{} is not present."),
+}
+TEXT_MODEL = "microsoft/BiomedVLP-CXR-BERT-specialized"
+SPACING = (1.5, 0.75, 0.75)  # z, x, y in mm
+SIZE = (480, 480, 240)  # x, y, z voxels
+
+
+class Refused(Exception):
+    """A one-line error for the user."""
+
+
+# ---- the cache file -------------------------------------------------------------------------------------------------------------
+
+
+def blake3_of(chunks):
+    try:
+        from blake3 import blake3
+    except ImportError:
+        raise Refused("the Python package blake3 is missing: pip install blake3") from None
+    hasher = blake3()
+    for chunk in chunks:
+        hasher.update(chunk)
+    return hasher.hexdigest()
+
+
+def blake3_of_file(path):
+    def chunks():
+        with open(path, "rb") as file:
+            while chunk := file.read(1 << 24):
+                yield chunk
+
+    return blake3_of(chunks())
+
+
+def checksum(metadata, tensors):
+    """As src/data/cache.rs defines it: `key 00 value 00` in order of keys, then `name 00 ROWSxCOLUMNS 00 data` in order of names."""
+
+    def chunks():
+        for key in sorted(metadata):
+            yield f"{key}\0{metadata[key]}\0".encode()
+        for name in sorted(tensors):
+            rows, columns = tensors[name].shape
+            yield f"{name}\0{rows}x{columns}\0".encode()
+            yield tensors[name].tobytes()
+
+    return blake3_of(chunks())
+
+
+def unit_rows(name, rows, count):
+    rows = np.ascontiguousarray(rows, dtype="<f4")
+    if rows.ndim != 2 or len(rows) != count:
+        raise Refused(f"{name} has shape {rows.shape}, not ({count}, d)")
+    if not np.isfinite(rows).all():
+        raise Refused(f"{name}, row {int(np.argwhere(~np.isfinite(rows))[0][0])} is not finite")
+    lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
+    if np.abs(lengths - 1).max() > 1e-3:
+        raise Refused(f"{name}, row {int(np.abs(lengths - 1).argmax())} is not L2-normalised")
+    return rows
+
+
+def write_atomic(path, data):
+    """Temporary file beside the target, synced, renamed."""
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def write_cache(path, ids, ct, report, prompts_positive, prompts_negative, teacher, checkpoint_digest, preprocessing_digest, **more):
+    """Writes an x2ct-cache-1 file; `more` becomes further metadata (strings)."""
+    from safetensors.numpy import save
+
+    if len(set(ids)) != len(ids) or not ids:
+        raise Refused("ids must be distinct and at least one")
+    tensors = {
+        "ct": unit_rows("ct", ct, len(ids)),
+        "report": unit_rows("report", report, len(ids)),
+        "prompts_positive": unit_rows("prompts_positive", prompts_positive, len(LABELS)),
+        "prompts_negative": unit_rows("prompts_negative", prompts_negative, len(LABELS)),
+    }
+    metadata = {
+        "format": "x2ct-cache-1",
+        "ids": json.dumps(list(ids)),
+        "teacher": teacher,
+        "checkpoint_digest": checkpoint_digest,
+        "preprocessing_digest": preprocessing_digest,
+        **more,
+    }
+    metadata["checksum"] = checksum(metadata, tensors)
+    write_atomic(path, save(tensors, metadata=metadata))
+
+
+# ---- CT-RATE --------------------------------------------------------------------------------------------------------------------
+
+
+def table(root, names, columns):
+    """Rows of a CSV table by volume name, from the first of the places it may have."""
+    places = [Path(root) / base / name for base in ("dataset", "") for name in names]
+    path = next((p for p in places if p.is_file()), None)
+    if path is None:
+        raise Refused(f"{places[0]}: no such table; --ct-rate must be the folder that holds dataset/")
+    csv.field_size_limit(1 << 24)
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        missing = [c for c in columns if c not in (reader.fieldnames or [])]
+        if missing:
+            raise Refused(f"{path}: missing columns: {', '.join(missing)}")
+        return {row["VolumeName"]: row for row in reader}
+
+
+def report_text(row):
+    """Findings and impressions, "Not given." left out, the characters "'() deleted; an empty cell is empty."""
+    parts = ((row[c] or "") for c in ("Findings_EN", "Impressions_EN"))
+    text = "".join(part for part in parts if part != "Not given.")
+    return text.translate(str.maketrans("", "", "\"'()"))
+
+
+def volume_path(root, split, hu_source, name):
+    fields = name.removesuffix(".nii.gz").split("_")
+    folder = split + ("_fixed" if hu_source == "fixed" else "")
+    return Path(root) / "dataset" / folder / "_".join(fields[:2]) / "_".join(fields[:3]) / name
+
+
+def volumes(args):
+    """(file name, report text, metadata row) of every volume that has a report, in the order of the metadata table."""
+    long_name = {"train": "train", "valid": "validation"}[args.split]
+    reports = table(
+        args.ct_rate,
+        [f"radiology_text_reports/{long_name}_reports.csv"],
+        ["VolumeName", "Findings_EN", "Impressions_EN"],
+    )
+    metadata = table(
+        args.ct_rate,
+        [f"metadata/{long_name}_metadata.csv"],
+        ["VolumeName", "RescaleSlope", "RescaleIntercept", "XYSpacing", "ZSpacing"],
+    )
+    found = [(name, report_text(reports[name]), row) for name, row in metadata.items() if name in reports]
+    if not found:
+        raise Refused("no volume of the metadata table has a report")
+    return found[: args.limit] if args.limit else found
+
+
+def preprocess(path, row, hu_source):
+    """A volume as CT-CLIP's inference code prepares it: [1, 240, 480, 480], HU / 1000 in [-1, 1], padded with -1.
+
+    The resize runs in double precision, the new size is truncated after dividing the spacings, and the window is cut before it."""
+    import nibabel
+    import torch
+
+    stored = nibabel.load(str(path)).get_fdata()
+    if stored.ndim != 3 or not np.isfinite(stored).all():
+        raise ValueError(f"has shape {stored.shape} or values that are not finite")
+    if hu_source == "csv":
+        stored = float(row["RescaleSlope"]) * stored + float(row["RescaleIntercept"])
+    xy = float(row["XYSpacing"].strip().strip("[]()").split(",")[0])
+    z = float(row["ZSpacing"] or "nan")
+    if not z > 0:
+        z = xy
+    volume = torch.from_numpy(np.clip(stored, -1000, 1000).transpose(2, 0, 1).copy())
+    size = [int(n * (now / wanted)) for n, now, wanted in zip(volume.shape, (z, xy, xy), SPACING)]
+    if min(size) < 1:
+        raise ValueError(f"shrinks to nothing: {tuple(volume.shape)} at {(z, xy, xy)} mm")
+    volume = torch.nn.functional.interpolate(volume[None, None], size=size, mode="trilinear", align_corners=False)[0, 0]
+    volume = (volume.permute(1, 2, 0) / 1000).float()
+    margins = []
+    for axis, wanted in enumerate(SIZE):
+        start = max((volume.shape[axis] - wanted) // 2, 0)
+        volume = volume.narrow(axis, start, min(wanted, volume.shape[axis]))
+        before = (wanted - volume.shape[axis]) // 2
+        margins = [before, wanted - volume.shape[axis] - before] + margins
+    volume = torch.nn.functional.pad(volume, margins, value=-1.0)
+    return volume.permute(2, 0, 1)[None].contiguous()
+
+
+def description(args):
+    """What was done to volumes and texts, as the text whose BLAKE3 is the preprocessing digest."""
+    settings = {
+        "pipeline": "ct-clip-v2-inference",
+        "hu_source": args.hu_source,
+        "window_hu": [-1000, 1000],
+        "window_cut": "before resize",
+        "spacing_zxy_mm": SPACING,
+        "size_xyz": SIZE,
+        "pad": -1,
+        "text": "findings+impressions, Not given. dropped, quotes and parentheses deleted",
+        "text_model": TEXT_MODEL,
+        "prompts": WORDINGS[args.wording],
+    }
+    return json.dumps(settings, sort_keys=True)
+
+
+# ---- the teacher ----------------------------------------------------------------------------------------------------------------
+
+
+class CtClip:
+    """The public model, its two towers called separately so that a report or prompt is encoded once."""
+
+    def __init__(self, checkpoint, device):
+        import torch
+
+        try:
+            from ct_clip import CTCLIP
+            from transformer_maskgit import CTViT
+            from transformers import BertModel, BertTokenizer
+        except ImportError as e:
+            raise Refused(f"{e.name} is missing: install transformers and both packages of the CT-CLIP repository") from None
+        self.torch, self.device = torch, device
+        self.tokenizer = BertTokenizer.from_pretrained(TEXT_MODEL, do_lower_case=True)
+        text_encoder = BertModel.from_pretrained(TEXT_MODEL)
+        text_encoder.resize_token_embeddings(len(self.tokenizer))
+        image_encoder = CTViT(
+            dim=512, codebook_size=8192, image_size=480, patch_size=20, temporal_patch_size=10,
+            spatial_depth=4, temporal_depth=4, dim_head=32, heads=8,
+        )
+        self.model = CTCLIP(
+            image_encoder=image_encoder, text_encoder=text_encoder, dim_image=294912, dim_text=768, dim_latent=512,
+            extra_latent_projection=False, use_mlm=False, downsample_image_embeds=False, use_all_token_embeds=False,
+        )
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        # A buffer of older transformers versions; newer ones compute it.
+        position_ids = "text_transformer.embeddings.position_ids"
+        if position_ids not in self.model.state_dict():
+            state.pop(position_ids, None)
+        try:
+            self.model.load_state_dict(state)
+        except RuntimeError as e:
+            raise Refused(f"{checkpoint}: not a CT-CLIP checkpoint for the installed packages: {str(e)[:300]}") from None
+        self.model.eval().to(device)
+
+    def unit(self, rows):
+        return self.torch.nn.functional.normalize(rows.double(), dim=-1).float().cpu().numpy()
+
+    def texts(self, texts):
+        tokens = self.tokenizer(list(texts), return_tensors="pt", padding="max_length", truncation=True, max_length=512)
+        tokens = tokens.to(self.device)
+        with self.torch.inference_mode():
+            hidden = self.model.text_transformer(tokens.input_ids, attention_mask=tokens.attention_mask)[0]
+            return self.unit(self.model.to_text_latent(hidden[:, 0]))
+
+    def volume(self, volume):
+        with self.torch.inference_mode():
+            tokens = self.model.visual_transformer(volume[None].to(self.device), return_encoded_tokens=True)
+            return self.unit(self.model.to_visual_latent(tokens.mean(dim=1).flatten(1)))[0]
+
+
+# ---- the run --------------------------------------------------------------------------------------------------------------------
+
+
+class Prepared:
+    """A torch dataset: (position, volume or the error that stopped it)."""
+
+    def __init__(self, args, todo):
+        self.args, self.todo = args, todo
+
+    def __len__(self):
+        return len(self.todo)
+
+    def __getitem__(self, i):
+        name, _, row = self.todo[i]
+        try:
+            return i, preprocess(volume_path(self.args.ct_rate, self.args.split, self.args.hu_source, name), row, self.args.hu_source)
+        except Exception as e:  # One bad volume must not end a run of days; it is named and counted.
+            return i, f"{type(e).__name__}: {e}"
+
+
+def read_parts(folder, settings):
+    """Embeddings of earlier runs by file name, after making sure that they were made with the same settings."""
+    folder.mkdir(parents=True, exist_ok=True)
+    note = folder / "settings.json"
+    if not note.exists():
+        write_atomic(note, json.dumps(settings, indent=1).encode())
+    elif (before := json.loads(note.read_text())) != settings:
+        changed = ", ".join(k for k in settings if before.get(k) != settings[k])
+        raise Refused(f"{folder} was made with another {changed}; delete it or choose another --out")
+    done = {}
+    for part in sorted(folder.glob("*.npz")):
+        with np.load(part) as stored:
+            done.update((name, (stored["ct"][i], stored["report"][i])) for i, name in enumerate(stored["names"].tolist()))
+    return done
+
+
+def run(args, teacher, checkpoint_digest):
+    """Embeds what is missing, writes the cache, returns the number of volumes left out."""
+    from torch.utils.data import DataLoader
+
+    wanted = volumes(args)
+    text = description(args)
+    digest = blake3_of([text.encode()])
+    parts = Path(f"{args.out}.parts")
+    done = read_parts(parts, {"split": args.split, "checkpoint_digest": checkpoint_digest, "preprocessing_digest": digest})
+    todo = [v for v in wanted if v[0] not in done]
+    print(f"{len(wanted)} volumes, {len(wanted) - len(todo)} already embedded")
+    failed, fresh = [], {}
+
+    def save_part():
+        if fresh:
+            # Named by content: a run that covers the same volumes again replaces its part.
+            names = list(fresh)
+            name = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+            with tempfile.TemporaryFile() as file:
+                np.savez(file, names=names, ct=np.stack([fresh[n][0] for n in names]), report=np.stack([fresh[n][1] for n in names]))
+                file.seek(0)
+                write_atomic(parts / f"{name}.npz", file.read())
+            done.update(fresh)
+            fresh.clear()
+
+    loader = DataLoader(Prepared(args, todo), batch_size=None, num_workers=args.workers)
+    for i, volume in loader:
+        name, report, _ = todo[i]
+        if isinstance(volume, str):
+            failed.append(name)
+            print(f"left out {name}: {volume}", file=sys.stderr)
+            continue
+        fresh[name] = (teacher.volume(volume), teacher.texts([report])[0])
+        if len(fresh) == args.part_size:
+            save_part()
+            print(f"{len(wanted) - len(todo) + i + 1} of {len(wanted)}", flush=True)
+    save_part()
+
+    names = [v[0] for v in wanted if v[0] in done]
+    if not names:
+        raise Refused("no volume could be embedded")
+    positive, negative = (teacher.texts([wording.format(p) for p in LABELS]) for wording in WORDINGS[args.wording])
+    write_cache(
+        args.out,
+        [n.removesuffix(".nii.gz") for n in names],
+        np.stack([done[n][0] for n in names]),
+        np.stack([done[n][1] for n in names]),
+        positive,
+        negative,
+        teacher="CT-CLIP",
+        checkpoint_digest=checkpoint_digest,
+        preprocessing_digest=digest,
+        preprocessing=text,
+    )
+    print(f"wrote {args.out}: {len(names)} volumes, {len(failed)} left out")
+    return len(failed)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ct-rate", required=True, type=Path, help="folder that holds dataset/")
+    parser.add_argument("--split", required=True, choices=["train", "valid"])
+    parser.add_argument("--hu-source", required=True, choices=["csv", "fixed"],
+                        help="csv: original volumes, rescaled by the metadata table; fixed: train_fixed/valid_fixed, already HU")
+    parser.add_argument("--checkpoint", required=True, type=Path, help="CT-CLIP_v2.pt")
+    parser.add_argument("--out", required=True, type=Path, help="the cache to write (.safetensors)")
+    parser.add_argument("--wording", choices=sorted(WORDINGS), default="there-is", help="prompt wording (default: %(default)s)")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--workers", type=int, default=4, help="processes that read volumes (default: %(default)s)")
+    parser.add_argument("--part-size", type=int, default=64, help="volumes between two saves (default: %(default)s)")
+    parser.add_argument("--limit", type=int, default=0, help="only the first volumes, to try it out")
+    args = parser.parse_args()
+    try:
+        if not args.out.absolute().parent.is_dir():
+            raise Refused(f"{args.out.absolute().parent}: no such folder")
+        if not args.checkpoint.is_file():
+            raise Refused(f"{args.checkpoint}: no such checkpoint")
+        volumes(args)  # A wrong folder should not cost the minutes that loading the model takes.
+        digest = blake3_of_file(args.checkpoint)
+        return 1 if run(args, CtClip(args.checkpoint, args.device), digest) else 0
+    except Refused as e:
+        print(f"export_ct_clip.py: {e}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
