@@ -128,7 +128,7 @@ impl EmbeddingCache {
         Ok(cache)
     }
 
-    /// Writes the cache atomically, synced, mode 0644; equal caches give equal bytes.
+    /// Writes the cache atomically and synced; equal caches give equal bytes.
     ///
     /// Errors: content that [`Self::read`] would refuse; a file that cannot be written.
     pub fn write(&self, path: impl AsRef<Path>) -> Result<()> {
