@@ -2,6 +2,8 @@
 
 use x2ct::{Device, Result};
 
+#[path = "image.rs"]
+pub mod image;
 #[path = "pointwise.rs"]
 pub mod pointwise;
 
@@ -19,12 +21,19 @@ pub struct Case {
     pub run: Box<dyn FnMut() -> Result<()>>,
 }
 
+type MakeCases = fn(&Device) -> Result<Vec<Case>>;
+
+#[rustfmt::skip] // one a line, so that two additions do not meet
+const FAMILIES: &[(&str, MakeCases)] = &[
+    ("image", image::cases),
+    ("pointwise", pointwise::cases),
+];
+
 /// The cases of a family, or of all.
 pub fn cases(device: &Device, family: Option<&str>) -> Result<Vec<Case>> {
-    let families: [(&str, fn(&Device) -> Result<Vec<Case>>); 1] = [("pointwise", pointwise::cases)];
     let mut cases = Vec::new();
-    for (name, make) in families {
-        if family.is_none_or(|wanted| wanted == name) {
+    for (name, make) in FAMILIES {
+        if family.is_none_or(|wanted| wanted == *name) {
             cases.extend(make(device)?);
         }
     }

@@ -9,6 +9,7 @@ pub mod eval;
 pub mod files;
 pub mod kernels;
 pub mod ops;
+pub mod philox;
 pub mod tensor;
 
 pub use device::Device;

@@ -11,6 +11,7 @@ use std::ffi::c_void;
 use crate::Result;
 
 mod family;
+pub mod image;
 pub mod pointwise;
 pub mod probe;
 
@@ -18,7 +19,12 @@ pub(crate) use family::kernels;
 pub use family::{Entry, Family, FieldLayout, HostEntry, Kernel, ParamsLayout};
 
 /// Every kernel family; no two share a [`Family::slot`].
-pub static FAMILIES: &[&Family] = &[&pointwise::FAMILY, &probe::FAMILY];
+#[rustfmt::skip] // one a line, so that two additions do not meet
+pub static FAMILIES: &[&Family] = &[
+    &image::FAMILY,
+    &pointwise::FAMILY,
+    &probe::FAMILY,
+];
 
 /// An address in device memory (in host memory on the host device). Null where a kernel documents the pointer as optional.
 #[repr(transparent)]

@@ -1,3 +1,4 @@
 //! One file an operator: f64 reference, gradients, finite differences, odd sizes, thread orders, bf16.
 
+mod image;
 mod pointwise;

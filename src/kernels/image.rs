@@ -1,0 +1,55 @@
+//! Radiographs to network input: geometry and launch. See `kernels/image.cu`.
+
+use super::{DType, DevicePtr, Grid, Launcher, kernels};
+use crate::Result;
+
+kernels! {
+    family "image" slot 11;
+
+    params {
+        /// A batch of network input.
+        ImageParams {
+            /// u8 radiographs, each h0 x w0.
+            source: DevicePtr,
+            /// u32 per row of the batch: which radiograph.
+            index: DevicePtr,
+            /// f32 \[n, 8\]: map from output to source pixel, gain, offset.
+            warp: DevicePtr,
+            /// \[n, h, w, 3\].
+            out: DevicePtr,
+            /// Rows of the batch.
+            n: u32,
+            /// Source height.
+            h0: u32,
+            /// Source width.
+            w0: u32,
+            /// Output height.
+            h: u32,
+            /// Output width.
+            w: u32,
+            /// Per channel.
+            mean: [f32; 3],
+            /// Per channel, reciprocal.
+            inv_std: [f32; 3],
+        }
+    }
+
+    kernels {
+        /// Gather, warp, jitter, replicate, normalise.
+        IMAGE_BATCH(ImageParams) = [image_batch_f32, image_batch_bf16];
+    }
+}
+
+/// Fills `params.out`.
+///
+/// # Safety
+/// `index` and `warp` hold `n` rows, every index names a radiograph inside `source`, `out` holds `n * h * w * 3` elements
+/// of `dtype`; all are valid until the launch has completed on the launcher's stream. `h0`, `w0` are not 0.
+pub unsafe fn launch(launcher: &dyn Launcher, dtype: DType, params: &ImageParams) -> Result<()> {
+    let pixels = params.n as usize * params.h as usize * params.w as usize;
+    if pixels == 0 {
+        return Ok(());
+    }
+    let per_block = launcher.config(IMAGE_BATCH.of(dtype))?.tile[0] as usize;
+    unsafe { IMAGE_BATCH.launch(launcher, dtype, Grid::covering(pixels, per_block), params) }
+}
