@@ -6,7 +6,8 @@ use std::ffi::{CStr, c_char, c_void};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::{Backend, RawEvent, RawGraph};
+use super::{Backend, RawEvent, RawGraph, host_gemm};
+use crate::kernels::gemm::GemmCall;
 use crate::kernels::{DevicePtr, Entry, Grid, KernelConfig, Launcher, Properties};
 use crate::{Error, Result};
 
@@ -44,6 +45,7 @@ pub(super) struct HostDevice {
     properties: Properties,
     cache: Arc<Mutex<Cache>>,
     recording: Mutex<Option<Vec<Recorded>>>,
+    scratch: Mutex<host_gemm::Scratch>,
 }
 
 /// Freed buffers by size: a training step asks for the same sizes again and again, and pages that are already mapped
@@ -74,6 +76,7 @@ pub(crate) enum Recorded {
     Launch { entry: &'static Entry, grid: Grid, params: Vec<u64> },
     Copy { destination: DevicePtr, source: DevicePtr, bytes: usize },
     Fill { destination: DevicePtr, byte: u8, bytes: usize },
+    Gemm(GemmCall),
 }
 
 /// Mirrors `x2ct_host::Launch` in kernels/common/host.h.
@@ -100,7 +103,13 @@ impl HostDevice {
             shared_bytes_per_block: 227 * 1024,
             l2_bytes: 16 << 20,
         };
-        HostDevice { options, properties, cache: Arc::default(), recording: Mutex::new(None) }
+        HostDevice {
+            options,
+            properties,
+            cache: Arc::default(),
+            recording: Mutex::new(None),
+            scratch: Mutex::default(),
+        }
     }
 
     /// Runs blocks [begin, end) on the calling thread; the failure's text if there is one.
@@ -285,6 +294,7 @@ impl Backend for HostDevice {
             properties: self.properties,
             cache: self.cache.clone(),
             recording: Mutex::new(None),
+            scratch: Mutex::default(),
         }))
     }
 
@@ -319,9 +329,23 @@ impl Backend for HostDevice {
                     Recorded::Launch { entry, grid, params } => self.launch(entry, *grid, params.as_ptr().cast())?,
                     Recorded::Copy { destination, source, bytes } => self.copy(*destination, *source, *bytes)?,
                     Recorded::Fill { destination, byte, bytes } => self.fill(*destination, *byte, *bytes)?,
+                    Recorded::Gemm(call) => self.library_gemm(call)?,
                 }
             }
         }
+        Ok(())
+    }
+
+    fn library(&self) -> Result<()> {
+        Ok(())
+    }
+
+    unsafe fn library_gemm(&self, call: &GemmCall) -> Result<()> {
+        if let Some(recording) = self.recording.lock().expect("not poisoned").as_mut() {
+            recording.push(Recorded::Gemm(*call));
+            return Ok(());
+        }
+        unsafe { host_gemm::gemm(call, self.options.threads, &mut self.scratch.lock().expect("not poisoned")) };
         Ok(())
     }
 

@@ -7,11 +7,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::kernels::gemm::GemmCall;
 use crate::kernels::{DevicePtr, Launcher, Properties};
 use crate::{Error, Result};
 
 #[cfg(feature = "host")]
 mod host;
+#[cfg(feature = "host")]
+mod host_gemm;
 
 #[cfg(feature = "host")]
 pub use host::{HostOptions, ThreadOrder};
@@ -37,7 +40,11 @@ pub(crate) trait Backend: Launcher + Send + Sync {
     fn begin_capture(&self) -> Result<()>;
     fn end_capture(&self) -> Result<RawGraph>;
     unsafe fn replay(&self, graph: &RawGraph) -> Result<()>;
-    /// For matrix products by the vendor's library.
+    /// Whether [`Backend::library_gemm`] can run; `Err` says why not and what to do.
+    fn library(&self) -> Result<()>;
+    /// Queues a matrix product by the vendor's library (the `gemm` crate on the host, cuBLASLt on CUDA). Extents and
+    /// types as documented at [`GemmCall`]; m, n and k are not 0.
+    unsafe fn library_gemm(&self, call: &GemmCall) -> Result<()>;
     fn as_any(&self) -> &dyn std::any::Any;
 }
 

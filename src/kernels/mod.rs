@@ -11,6 +11,7 @@ use std::ffi::c_void;
 use crate::Result;
 
 mod family;
+pub mod gemm;
 pub mod image;
 pub mod pointwise;
 pub mod probe;
@@ -25,6 +26,7 @@ pub static FAMILIES: &[&Family] = &[
     &pointwise::FAMILY,
     &probe::FAMILY,
 ];
+pub static FAMILIES: &[&Family] = &[&pointwise::FAMILY, &probe::FAMILY, &gemm::FAMILY];
 
 /// An address in device memory (in host memory on the host device). Null where a kernel documents the pointer as optional.
 #[repr(transparent)]
