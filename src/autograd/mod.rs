@@ -49,9 +49,10 @@ pub struct Gradients<'a> {
 }
 
 impl Gradients<'_> {
-    /// The destination of input `index`'s gradient and how to write it, or `None` when nothing needs it.
+    /// The destination of input `index`'s gradient and how to write it, or `None` when nothing needs it or the input, an
+    /// optional one, was not passed.
     pub fn wanted(&mut self, index: usize) -> Result<Option<(Tensor, Write)>> {
-        let Some(node) = self.inputs[index] else { return Ok(None) };
+        let Some(&Some(node)) = self.inputs.get(index) else { return Ok(None) };
         self.nodes[node].destination().map(Some)
     }
 }

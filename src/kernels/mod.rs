@@ -22,11 +22,11 @@ pub use family::{Entry, Family, FieldLayout, HostEntry, Kernel, ParamsLayout};
 /// Every kernel family; no two share a [`Family::slot`].
 #[rustfmt::skip] // one a line, so that two additions do not meet
 pub static FAMILIES: &[&Family] = &[
+    &gemm::FAMILY,
     &image::FAMILY,
     &pointwise::FAMILY,
     &probe::FAMILY,
 ];
-pub static FAMILIES: &[&Family] = &[&pointwise::FAMILY, &probe::FAMILY, &gemm::FAMILY];
 
 /// An address in device memory (in host memory on the host device). Null where a kernel documents the pointer as optional.
 #[repr(transparent)]
