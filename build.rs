@@ -158,8 +158,9 @@ fn find_nvcc() -> Option<PathBuf> {
 
 fn compile_cuda(sources: &[PathBuf], out: &Path, nvcc: &Path) {
     let archs = std::env::var("X2CT_CUDA_ARCHS").unwrap_or_else(|_| CUDA_ARCHS.into());
-    let mut flags: Vec<String> =
-        ["-std=c++17", "-O3", "-lineinfo", "-fatbin", "-Ikernels", "--threads=1"].map(String::from).into();
+    // Configs and vector widths are constexpr functions that both sides of a kernel call.
+    let common = "-std=c++17 -O3 -lineinfo -fatbin -Ikernels --threads=1 --expt-relaxed-constexpr -Xptxas=-v";
+    let mut flags: Vec<String> = common.split(' ').map(String::from).collect();
     for arch in archs.split(',') {
         flags.push(format!("-gencode=arch=compute_{arch},code=sm_{arch}"));
     }
@@ -186,9 +187,15 @@ fn compile_cuda(sources: &[PathBuf], out: &Path, nvcc: &Path) {
                 .unwrap_or_else(|e| panic!("cannot run {}: {e}", nvcc.display()));
             let text = String::from_utf8_lossy(&output.stderr);
             assert!(output.status.success(), "{} does not compile for CUDA:\n{text}", source.display());
+            // What ptxas says of registers and spills, for tools/resource_report.sh.
+            std::fs::write(built.with_extension("log"), &*text).expect("OUT_DIR is writable");
             std::fs::rename(&part, built).expect("OUT_DIR is writable");
         }
-        std::fs::copy(built, embedded).expect("OUT_DIR is writable");
+        for (from, to) in
+            [(built.clone(), embedded.clone()), (built.with_extension("log"), embedded.with_extension("log"))]
+        {
+            std::fs::copy(from, to).expect("OUT_DIR is writable");
+        }
     });
     println!("cargo:rustc-cfg=x2ct_nvcc");
     println!("cargo:rustc-env=X2CT_NVCC={}", nvcc.display());
