@@ -89,6 +89,7 @@ struct System {
     x_mean: Vec<f64>,
     y_mean: Vec<f64>,
     dual: bool,
+    /// Lower triangle.
     gram: Vec<f64>,
     /// `R` transposed, `[outputs, order]`.
     right: Vec<f64>,
@@ -110,10 +111,10 @@ impl System {
         let y_t = transposed(&y, outputs);
         let dual = samples < features;
         let (gram, right, order) = if dual {
-            (product(&x, &x, features), y_t, samples)
+            (gram(&x, features), y_t, samples)
         } else {
             let x_t = transposed(&x, features);
-            (product(&x_t, &x_t, samples), product(&y_t, &x_t, samples), features)
+            (gram(&x_t, samples), product(&y_t, &x_t, samples), features)
         };
         System { x, x_mean, y_mean, dual, gram, right, order }
     }
@@ -186,15 +187,24 @@ fn transposed(values: &[f64], columns: usize) -> Vec<f64> {
 
 /// `a b'` for row-major `a` `[m, k]` and `b` `[n, k]`, `[m, n]`; each entry has one fixed order of summation.
 fn product(a: &[f64], b: &[f64], k: usize) -> Vec<f64> {
+    tiled_product(a, b, k, |_| usize::MAX)
+}
+
+/// The lower triangle of `x x'`, `[n, n]`; entries above it are 0 or right.
+fn gram(x: &[f64], k: usize) -> Vec<f64> {
+    tiled_product(x, x, k, |tile| tile + 1)
+}
+
+/// A tile of rows of `a` against tiles of rows of `b` (the first `tiles(i)` for the i-th of `a`), so that both stay in the cache.
+/// One product at a time: in f64 without FMA, 2 x 2 products in registers measured 2.5 times slower.
+fn tiled_product(a: &[f64], b: &[f64], k: usize, tiles: impl Fn(usize) -> usize + Sync) -> Vec<f64> {
     const TILE: usize = 16;
     let n = b.len() / k;
     let mut out = vec![0.0; a.len() / k * n];
-    // A tile of rows of `a` against a tile of rows of `b` keeps both in the second-level cache.
-    out.par_chunks_mut(TILE * n).zip(a.par_chunks(TILE * k)).for_each(|(out, a)| {
-        for (tile, b) in b.chunks(TILE * k).enumerate() {
+    out.par_chunks_mut(TILE * n).zip(a.par_chunks(TILE * k)).enumerate().for_each(|(i, (out, a))| {
+        for (tile, b) in b.chunks(TILE * k).take(tiles(i)).enumerate() {
             for (out, a) in out.chunks_exact_mut(n).zip(a.chunks_exact(k)) {
-                let out = &mut out[tile * TILE..];
-                out.iter_mut().zip(b.chunks_exact(k)).for_each(|(out, b)| *out = dot(a, b));
+                out[tile * TILE..].iter_mut().zip(b.chunks_exact(k)).for_each(|(out, b)| *out = dot(a, b));
             }
         }
     });
