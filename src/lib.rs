@@ -1,5 +1,6 @@
 //! x2ct: hand-written CUDA kernels and a thin model runtime.
 
+pub mod archive;
 pub mod autograd;
 pub mod ct;
 pub mod data;

@@ -27,15 +27,13 @@
 //! `tools/export_ct_clip.py` writes this format.
 
 use super::{labels, rows};
+use crate::archive::Archive;
 use crate::error::{Error, Result};
-use crate::files;
-use safetensors::{Dtype, SafeTensors};
 use serde_json::json;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 const FORMAT: &str = "x2ct-cache-1";
-const CHECKSUM: &str = "checksum";
 const NAMES: [&str; 4] = ["ct", "prompts_negative", "prompts_positive", "report"];
 
 /// Teacher embeddings of paired volumes and reports. See the module's description for the meaning of each part.
@@ -62,69 +60,41 @@ impl EmbeddingCache {
     /// Errors, all naming the file: absent or unreadable; not this format; cut short or changed in any bit; a non-finite value or a
     /// row that is not L2-normalised (by tensor and row); an id twice.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
+        const ADVICE: &str = "write the cache again";
         let path = path.as_ref();
-        let file = std::fs::File::open(path).map_err(|e| Error::io(path, "open the cache", &e))?;
-        // SAFETY: the map is only read, and dropped before this function returns. Caches are replaced by renaming, never written
-        // in place, so a mapped one does not change.
-        let bytes = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, "map the cache", &e))?;
-        Self::parse(&bytes).map_err(|problem| Error::file(path, problem, "write the cache again"))
-    }
-
-    fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let (_, header) =
-            SafeTensors::read_metadata(bytes).map_err(|e| format!("is not a whole safetensors file ({e})"))?;
-        let file = SafeTensors::deserialize(bytes).map_err(|e| format!("is not a whole safetensors file ({e})"))?;
-        let mut metadata: BTreeMap<String, String> =
-            header.metadata().clone().unwrap_or_default().into_iter().collect();
-        let mut take = |key: &str| metadata.remove(key).ok_or_else(|| format!("has no metadata entry {key:?}"));
-        let checksum = take(CHECKSUM)?;
-        let format = metadata.get("format").map_or("", |s| s);
-        if format != FORMAT {
-            return Err(format!("has format {format:?}, not {FORMAT:?}"));
-        }
-        let mut names = file.names();
-        names.sort_unstable();
+        let archive = Archive::read(path, FORMAT, "cache", ADVICE)?;
+        let refuse = |problem: String| Error::file(path, problem, ADVICE);
+        let names: Vec<&str> = archive.names().collect();
         if names != NAMES {
-            return Err(format!("holds the tensors {}, not {}", names.join(", "), NAMES.join(", ")));
+            return Err(refuse(format!("holds the tensors {}, not {}", names.join(", "), NAMES.join(", "))));
         }
+        let ids: Vec<String> = archive.get_json("ids")?;
         let mut tensors = Vec::new();
         for name in NAMES {
-            let view = file.tensor(name).map_err(|e| e.to_string())?;
-            let (&[rows, dim], Dtype::F32) = (view.shape(), view.dtype()) else {
-                return Err(format!("tensor {name} is {:?} {:?}, not F32 [rows, dim]", view.dtype(), view.shape()));
-            };
-            tensors.push((name, rows, dim, view.data()));
-        }
-        let computed = digest(&metadata, tensors.iter().copied());
-        if computed != checksum {
-            return Err(format!(
-                "its content has checksum {computed}, but {checksum} is recorded: it was changed or damaged"
-            ));
-        }
-        let mut take = |key: &str| metadata.remove(key).ok_or_else(|| format!("has no metadata entry {key:?}"));
-        let ids: Vec<String> =
-            serde_json::from_str(&take("ids")?).map_err(|e| format!("its ids are no JSON array ({e})"))?;
-        let dim = tensors[0].2;
-        for &(name, rows, columns, _) in &tensors {
             let want = if name.starts_with("prompts") { labels::COUNT } else { ids.len() };
-            if (rows, columns) != (want, dim) {
-                return Err(format!("tensor {name} is {rows}x{columns}, not {want}x{dim}"));
+            match archive.f32(name)? {
+                (&[rows, dim], values) if rows == want => tensors.push((dim, values)),
+                (shape, _) => return Err(refuse(format!("tensor {name} has the shape {shape:?}, not [{want}, dim]"))),
             }
         }
-        let floats =
-            |i: usize| -> Vec<f32> { tensors[i].3.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect() };
+        let [(dim, ct), (d1, prompts_negative), (d2, prompts_positive), (d3, report)] =
+            <[_; 4]>::try_from(tensors).map_err(|_| refuse("holds too few tensors".into()))?;
+        if [d1, d2, d3] != [dim; 3] {
+            return Err(refuse(format!("its tensors have {dim}, {d1}, {d2} and {d3} columns, not one number")));
+        }
+        let text = |key: &str| archive.get(key).map(str::to_string);
         let cache = EmbeddingCache {
             ids,
-            ct: floats(0),
-            prompts_negative: floats(1),
-            prompts_positive: floats(2),
-            report: floats(3),
+            ct,
+            report,
             dim,
-            teacher: take("teacher")?,
-            checkpoint_digest: take("checkpoint_digest")?,
-            preprocessing_digest: take("preprocessing_digest")?,
+            prompts_positive,
+            prompts_negative,
+            teacher: text("teacher")?,
+            checkpoint_digest: text("checkpoint_digest")?,
+            preprocessing_digest: text("preprocessing_digest")?,
         };
-        cache.validate().map_err(|e| e.to_string())?;
+        cache.validate().map_err(|e| refuse(e.to_string()))?;
         Ok(cache)
     }
 
@@ -133,31 +103,17 @@ impl EmbeddingCache {
     /// Errors: content that [`Self::read`] would refuse; a file that cannot be written.
     pub fn write(&self, path: impl AsRef<Path>) -> Result<()> {
         self.validate()?;
-        let tensors = [&self.ct, &self.prompts_negative, &self.prompts_positive, &self.report];
-        let data: Vec<u8> = tensors.iter().flat_map(|values| values.iter()).flat_map(|v| v.to_le_bytes()).collect();
-        let mut metadata = BTreeMap::from([
-            ("format".to_string(), FORMAT.to_string()),
-            ("ids".into(), json!(self.ids).to_string()),
-            ("teacher".into(), self.teacher.clone()),
-            ("checkpoint_digest".into(), self.checkpoint_digest.clone()),
-            ("preprocessing_digest".into(), self.preprocessing_digest.clone()),
-        ]);
-        let mut entries = serde_json::Map::new();
-        let mut views = Vec::new();
-        let mut end = 0;
-        for (name, values) in NAMES.into_iter().zip(tensors) {
-            let (begin, rows) = (end, values.len() / self.dim);
-            end += values.len() * 4;
-            entries
-                .insert(name.into(), json!({"dtype": "F32", "shape": [rows, self.dim], "data_offsets": [begin, end]}));
-            views.push((name, rows, self.dim, &data[begin..end]));
+        let mut archive = Archive::new(FORMAT);
+        archive.set("ids", json!(self.ids).to_string());
+        archive.set("teacher", self.teacher.as_str());
+        archive.set("checkpoint_digest", self.checkpoint_digest.as_str());
+        archive.set("preprocessing_digest", self.preprocessing_digest.as_str());
+        for (name, values) in
+            NAMES.into_iter().zip([&self.ct, &self.prompts_negative, &self.prompts_positive, &self.report])
+        {
+            archive.put_f32(name, &[values.len() / self.dim, self.dim], values);
         }
-        metadata.insert(CHECKSUM.into(), digest(&metadata, views.into_iter()));
-        // Not safetensors::serialize: its metadata order is a hash map's, and equal caches shall be equal files.
-        entries.insert("__metadata__".into(), json!(metadata));
-        let mut header = json!(entries).to_string();
-        header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
-        files::write_atomic(path, &[&(header.len() as u64).to_le_bytes(), header.as_bytes(), &data].concat())
+        archive.write(path.as_ref())
     }
 
     /// The row of an id. Scans the ids: for many look-ups use [`Self::index`].
@@ -224,20 +180,4 @@ fn expect(what: &str, found: &str, expected: &str) -> Result<()> {
         format!("its {what} is {found:?}, but {expected:?} is expected"),
         "use the cache that belongs to this configuration, or write it again",
     ))
-}
-
-/// See the module's description. `metadata` is without the checksum; `tensors` in ascending order of names.
-fn digest<'a>(
-    metadata: &BTreeMap<String, String>,
-    tensors: impl Iterator<Item = (&'a str, usize, usize, &'a [u8])>,
-) -> String {
-    let mut hasher = blake3::Hasher::new();
-    for (key, value) in metadata {
-        hasher.update(format!("{key}\0{value}\0").as_bytes());
-    }
-    for (name, rows, dim, data) in tensors {
-        hasher.update(format!("{name}\0{rows}x{dim}\0").as_bytes());
-        hasher.update(data);
-    }
-    hasher.finalize().to_hex().to_string()
 }

@@ -3,4 +3,5 @@
 pub mod cache;
 pub mod ct_rate;
 pub mod labels;
+pub mod radiographs;
 pub mod rows;
