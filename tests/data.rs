@@ -1,4 +1,5 @@
-//! The CT-RATE layout written and read back, tables that are wrong, and the embedding cache against every kind of damage.
+//! The CT-RATE layout written and read back, tables that are wrong, and the embedding cache against every kind of
+//! damage.
 
 use proptest::prelude::*;
 use std::fs;

@@ -1,5 +1,5 @@
-//! Evaluation against scikit-learn and SciPy (tests/golden/metrics.json, made by tools/make_metric_cases.py), against values
-//! worked out by hand, and against invariances.
+//! Evaluation against scikit-learn and SciPy (tests/golden/metrics.json, made by tools/make_metric_cases.py), against
+//! values worked out by hand, and against invariances.
 
 use approx::assert_relative_eq;
 use proptest::prelude::*;
@@ -139,7 +139,9 @@ proptest! {
 
     #[test]
     fn auc_is_the_share_of_pairs_in_order((labels, scores) in binary_problem()) {
-        let of = |class| -> Vec<f32> { labels.iter().zip(&scores).filter(|(l, _)| **l == class).map(|(_, s)| *s).collect() };
+        let of = |class| -> Vec<f32> {
+            labels.iter().zip(&scores).filter(|(l, _)| **l == class).map(|(_, s)| *s).collect()
+        };
         let (positive, negative) = (of(true), of(false));
         let won: f64 = positive.iter().flat_map(|p| negative.iter().map(move |n| (p, n)))
             .map(|(p, n)| if p > n { 1.0 } else if p == n { 0.5 } else { 0.0 }).sum();
@@ -152,7 +154,8 @@ proptest! {
         let turn = turn % labels.len();
         let rotated = ([&labels[turn..], &labels[..turn]].concat(), [&scores[turn..], &scores[..turn]].concat());
         prop_assert_eq!(roc_auc(&rotated.0, &rotated.1).unwrap(), roc_auc(&labels, &scores).unwrap());
-        prop_assert_eq!(average_precision(&rotated.0, &rotated.1).unwrap(), average_precision(&labels, &scores).unwrap());
+        let ap = average_precision(&labels, &scores).unwrap();
+        prop_assert_eq!(average_precision(&rotated.0, &rotated.1).unwrap(), ap);
     }
 }
 

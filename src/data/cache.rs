@@ -22,9 +22,9 @@
 //! | `checksum` | BLAKE3, lower-case hex, of everything else, as follows |
 //!
 //! The checksum is over, first, `key 00 value 00` for every metadata entry but itself, in ascending order of keys; then
-//! `name 00 ROWSxCOLUMNS 00 data` for the tensors in ascending order of names (00 is a zero byte; sizes in decimal, for example
-//! `18x512`; data little-endian as stored). Further metadata entries are allowed and covered; further tensors are not allowed.
-//! `tools/export_ct_clip.py` writes this format.
+//! `name 00 ROWSxCOLUMNS 00 data` for the tensors in ascending order of names (00 is a zero byte; sizes in decimal, for
+//! example `18x512`; data little-endian as stored). Further metadata entries are allowed and covered; further tensors
+//! are not allowed. `tools/export_ct_clip.py` writes this format.
 
 use super::{labels, rows};
 use crate::archive::Archive;
@@ -57,8 +57,8 @@ pub struct EmbeddingCache {
 impl EmbeddingCache {
     /// Reads and verifies a whole cache.
     ///
-    /// Errors, all naming the file: absent or unreadable; not this format; cut short or changed in any bit; a non-finite value or a
-    /// row that is not L2-normalised (by tensor and row); an id twice.
+    /// Errors, all naming the file: absent or unreadable; not this format; cut short or changed in any bit; a non-finite value or
+    /// a row that is not L2-normalised (by tensor and row); an id twice.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         const ADVICE: &str = "write the cache again";
         let path = path.as_ref();

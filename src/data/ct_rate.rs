@@ -1,15 +1,15 @@
 //! The CT-RATE data set: names, folders and tables, read and written.
 //!
 //! ```text
-//! ROOT/dataset/{train,valid}/train_1/train_1_a/train_1_a_1.nii.gz      as released: raw values, HU by the metadata table
+//! ROOT/dataset/{train,valid}/train_1/train_1_a/train_1_a_1.nii.gz  as released: HU by the metadata table
 //! ROOT/dataset/{train,valid}_fixed/...                                 corrected copies: voxels are HU
 //! ROOT/dataset/radiology_text_reports/{train,validation}_reports.csv
 //! ROOT/dataset/multi_abnormality_labels/{train,valid}_predicted_labels.csv
 //! ROOT/dataset/metadata/{train,validation}_metadata.csv
 //! ```
-//! Tables are also found without `dataset/`, and labels under their older name `dataset_multi_abnormality_labels_*`. Columns are
-//! taken by name, in any order. Report and label tables must have exactly the known columns; a metadata table must have the five
-//! that are used, since the DICOM fields beside them differ between releases.
+//! Tables are also found without `dataset/`, and labels under their older name `dataset_multi_abnormality_labels_*`.
+//! Columns are taken by name, in any order. Report and label tables must have exactly the known columns; a metadata
+//! table must have the five that are used, since the DICOM fields beside them differ between releases.
 
 use super::labels;
 use crate::error::{Error, Result};
@@ -44,8 +44,8 @@ impl Split {
     }
 }
 
-/// Where Hounsfield units come from. Applying the table's slope and intercept to corrected volumes, or the header's to original
-/// ones, is wrong, and nothing in a file tells which it is: so it is the user's explicit choice.
+/// Where Hounsfield units come from. Applying the table's slope and intercept to corrected volumes, or the header's to
+/// original ones, is wrong, and nothing in a file tells which it is: so it is the user's explicit choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HuSource {
     /// Original release: `slope * stored + intercept` from the metadata table; the header's scaling means nothing.
@@ -54,7 +54,7 @@ pub enum HuSource {
     AlreadyHu,
 }
 
-/// `{split}_{patient}_{scan}_{reconstruction}`, for example `train_1_a_2`: the second reconstruction of patient 1's first scan.
+/// `{split}_{patient}_{scan}_{reconstruction}`, for example `train_1_a_2`: patient 1, first scan, second reconstruction.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VolumeName {
     pub split: Split,
@@ -140,8 +140,8 @@ pub struct Report {
 }
 
 impl Report {
-    /// What the text encoder reads: findings and impressions joined without a separator, a section that is "Not given." left out,
-    /// and the characters `"'()` deleted (CT-CLIP's inference code, X2CT-CLIP). May be empty.
+    /// What the text encoder reads: findings and impressions joined without a separator, a section that is "Not given."
+    /// left out, and the characters `"'()` deleted (CT-CLIP's inference code, X2CT-CLIP). May be empty.
     pub fn text(&self) -> String {
         [&self.findings, &self.impressions]
             .into_iter()
@@ -164,7 +164,8 @@ pub struct Acquisition {
 }
 
 impl Acquisition {
-    /// Voxel size (x, y, z) in mm; an unknown distance of slices is taken as the in-plane size, as X2CT-CLIP's code does.
+    /// Voxel size (x, y, z) in mm; an unknown distance of slices is taken as the in-plane size, as X2CT-CLIP's code
+    /// does.
     pub fn spacing(&self) -> [f64; 3] {
         [self.spacing_xy, self.spacing_xy, self.spacing_z.unwrap_or(self.spacing_xy)]
     }
@@ -214,8 +215,9 @@ fn label_columns() -> Vec<&'static str> {
 impl CtRate {
     /// Reads the three tables of a split. Volumes are not opened.
     ///
-    /// Errors: a folder or table that is absent or unreadable; missing or unexpected columns; a row of the wrong length; a volume
-    /// name, number or label that is none, or of another split (by line and column); a volume listed twice; no volume that all tables know.
+    /// Errors: a folder or table that is absent or unreadable; missing or unexpected columns; a row of the wrong
+    /// length; a volume name, number or label that is none, or of another split (by line and column); a volume listed
+    /// twice; no volume that all tables know.
     pub fn read(root: impl AsRef<Path>, split: Split, hu_source: HuSource) -> Result<Self> {
         let root = root.as_ref();
         std::fs::read_dir(root).map_err(|e| Error::io(root, "read the folder", &e))?;
@@ -263,8 +265,8 @@ impl CtRate {
         Ok(CtRate { root: root.into(), split, hu_source, volumes, skipped })
     }
 
-    /// Writes the three tables, each atomically, creating folders. The metadata table has the full header of the released one;
-    /// columns beside those of [`Acquisition`] and `Manufacturer` are empty.
+    /// Writes the three tables, each atomically, creating folders. The metadata table has the full header of the
+    /// released one; columns beside those of [`Acquisition`] and `Manufacturer` are empty.
     pub fn write(&self, manufacturer: &str) -> Result<()> {
         let tables = Tables { root: &self.root, split: self.split };
         let table = |[folder, file]: [String; 2], columns: &[&str], row: &dyn Fn(&Volume, &str) -> String| {

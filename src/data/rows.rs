@@ -1,4 +1,5 @@
-//! Checks and small operations on row-major matrices of embeddings, pixels or scores: `values` holds `rows x dim` numbers.
+//! Checks and small operations on row-major matrices of embeddings, pixels or scores: `values` holds `rows x dim`
+//! numbers.
 
 use crate::error::{Error, Result};
 
@@ -49,7 +50,8 @@ pub fn check_normalised(what: &str, values: &[f32], dim: usize) -> Result<usize>
     Ok(rows)
 }
 
-/// Divides every row by its length, computed in f64. Errors: those of [`check`], and a row of zeros, which has no direction.
+/// Divides every row by its length, computed in f64. Errors: those of [`check`], and a row of zeros, which has no
+/// direction.
 pub fn l2_normalise(what: &str, values: &mut [f32], dim: usize) -> Result<()> {
     check(what, values, dim)?;
     for (i, row) in values.chunks_exact_mut(dim).enumerate() {

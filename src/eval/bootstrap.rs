@@ -39,8 +39,8 @@ impl Bootstrap {
     /// The interval of `statistic`, which gets sample indices (with repetitions) and may be undefined on some draws.
     /// `patients` names the patient of each sample.
     ///
-    /// Errors: no samples, no replicates, a level outside 0..1, a statistic undefined on the samples themselves or on more than
-    /// half of the replicates.
+    /// Errors: no samples, no replicates, a level outside 0..1, a statistic undefined on the samples themselves or on
+    /// more than half of the replicates.
     pub fn interval<K: Eq + Hash>(
         &self,
         patients: &[K],

@@ -1,7 +1,7 @@
 //! DeLong's test for two correlated ROC curves, in the fast mid-rank form of Sun and Xu (2014).
 //!
-//! Samples must be independent. Pooled sample-label cells, as the X2CT-CLIP evaluation feeds it, are not, so there the p value
-//! is optimistic: report a patient-level interval of [`super::bootstrap`] beside it.
+//! Samples must be independent. Pooled sample-label cells, as the X2CT-CLIP evaluation feeds it, are not, so there the
+//! p value is optimistic: report a patient-level interval of [`super::bootstrap`] beside it.
 
 use super::check_labelled;
 use crate::error::{Error, Result};
@@ -49,8 +49,8 @@ pub fn auc_variance(labels: &[bool], scores: &[f32]) -> Result<(f64, f64)> {
     Ok((c.auc(), c.covariance(&c)))
 }
 
-/// Structural components: for each positive the share of negatives it beats, for each negative the share of positives that
-/// beat it.
+/// Structural components: for each positive the share of negatives it beats, for each negative the share of positives
+/// that beat it.
 struct Components {
     positives: Vec<f64>,
     negatives: Vec<f64>,
@@ -110,7 +110,7 @@ fn mid_ranks(values: &[f32]) -> Vec<f64> {
     ranks
 }
 
-/// `ln(1 - Phi(z))` for `z >= 0`, to about 1e-13 relative: a series of positive terms near 0, a continued fraction beyond.
+/// `ln(1 - Phi(z))` for `z >= 0`, to about 1e-13 relative: a series of positive terms near 0, then a continued fraction.
 fn ln_normal_tail(z: f64) -> f64 {
     let x = z / SQRT_2;
     if x.is_infinite() {
@@ -128,8 +128,8 @@ fn ln_normal_tail(z: f64) -> f64 {
         }
         return (0.5 * (1.0 - 2.0 / PI.sqrt() * (-x * x).exp() * sum)).ln();
     }
-    // erfc(x) = exp(-x^2) / sqrt(pi) / (x + (1/2)/(x + 1/(x + (3/2)/(x + ...)))), evaluated from the far end: 200 levels
-    // are converged at x = 2 and more than enough above.
+    // erfc(x) = exp(-x^2) / sqrt(pi) / (x + (1/2)/(x + 1/(x + (3/2)/(x + ...)))), evaluated from the far end: 200
+    // levels are converged at x = 2 and more than enough above.
     let fraction = (1..=200).rev().fold(x, |tail, k| x + f64::from(k) / 2.0 / tail);
     -x * x - (2.0 * PI.sqrt() * fraction).ln()
 }

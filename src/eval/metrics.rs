@@ -1,9 +1,9 @@
 //! Multi-label metrics: area under the ROC curve, average precision, and the metrics of thresholded predictions.
 //!
-//! Ties are treated as scikit-learn treats them: tied scores enter together, so no metric depends on the order of samples.
-//! Micro pools all sample-label cells into one binary problem (the averaging of the X2CT-CLIP evaluation code); macro is the
-//! mean over labels. A label with one class only has no defined AUC: it is `None`, left out of the macro mean, and
-//! [`Averaged::defined`] says how many labels went in.
+//! Ties are treated as scikit-learn treats them: tied scores enter together, so no metric depends on the order of
+//! samples. Micro pools all sample-label cells into one binary problem (the averaging of the X2CT-CLIP evaluation
+//! code); macro is the mean over labels. A label with one class only has no defined AUC: it is `None`, left out of the
+//! macro mean, and [`Averaged::defined`] says how many labels went in.
 
 use super::check_labelled;
 use crate::error::{Error, Result};
@@ -114,7 +114,8 @@ impl<'a> MultiLabel<'a> {
     }
 }
 
-/// Area under the ROC curve of one binary problem; `None` where only one class is present. Errors: as [`MultiLabel::new`].
+/// Area under the ROC curve of one binary problem; `None` where only one class is present. Errors: as
+/// [`MultiLabel::new`].
 pub fn roc_auc(labels: &[bool], scores: &[f32]) -> Result<Option<f64>> {
     check_labelled(labels, scores, 1)?;
     Ok(TiedGroups::new(labels, scores).roc_auc())
@@ -144,7 +145,8 @@ pub fn roc_curve(labels: &[bool], scores: &[f32]) -> Result<Option<Vec<(f64, f64
     Ok(Some(curve))
 }
 
-/// One binary problem reduced to what every rank metric needs: positives and negatives at each distinct score, highest first.
+/// One binary problem reduced to what every rank metric needs: positives and negatives at each distinct score, highest
+/// first.
 struct TiedGroups {
     counts: Vec<(u64, u64)>,
     positives: u64,
@@ -172,7 +174,8 @@ impl TiedGroups {
         self.positives > 0 && self.negatives > 0
     }
 
-    /// The mid-rank statistic in integers: twice the number of (positive, negative) pairs in the right order, ties one half.
+    /// The mid-rank statistic in integers: twice the number of (positive, negative) pairs in the right order, ties one
+    /// half.
     fn roc_auc(&self) -> Option<f64> {
         let mut above = 0;
         let mut twice = 0;

@@ -1,7 +1,7 @@
 //! Evaluation: label metrics, significance, confidence intervals, retrieval, zero-shot probabilities, linear probes.
 //!
-//! Everything here is plain f64 arithmetic on the CPU over row-major slices, deterministic for any number of threads. Input
-//! that is empty, ragged or not finite is an error that names the matrix and the row.
+//! Everything here is plain arithmetic on the CPU over row-major slices, deterministic for any number of threads.
+//! Input that is empty, ragged or not finite is an error that names the matrix and the row.
 
 pub mod bootstrap;
 pub mod delong;

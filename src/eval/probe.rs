@@ -17,15 +17,15 @@ pub struct RidgeRegression {
 impl RidgeRegression {
     /// Fits `x` `[samples, features]` to `y` `[samples, outputs]`.
     ///
-    /// Deterministic for any number of threads. Errors: no samples, ragged or non-finite input, a negative or non-finite
-    /// `lambda`, and a system that is singular without (more) penalty.
+    /// Deterministic for any number of threads. Errors: no samples, ragged or non-finite input, a negative or
+    /// non-finite `lambda`, and a system that is singular without (more) penalty.
     pub fn fit(x: &[f32], y: &[f32], samples: usize, lambda: f64) -> Result<Self> {
         let (features, outputs) = shape(x, y, samples)?;
         System::new(x, y, features, outputs).solve(lambda)?.into_regression()
     }
 
-    /// Fits on the rows not held out with each `lambda` of `grid`, keeps the one with the smallest squared error on those held
-    /// out (the first of equals), and fits all rows with it.
+    /// Fits on the rows not held out with each `lambda` of `grid`, keeps the one with the smallest squared error on
+    /// those held out (the first of equals), and fits all rows with it.
     ///
     /// Hold out whole patients where a patient has several rows. Errors: as [`Self::fit`]; an empty grid; nothing, or
     /// everything, held out.
@@ -82,8 +82,9 @@ fn shape(x: &[f32], y: &[f32], samples: usize) -> Result<(usize, usize)> {
     Ok((columns("x", x)?, columns("y", y)?))
 }
 
-/// The normal equations `(G + lambda I) C = R` in the smaller of two forms, on centred data. Primal: `G = X'X`, `R = X'Y`,
-/// `W = C'`. Dual: `G = XX'`, `R = Y`, `W = C'X`. A new row `z` becomes `z` or `zX'`, and its prediction is that times `C`.
+/// The normal equations `(G + lambda I) C = R` in the smaller of two forms, on centred data. Primal: `G = X'X`, `R =
+/// X'Y`, `W = C'`. Dual: `G = XX'`, `R = Y`, `W = C'X`. A new row `z` becomes `z` or `zX'`, and its prediction is that
+/// times `C`.
 struct System {
     x: Vec<f64>,
     x_mean: Vec<f64>,
@@ -195,8 +196,8 @@ fn gram(x: &[f64], k: usize) -> Vec<f64> {
     tiled_product(x, x, k, |tile| tile + 1)
 }
 
-/// A tile of rows of `a` against tiles of rows of `b` (the first `tiles(i)` for the i-th of `a`), so that both stay in the cache.
-/// One product at a time: in f64 without FMA, 2 x 2 products in registers measured 2.5 times slower.
+/// A tile of rows of `a` against tiles of rows of `b` (the first `tiles(i)` for the i-th of `a`), so that both stay in
+/// the cache. One product at a time: in f64 without FMA, 2 x 2 products in registers measured 2.5 times slower.
 fn tiled_product(a: &[f64], b: &[f64], k: usize, tiles: impl Fn(usize) -> usize + Sync) -> Vec<f64> {
     const TILE: usize = 16;
     let n = b.len() / k;
@@ -211,8 +212,8 @@ fn tiled_product(a: &[f64], b: &[f64], k: usize, tiles: impl Fn(usize) -> usize 
     out
 }
 
-/// Replaces the lower triangle of a symmetric `[n, n]` matrix by its Cholesky factor, panel by panel; the upper triangle is left.
-/// The error is the column whose pivot is not positive.
+/// Replaces the lower triangle of a symmetric `[n, n]` matrix by its Cholesky factor, panel by panel; the upper
+/// triangle is left. The error is the column whose pivot is not positive.
 fn cholesky(a: &mut [f64], n: usize) -> std::result::Result<(), usize> {
     const PANEL: usize = 64;
     // A pivot this small against the diagonal is rounding error.

@@ -1,8 +1,8 @@
 //! Cross-modal retrieval: for paired embeddings, how many wrong candidates score strictly above the right one.
 //!
-//! Query `i` belongs to gallery entry `i`, scores are dot products of L2-normalised rows (cosines), and a query is a hit at `k`
-//! if fewer than `k` entries score strictly higher. So a tie never depends on the order of the gallery; reconstructions of one
-//! scan, whose reports are equal, tie by construction.
+//! Query `i` belongs to gallery entry `i`, scores are dot products of L2-normalised rows (cosines), and a query is a
+//! hit at `k` if fewer than `k` entries score strictly higher. So a tie never depends on the order of the gallery;
+//! reconstructions of one scan, whose reports are equal, tie by construction.
 
 use crate::data::rows;
 use crate::error::{Error, Result};
@@ -62,9 +62,9 @@ const TILE: usize = 64;
 
 /// Ranks of the true partners between `first` and `second`, both `[pairs, dim]` with normalised rows.
 ///
-/// Works on tiles of 64 x 64 scores, each computed once for both directions; memory is O(pairs). Deterministic: a score has one
-/// summation order wherever it is computed, so equal rows tie exactly. Errors: empty or non-finite input, rows not normalised,
-/// different numbers of rows.
+/// Works on tiles of 64 x 64 scores, each computed once for both directions; memory is O(pairs). Deterministic: a score
+/// has one summation order wherever it is computed, so equal rows tie exactly. Errors: empty or non-finite input, rows
+/// not normalised, different numbers of rows.
 pub fn ranks(first: &[f32], second: &[f32], dim: usize) -> Result<Ranks> {
     let pairs = rows::check_normalised("query embeddings", first, dim)?;
     if rows::check_normalised("gallery embeddings", second, dim)? != pairs {

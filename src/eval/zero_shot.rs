@@ -1,13 +1,16 @@
-//! Zero-shot classification: each label is a pair of prompts, and the probability is a softmax over the two similarities.
+//! Zero-shot classification: each label is a pair of prompts, and the probability is a softmax over the two
+//! similarities.
 
 use crate::data::rows;
 use crate::error::{Error, Result};
 
 /// Probability of presence, `[samples, labels]`: element 0 of `softmax(scale * (cos(x, positive), cos(x, negative)))`.
 ///
-/// `embeddings` is `[samples, dim]`; `positive` and `negative` are `[labels, dim]`; all rows L2-normalised. The X2CT-CLIP
-/// evaluation uses raw cosines, scale 1; CT-CLIP and DCFormer multiply by their temperature (about e). The scale changes
-/// neither a label's own AUC nor predictions cut at one half, but it does change the pooled (micro) ranking.
+/// `embeddings` is `[samples, dim]`; `positive` and `negative` are `[labels, dim]`; all rows L2-normalised.
+///
+/// The X2CT-CLIP evaluation uses raw cosines, scale 1; CT-CLIP and DCFormer multiply by their temperature (about e).
+/// The scale changes neither a label's own AUC nor predictions cut at one half, but it does change the pooled (micro)
+/// ranking.
 ///
 /// Errors: empty or non-finite input, rows not normalised, different numbers of prompts, a scale that is not positive.
 pub fn probabilities(
