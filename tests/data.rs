@@ -421,7 +421,15 @@ fn files_of_another_format_are_refused() {
         &write(&[("checksum", ""), ("format", "x2ct-cache-0")]),
         &["has format \"x2ct-cache-0\", not \"x2ct-cache-1\""],
     );
-    assert_says(&write(&[("checksum", ""), ("format", "x2ct-cache-1")]), &["holds the tensors fc.weight, not ct, "]);
+    assert_says(
+        &write(&[("checksum", "0"), ("format", "x2ct-cache-1")]),
+        &["but 0 is recorded: it was changed or damaged"],
+    );
+    let mut sound = x2ct::archive::Archive::new("x2ct-cache-1");
+    sound.put_f32("fc.weight", &[2, 2], &[0.0; 4]);
+    sound.write(&path).unwrap();
+    let error = EmbeddingCache::read(&path).unwrap_err().to_string();
+    assert_says(&error, &["weights.safetensors", "holds the tensors fc.weight, not ct, "]);
 }
 
 #[test]

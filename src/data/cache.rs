@@ -57,8 +57,8 @@ pub struct EmbeddingCache {
 impl EmbeddingCache {
     /// Reads and verifies a whole cache.
     ///
-    /// Errors, all naming the file: absent or unreadable; not this format; cut short or changed in any bit; a non-finite value or
-    /// a row that is not L2-normalised (by tensor and row); an id twice.
+    /// Errors, all naming the file: absent or unreadable; not this format; cut short or changed in any bit; a
+    /// non-finite value or a row that is not L2-normalised (by tensor and row); an id twice.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         const ADVICE: &str = "write the cache again";
         let path = path.as_ref();
