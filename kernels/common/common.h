@@ -90,7 +90,9 @@ constexpr KernelConfig kernel_config() {
     }
 #define X2CT_FIELD(f) {#f, offsetof(Struct, f), sizeof(Struct::f)},
 #define X2CT_PARENS ()
-#define X2CT_EXPAND(...) X2CT_EXPAND2(X2CT_EXPAND2(X2CT_EXPAND2(X2CT_EXPAND2(__VA_ARGS__))))
+// Enough rescans for 85 fields.
+#define X2CT_EXPAND(...) X2CT_EXPAND3(X2CT_EXPAND3(X2CT_EXPAND3(X2CT_EXPAND3(__VA_ARGS__))))
+#define X2CT_EXPAND3(...) X2CT_EXPAND2(X2CT_EXPAND2(X2CT_EXPAND2(X2CT_EXPAND2(__VA_ARGS__))))
 #define X2CT_EXPAND2(...) X2CT_EXPAND1(X2CT_EXPAND1(X2CT_EXPAND1(X2CT_EXPAND1(__VA_ARGS__))))
 #define X2CT_EXPAND1(...) __VA_ARGS__
 #define X2CT_EACH(...) __VA_OPT__(X2CT_EXPAND(X2CT_EACH1(__VA_ARGS__)))

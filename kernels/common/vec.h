@@ -8,7 +8,7 @@ struct alignas(sizeof(T) * N) Vec {
 
 // Elements of T in 16 bytes.
 template <class T>
-constexpr int vec_width() {
+X2CT_DEVICE constexpr int vec_width() {
     return int(16 / sizeof(T));
 }
 

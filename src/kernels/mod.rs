@@ -10,9 +10,11 @@ use std::ffi::c_void;
 
 use crate::Result;
 
+pub mod columns;
 mod family;
 pub mod gemm;
 pub mod image;
+pub mod norm;
 pub mod pointwise;
 pub mod probe;
 
@@ -27,6 +29,7 @@ pub static FAMILIES: &[&Family] = &[
     &pointwise::FAMILY,
     &probe::FAMILY,
 ];
+pub static FAMILIES: &[&Family] = &[&norm::FAMILY, &pointwise::FAMILY, &probe::FAMILY];
 
 /// An address in device memory (in host memory on the host device). Null where a kernel documents the pointer as optional.
 #[repr(transparent)]

@@ -5,4 +5,5 @@
 
 pub mod gemm;
 pub mod image;
+pub mod norm;
 pub mod pointwise;

@@ -1,4 +1,5 @@
 //! One file an operator: f64 reference, gradients, finite differences, odd sizes, thread orders, bf16.
 
 mod image;
+mod norm;
 mod pointwise;

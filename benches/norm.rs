@@ -1,0 +1,60 @@
+use x2ct::autograd::{Op, Tape};
+use x2ct::ops::norm::{BatchNorm, Mode, RunningStats};
+use x2ct::tensor::{DType, Tensor};
+use x2ct::{Device, Result};
+
+use super::{Case, random, size};
+
+pub fn cases(device: &Device) -> Result<Vec<Case>> {
+    let mut cases = Vec::new();
+    // The first and the third stage of ResNet-50 at batch 360; on the host those of a narrow ResNet-18.
+    for (rows, channels) in [
+        (size(device, 360 * 56 * 56, 131_072), size(device, 64, 16)),
+        (size(device, 360 * 14 * 14, 8192), size(device, 256, 64)),
+    ] {
+        for dtype in [DType::F32, DType::Bf16] {
+            for residual in [false, true] {
+                cases.extend(batch_norm(device, [rows, channels], dtype, residual)?);
+            }
+        }
+    }
+    Ok(cases)
+}
+
+fn batch_norm(device: &Device, [rows, channels]: [usize; 2], dtype: DType, residual: bool) -> Result<[Case; 2]> {
+    let n = rows * channels;
+    let wide = |seed| Tensor::from_slice(device, [rows, channels], dtype, &random(seed, n));
+    let vector = |seed| Tensor::from_slice(device, [channels], DType::F32, &random(seed, channels));
+    let inputs = [wide(1)?, vector(2)?, vector(3)?, wide(4)?];
+    let dy = wide(5)?;
+    let op = BatchNorm::new(Mode::Train, RunningStats::new(device, channels)?).relu();
+    let count = if residual { 4 } else { 3 };
+    let tensors = (n * dtype.size()) as u64;
+    let name = |pass: &str| {
+        let extra = if residual { " +residual" } else { "" };
+        format!("batch_norm+relu{extra} {pass} [{rows}, {channels}] {}", dtype.name())
+    };
+    let (forward_op, forward_inputs) = (op.clone(), inputs.clone());
+    let forward = Case {
+        family: "norm",
+        name: name("forward"),
+        // x twice, y; the residual.
+        bytes: (3 + residual as u64) * tensors,
+        flops: 0,
+        run: Box::new(move || forward_op.forward(&forward_inputs.iter().take(count).collect::<Vec<_>>()).map(drop)),
+    };
+    let both = Case {
+        family: "norm",
+        name: name("forward and backward"),
+        // Backward: x twice, dy twice, dx; with a residual x twice, dy, y, dz twice, dx. The tape copies dy first.
+        bytes: (if residual { 4 + 7 + 2 } else { 3 + 5 + 2 }) * tensors,
+        flops: 0,
+        run: Box::new(move || {
+            let tape = Tape::recording();
+            let leaves: Vec<_> = inputs.iter().take(count).map(|tensor| tape.leaf(tensor)).collect();
+            let y = tape.apply(op.clone(), &leaves.iter().collect::<Vec<_>>())?;
+            tape.backward_from(&[(&y, &dy)]).map(drop)
+        }),
+    };
+    Ok([forward, both])
+}

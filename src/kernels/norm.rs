@@ -1,0 +1,274 @@
+//! Normalisation kernels: geometry and launches. See `kernels/norm.cu`.
+
+use super::columns::{Rows, Walk};
+use super::{DType, DevicePtr, Grid, Launcher, kernels};
+use crate::Result;
+
+kernels! {
+    family "norm" slot 4;
+
+    params {
+        /// Operands of every phase of a batch normalisation; those a phase does not use are null.
+        BatchNormParams {
+            /// `[rows, channels]`.
+            x: DevicePtr,
+            /// As x, or null.
+            residual: DevicePtr,
+            /// As x.
+            y: DevicePtr,
+            /// `[channels]` f32.
+            weight: DevicePtr,
+            /// `[channels]` f32.
+            bias: DevicePtr,
+            /// `[channels]` f32; updated in training, read in evaluation.
+            running_mean: DevicePtr,
+            /// `[channels]` f32; likewise.
+            running_var: DevicePtr,
+            /// `[channels]` f32: what this pass normalised with.
+            mean: DevicePtr,
+            /// `[channels]` f32: 1 / sqrt(variance + eps).
+            rstd: DevicePtr,
+            /// As x.
+            dy: DevicePtr,
+            /// As x, or null: where the reduction leaves the masked gradient.
+            dz: DevicePtr,
+            /// As x, or null.
+            dx: DevicePtr,
+            /// As x, or null.
+            dresidual: DevicePtr,
+            /// `[channels]` f32, or null.
+            dweight: DevicePtr,
+            /// `[channels]` f32, or null.
+            dbias: DevicePtr,
+            /// `[2, channels]` f32.
+            coefficients: DevicePtr,
+            /// f64 workspace, [`workspace_bytes`].
+            partial: DevicePtr,
+            /// Rows of x.
+            rows: u64,
+            /// Columns of x.
+            channels: u64,
+            /// Added to the variance.
+            eps: f64,
+            /// Weight of this batch in the running statistics.
+            momentum: f64,
+            /// Which rows a thread visits.
+            walk: Walk,
+            /// Row ranges of the reduction.
+            blocks: u32,
+            /// 1: statistics of the batch; 0: the running ones.
+            training: u32,
+            /// 1: y is clipped below at 0.
+            relu: u32,
+            /// Where the mask of the gradient comes from: [`Mask`].
+            mask: u32,
+            /// 1: add to dx.
+            accumulate_dx: u32,
+            /// 1: add to dresidual.
+            accumulate_dresidual: u32,
+            /// 1: add to dweight.
+            accumulate_dweight: u32,
+            /// 1: add to dbias.
+            accumulate_dbias: u32,
+        }
+    }
+
+    kernels {
+        /// Per block of rows: a shift, and the sums of the shifted values and of their squares.
+        MOMENTS(BatchNormParams) = [batch_norm_moments_f32, batch_norm_moments_bf16];
+        /// mean, rstd and the running statistics from the blocks' sums; tile\[0\] channels a block.
+        FINISH(BatchNormParams) = [batch_norm_finish];
+        /// mean and rstd from the running statistics.
+        RUNNING(BatchNormParams) = [batch_norm_running];
+        /// y.
+        APPLY(BatchNormParams) = [batch_norm_apply_f32, batch_norm_apply_bf16];
+        /// Per block of rows: sum dz and sum dz (x - mean); dz where wanted.
+        GRADIENT_SUMS(BatchNormParams) = [batch_norm_gradient_sums_f32, batch_norm_gradient_sums_bf16];
+        /// dweight, dbias and the coefficients of dx from the blocks' sums; tile\[0\] channels a block.
+        GRADIENT_FINISH(BatchNormParams) = [batch_norm_gradient_finish];
+        /// dx and dresidual.
+        GRADIENT_APPLY(BatchNormParams) = [batch_norm_gradient_apply_f32, batch_norm_gradient_apply_bf16];
+        /// Variant 1 of MOMENTS and FINISH, one thread a channel.
+        MOMENTS_NAIVE(BatchNormParams) = [batch_norm_moments_naive_f32, batch_norm_moments_naive_bf16];
+        /// Variant 1 of APPLY, one thread an element.
+        APPLY_NAIVE(BatchNormParams) = [batch_norm_apply_naive_f32, batch_norm_apply_naive_bf16];
+        /// Variant 1 of GRADIENT_SUMS and GRADIENT_FINISH, one thread a channel.
+        GRADIENT_SUMS_NAIVE(BatchNormParams) = [batch_norm_gradient_sums_naive_f32, batch_norm_gradient_sums_naive_bf16];
+        /// Variant 1 of GRADIENT_APPLY, one thread an element.
+        GRADIENT_APPLY_NAIVE(BatchNormParams) = [batch_norm_gradient_apply_naive_f32, batch_norm_gradient_apply_naive_bf16];
+    }
+}
+
+/// Which implementation of batch normalisation runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Variant {
+    /// One thread a channel or an element: the readable reference.
+    Naive,
+    /// Two-stage reductions and vectors, with this order of rows.
+    Fused(Rows),
+}
+
+impl Variant {
+    /// The fused variant with the order that suits the device.
+    pub fn of(launcher: &dyn Launcher) -> Self {
+        Variant::Fused(Rows::of(launcher))
+    }
+}
+
+/// Where the gradient's ReLU mask comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Mask {
+    /// No ReLU.
+    None = 0,
+    /// y > 0.
+    Output = 1,
+    /// The forward expression, computed again from x.
+    Recompute = 2,
+}
+
+/// Rows a thread of a reduction sums at least: enough to hide what a block costs.
+const SUM_ROWS: usize = 32;
+/// Row ranges of a reduction at most: a few blocks for each multiprocessor of the largest GPUs.
+const SUM_BLOCKS: usize = 512;
+/// Rows a thread of a pointwise phase writes.
+const APPLY_ROWS: usize = 16;
+
+impl BatchNormParams {
+    fn shape(&self) -> [usize; 2] {
+        [self.rows as usize, self.channels as usize]
+    }
+
+    fn pointers(&self) -> [DevicePtr; 7] {
+        [self.x, self.residual, self.y, self.dy, self.dz, self.dx, self.dresidual]
+    }
+
+    /// Bytes of `partial` for either direction, whatever the variant.
+    pub fn workspace_bytes(&self, launcher: &dyn Launcher, dtype: DType) -> Result<usize> {
+        let walk = self.sum_walk(launcher, Rows::Blocked, dtype)?;
+        Ok(self.shape()[0].div_ceil(walk.block_rows()).max(1) * 3 * self.shape()[1] * 8)
+    }
+
+    fn sum_walk(&self, launcher: &dyn Launcher, order: Rows, dtype: DType) -> Result<Walk> {
+        let config = launcher.config(MOMENTS.of(dtype))?;
+        Ok(Walk::new(config, order, dtype, self.shape(), &self.pointers(), SUM_ROWS, SUM_BLOCKS))
+    }
+
+    fn with_walk(mut self, walk: Walk) -> Self {
+        self.walk = walk;
+        self.blocks = self.shape()[0].div_ceil(walk.block_rows()) as u32;
+        self
+    }
+
+    fn apply(
+        self,
+        launcher: &dyn Launcher,
+        order: Rows,
+        dtype: DType,
+        kernel: &super::Kernel<BatchNormParams>,
+    ) -> Result<()> {
+        let config = launcher.config(kernel.of(dtype))?;
+        let walk = Walk::new(config, order, dtype, self.shape(), &self.pointers(), APPLY_ROWS, i32::MAX as usize);
+        unsafe { kernel.launch(launcher, dtype, walk.grid(dtype, self.shape()), &self.with_walk(walk)) }
+    }
+}
+
+/// Forward pass: reads x, residual, weight, bias, running statistics; writes y, mean, rstd and, in training, the running
+/// statistics. `walk`, `blocks`, `mask` and the gradient fields are ignored.
+///
+/// # Safety
+/// The pointers of `params` hold what [`BatchNormParams`] says, `dtype` being the storage type of x, residual and y; all
+/// stay valid until the launches have completed on the launcher's stream. No output overlaps an input.
+pub unsafe fn batch_norm_forward(
+    launcher: &dyn Launcher,
+    variant: Variant,
+    dtype: DType,
+    params: &BatchNormParams,
+) -> Result<()> {
+    let (rows, channels) = (params.rows as usize, params.channels as usize);
+    if channels == 0 || rows == 0 {
+        return Ok(());
+    }
+    if params.training == 0 {
+        let per_block = launcher.config(RUNNING.entry())?.tile[0] as usize;
+        unsafe { RUNNING.launch_only(launcher, Grid::covering(channels, per_block), params)? };
+    }
+    match variant {
+        Variant::Naive => {
+            let per_block = launcher.config(APPLY_NAIVE.of(dtype))?.tile[0] as usize;
+            if params.training == 1 {
+                unsafe { MOMENTS_NAIVE.launch(launcher, dtype, Grid::covering(channels, per_block), params)? };
+            }
+            unsafe { APPLY_NAIVE.launch(launcher, dtype, Grid::covering(rows * channels, per_block), params) }
+        }
+        Variant::Fused(order) => {
+            if params.training == 1 {
+                let walk = params.sum_walk(launcher, order, dtype)?;
+                let sums = params.with_walk(walk);
+                let per_block = launcher.config(FINISH.entry())?.tile[0] as usize;
+                unsafe {
+                    MOMENTS.launch(launcher, dtype, walk.grid(dtype, params.shape()), &sums)?;
+                    FINISH.launch_only(launcher, Grid::covering(channels, per_block), &sums)?;
+                }
+            }
+            params.apply(launcher, order, dtype, &APPLY)
+        }
+    }
+}
+
+/// Backward pass: reads x, dy, weight, bias, mean, rstd and, under [`Mask::Output`], y; writes those of dx, dresidual,
+/// dweight and dbias that are not null. `walk`, `blocks`, `relu` and `dz` are ignored.
+///
+/// # Safety
+/// As for [`batch_norm_forward`].
+pub unsafe fn batch_norm_backward(
+    launcher: &dyn Launcher,
+    variant: Variant,
+    dtype: DType,
+    params: &BatchNormParams,
+) -> Result<()> {
+    let (rows, channels) = (params.rows as usize, params.channels as usize);
+    if channels == 0 {
+        return Ok(());
+    }
+    let mut params = BatchNormParams { dz: DevicePtr::NULL, ..*params };
+    let sums = params.dweight != DevicePtr::NULL
+        || params.dbias != DevicePtr::NULL
+        || (params.training == 1 && params.dx != DevicePtr::NULL);
+    match variant {
+        Variant::Naive => {
+            let per_block = launcher.config(GRADIENT_APPLY_NAIVE.of(dtype))?.tile[0] as usize;
+            if sums {
+                unsafe { GRADIENT_SUMS_NAIVE.launch(launcher, dtype, Grid::covering(channels, per_block), &params)? };
+            }
+            let grid = Grid::covering(rows * channels, per_block);
+            unsafe { GRADIENT_APPLY_NAIVE.launch(launcher, dtype, grid, &params) }
+        }
+        Variant::Fused(order) => {
+            if sums {
+                // The first pass has dz at hand; where dresidual is to be overwritten it may as well write it, and the
+                // second pass reads that instead of dy and the mask.
+                let dresidual = params.dresidual != DevicePtr::NULL && params.accumulate_dresidual == 0;
+                if dresidual {
+                    params.dz = params.dresidual;
+                }
+                let walk = params.sum_walk(launcher, order, dtype)?;
+                let with_walk = params.with_walk(walk);
+                let per_block = launcher.config(GRADIENT_FINISH.entry())?.tile[0] as usize;
+                unsafe {
+                    GRADIENT_SUMS.launch(launcher, dtype, walk.grid(dtype, params.shape()), &with_walk)?;
+                    GRADIENT_FINISH.launch_only(launcher, Grid::covering(channels, per_block), &with_walk)?;
+                }
+                if dresidual {
+                    params.dy = params.dz;
+                    params.dresidual = DevicePtr::NULL;
+                    params.mask = Mask::None as u32;
+                }
+            }
+            if params.dx == DevicePtr::NULL && params.dresidual == DevicePtr::NULL {
+                return Ok(());
+            }
+            params.apply(launcher, order, dtype, &GRADIENT_APPLY)
+        }
+    }
+}
