@@ -4,6 +4,8 @@ use x2ct::{Device, Result};
 
 #[path = "image.rs"]
 pub mod image;
+#[path = "norm.rs"]
+pub mod norm;
 #[path = "pointwise.rs"]
 pub mod pointwise;
 
@@ -26,6 +28,7 @@ type MakeCases = fn(&Device) -> Result<Vec<Case>>;
 #[rustfmt::skip] // one a line, so that two additions do not meet
 const FAMILIES: &[(&str, MakeCases)] = &[
     ("image", image::cases),
+    ("norm", norm::cases),
     ("pointwise", pointwise::cases),
 ];
 
