@@ -26,10 +26,10 @@ pub use family::{Entry, Family, FieldLayout, HostEntry, Kernel, ParamsLayout};
 pub static FAMILIES: &[&Family] = &[
     &gemm::FAMILY,
     &image::FAMILY,
+    &norm::FAMILY,
     &pointwise::FAMILY,
     &probe::FAMILY,
 ];
-pub static FAMILIES: &[&Family] = &[&norm::FAMILY, &pointwise::FAMILY, &probe::FAMILY];
 
 /// An address in device memory (in host memory on the host device). Null where a kernel documents the pointer as optional.
 #[repr(transparent)]
