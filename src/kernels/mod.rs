@@ -11,6 +11,7 @@ use std::ffi::c_void;
 use crate::Result;
 
 pub mod columns;
+pub mod conv2d;
 mod family;
 pub mod gemm;
 pub mod image;
@@ -24,6 +25,7 @@ pub use family::{Entry, Family, FieldLayout, HostEntry, Kernel, ParamsLayout};
 /// Every kernel family; no two share a [`Family::slot`].
 #[rustfmt::skip] // one a line, so that two additions do not meet
 pub static FAMILIES: &[&Family] = &[
+    &conv2d::FAMILY,
     &gemm::FAMILY,
     &image::FAMILY,
     &norm::FAMILY,

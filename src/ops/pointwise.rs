@@ -52,7 +52,8 @@ pub fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
     Ok(y)
 }
 
-fn cast_into(x: &Tensor, y: &Tensor, write: Write) -> Result<()> {
+/// `y = x` in the storage type of y, or `y += x`.
+pub fn cast_into(x: &Tensor, y: &Tensor, write: Write) -> Result<()> {
     if x.dtype() == y.dtype() {
         return copy_into(x, y, write);
     }
