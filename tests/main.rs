@@ -1,6 +1,7 @@
 //! The one test binary. Operators are tested in `ops/NAME.rs`, flows in files of their own; `support` holds what they share.
 
 mod data;
+mod device;
 mod eval;
 mod geometry;
 mod image;

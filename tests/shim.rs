@@ -136,14 +136,18 @@ fn assert_sanitizer_stops(planted: &str) {
 #[test]
 #[ignore = "a planted defect: run by the test above, in a process of its own"]
 fn planted_global_overrun() {
-    assert!(cfg!(x2ct_sanitize), "only the sanitizer build stops this defect before it does harm");
+    if cfg!(not(x2ct_sanitize)) {
+        panic!("only the sanitizer build stops this defect before it does harm");
+    }
     let _ = run(&host(ThreadOrder::Forward), &probe::GLOBAL_OVERRUN, 1, &normal(1, 64));
 }
 
 #[test]
 #[ignore = "a planted defect: run by the test above, in a process of its own"]
 fn planted_shared_overrun() {
-    assert!(cfg!(x2ct_sanitize), "only the sanitizer build stops this defect before it does harm");
+    if cfg!(not(x2ct_sanitize)) {
+        panic!("only the sanitizer build stops this defect before it does harm");
+    }
     let _ = run(&host(ThreadOrder::Forward), &probe::SHARED_OVERRUN, 1, &normal(1, 64));
 }
 

@@ -92,6 +92,14 @@ struct Launch {
     message_bytes: usize,
 }
 
+/// Memory the system could still give, where it says so.
+fn free_bytes() -> usize {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kibibytes = line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<usize>().ok());
+    kibibytes.unwrap_or(0) * 1024
+}
+
 impl HostDevice {
     pub(super) fn new(mut options: HostOptions) -> Self {
         if options.threads == 0 {
@@ -109,6 +117,14 @@ impl HostDevice {
             cache: Arc::default(),
             recording: Mutex::new(None),
             scratch: Mutex::default(),
+        }
+    }
+
+    /// What a GPU refuses while it captures is refused here too.
+    fn refuse_while_recording(&self, what: &str) -> Result<()> {
+        match *self.recording.lock().expect("not poisoned") {
+            Some(_) => Err(super::not_while_capturing(what)),
+            None => Ok(()),
         }
     }
 
@@ -152,6 +168,7 @@ impl HostDevice {
     /// # Safety
     /// As for [`Launcher::launch`].
     unsafe fn run(&self, entry: &'static Entry, grid: Grid, params: *const c_void) -> Result<()> {
+        grid.check().map_err(|problem| Error::Launch { kernel: entry.name, device: "host".into(), problem })?;
         let blocks = grid.blocks();
         let workers = self.options.threads as u64;
         let cooperative = self.config(entry)?.cooperative != 0;
@@ -223,7 +240,8 @@ impl Backend for HostDevice {
         format!("host processor ({}), {} worker threads", std::env::consts::ARCH, self.options.threads)
     }
 
-    fn alloc(&self, bytes: usize) -> std::result::Result<DevicePtr, usize> {
+    fn alloc(&self, bytes: usize, what: &str) -> Result<DevicePtr> {
+        self.refuse_while_recording("allocating memory")?;
         if !self.options.poison {
             let mut cache = self.cache.lock().expect("not poisoned");
             if let Some(ptr) = cache.free.get_mut(&bytes).and_then(Vec::pop) {
@@ -231,11 +249,16 @@ impl Backend for HostDevice {
                 return Ok(DevicePtr(ptr));
             }
         }
-        let layout = Layout::from_size_align(bytes, ALIGNMENT).map_err(|_| 0usize)?;
         // Safety: the size is not zero (Device::alloc asks for at least one byte).
-        let ptr = unsafe { std::alloc::alloc(layout) };
+        let allocate = |layout| unsafe { std::alloc::alloc(layout) };
+        let ptr = Layout::from_size_align(bytes, ALIGNMENT).map_or(std::ptr::null_mut(), allocate);
         if ptr.is_null() {
-            return Err(0);
+            return Err(Error::OutOfMemory {
+                device: "host".into(),
+                what: what.into(),
+                requested: bytes,
+                free: free_bytes(),
+            });
         }
         if self.options.poison {
             // Safety: freshly allocated with this many bytes. All ones is NaN in f32 and bf16.
@@ -257,11 +280,13 @@ impl Backend for HostDevice {
     }
 
     unsafe fn upload(&self, destination: DevicePtr, source: &[u8]) -> Result<()> {
+        self.refuse_while_recording("uploading")?;
         unsafe { std::ptr::copy_nonoverlapping(source.as_ptr(), destination.0 as *mut u8, source.len()) };
         Ok(())
     }
 
     unsafe fn download(&self, destination: &mut [u8], source: DevicePtr) -> Result<()> {
+        self.refuse_while_recording("downloading")?;
         unsafe { std::ptr::copy_nonoverlapping(source.0 as *const u8, destination.as_mut_ptr(), destination.len()) };
         Ok(())
     }
@@ -285,7 +310,7 @@ impl Backend for HostDevice {
     }
 
     fn synchronize(&self) -> Result<()> {
-        Ok(())
+        self.refuse_while_recording("waiting")
     }
 
     fn new_stream(&self) -> Result<Arc<dyn Backend>> {
@@ -299,7 +324,12 @@ impl Backend for HostDevice {
     }
 
     fn record(&self) -> Result<RawEvent> {
+        self.refuse_while_recording("recording an event")?;
         Ok(RawEvent::Host(std::time::Instant::now()))
+    }
+
+    fn wait_for(&self, _: &RawEvent) -> Result<()> {
+        Ok(()) // whatever was queued before an event has completed
     }
 
     fn begin_capture(&self) -> Result<()> {
@@ -321,7 +351,7 @@ impl Backend for HostDevice {
     unsafe fn replay(&self, graph: &RawGraph) -> Result<()> {
         #[allow(irrefutable_let_patterns)] // refutable with the feature `cuda`
         let RawGraph::Host(recorded) = graph else {
-            return Err(Error::argument("replay", "the graph is of another device", "capture it on this one"));
+            return Err(super::graph_of_another_device());
         };
         for step in recorded {
             unsafe {

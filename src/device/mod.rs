@@ -11,11 +11,18 @@ use crate::kernels::gemm::GemmCall;
 use crate::kernels::{DevicePtr, Launcher, Properties};
 use crate::{Error, Result};
 
+#[cfg(feature = "cuda")]
+mod cuda;
 #[cfg(feature = "host")]
 mod host;
 #[cfg(feature = "host")]
 mod host_gemm;
 
+#[cfg(feature = "cuda")]
+pub use cuda::CudaLauncher;
+/// The CUDA bindings that [`CudaLauncher`] speaks, at the version it speaks.
+#[cfg(feature = "cuda")]
+pub use cudarc;
 #[cfg(feature = "host")]
 pub use host::{HostOptions, ThreadOrder};
 
@@ -25,8 +32,8 @@ pub(crate) trait Backend: Launcher + Send + Sync {
     fn name(&self) -> &str;
     /// A line for people: processor or GPU, memory, driver.
     fn description(&self) -> String;
-    /// `Err(free bytes)` when the device refuses.
-    fn alloc(&self, bytes: usize) -> std::result::Result<DevicePtr, usize>;
+    /// `what` names the memory in messages.
+    fn alloc(&self, bytes: usize, what: &str) -> Result<DevicePtr>;
     unsafe fn free(&self, ptr: DevicePtr, bytes: usize);
     /// `source` may be reused when this returns.
     unsafe fn upload(&self, destination: DevicePtr, source: &[u8]) -> Result<()>;
@@ -37,6 +44,8 @@ pub(crate) trait Backend: Launcher + Send + Sync {
     fn synchronize(&self) -> Result<()>;
     fn new_stream(&self) -> Result<Arc<dyn Backend>>;
     fn record(&self) -> Result<RawEvent>;
+    /// Work queued from now on waits for the event.
+    fn wait_for(&self, event: &RawEvent) -> Result<()>;
     fn begin_capture(&self) -> Result<()>;
     fn end_capture(&self) -> Result<RawGraph>;
     unsafe fn replay(&self, graph: &RawGraph) -> Result<()>;
@@ -52,7 +61,7 @@ pub(crate) trait Backend: Launcher + Send + Sync {
 pub(crate) enum RawEvent {
     #[cfg(feature = "host")]
     Host(std::time::Instant),
-    #[cfg(any())]
+    #[cfg(feature = "cuda")]
     Cuda(cuda::CudaEvent),
 }
 
@@ -60,7 +69,7 @@ pub(crate) enum RawEvent {
 pub(crate) enum RawGraph {
     #[cfg(feature = "host")]
     Host(Vec<host::Recorded>),
-    #[cfg(any())]
+    #[cfg(feature = "cuda")]
     Cuda(cuda::CudaGraph),
 }
 
@@ -99,49 +108,59 @@ impl Device {
     /// # Errors
     /// Says whether the driver is missing, too old, the ordinal is out of range, or the crate was built without kernels
     /// for CUDA, and what to do.
-    #[cfg(any())]
+    #[cfg(feature = "cuda")]
     pub fn cuda(ordinal: usize) -> Result<Self> {
         Ok(Self::from_backend(Arc::new(cuda::CudaDevice::new(ordinal)?)))
     }
 
     /// How many CUDA devices can be opened; `Err` says why none can.
     pub fn cuda_count() -> Result<usize> {
-        #[cfg(any())]
+        #[cfg(feature = "cuda")]
         return cuda::count();
-        #[cfg(not(any()))]
+        #[cfg(not(feature = "cuda"))]
         Err(no_such_device("cuda", "this build has no CUDA support", "build with the feature `cuda`"))
     }
 
-    /// The first CUDA device when there is one with kernels to run on it, else the host.
+    /// The first CUDA device when there is one with kernels to run on it, else the host. Why it is the host is logged.
     pub fn auto() -> Result<Self> {
-        #[cfg(any())]
-        if let Ok(device) = Self::cuda(0) {
-            return Ok(device);
-        }
+        let why = match Self::open_cuda(0) {
+            Ok(device) => return Ok(device),
+            Err(why) => why,
+        };
         #[cfg(feature = "host")]
-        return Ok(Self::host());
+        {
+            tracing::info!("using the host: {why}");
+            Ok(Self::host())
+        }
         #[cfg(not(feature = "host"))]
-        Err(no_such_device(
-            "auto",
-            "no CUDA device can be opened and this build has no host kernels",
-            "build with the feature `host`",
-        ))
+        Err(why)
     }
 
     /// Reads `host`, `cuda:N`, `cuda` or `auto`.
     pub fn parse(text: &str) -> Result<Self> {
+        let ordinal = text.strip_prefix("cuda:").unwrap_or(if text == "cuda" { "0" } else { "" });
         match text {
             "auto" => Self::auto(),
             #[cfg(feature = "host")]
             "host" => Ok(Self::host()),
-            #[cfg(any())]
-            "cuda" => Self::cuda(0),
-            #[cfg(any())]
-            _ if text.strip_prefix("cuda:").is_some_and(|n| n.parse::<usize>().is_ok()) => {
-                Self::cuda(text["cuda:".len()..].parse().unwrap_or(0))
-            }
-            _ => Err(no_such_device(text, "no such device", "use host, cuda:N or auto")),
+            #[cfg(not(feature = "host"))]
+            "host" => Err(no_such_device(text, "this build has no host kernels", "build with the feature `host`")),
+            _ => match ordinal.parse() {
+                Ok(ordinal) => Self::open_cuda(ordinal),
+                Err(_) => Err(no_such_device(text, "no such device", "use host, cuda:N (cuda:0 is the first) or auto")),
+            },
         }
+    }
+
+    fn open_cuda(ordinal: usize) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        return Self::cuda(ordinal);
+        #[cfg(not(feature = "cuda"))]
+        Err(no_such_device(
+            &format!("cuda:{ordinal}"),
+            "this build has no CUDA support",
+            "build with the feature `cuda`",
+        ))
     }
 
     /// `host` or `cuda:N`.
@@ -180,12 +199,7 @@ impl Device {
 
     /// Uninitialised memory. `what` names it when the device has too little.
     pub fn alloc(&self, bytes: usize, what: &str) -> Result<Buffer> {
-        let ptr = self.backend.alloc(bytes.max(1)).map_err(|free| Error::OutOfMemory {
-            device: self.name().into(),
-            what: what.into(),
-            requested: bytes,
-            free,
-        })?;
+        let ptr = self.backend.alloc(bytes.max(1), what)?;
         let live = self.memory.live.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.memory.peak.fetch_max(live, Ordering::Relaxed);
         Ok(Buffer { device: self.clone(), ptr, bytes })
@@ -201,13 +215,20 @@ impl Device {
         Ok(Event(self.backend.record()?))
     }
 
+    /// Makes work queued here from now on wait for `event`, which another handle on this device may have recorded.
+    /// Memory belongs to the handle that allocated it: before another handle uses it, it waits for the first, and before
+    /// the memory is dropped, the first waits for the other.
+    pub fn wait_for(&self, event: &Event) -> Result<()> {
+        self.backend.wait_for(&event.0)
+    }
+
     /// Records what `work` queues, without running it, for [`Graph::replay`]. Memory that the work uses must stay alive
     /// and in place; `work` must not allocate, free, or wait.
     pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<Graph> {
         self.backend.begin_capture()?;
         let outcome = work();
         let graph = self.backend.end_capture();
-        outcome?;
+        outcome?; // before the graph's own error, which would only say that it is broken
         Ok(Graph { device: self.clone(), raw: graph? })
     }
 
@@ -233,9 +254,16 @@ impl std::fmt::Debug for Device {
     }
 }
 
-#[allow(dead_code)] // which callers exist depends on the features
 fn no_such_device(device: &str, problem: &str, hint: &str) -> Error {
     Error::Device { device: device.into(), problem: problem.into(), hint: hint.into() }
+}
+
+fn not_while_capturing(what: &str) -> Error {
+    Error::argument("capture", format!("{what} cannot be recorded"), "do it before the capture, and keep what it uses")
+}
+
+fn graph_of_another_device() -> Error {
+    Error::argument("replay", "the graph is of another device", "capture it on this one")
 }
 
 /// Bytes held in buffers.
@@ -298,6 +326,9 @@ impl Buffer {
         if !self.device.same_memory(&source.device) {
             return Err(Error::argument("copy", "the buffers are on different devices", "download and upload instead"));
         }
+        if self.ptr == source.ptr && offset < source_offset + bytes && source_offset < offset + bytes {
+            return Err(Error::argument("copy", "the ranges overlap", "copy through another buffer"));
+        }
         // Safety: both ranges lie inside their allocations, on one device.
         unsafe { self.device.backend.copy(self.ptr.offset(offset), source.ptr.offset(source_offset), bytes) }
     }
@@ -331,7 +362,7 @@ impl Event {
         match (&earlier.0, &self.0) {
             #[cfg(feature = "host")]
             (RawEvent::Host(a), RawEvent::Host(b)) => Ok(b.duration_since(*a).as_secs_f64()),
-            #[cfg(any())]
+            #[cfg(feature = "cuda")]
             (RawEvent::Cuda(a), RawEvent::Cuda(b)) => b.seconds_since(a),
             #[allow(unreachable_patterns)]
             _ => Err(Error::argument("event", "the events are of different devices", "record both on one device")),

@@ -120,6 +120,15 @@ impl Grid {
         Grid([n.div_ceil(per_block).clamp(1, i32::MAX as usize) as u32, 1, 1])
     }
 
+    /// Whether CUDA can launch it; the host keeps to the same limits, so that a geometry that works here works there.
+    pub(crate) fn check(self) -> std::result::Result<(), String> {
+        let [x, y, z] = self.0;
+        if self.0.contains(&0) || x > i32::MAX as u32 || y > 65535 || z > 65535 {
+            return Err(format!("a grid of {x}x{y}x{z} blocks cannot be launched (at most {}x65535x65535)", i32::MAX));
+        }
+        Ok(())
+    }
+
     /// Blocks in all.
     pub fn blocks(self) -> u64 {
         self.0.iter().map(|&n| n as u64).product()
