@@ -7,22 +7,25 @@
 
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUresult};
 use cudarc::driver::{CudaContext, CudaStream};
 
 use super::{Backend, RawEvent, RawGraph};
+use crate::kernels::gemm::GemmCall;
 use crate::kernels::{DevicePtr, Entry, FAMILIES, Grid, KernelConfig, Launcher, Properties};
 use crate::{Error, Result};
 
 mod driver;
 mod launcher;
+mod library;
 mod memory;
 
 pub use launcher::CudaLauncher;
 use launcher::bind;
+use library::Library;
 use memory::{Pool, Staging};
 
 /// How many CUDA devices there are; `Err` says why none can be opened.
@@ -34,6 +37,8 @@ pub(super) fn count() -> Result<usize> {
 struct Gpu {
     launcher: CudaLauncher,
     pool: Pool,
+    /// cuBLASLt, or (problem, hint).
+    library: OnceLock<std::result::Result<Library, (String, String)>>,
     context: Arc<CudaContext>,
 }
 
@@ -65,7 +70,7 @@ impl Gpu {
         unsafe { context.disable_event_tracking() };
         let launcher = CudaLauncher::new(&context.default_stream(), FAMILIES)?;
         let pool = Pool::new(&context).map_err(|e| failed("create a memory pool", e))?;
-        let gpu = Arc::new(Gpu { launcher, pool, context });
+        let gpu = Arc::new(Gpu { launcher, pool, library: OnceLock::new(), context });
         open.push((ordinal, gpu.clone()));
         Ok(gpu)
     }
@@ -76,6 +81,8 @@ pub(super) struct CudaDevice {
     gpu: Arc<Gpu>,
     launcher: CudaLauncher,
     staging: Mutex<Option<Staging>>,
+    /// Scratch memory of the library's products on this stream.
+    workspace: OnceLock<DevicePtr>,
     /// Whether the stream records a graph instead of running.
     capturing: AtomicBool,
     /// Buffers dropped while capturing; freed when it ends, which is then an error.
@@ -95,6 +102,7 @@ impl CudaDevice {
             gpu,
             launcher,
             staging: Mutex::default(),
+            workspace: OnceLock::new(),
             capturing: AtomicBool::new(false),
             dropped: Mutex::default(),
             poison: std::env::var_os("X2CT_POISON").is_some_and(|v| !v.is_empty() && v != "0"),
@@ -119,6 +127,15 @@ impl CudaDevice {
 
     fn failed(&self, doing: &str, error: DriverError) -> Error {
         self.launcher.failed(doing, error)
+    }
+
+    fn open_library(&self) -> Result<&Library> {
+        self.launcher.bind()?;
+        self.gpu.library.get_or_init(Library::open).as_ref().map_err(|(problem, hint)| Error::Device {
+            device: self.name().into(),
+            problem: problem.clone(),
+            hint: hint.clone(),
+        })
     }
 
     /// The staging buffers, made at the first copy.
@@ -317,8 +334,45 @@ impl Backend for CudaDevice {
         Ok(())
     }
 
-    fn as_any(&self) -> &dyn std::any::Any {
-        self
+    fn library(&self) -> Result<()> {
+        self.open_library().map(|_| ())
+    }
+
+    unsafe fn library_gemm(&self, call: &GemmCall) -> Result<()> {
+        let library = self.open_library()?;
+        let workspace = match self.workspace.get() {
+            Some(&workspace) => workspace,
+            None => {
+                let made = self.alloc(library::WORKSPACE_BYTES, "the workspace of cuBLASLt")?;
+                let kept = *self.workspace.get_or_init(|| made);
+                if kept != made {
+                    // Another thread was faster.
+                    unsafe { self.free(made, library::WORKSPACE_BYTES) };
+                }
+                kept
+            }
+        };
+        self.launcher.bind()?;
+        let failed = |problem: String| {
+            let &GemmCall { m, n, k, .. } = call;
+            let problem =
+                format!("{problem}: [{m}, {k}] times [{k}, {n}], {} to {}", call.dtype.name(), call.out.name());
+            Error::Launch { kernel: "cublasLtMatmul", device: self.name().into(), problem }
+        };
+        unsafe { library.gemm(call, workspace, self.stream().cast()) }.map_err(|e| failed(library::words(e)))?;
+        if self.launcher.waits_after_launches() && !self.is_capturing() {
+            self.launcher.synchronize().map_err(|e| failed(driver::words(e)))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for CudaDevice {
+    fn drop(&mut self) {
+        if let Some(&workspace) = self.workspace.get() {
+            // Safety: allocated by this handle; what uses it was queued before.
+            unsafe { self.free(workspace, library::WORKSPACE_BYTES) };
+        }
     }
 }
 

@@ -378,8 +378,4 @@ impl Backend for HostDevice {
         unsafe { host_gemm::gemm(call, self.options.threads, &mut self.scratch.lock().expect("not poisoned")) };
         Ok(())
     }
-
-    fn as_any(&self) -> &dyn std::any::Any {
-        self
-    }
 }

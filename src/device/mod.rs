@@ -54,7 +54,6 @@ pub(crate) trait Backend: Launcher + Send + Sync {
     /// Queues a matrix product by the vendor's library (the `gemm` crate on the host, cuBLASLt on CUDA). Extents and
     /// types as documented at [`GemmCall`]; m, n and k are not 0.
     unsafe fn library_gemm(&self, call: &GemmCall) -> Result<()>;
-    fn as_any(&self) -> &dyn std::any::Any;
 }
 
 /// A point in a queue, in the backend's own form.
