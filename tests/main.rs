@@ -10,3 +10,4 @@ mod nifti;
 mod ops;
 mod shim;
 mod support;
+mod phantom;

@@ -1,8 +1,9 @@
-//! CT volumes: files, geometry, Hounsfield units.
+//! CT volumes: files, geometry, Hounsfield units, procedural phantoms.
 
 pub mod geometry;
 pub mod image;
 pub mod nifti;
+pub mod phantom;
 pub mod volume;
 
 pub use geometry::{Affine, AxisCodes};
