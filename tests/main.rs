@@ -8,6 +8,6 @@ mod image;
 mod layout;
 mod nifti;
 mod ops;
+mod phantom;
 mod shim;
 mod support;
-mod phantom;

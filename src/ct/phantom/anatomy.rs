@@ -5,8 +5,8 @@
 
 use super::PhantomConfig;
 use super::findings::{Abnormality, Finding, normal_cdf};
-use super::rng::Rng;
 use super::shapes::{Mat3, Vec3, multiply};
+use crate::philox::Rng;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sex {
@@ -166,7 +166,7 @@ impl Anatomy {
     }
 
     /// World millimetres to reference millimetres.
-    pub(super) fn from_world(&self) -> Mat3 {
+    pub(super) fn world_to_reference(&self) -> Mat3 {
         // Columns of `to_world` are orthogonal: the inverse is the transpose with rows divided by their squared length.
         let m = &self.to_world;
         std::array::from_fn(|j| {

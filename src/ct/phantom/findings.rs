@@ -1,7 +1,7 @@
 //! The 18 CT-RATE abnormalities and how a patient comes by them: a Gaussian copula over four hidden causes (heart
 //! failure, airway disease, age, infection), so that findings keep the company they keep in a clinic.
 
-use super::rng::Rng;
+use crate::philox::Rng;
 
 /// The abnormalities of CT-RATE, in the order of its label files.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
@@ -86,9 +86,8 @@ impl Abnormality {
     /// Share of patients that show it. The order follows CT-RATE; rare ones are made more common so that a small
     /// training set holds enough of each.
     pub fn prevalence(self) -> f32 {
-        [
-            0.18, 0.30, 0.22, 0.17, 0.28, 0.18, 0.26, 0.24, 0.26, 0.40, 0.34, 0.27, 0.25, 0.18, 0.19, 0.24, 0.19, 0.18,
-        ][self.index()]
+        [0.18, 0.30, 0.22, 0.17, 0.28, 0.18, 0.26, 0.24, 0.26, 0.40, 0.34, 0.27, 0.25, 0.18, 0.19, 0.24, 0.19, 0.18]
+            [self.index()]
     }
 
     /// Loadings on (heart failure, airway disease, age, infection). The rest of the unit variance is the finding's own.
@@ -262,7 +261,8 @@ fn choose(rng: &mut Rng, weights: &[f32]) -> usize {
 pub(super) fn normal_cdf(x: f32) -> f32 {
     let z = f64::from(x).abs() / std::f64::consts::SQRT_2;
     let t = 1.0 / (1.0 + 0.327_591_1 * z);
-    let poly = t * (0.254_829_592 + t * (-0.284_496_736 + t * (1.421_413_741 + t * (-1.453_152_027 + t * 1.061_405_429))));
+    let poly =
+        t * (0.254_829_592 + t * (-0.284_496_736 + t * (1.421_413_741 + t * (-1.453_152_027 + t * 1.061_405_429))));
     let erf = 1.0 - poly * (-z * z).exp();
     (if x < 0.0 { 0.5 * (1.0 - erf) } else { 0.5 * (1.0 + erf) }) as f32
 }

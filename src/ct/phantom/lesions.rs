@@ -6,8 +6,8 @@
 use super::anatomy::Anatomy;
 use super::findings::{Abnormality, Finding, Side, Zone};
 use super::organs::{AIR, HEART_AXIS, aorta, heart_chambers, hilum};
-use super::rng::Rng;
 use super::shapes::{Paint, Primitive, Shape, Vec3, add, apply, frame, scale, sub, transpose, unit};
+use crate::philox::Rng;
 
 const GEOMETRY: u32 = 0x200;
 const CALCIUM: f32 = 900.0;
@@ -174,11 +174,12 @@ impl Painter<'_> {
             let (s, c) = self.rng.range(0.0, std::f32::consts::TAU).sin_cos();
             let outward = add(scale(axes[1], c), scale(axes[2], s));
             let size = self.graded(2.8, 4.4) * self.rng.range(0.8, 1.3);
-            let plaque = Primitive::ellipsoid(Paint::Organ, CALCIUM, add(centre, scale(outward, radius)), [
-                1.6 * size,
-                0.8 * size,
-                1.6 * size,
-            ]);
+            let plaque = Primitive::ellipsoid(
+                Paint::Organ,
+                CALCIUM,
+                add(centre, scale(outward, radius)),
+                [1.6 * size, 0.8 * size, 1.6 * size],
+            );
             let tangent = unit(sub(b, a));
             self.out.solid.push(plaque.turned([tangent, outward, super::shapes::cross(tangent, outward)]));
         }
@@ -214,11 +215,12 @@ impl Painter<'_> {
             let shell = Primitive::ellipsoid(Paint::Organ, FLUID, sag, radii.map(|r| r + thick));
             self.out.pericardium.push(if i == 0 { shell.turned(axes) } else { shell });
         }
-        let base = Primitive::ellipsoid(Paint::Organ, FLUID, [4.0, -22.0, -62.0], [
-            56.0 * self.body.heart + 0.9 * thick,
-            40.0,
-            26.0,
-        ]);
+        let base = Primitive::ellipsoid(
+            Paint::Organ,
+            FLUID,
+            [4.0, -22.0, -62.0],
+            [56.0 * self.body.heart + 0.9 * thick, 40.0, 26.0],
+        );
         self.out.pericardium.push(base);
     }
 
@@ -268,7 +270,7 @@ impl Painter<'_> {
                     self.lung(band, sign);
                 }
             } else {
-                let z = match self.finding.zone {
+                let z: f32 = match self.finding.zone {
                     Zone::Upper => 60.0,
                     Zone::Middle => 0.0,
                     _ => -62.0,
@@ -319,11 +321,12 @@ impl Painter<'_> {
                 self.lung(Primitive::capsule(Paint::Lung, TISSUE, a, b, r, 1.3 * r), sign);
             }
             let cap = self.graded(16.0, 30.0);
-            let plaque = Primitive::ellipsoid(Paint::Lung, TISSUE - 60.0, add(far, [0.0, 0.0, if upper { 14.0 } else { -10.0 }]), [
-                1.2 * cap,
-                1.2 * cap,
-                0.5 * cap,
-            ]);
+            let plaque = Primitive::ellipsoid(
+                Paint::Lung,
+                TISSUE - 60.0,
+                add(far, [0.0, 0.0, if upper { 14.0 } else { -10.0 }]),
+                [1.2 * cap, 1.2 * cap, 0.5 * cap],
+            );
             self.lung(plaque.soft(10.0), sign);
         }
     }
@@ -365,7 +368,8 @@ impl Painter<'_> {
         for &sign in self.signs() {
             let root = hilum(sign);
             for _ in 0..self.count(12.0, 26.0) {
-                let away = unit([sign * self.rng.range(0.3, 1.0), self.rng.range(-0.6, 0.7), self.rng.range(-1.0, 0.9)]);
+                let away =
+                    unit([sign * self.rng.range(0.3, 1.0), self.rng.range(-0.6, 0.7), self.rng.range(-1.0, 0.9)]);
                 let a = add(root, scale(away, self.rng.range(8.0, 24.0)));
                 let b = add(a, scale(away, self.rng.range(24.0, 44.0)));
                 let wall = self.graded(5.0, 7.4);

@@ -7,7 +7,7 @@
 //! use x2ct::ct::phantom::{Patient, PhantomConfig};
 //! let patient = Patient::new(1, 0, &PhantomConfig::default());
 //! let volume = patient.voxelise([32, 32, 32], [12.0, 12.0, 12.0])?;
-//! assert_eq!(volume.hu.len(), 32 * 32 * 32);
+//! assert_eq!(volume.voxels.len(), 32 * 32 * 32);
 //! println!("{}", patient.report().findings);
 //! # Ok::<(), x2ct::Error>(())
 //! ```
@@ -17,7 +17,6 @@ mod findings;
 mod lesions;
 mod organs;
 pub mod report;
-pub mod rng;
 mod shapes;
 pub mod teacher;
 mod voxelise;
@@ -25,7 +24,9 @@ mod voxelise;
 pub use anatomy::{Anatomy, Sex};
 pub use findings::{Abnormality, Finding, Grade, Side, Zone};
 pub use report::Report;
-pub use voxelise::HuVolume;
+
+use crate::ct::CtVolume;
+use crate::philox::Rng;
 
 /// How far patients differ in posture, and how noisy the scanner is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -86,7 +87,7 @@ impl Patient {
 
     fn assemble(seed: u64, index: u64, config: &PhantomConfig, findings: Vec<Finding>, ageing: f32) -> Self {
         let anatomy = Anatomy::draw(seed, index, config, &findings, ageing);
-        let noise_hu = config.noise_hu * rng::Rng::new(seed, index, SCANNER).range(0.5, 1.5);
+        let noise_hu = config.noise_hu * Rng::new(seed, index, SCANNER).range(0.5, 1.5);
         Patient { seed, index, anatomy, findings, noise_hu }
     }
 
@@ -95,7 +96,7 @@ impl Patient {
     ///
     /// # Errors
     /// An edge of 0 or above 2048, or a spacing outside 0.05 to 100 mm.
-    pub fn voxelise(&self, shape: [usize; 3], spacing: [f64; 3]) -> crate::Result<HuVolume> {
+    pub fn voxelise(&self, shape: [usize; 3], spacing: [f64; 3]) -> crate::Result<CtVolume> {
         voxelise::voxelise(self, shape, spacing)
     }
 

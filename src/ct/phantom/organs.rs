@@ -2,8 +2,8 @@
 //! abdomen. Positions and radii are round figures for an adult, in reference millimetres; HU are textbook values.
 
 use super::anatomy::Anatomy;
-use super::rng::Rng;
 use super::shapes::{Paint, Primitive, Vec3, add, cross, frame, scale, sub, unit};
+use crate::philox::Rng;
 
 const VESSELS: u32 = 3;
 const SKELETON: u32 = 4;
@@ -188,6 +188,10 @@ pub(super) fn abdomen(body: &Anatomy, out: &mut Vec<Primitive>) {
     if body.gastric_air > 0.0 {
         let centre = [46.0, -12.0, top(left) - 14.0 - body.gastric_air];
         out.push(organ(30.0, sub(centre, [0.0, 0.0, 10.0]), scale([1.4, 1.3, 1.5], body.gastric_air)));
-        out.push(organ(-950.0, sub(centre, [0.0, 0.25 * body.gastric_air, 0.0]), scale([1.1, 0.8, 0.9], body.gastric_air)));
+        out.push(organ(
+            -950.0,
+            sub(centre, [0.0, 0.25 * body.gastric_air, 0.0]),
+            scale([1.1, 0.8, 0.9], body.gastric_air),
+        ));
     }
 }

@@ -1,7 +1,7 @@
 //! Radiology reports in words: one sentence per finding, naming it with its severity and place.
 
 use super::findings::{Abnormality, Finding, Grade, Side, Zone};
-use super::rng::Rng;
+use crate::philox::Rng;
 
 /// The two text columns of CT-RATE.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@
 
 use super::Patient;
 use super::findings::{Abnormality, Side, Zone};
-use super::rng::Rng;
+use crate::philox::Rng;
 
 /// Dimension of all embeddings.
 pub const DIM: usize = 512;
@@ -215,7 +215,8 @@ pub struct Embeddings {
 /// CT and report embeddings of `patients` by the phantom teacher.
 pub fn embed(patients: &[Patient]) -> Embeddings {
     let teacher = Teacher::new();
-    let mut out = Embeddings { ct: Vec::with_capacity(patients.len() * DIM), report: Vec::with_capacity(patients.len() * DIM) };
+    let mut out =
+        Embeddings { ct: Vec::with_capacity(patients.len() * DIM), report: Vec::with_capacity(patients.len() * DIM) };
     for patient in patients {
         out.ct.extend(teacher.ct(patient));
         out.report.extend(teacher.report(patient));

@@ -6,39 +6,15 @@ use super::Patient;
 use super::anatomy::{Anatomy, LUNG_CENTRE_Y};
 use super::lesions::Lesions;
 use super::organs;
-use super::rng::philox4x32_10;
 use super::shapes::{Canvas, Paint, Placed, Primitive, ToVoxel, Vec3, add, apply, scale, sub};
+use crate::ct::{Affine, CtVolume, Voxels};
+use crate::philox::philox4x32_10;
 use crate::{Error, Result};
-
-/// A CT volume in Hounsfield units.
-#[derive(Clone, Debug, PartialEq)]
-pub struct HuVolume {
-    /// Voxels, x fastest: index `(z * shape[1] + y) * shape[0] + x`.
-    pub hu: Vec<i16>,
-    /// Voxels along x (towards the patient's left), y (posterior) and z (superior).
-    pub shape: [usize; 3],
-    /// Millimetres.
-    pub spacing: [f64; 3],
-}
-
-impl HuVolume {
-    /// Rows of the NIfTI affine (voxel index to RAS millimetres, origin at the centre). Axis codes: ('L', 'P', 'S').
-    pub fn affine(&self) -> [[f64; 4]; 3] {
-        let half = |axis: usize| (self.shape[axis] as f64 - 1.0) / 2.0 * self.spacing[axis];
-        let [dx, dy, dz] = self.spacing;
-        [[-dx, 0.0, 0.0, half(0)], [0.0, -dy, 0.0, half(1)], [0.0, 0.0, dz, -half(2)]]
-    }
-
-    /// HU at a voxel.
-    pub fn at(&self, x: usize, y: usize, z: usize) -> i16 {
-        self.hu[(z * self.shape[1] + y) * self.shape[0] + x]
-    }
-}
 
 /// Largest volume edge that is accepted.
 const MAX_EDGE: usize = 2048;
 
-pub(super) fn voxelise(patient: &Patient, shape: [usize; 3], spacing: [f64; 3]) -> Result<HuVolume> {
+pub(super) fn voxelise(patient: &Patient, shape: [usize; 3], spacing: [f64; 3]) -> Result<CtVolume> {
     if shape.iter().any(|n| *n == 0 || *n > MAX_EDGE) {
         return Err(Error::argument(
             "phantom shape",
@@ -68,7 +44,14 @@ pub(super) fn voxelise(patient: &Patient, shape: [usize; 3], spacing: [f64; 3]) 
             for y in 0..shape[1] {
                 let start = add(origin, scale(grid.steps[1], y as f32));
                 let row = y * shape[0]..(y + 1) * shape[0];
-                background(body, start, grid.steps[0], grid.voxel, &mut scratch.hu[row.clone()], &mut scratch.lung[row]);
+                background(
+                    body,
+                    start,
+                    grid.steps[0],
+                    grid.voxel,
+                    &mut scratch.hu[row.clone()],
+                    &mut scratch.lung[row],
+                );
             }
             let mut canvas = Canvas {
                 hu: &mut scratch.hu,
@@ -91,7 +74,10 @@ pub(super) fn voxelise(patient: &Patient, shape: [usize; 3], spacing: [f64; 3]) 
             }
         },
     );
-    Ok(HuVolume { hu, shape, spacing })
+    let half = |axis: usize| 0.5 * (shape[axis] as f64 - 1.0) * spacing[axis];
+    let [dx, dy, dz] = spacing;
+    let affine = Affine::new([[-dx, 0.0, 0.0, half(0)], [0.0, -dy, 0.0, half(1)], [0.0, 0.0, dz, -half(2)]])?;
+    CtVolume::new(Voxels::I16(hu), shape, affine)
 }
 
 struct Scratch {
@@ -110,7 +96,7 @@ struct Grid {
 
 impl Grid {
     fn new(body: &Anatomy, shape: [usize; 3], spacing: [f64; 3]) -> Self {
-        let inverse = body.from_world();
+        let inverse = body.world_to_reference();
         let step = |axis: usize| {
             let mut world = [0.0; 3];
             world[axis] = spacing[axis] as f32;
