@@ -2,6 +2,8 @@
 
 use x2ct::{Device, Result};
 
+#[path = "contrastive.rs"]
+pub mod contrastive;
 #[path = "image.rs"]
 pub mod image;
 #[path = "norm.rs"]
@@ -27,6 +29,7 @@ type MakeCases = fn(&Device) -> Result<Vec<Case>>;
 
 #[rustfmt::skip] // one a line, so that two additions do not meet
 const FAMILIES: &[(&str, MakeCases)] = &[
+    ("contrastive", contrastive::cases),
     ("image", image::cases),
     ("norm", norm::cases),
     ("pointwise", pointwise::cases),

@@ -11,6 +11,7 @@ use std::ffi::c_void;
 use crate::Result;
 
 pub mod columns;
+pub mod contrastive;
 pub mod conv2d;
 mod family;
 pub mod gemm;
@@ -26,6 +27,7 @@ pub use family::{Entry, Family, FieldLayout, HostEntry, Kernel, ParamsLayout};
 #[rustfmt::skip] // one a line, so that two additions do not meet
 pub static FAMILIES: &[&Family] = &[
     &conv2d::FAMILY,
+    &contrastive::FAMILY,
     &gemm::FAMILY,
     &image::FAMILY,
     &norm::FAMILY,

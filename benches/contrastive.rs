@@ -1,0 +1,53 @@
+use x2ct::autograd::Tape;
+use x2ct::ops::contrastive::{Contrastive, InfoNce, Scale, TriModal, Variant};
+use x2ct::tensor::{DType, Tensor};
+use x2ct::{Device, Result};
+
+use super::{Case, random, size};
+
+/// Forward and backward: the tri-modal loss with gradient to the radiographs, and one pair with both gradients.
+pub fn cases(device: &Device) -> Result<Vec<Case>> {
+    let d = 512;
+    let mut cases = Vec::new();
+    for dtype in [DType::F32, DType::Bf16] {
+        for n in [128, 360, size(device, 4096, 512), size(device, 32768, 1000)] {
+            let tensors = (0..3)
+                .map(|k| Tensor::from_slice(device, [n, d], dtype, &random(k + 1, n * d)))
+                .collect::<Result<Vec<_>>>()?;
+            let tri_modal = TriModal::default().general()?;
+            let info_nce = InfoNce::new(Scale::Fixed(1.0 / 0.07)).general();
+            for (name, loss, leaves) in [("tri_modal", tri_modal, 1), ("info_nce", info_nce, 2)] {
+                for variant in Variant::ALL {
+                    // The naive variant is the reference, not a competitor: one size is enough.
+                    if variant != Variant::Naive || (n == 128 && dtype == DType::F32) {
+                        let loss = Contrastive { variant, ..loss.clone() };
+                        cases.push(case(name, variant, loss, &tensors[..], leaves));
+                    }
+                }
+            }
+        }
+    }
+    Ok(cases)
+}
+
+/// The first `leaves` sets get a gradient.
+fn case(name: &str, variant: Variant, loss: Contrastive, tensors: &[Tensor], leaves: usize) -> Case {
+    let (n, d) = (tensors[0].shape()[0], tensors[0].shape()[1]);
+    let sets = tensors[..loss.sets].to_vec();
+    let pairs = loss.pairs.iter().filter(|p| p.2 != 0.0).count() as u64;
+    let products = 2 * (n * n * d) as u64;
+    Case {
+        family: "contrastive",
+        name: format!("{name} {variant:?} {n}x{d} {}", tensors[0].dtype().name()),
+        bytes: sets.iter().chain(&sets[..leaves]).map(|t| t.bytes() as u64).sum(),
+        // The logits once forward; again, and the product with the partner, for each gradient.
+        flops: products * (pairs + 2 * leaves.max(pairs as usize) as u64),
+        run: Box::new(move || {
+            let tape = Tape::recording();
+            let make = |(i, t)| if i < leaves { tape.leaf(t) } else { tape.constant(t) };
+            let vars: Vec<_> = sets.iter().enumerate().map(make).collect();
+            let y = tape.apply(loss.clone(), &vars.iter().collect::<Vec<_>>())?;
+            tape.backward(&y).map(drop)
+        }),
+    }
+}

@@ -1,0 +1,237 @@
+// Symmetric InfoNCE of pairs of embedding sets, any number of sets: the loss and its gradients, no n x n matrix in memory.
+//
+//   l_ij = scale <a_i, b_j>            embeddings divided by their norms where asked
+//   L(a, b) = 1/2 factor sum_i [ log sum_j exp l_ij - l_ii  +  log sum_j exp l_ji - l_ii ]      factor 1/n (mean) or 1 (sum)
+//   loss = sum over pairs of weight L(a, b)
+//
+// Shapes: a, b, da, db [n, d] row-major, f32 or bf16; norms, sums and the loss f32.
+//
+// Forward: norms; one pass over tiles of l that sums exp(l - shift) of rows and columns, a strip at a time; per row the two
+// softmax normalisers; the sum of the losses in f64. Backward: tiles of l are recomputed, turned into
+//   h_ij = 1/2 factor weight (p_row_ij + p_column_ij - 2 [i = j])
+// and multiplied with the other set: dl/da_i = scale sum_j h_ij b_j. A block owns rows of the gradient, so nothing is
+// accumulated across blocks and the result does not depend on their order.
+//
+// Idea: while |l| <= scale <= 40 the constant `scale` can be every shift, and one exponential serves rows and columns in both
+// passes. Beyond that (`bounded` = 0) rows and columns keep running maxima, exact at any scale and norm.
+//
+// Idea: sums leave the diagonal out. With S = sum over j != i of exp(l_ij - l_ii) the loss of a row is log1p(S) and its
+// diagonal gradient -S / (1 + S): both keep their relative accuracy where pairs are well aligned and S is tiny.
+//
+// Bytes: 2 n d elements per pair forward; backward n d for x and its gradient and n d per partner. A tile of 64 makes
+// 32 (f32) multiply-adds a loaded element, so arithmetic is what limits: 2 n^2 d operations per pair forward, twice that per
+// pair and gradient backward.
+//
+// Variants: 1 naive (one thread a row), 2 tiled (f32 arithmetic, contrastive_tiled.cuh).
+// Test: cargo test --release ops::contrastive     Time: x2ct bench contrastive
+#include "common/reduce.h"
+#include "contrastive.cuh"
+#include "contrastive_tiled.cuh"
+
+struct ContrastiveNormParams {
+    const void* x;          // [n, d]
+    float* inverse_norms;   // [n]
+    uint64_t n, d;
+};
+X2CT_FIELDS(ContrastiveNormParams, x, inverse_norms, n, d)
+
+struct ContrastiveNormConfig : KernelDefaults {
+    static constexpr uint32_t threads = 128;
+    static constexpr int lanes = 4;  // threads of a row: few, because a processor adds within a thread for less than across
+    static constexpr uint32_t tile0 = threads / lanes;
+    struct Shared {
+        double parts[threads];
+    };
+};
+
+// inverse_norms[i] = 1 / max(|x_i|, 1e-12), summed in f64: no overflow at any norm that f32 holds.
+template <class T>
+X2CT_DEVICE void contrastive_norms(const ContrastiveNormParams& p) {
+    using C = ContrastiveNormConfig;
+    auto& s = shared_memory<C::Shared>();
+    const uint64_t row = uint64_t(blockIdx.x) * C::tile0 + threadIdx.x / C::lanes;
+    const int lane = int(threadIdx.x) % C::lanes;
+    const T* x = static_cast<const T*>(p.x) + row * p.d;
+    const bool aligned = rows_aligned<T>(p.x, p.d);
+    double sum = 0.0;
+    if (row < p.n) {
+        for (uint64_t k = lane * 4; k < p.d; k += C::lanes * 4) {
+            float v[4];
+            load_row4(x, k, p.d, aligned, v);
+            X2CT_UNROLL
+            for (int i = 0; i < 4; ++i) sum += double(v[i]) * v[i];
+        }
+    }
+    s.parts[threadIdx.x] = sum;
+    __syncthreads();
+    if (lane == 0 && row < p.n) {
+        for (int i = 1; i < C::lanes; ++i) sum += s.parts[threadIdx.x + i];
+        const double norm = sqrt(sum);
+        p.inverse_norms[row] = float(1.0 / (norm < double(kMinNorm) ? double(kMinNorm) : norm));
+    }
+}
+
+// The inner product of two embeddings, divided by their norms.
+template <class T>
+X2CT_DEVICE float similarity(const T* a, float a_inverse, const T* b, float b_inverse, uint64_t d) {
+    float sum = 0.0f;
+    for (uint64_t k = 0; k < d; ++k) sum += (to_float(a[k]) * a_inverse) * (to_float(b[k]) * b_inverse);
+    return sum;
+}
+
+struct ContrastiveNaiveConfig : KernelDefaults {
+    static constexpr uint32_t threads = 64;
+    static constexpr uint32_t tile0 = threads;
+    static constexpr uint32_t tile1 = 1;  // strips
+    static constexpr int width = 16;      // columns of dx that a thread accumulates
+};
+
+// Variant 1: thread i sums row i and column i of pair blockIdx.z.
+template <class T>
+X2CT_DEVICE void contrastive_naive(const ContrastiveForwardParams& p) {
+    const ContrastivePair& pair = p.pairs[blockIdx.z];
+    const uint64_t i = uint64_t(blockIdx.x) * ContrastiveNaiveConfig::threads + threadIdx.x;
+    if (i >= p.n) return;
+    const T* a = static_cast<const T*>(pair.a);
+    const T* b = static_cast<const T*>(pair.b);
+    const float scale = logit_scale(p), a_inverse = inverse_norm(pair.a_inverse_norms, i), b_inverse = inverse_norm(pair.b_inverse_norms, i);
+    const SumExp empty{p.bounded ? scale : -infinity(), 0.0f};
+    SumExp row = empty, column = empty;
+    for (uint64_t j = 0; j < p.n; ++j) {
+        const float in_row = scale * similarity(a + i * p.d, a_inverse, b + j * p.d, inverse_norm(pair.b_inverse_norms, j), p.d);
+        if (i == j) {
+            pair.diagonal_logits[i] = in_row;
+            continue;
+        }
+        const float in_column = scale * similarity(a + j * p.d, inverse_norm(pair.a_inverse_norms, j), b + i * p.d, b_inverse, p.d);
+        row = merge(row, p.bounded ? SumExp{scale, expf(in_row - scale)} : SumExp{in_row, 1.0f});
+        column = merge(column, p.bounded ? SumExp{scale, expf(in_column - scale)} : SumExp{in_column, 1.0f});
+    }
+    pair.row_partials[i] = row;
+    pair.column_partials[i] = column;
+}
+
+// Variant 1: thread i makes row i of dx, 16 columns at a time; the logits are recomputed each time.
+template <class T>
+X2CT_DEVICE void contrastive_gradient_naive(const ContrastiveGradientParams& p) {
+    constexpr int width = ContrastiveNaiveConfig::width;
+    const uint64_t i = uint64_t(blockIdx.x) * ContrastiveNaiveConfig::threads + threadIdx.x;
+    if (i >= p.n) return;
+    const T* x = static_cast<const T*>(p.x) + i * p.d;
+    const float scale = logit_scale(p), inverse = inverse_norm(p.x_inverse_norms, i), factor = *p.upstream * p.factor;
+    for (uint64_t k0 = 0; k0 < p.d; k0 += width) {
+        float g[width] = {}, along = 0.0f;
+        for (uint32_t q = 0; q < p.term_count; ++q) {
+            const ContrastiveTerm& term = p.terms[q];
+            const Softmax own = term.own_softmax[i];
+            for (uint64_t j = 0; j < p.n; ++j) {
+                const T* y = static_cast<const T*>(term.partner) + j * p.d;
+                const float y_inverse = inverse_norm(term.partner_inverse_norms, j);
+                const float c = similarity(x, inverse, y, y_inverse, p.d), l = scale * c;
+                const Softmax partner = term.partner_softmax[j];
+                const float h = term.weight * (i == j ? term.diagonal[i]
+                                                      : expf(l - own.shift) * own.inverse + expf(l - partner.shift) * partner.inverse);
+                along += h * c;
+                for (int k = 0; k < width; ++k)
+                    if (k0 + k < p.d) g[k] += h * (to_float(y[k0 + k]) * y_inverse);
+            }
+        }
+        if (p.slopes) p.slopes[i] = along * factor;
+        if (!p.dx) return;
+        for (int k = 0; k < width; ++k) {
+            if (k0 + k >= p.d) continue;
+            const float free = scale * g[k];
+            const float value = p.x_inverse_norms ? unnormalise(free, scale * along, to_float(x[k0 + k]), inverse) : free;
+            write_gradient(static_cast<T*>(p.dx) + i * p.d + k0 + k, factor * value, p.accumulate);
+        }
+    }
+}
+
+struct ContrastiveRowConfig : KernelDefaults {
+    static constexpr uint32_t threads = 256;
+    static constexpr uint32_t tile0 = threads;
+    struct Shared {
+        double scratch[threads / 32];
+    };
+};
+
+// -log softmax of the diagonal, given the off-diagonal sums by strip; fills the softmax and adds p_ii - 1 to `diagonal`.
+X2CT_DEVICE double finish_row(const SumExp* partials, uint32_t strips, uint64_t n, float own_logit, bool bounded, float scale, Softmax* softmax,
+                              double* diagonal) {
+    float shift = bounded ? scale : own_logit;
+    for (uint32_t strip = 0; strip < strips; ++strip) shift = fmaxf(shift, partials[strip * n].shift);
+    double others = 0.0;
+    for (uint32_t strip = 0; strip < strips; ++strip) {
+        const SumExp part = partials[strip * n];
+        others += part.shift == shift ? double(part.sum) : part.sum * exp(double(part.shift) - shift);
+    }
+    const double own = exp(double(own_logit) - shift), total = others + own;
+    *softmax = {shift, float(1.0 / total)};
+    *diagonal -= others / total;
+    // exp(l_ii - shift) may underflow where the pair is far from aligned: log(total) is then as good as log1p.
+    return others < own ? log1p(others / own) : log(total) + (double(shift) - own_logit);
+}
+
+// Merges the strips of 256 rows (blockIdx.x) of pair blockIdx.y.
+X2CT_DEVICE void contrastive_rows_body(const ContrastiveForwardParams& p) {
+    auto& s = shared_memory<ContrastiveRowConfig::Shared>();
+    const ContrastivePair& pair = p.pairs[blockIdx.y];
+    const uint64_t i = uint64_t(blockIdx.x) * ContrastiveRowConfig::threads + threadIdx.x;
+    const float scale = logit_scale(p);
+    double loss = 0.0;
+    if (i < p.n) {
+        const float own = pair.diagonal_logits[i];
+        double diagonal = 0.0;
+        loss = finish_row(pair.row_partials + i, p.strips, p.n, own, p.bounded, scale, pair.row_softmax + i, &diagonal);
+        loss += finish_row(pair.column_partials + i, p.strips, p.n, own, p.bounded, scale, pair.column_softmax + i, &diagonal);
+        pair.diagonal[i] = float(diagonal);
+    }
+    loss = block_sum<ContrastiveRowConfig::threads>(loss, s.scratch);
+    if (threadIdx.x == 0) p.loss_partials[blockIdx.y * uint64_t(gridDim.x) + blockIdx.x] = loss;
+}
+
+struct ContrastiveSumConfig : KernelDefaults {
+    static constexpr uint32_t threads = 32;
+};
+
+// loss = factor sum over pairs of weight/2 sum of its partials. One warp.
+X2CT_DEVICE void contrastive_loss_body(const ContrastiveForwardParams& p) {
+    const uint64_t blocks = (p.n + ContrastiveRowConfig::threads - 1) / ContrastiveRowConfig::threads;
+    double loss = 0.0;
+    for (uint32_t q = 0; q < p.pair_count; ++q)
+        for (uint64_t b = threadIdx.x; b < blocks; b += ContrastiveSumConfig::threads)
+            loss += 0.5 * p.pairs[q].weight * p.loss_partials[q * blocks + b];
+    loss = warp_sum(loss);
+    if (threadIdx.x == 0) write_gradient(p.loss, float(loss * p.factor), p.accumulate);
+}
+
+struct ContrastiveScaleParams {
+    const float* slopes;    // [n]
+    float* dscale;          // one element
+    uint64_t n;
+    uint32_t accumulate;
+    uint32_t unused;
+};
+X2CT_FIELDS(ContrastiveScaleParams, slopes, dscale, n, accumulate, unused)
+
+// dscale = sum of the slopes, in f64. One warp.
+X2CT_DEVICE void contrastive_scale_body(const ContrastiveScaleParams& p) {
+    double sum = 0.0;
+    for (uint64_t i = threadIdx.x; i < p.n; i += ContrastiveSumConfig::threads) sum += p.slopes[i];
+    sum = warp_sum(sum);
+    if (threadIdx.x == 0) write_gradient(p.dscale, float(sum), p.accumulate);
+}
+
+X2CT_KERNEL(contrastive_norms_f32, ContrastiveNormParams, ContrastiveNormConfig, contrastive_norms<float>)
+X2CT_KERNEL(contrastive_norms_bf16, ContrastiveNormParams, ContrastiveNormConfig, contrastive_norms<bf16>)
+X2CT_KERNEL(contrastive_naive_f32, ContrastiveForwardParams, ContrastiveNaiveConfig, contrastive_naive<float>)
+X2CT_KERNEL(contrastive_naive_bf16, ContrastiveForwardParams, ContrastiveNaiveConfig, contrastive_naive<bf16>)
+X2CT_KERNEL(contrastive_tiled_f32, ContrastiveForwardParams, ContrastiveTileConfig, contrastive_tiled<float>)
+X2CT_KERNEL(contrastive_tiled_bf16, ContrastiveForwardParams, ContrastiveTileConfig, contrastive_tiled<bf16>)
+X2CT_KERNEL(contrastive_rows, ContrastiveForwardParams, ContrastiveRowConfig, contrastive_rows_body)
+X2CT_KERNEL(contrastive_loss, ContrastiveForwardParams, ContrastiveSumConfig, contrastive_loss_body)
+X2CT_KERNEL(contrastive_gradient_naive_f32, ContrastiveGradientParams, ContrastiveNaiveConfig, contrastive_gradient_naive<float>)
+X2CT_KERNEL(contrastive_gradient_naive_bf16, ContrastiveGradientParams, ContrastiveNaiveConfig, contrastive_gradient_naive<bf16>)
+X2CT_KERNEL(contrastive_gradient_tiled_f32, ContrastiveGradientParams, ContrastiveGradientConfig, contrastive_gradient_tiled<float>)
+X2CT_KERNEL(contrastive_gradient_tiled_bf16, ContrastiveGradientParams, ContrastiveGradientConfig, contrastive_gradient_tiled<bf16>)
+X2CT_KERNEL(contrastive_scale, ContrastiveScaleParams, ContrastiveSumConfig, contrastive_scale_body)

@@ -1,0 +1,305 @@
+// Variant 2 of the contrastive loss: f32 arithmetic in register micro-tiles fed from shared memory.
+#pragma once
+
+#include "contrastive.cuh"
+
+// Rows of a micro-tile that are carried through the inner loop together: all of them on a GPU; four on a processor, whose
+// sixteen vector registers a 4x8 tile fills.
+#ifdef __CUDACC__
+constexpr int kRowsAtOnce = 8;
+#else
+constexpr int kRowsAtOnce = 4;
+#endif
+
+// acc[i][j] += sum over k of a[k][i] * b[k][column(j)], where a micro-tile's columns are groups of four, `Stride` apart: a
+// warp's 16-byte loads then touch consecutive banks.
+template <int Depth, int Rows, int Columns, int Stride, int LdA, int LdB>
+X2CT_DEVICE void multiply_tile(const float (*a)[LdA], const float (*b)[LdB], float (&acc)[Rows][Columns]) {
+    constexpr int rows = Rows < kRowsAtOnce ? Rows : kRowsAtOnce;
+    X2CT_UNROLL
+    for (int first = 0; first < Rows; first += rows) {
+        float sum[rows][Columns];
+        X2CT_UNROLL
+        for (int i = 0; i < rows; ++i)
+            X2CT_UNROLL
+            for (int j = 0; j < Columns; ++j) sum[i][j] = acc[first + i][j];
+#pragma unroll 2
+        for (int k = 0; k < Depth; ++k) {
+            float left[rows], right[Columns];
+            X2CT_UNROLL
+            for (int i = 0; i < rows; i += 4) load_float(a[k] + first + i, *reinterpret_cast<float(*)[4]>(left + i));
+            X2CT_UNROLL
+            for (int j = 0; j < Columns; j += 4) load_float(b[k] + j / 4 * Stride, *reinterpret_cast<float(*)[4]>(right + j));
+            X2CT_UNROLL
+            for (int i = 0; i < rows; ++i)
+                X2CT_UNROLL
+                for (int j = 0; j < Columns; ++j) sum[i][j] += left[i] * right[j];
+        }
+        X2CT_UNROLL
+        for (int i = 0; i < rows; ++i)
+            X2CT_UNROLL
+            for (int j = 0; j < Columns; ++j) acc[first + i][j] = sum[i][j];
+    }
+}
+
+// tile[k][row] = x[first + row][k0 + k] / |x[first + row]|, zero outside; rows and depth are multiples of four.
+template <int Threads, int Rows, int Depth, int Ld, class T>
+X2CT_DEVICE void load_transposed(float (*tile)[Ld], const T* x, const float* inverse_norms, uint64_t first, uint64_t k0, uint64_t n,
+                                 uint64_t d, bool aligned) {
+    static_assert(Rows * Depth % (4 * Threads) == 0, "every thread loads as much");
+#pragma unroll 2
+    for (int v = 0; v < Rows * Depth / (4 * Threads); ++v) {
+        const int item = int(threadIdx.x) + v * Threads, row = item % Rows, k = item / Rows * 4;
+        float value[4] = {};
+        if (first + row < n) {
+            load_row4(x + (first + row) * d, k0 + k, d, aligned, value);
+            const float inverse = inverse_norm(inverse_norms, first + row);
+            X2CT_UNROLL
+            for (int i = 0; i < 4; ++i) value[i] *= inverse;
+        }
+        X2CT_UNROLL
+        for (int i = 0; i < 4; ++i) tile[k + i][row] = value[i];
+    }
+}
+
+// tile[row][k] of the same.
+template <int Threads, int Rows, int Width, int Ld, class T>
+X2CT_DEVICE void load_straight(float (*tile)[Ld], const T* x, const float* inverse_norms, uint64_t first, uint64_t k0, uint64_t n,
+                               uint64_t d, bool aligned) {
+    static_assert(Rows * Width % (4 * Threads) == 0, "every thread loads as much");
+#pragma unroll 2
+    for (int v = 0; v < Rows * Width / (4 * Threads); ++v) {
+        const int item = int(threadIdx.x) + v * Threads, k = item % (Width / 4) * 4, row = item / (Width / 4);
+        float value[4] = {};
+        if (first + row < n) {
+            load_row4(x + (first + row) * d, k0 + k, d, aligned, value);
+            const float inverse = inverse_norm(inverse_norms, first + row);
+            X2CT_UNROLL
+            for (int i = 0; i < 4; ++i) value[i] *= inverse;
+        }
+        store_float(&tile[row][k], value);
+    }
+}
+
+struct ContrastiveTileConfig : KernelDefaults {
+    static constexpr uint32_t threads = 64;
+    static constexpr uint32_t min_blocks = 4;
+    static constexpr int tile = 64, depth = 64, micro = 8, lanes = tile / micro;
+    static constexpr uint32_t tile0 = tile;
+    static constexpr uint32_t tile1 = 16;  // strips at most: the partial sums take 2 * 16 * 8 bytes a row, whatever n is
+    static_assert(threads == lanes * lanes && threads == tile, "a thread has one micro-tile, one row and one column");
+    struct Shared {
+        alignas(16) float a[depth][tile + 4];
+        float b[depth][tile + 4];
+        SumExp rows[tile][lanes];     // by micro-tile
+        SumExp columns[tile][lanes];
+    };
+};
+
+// Sums of exponentials of one strip of rows by one strip of columns (blockIdx.y, blockIdx.x) of pair blockIdx.z, tile by
+// tile. A tile's exponentials serve its rows and its columns. Column sums live in this block's own part of the workspace
+// between tiles, row sums in a register of the thread that owns the row.
+template <class T>
+X2CT_DEVICE void contrastive_tiled(const ContrastiveForwardParams& p) {
+    using C = ContrastiveTileConfig;
+    auto& s = shared_memory<C::Shared>();
+    const ContrastivePair& pair = p.pairs[blockIdx.z];
+    const T* a = static_cast<const T*>(pair.a);
+    const T* b = static_cast<const T*>(pair.b);
+    const bool aligned = rows_aligned<T>(a, p.d) && rows_aligned<T>(b, p.d);
+    const float scale = logit_scale(p);
+    const int t = int(threadIdx.x), tx = t % C::lanes, ty = t / C::lanes;
+    const uint64_t tiles = (p.n + C::tile - 1) / C::tile;
+    const uint64_t row_end = tiles * (blockIdx.y + 1) / p.strips, column_begin = tiles * blockIdx.x / p.strips;
+    const uint64_t column_end = tiles * (blockIdx.x + 1) / p.strips, row_begin = tiles * blockIdx.y / p.strips;
+    for (uint64_t rt = row_begin; rt < row_end; ++rt) {
+        SumExp own_row{p.bounded ? scale : -infinity(), 0.0f};
+        for (uint64_t ct = column_begin; ct < column_end; ++ct) {
+            const uint64_t row0 = rt * C::tile, column0 = ct * C::tile;
+            float l[C::micro][C::micro] = {};
+            for (uint64_t k0 = 0; k0 < p.d; k0 += C::depth) {
+                __syncthreads();
+                load_transposed<C::threads, C::tile, C::depth>(s.a, a, pair.a_inverse_norms, row0, k0, p.n, p.d, aligned);
+                load_transposed<C::threads, C::tile, C::depth>(s.b, b, pair.b_inverse_norms, column0, k0, p.n, p.d, aligned);
+                __syncthreads();
+                multiply_tile<C::depth, C::micro, C::micro, C::tile / 2>(
+                    reinterpret_cast<const float(*)[C::tile + 4]>(&s.a[0][ty * C::micro]),
+                    reinterpret_cast<const float(*)[C::tile + 4]>(&s.b[0][tx * 4]), l);
+            }
+            // Logits; what does not count becomes -inf, whose exponential is 0.
+            X2CT_UNROLL
+            for (int i = 0; i < C::micro; ++i)
+                X2CT_UNROLL
+                for (int j = 0; j < C::micro; ++j) {
+                    const uint64_t row = row0 + ty * C::micro + i, column = column0 + j / 4 * (C::tile / 2) + tx * 4 + j % 4;
+                    l[i][j] *= scale;
+                    if (row == column && row < p.n) pair.diagonal_logits[row] = l[i][j];
+                    if (row == column || row >= p.n || column >= p.n) l[i][j] = -infinity();
+                }
+            if (p.bounded) {
+                float columns[C::micro] = {};
+                X2CT_UNROLL
+                for (int i = 0; i < C::micro; ++i) {
+                    float row = 0.0f;
+                    X2CT_UNROLL
+                    for (int j = 0; j < C::micro; ++j) {
+                        const float e = expf(l[i][j] - scale);
+                        row += e;
+                        columns[j] += e;
+                    }
+                    s.rows[ty * C::micro + i][tx] = {scale, row};
+                }
+                X2CT_UNROLL
+                for (int j = 0; j < C::micro; ++j) s.columns[j / 4 * (C::tile / 2) + tx * 4 + j % 4][ty] = {scale, columns[j]};
+            } else {
+                X2CT_UNROLL
+                for (int i = 0; i < C::micro; ++i) {
+                    SumExp row{l[i][0], 0.0f};
+                    X2CT_UNROLL
+                    for (int j = 1; j < C::micro; ++j) row.shift = fmaxf(row.shift, l[i][j]);
+                    const float shift = row.shift == -infinity() ? 0.0f : row.shift;
+                    X2CT_UNROLL
+                    for (int j = 0; j < C::micro; ++j) row.sum += expf(l[i][j] - shift);
+                    s.rows[ty * C::micro + i][tx] = row;
+                }
+                X2CT_UNROLL
+                for (int j = 0; j < C::micro; ++j) {
+                    SumExp column{l[0][j], 0.0f};
+                    X2CT_UNROLL
+                    for (int i = 1; i < C::micro; ++i) column.shift = fmaxf(column.shift, l[i][j]);
+                    const float shift = column.shift == -infinity() ? 0.0f : column.shift;
+                    X2CT_UNROLL
+                    for (int i = 0; i < C::micro; ++i) column.sum += expf(l[i][j] - shift);
+                    s.columns[j / 4 * (C::tile / 2) + tx * 4 + j % 4][ty] = column;
+                }
+            }
+            __syncthreads();
+            SumExp column = s.columns[t][0];
+            own_row = merge(own_row, s.rows[t][0]);
+            X2CT_UNROLL
+            for (int i = 1; i < C::lanes; ++i) {
+                own_row = merge(own_row, s.rows[t][i]);
+                column = merge(column, s.columns[t][i]);
+            }
+            if (column0 + t < p.n) {
+                SumExp* partial = pair.column_partials + blockIdx.y * p.n + column0 + t;
+                *partial = rt == row_begin ? column : merge(*partial, column);
+            }
+        }
+        if (rt * C::tile + t < p.n) pair.row_partials[blockIdx.x * p.n + rt * C::tile + t] = own_row;
+    }
+}
+
+struct ContrastiveGradientConfig : KernelDefaults {
+    static constexpr uint32_t threads = 128;
+    static constexpr uint32_t min_blocks = 2;
+    static constexpr int rows = 32, columns = 128, depth = 64, chunks = 8, slice = chunks * depth;
+    static constexpr uint32_t tile0 = rows;
+    static constexpr uint32_t tile1 = slice;  // columns of dx that a block accumulates on chip
+    static constexpr int lanes = columns / 8;
+    static_assert(threads == rows / 4 * lanes && depth == 4 * lanes, "4x8 logits and 4x4 gradients a thread");
+    struct Shared {
+        alignas(16) float x[depth][rows + 4];
+        union {
+            float y[depth][columns + 4];          // transposed, for the logits
+            float straight[columns][depth + 4];   // for the gradient
+        };
+        float h[columns][rows + 4];
+        float slopes[rows][lanes];
+    };
+};
+
+// dx for 32 rows (blockIdx.x) and 512 columns of d (blockIdx.y): for every term and tile of 128 partners, the logits are
+// recomputed, turned into their gradients h in shared memory, and multiplied with the partners.
+// <g_i, x_i / |x_i|>, which the projection needs, is scale * sum_j h_ij c_ij: known from the logits, whatever slice of d this is.
+template <class T>
+X2CT_DEVICE void contrastive_gradient_tiled(const ContrastiveGradientParams& p) {
+    using C = ContrastiveGradientConfig;
+    auto& s = shared_memory<C::Shared>();
+    const T* x = static_cast<const T*>(p.x);
+    const float scale = logit_scale(p);
+    const int t = int(threadIdx.x), tx = t % C::lanes, ty = t / C::lanes;
+    const uint64_t row0 = uint64_t(blockIdx.x) * C::rows, slice0 = uint64_t(blockIdx.y) * C::slice;
+    const bool x_aligned = rows_aligned<T>(x, p.d);
+    float g[C::chunks][4][4] = {};
+    float slope[4] = {};
+    for (uint32_t q = 0; q < p.term_count; ++q) {
+        const ContrastiveTerm& term = p.terms[q];
+        const T* y = static_cast<const T*>(term.partner);
+        const bool y_aligned = rows_aligned<T>(y, p.d);
+        Softmax own[4];
+        X2CT_UNROLL
+        for (int i = 0; i < 4; ++i) own[i] = row0 + ty * 4 + i < p.n ? term.own_softmax[row0 + ty * 4 + i] : Softmax{0.0f, 0.0f};
+        for (uint64_t column0 = 0; column0 < p.n; column0 += C::columns) {
+            float c[4][8] = {};
+            for (uint64_t k0 = 0; k0 < p.d; k0 += C::depth) {
+                __syncthreads();
+                load_transposed<C::threads, C::rows, C::depth>(s.x, x, p.x_inverse_norms, row0, k0, p.n, p.d, x_aligned);
+                load_transposed<C::threads, C::columns, C::depth>(s.y, y, term.partner_inverse_norms, column0, k0, p.n, p.d, y_aligned);
+                __syncthreads();
+                multiply_tile<C::depth, 4, 8, C::columns / 2>(reinterpret_cast<const float(*)[C::rows + 4]>(&s.x[0][ty * 4]),
+                                                              reinterpret_cast<const float(*)[C::columns + 4]>(&s.y[0][tx * 4]), c);
+            }
+            X2CT_UNROLL
+            for (int j = 0; j < 8; ++j) {
+                const int local = j / 4 * (C::columns / 2) + tx * 4 + j % 4;
+                const uint64_t column = column0 + local;
+                const Softmax partner = column < p.n ? term.partner_softmax[column] : Softmax{0.0f, 0.0f};
+                float h[4];
+                X2CT_UNROLL
+                for (int i = 0; i < 4; ++i) {
+                    const uint64_t row = row0 + ty * 4 + i;
+                    const float l = scale * c[i][j];
+                    if (row >= p.n || column >= p.n)
+                        h[i] = 0.0f;
+                    else if (row == column)
+                        h[i] = term.weight * term.diagonal[row];
+                    else if (p.bounded)
+                        h[i] = term.weight * (expf(l - scale) * (own[i].inverse + partner.inverse));
+                    else
+                        h[i] = term.weight * (expf(l - own[i].shift) * own[i].inverse + expf(l - partner.shift) * partner.inverse);
+                    slope[i] += h[i] * c[i][j];
+                }
+                store_float(&s.h[local][ty * 4], h);
+            }
+            if (!p.dx) continue;
+            X2CT_UNROLL
+            for (int chunk = 0; chunk < C::chunks; ++chunk) {
+                const uint64_t k0 = slice0 + chunk * C::depth;
+                if (k0 < p.d) {
+                    __syncthreads();
+                    load_straight<C::threads, C::columns, C::depth>(s.straight, y, term.partner_inverse_norms, column0, k0, p.n, p.d, y_aligned);
+                    __syncthreads();
+                    multiply_tile<C::columns, 4, 4, 4>(reinterpret_cast<const float(*)[C::rows + 4]>(&s.h[0][ty * 4]),
+                                                       reinterpret_cast<const float(*)[C::depth + 4]>(&s.straight[0][tx * 4]), g[chunk]);
+                }
+            }
+        }
+    }
+    X2CT_UNROLL
+    for (int i = 0; i < 4; ++i) s.slopes[ty * 4 + i][tx] = slope[i];
+    __syncthreads();
+    const float factor = *p.upstream * p.factor;
+    X2CT_UNROLL
+    for (int i = 0; i < 4; ++i) {
+        const uint64_t row = row0 + ty * 4 + i;
+        if (row >= p.n) continue;
+        float along = 0.0f;
+        X2CT_UNROLL
+        for (int lane = 0; lane < C::lanes; ++lane) along += s.slopes[ty * 4 + i][lane];
+        if (p.slopes && blockIdx.y == 0 && tx == 0) p.slopes[row] = along * factor;
+        if (!p.dx) continue;
+        const float inverse = inverse_norm(p.x_inverse_norms, row);
+        X2CT_UNROLL
+        for (int chunk = 0; chunk < C::chunks; ++chunk)
+            X2CT_UNROLL
+            for (int j = 0; j < 4; ++j) {
+                const uint64_t k = slice0 + chunk * C::depth + tx * 4 + j;
+                if (k >= p.d) continue;
+                const uint64_t at = row * p.d + k;
+                const float free = scale * g[chunk][i][j];
+                const float value = p.x_inverse_norms ? unnormalise(free, scale * along, to_float(x[at]), inverse) : free;
+                write_gradient(static_cast<T*>(p.dx) + at, factor * value, p.accumulate);
+            }
+    }
+}
