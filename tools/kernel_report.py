@@ -1,4 +1,4 @@
-"""What the compiled kernels need of a GPU, read from the build. See tools/resource_report.sh and tools/sass_report.sh."""
+"""What the built kernels need of a GPU, for tools/resource_report.sh and tools/sass_report.sh."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 # Per multiprocessor: warps, blocks, shared memory in bytes (CUDA programming guide, compute capabilities). All have
-# 65,536 registers, given out in 256s a warp and four warps at a time, and reserve 1 KiB of shared memory for every block.
+# 65,536 registers, given out in 256s a warp and four warps at a time, and reserve 1 KiB of shared memory a block.
 LIMITS = {
     "sm_80": (64, 32, 164 << 10),
     "sm_86": (48, 16, 100 << 10),
@@ -39,7 +39,9 @@ def build():
         if message["reason"] == "build-script-executed" and message["package_id"].startswith(f"path+file://{ROOT}#"):
             # Fatbins of an earlier build may lie there; this one used nvcc only if it says so.
             nvcc = dict(message["env"]).get("X2CT_NVCC")
-            return Path(message["out_dir"]), nvcc or fail("the build found no nvcc; run tools/install_nvcc.sh, or set NVCC")
+            if not nvcc:
+                fail("the build found no nvcc; run tools/install_nvcc.sh, or set NVCC")
+            return Path(message["out_dir"]), nvcc
     fail("cargo reported no build script; is this the repository of x2ct?")
 
 
@@ -154,10 +156,10 @@ def resources(args):
     head = [
         "# Resources of every kernel",
         "",
-        f"Written by `tools/resource_report.sh` from what ptxas {version} says of each kernel; it fails where a kernel spills",
-        "or has a stack frame. Four values in a cell are those of sm_80 / sm_86 / sm_89 / sm_90a, one is that of all. Shared",
-        "memory is what a block asks for; blocks per multiprocessor and occupancy (resident warps over the most there can",
-        "be) follow from registers, threads and shared memory alone. No figure here was measured on a GPU.",
+        f"Written by `tools/resource_report.sh` from what ptxas {version} says of each kernel; it fails where a kernel",
+        "spills or has a stack frame. Four values in a cell are those of sm_80 / sm_86 / sm_89 / sm_90a, one is that of all.",
+        "Shared memory is what a block asks for; blocks per multiprocessor and occupancy (resident warps over the most there",
+        "can be) follow from registers, threads and shared memory alone. No figure here was measured on a GPU.",
     ]
     if not args.dry_run:
         (ROOT / "benches" / "RESOURCES.md").write_text("\n".join(head + lines) + "\n")
