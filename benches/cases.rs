@@ -4,6 +4,10 @@ use x2ct::{Device, Result};
 
 #[path = "contrastive.rs"]
 pub mod contrastive;
+#[path = "conv2d.rs"]
+pub mod conv2d;
+#[path = "gemm.rs"]
+pub mod gemm;
 #[path = "image.rs"]
 pub mod image;
 #[path = "norm.rs"]
@@ -30,6 +34,8 @@ type MakeCases = fn(&Device) -> Result<Vec<Case>>;
 #[rustfmt::skip] // one a line, so that two additions do not meet
 const FAMILIES: &[(&str, MakeCases)] = &[
     ("contrastive", contrastive::cases),
+    ("conv2d", conv2d::cases),
+    ("gemm", gemm::cases),
     ("image", image::cases),
     ("norm", norm::cases),
     ("pointwise", pointwise::cases),

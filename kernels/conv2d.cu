@@ -110,8 +110,9 @@ X2CT_KERNEL(conv2d_wgrad_naive_bf16, Conv2dParams, NaiveConfig, conv2d_wgrad_nai
 
 struct ColumnsConfig : KernelDefaults {
     static constexpr uint32_t threads = 128;
-    static constexpr uint32_t tile0 = threads;  // im2col: pixels of y a block
-    static constexpr uint32_t tile1 = 16;       // col2im: channels a thread
+    static constexpr uint32_t items = 8;                // a thread, `threads` apart: one alone is too little work
+    static constexpr uint32_t tile0 = threads * items;  // im2col: pixels of y a block; col2im: channel groups a block
+    static constexpr uint32_t tile1 = 16;               // col2im: channels of a group
 };
 
 // Copies n elements, 16 bytes at a time where both sides allow it; a null source writes zeros.
@@ -130,9 +131,7 @@ X2CT_DEVICE void copy_run(T* __restrict__ out, const T* __restrict__ in, uint32_
 // Idea: for one pixel of y and one row r of the filter, (s, c) runs along memory in both arrays, so a thread copies
 // KH runs of KW C elements, shortened where they leave the image.
 template <class T>
-X2CT_DEVICE void im2col(const Conv2dParams& p) {
-    const uint64_t pixel = uint64_t(blockIdx.x) * ColumnsConfig::threads + threadIdx.x;
-    if (pixel >= p.images * p.out_height * p.out_width) return;
+X2CT_DEVICE void im2col_pixel(const Conv2dParams& p, uint64_t pixel) {
     const uint64_t line = pixel / p.out_width, n = line / p.out_height;
     const int64_t top = int64_t(line % p.out_height) * p.stride - p.padding;
     const int64_t left = int64_t(pixel % p.out_width) * p.stride - p.padding;
@@ -155,16 +154,19 @@ X2CT_DEVICE void im2col(const Conv2dParams& p) {
     }
 }
 
-// Gathers: a thread owns `tile1` channels of one pixel of dx and adds up every column entry that was copied from there.
+template <class T>
+X2CT_DEVICE void im2col(const Conv2dParams& p) {
+    const uint64_t pixels = p.images * p.out_height * p.out_width, first = uint64_t(blockIdx.x) * ColumnsConfig::tile0;
+    const uint64_t last = min(first + ColumnsConfig::tile0, pixels);
+    for (uint64_t pixel = first + threadIdx.x; pixel < last; pixel += ColumnsConfig::threads) im2col_pixel<T>(p, pixel);
+}
+
+// Gathers: a thread takes groups of `tile1` channels of a pixel of dx and adds up every column entry copied from there.
 // The columns are f32 whatever dx is, so that their sum is rounded once.
 template <class T>
-X2CT_DEVICE void col2im(const Conv2dParams& p) {
+X2CT_DEVICE void col2im_group(const Conv2dParams& p, uint64_t pixel, uint32_t c) {
     constexpr uint32_t width = ColumnsConfig::tile1, lanes = vec_width<float>();
-    const uint32_t groups = (p.channels + width - 1) / width;
-    const uint64_t index = uint64_t(blockIdx.x) * ColumnsConfig::threads + threadIdx.x;
-    const uint64_t pixel = index / groups, line = pixel / p.width, n = line / p.height;
-    if (n >= p.images) return;
-    const uint32_t c = uint32_t(index % groups) * width;
+    const uint64_t line = pixel / p.width, n = line / p.height;
     const uint32_t h = uint32_t(line % p.height) + p.padding, l = uint32_t(pixel % p.width) + p.padding;
     const bool whole = c + width <= p.channels && p.channels % lanes == 0;
     const uint32_t count = min(width, p.channels - c);
@@ -197,6 +199,15 @@ X2CT_DEVICE void col2im(const Conv2dParams& p) {
     X2CT_UNROLL
     for (uint32_t k = 0; k < width; ++k)
         if (k < count) write_gradient(out + k, sum[k], p.accumulate);
+}
+
+template <class T>
+X2CT_DEVICE void col2im(const Conv2dParams& p) {
+    const uint32_t groups = (p.channels + ColumnsConfig::tile1 - 1) / ColumnsConfig::tile1;
+    const uint64_t all = p.images * p.height * p.width * groups, first = uint64_t(blockIdx.x) * ColumnsConfig::tile0;
+    const uint64_t last = min(first + ColumnsConfig::tile0, all);
+    for (uint64_t index = first + threadIdx.x; index < last; index += ColumnsConfig::threads)
+        col2im_group<T>(p, index / groups, uint32_t(index % groups) * ColumnsConfig::tile1);
 }
 
 X2CT_KERNEL(im2col_f32, Conv2dParams, ColumnsConfig, im2col<float>)

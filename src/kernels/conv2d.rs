@@ -53,7 +53,7 @@ kernels! {
         WGRAD_NAIVE(Conv2dParams) = [conv2d_wgrad_naive_f32, conv2d_wgrad_naive_bf16];
         /// tile[0] pixels of y a block.
         IM2COL(Conv2dParams) = [im2col_f32, im2col_bf16];
-        /// From f32 columns; tile[1] channels of a pixel of x a thread.
+        /// From f32 columns; tile[0] groups of tile[1] channels of a pixel of x a block.
         COL2IM(Conv2dParams) = [col2im_f32, col2im_bf16];
     }
 }
@@ -279,11 +279,7 @@ pub unsafe fn col2im(
     dx: DevicePtr,
     write: Write,
 ) -> Result<()> {
-    let config = launcher.config(COL2IM.of(dtype))?;
-    let threads = shape.images * shape.pixels() * shape.channels.div_ceil(config.tile[1] as usize);
-    if threads == 0 {
-        return Ok(());
-    }
-    let grid = Grid::covering(threads, config.threads as usize);
-    unsafe { COL2IM.launch(launcher, dtype, grid, &shape.params(columns, DevicePtr::NULL, dx, write)) }
+    let channels = launcher.config(COL2IM.of(dtype))?.tile[1] as usize;
+    let groups = shape.images * shape.pixels() * shape.channels.div_ceil(channels);
+    unsafe { flat(launcher, &COL2IM, dtype, groups, &shape.params(columns, DevicePtr::NULL, dx, write)) }
 }
