@@ -2,19 +2,19 @@
 
 use super::{DType, DevicePtr, Grid, KernelConfig, Launcher};
 
-/// Which rows a thread of a column-wise kernel visits. The results agree up to the order of summation.
+/// Which items the threads of a block visit. Results agree up to the order of summation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rows {
-    /// Neighbouring threads take neighbouring rows: whole lines for a warp.
+pub enum Order {
+    /// Neighbouring threads take neighbouring items: whole lines for a warp.
     Interleaved,
-    /// A thread takes consecutive rows: what a processor's cache likes.
+    /// A thread takes consecutive items: what a processor's cache and prefetcher like.
     Blocked,
 }
 
-impl Rows {
+impl Order {
     /// What suits the device.
     pub fn of(launcher: &dyn Launcher) -> Self {
-        if launcher.properties().compute_capability == 0 { Rows::Blocked } else { Rows::Interleaved }
+        if launcher.properties().compute_capability == 0 { Order::Blocked } else { Order::Interleaved }
     }
 }
 
@@ -44,7 +44,7 @@ impl Walk {
     /// of 16 bytes are used where every row of every pointer starts at a multiple of 16.
     pub fn new(
         config: &KernelConfig,
-        rows_order: Rows,
+        order: Order,
         dtype: DType,
         [rows, channels]: [usize; 2],
         pointers: &[DevicePtr],
@@ -58,9 +58,9 @@ impl Walk {
         let lanes = config.threads as usize / columns;
         let rows_per_thread = rows_per_thread.max(rows.div_ceil(lanes * max_blocks)) as u32;
         let (columns, lanes) = (columns as u32, lanes as u32);
-        let (lane_step, row_step) = match rows_order {
-            Rows::Interleaved => (1, lanes),
-            Rows::Blocked => (rows_per_thread, 1),
+        let (lane_step, row_step) = match order {
+            Order::Interleaved => (1, lanes),
+            Order::Blocked => (rows_per_thread, 1),
         };
         Walk { columns, lanes, rows_per_thread, lane_step, row_step, vector: vector as u32 }
     }

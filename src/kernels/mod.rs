@@ -17,6 +17,7 @@ mod family;
 pub mod gemm;
 pub mod image;
 pub mod norm;
+pub mod optim;
 pub mod pointwise;
 pub mod probe;
 
@@ -31,6 +32,7 @@ pub static FAMILIES: &[&Family] = &[
     &gemm::FAMILY,
     &image::FAMILY,
     &norm::FAMILY,
+    &optim::FAMILY,
     &pointwise::FAMILY,
     &probe::FAMILY,
 ];

@@ -1,6 +1,6 @@
 //! Normalisation kernels: geometry and launches. See `kernels/norm.cu`.
 
-use super::columns::{Rows, Walk};
+use super::columns::{Order, Walk};
 use super::{DType, DevicePtr, Grid, Launcher, kernels};
 use crate::Result;
 
@@ -44,7 +44,7 @@ kernels! {
             coefficients: DevicePtr,
             /// f64 workspace, [`workspace_bytes`].
             partial: DevicePtr,
-            /// Rows of x.
+            /// Order of x.
             rows: u64,
             /// Columns of x.
             channels: u64,
@@ -105,13 +105,13 @@ pub enum Variant {
     /// One thread a channel or an element: the readable reference.
     Naive,
     /// Two-stage reductions and vectors, with this order of rows.
-    Fused(Rows),
+    Fused(Order),
 }
 
 impl Variant {
     /// The fused variant with the order that suits the device.
     pub fn of(launcher: &dyn Launcher) -> Self {
-        Variant::Fused(Rows::of(launcher))
+        Variant::Fused(Order::of(launcher))
     }
 }
 
@@ -127,11 +127,11 @@ pub enum Mask {
     Recompute = 2,
 }
 
-/// Rows a thread of a reduction sums at least: enough to hide what a block costs.
+/// Order a thread of a reduction sums at least: enough to hide what a block costs.
 const SUM_ROWS: usize = 32;
 /// Row ranges of a reduction at most: a few blocks for each multiprocessor of the largest GPUs.
 const SUM_BLOCKS: usize = 512;
-/// Rows a thread of a pointwise phase writes.
+/// Order a thread of a pointwise phase writes.
 const APPLY_ROWS: usize = 16;
 
 impl BatchNormParams {
@@ -145,11 +145,11 @@ impl BatchNormParams {
 
     /// Bytes of `partial` for either direction, whatever the variant.
     pub fn workspace_bytes(&self, launcher: &dyn Launcher, dtype: DType) -> Result<usize> {
-        let walk = self.sum_walk(launcher, Rows::Blocked, dtype)?;
+        let walk = self.sum_walk(launcher, Order::Blocked, dtype)?;
         Ok(self.shape()[0].div_ceil(walk.block_rows()).max(1) * 3 * self.shape()[1] * 8)
     }
 
-    fn sum_walk(&self, launcher: &dyn Launcher, order: Rows, dtype: DType) -> Result<Walk> {
+    fn sum_walk(&self, launcher: &dyn Launcher, order: Order, dtype: DType) -> Result<Walk> {
         let config = launcher.config(MOMENTS.of(dtype))?;
         Ok(Walk::new(config, order, dtype, self.shape(), &self.pointers(), SUM_ROWS, SUM_BLOCKS))
     }
@@ -163,7 +163,7 @@ impl BatchNormParams {
     fn apply(
         self,
         launcher: &dyn Launcher,
-        order: Rows,
+        order: Order,
         dtype: DType,
         kernel: &super::Kernel<BatchNormParams>,
     ) -> Result<()> {

@@ -8,4 +8,5 @@ pub mod conv2d;
 pub mod gemm;
 pub mod image;
 pub mod norm;
+pub mod optim;
 pub mod pointwise;

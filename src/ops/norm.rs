@@ -2,7 +2,7 @@
 
 use crate::autograd::{Gradients, Op};
 use crate::device::Device;
-pub use crate::kernels::columns::Rows;
+pub use crate::kernels::columns::Order;
 pub use crate::kernels::norm::Variant;
 use crate::kernels::norm::{self as kernel, BatchNormParams, Mask};
 use crate::kernels::{DType, DevicePtr, Write};

@@ -5,4 +5,5 @@ mod conv2d;
 mod gemm;
 mod image;
 mod norm;
+mod optim;
 mod pointwise;

@@ -1,14 +1,14 @@
 use x2ct::Device;
 use x2ct::autograd::{Op, Tape, check_gradients};
-use x2ct::ops::norm::{BatchNorm, Mode, Rows, RunningStats, Variant};
+use x2ct::ops::norm::{BatchNorm, Mode, Order, RunningStats, Variant};
 use x2ct::tensor::{DType, Tensor};
 
 use crate::support::{assert_close, devices, host, normal, round_bf16};
 
 const VARIANTS: [Option<Variant>; 4] =
-    [None, Some(Variant::Naive), Some(Variant::Fused(Rows::Interleaved)), Some(Variant::Fused(Rows::Blocked))];
+    [None, Some(Variant::Naive), Some(Variant::Fused(Order::Interleaved)), Some(Variant::Fused(Order::Blocked))];
 
-/// Rows and channels: one, primes, not a multiple of a vector or a tile, several blocks, several column tiles.
+/// Order and channels: one, primes, not a multiple of a vector or a tile, several blocks, several column tiles.
 const SHAPES: [[usize; 2]; 8] = [[2, 1], [3, 7], [31, 16], [257, 33], [17, 8], [5000, 24], [67, 300], [10_007, 3]];
 
 struct Case {
