@@ -35,6 +35,7 @@ fn a_cuda_device_opens_or_says_why_not() {
                     "no such device: ",
                     "holds no CUDA kernels, because nvcc was not found when it was built; `x2ct doctor` prints the command",
                     "this build holds kernels for",
+                    "this build has no CUDA support; build with the feature `cuda`",
                 ];
                 assert!(message.starts_with(&format!("{ordinal}: ")), "{message}");
                 assert!(reasons.iter().any(|reason| message.contains(reason)), "{message}");
@@ -52,7 +53,7 @@ fn counting_devices_agrees_with_opening_one() {
         }
         Err(why) => {
             println!("no CUDA device: {why}");
-            assert!(Device::cuda(0).is_err());
+            assert!(Device::parse("cuda:0").is_err());
         }
     }
     assert!(!Device::auto().expect("the host is always there").description().is_empty());
