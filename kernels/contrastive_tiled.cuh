@@ -14,31 +14,36 @@ constexpr int kRowsAtOnce = 4;
 // acc[i][j] += sum over k of a[k][i] * b[k][column(j)], where a micro-tile's columns are groups of four, `Stride` apart: a
 // warp's 16-byte loads then touch consecutive banks.
 template <int Depth, int Rows, int Columns, int Stride, int LdA, int LdB>
-X2CT_DEVICE void multiply_tile(const float (*a)[LdA], const float (*b)[LdB], float (&acc)[Rows][Columns]) {
+X2CT_DEVICE void multiply_tile(const float* a, const float* b, Float4 (&acc)[Rows][Columns / 4]) {
+    static_assert(LdA % 4 == 0 && LdB % 4 == 0 && Stride % 4 == 0, "every load is aligned where the first is");
+#ifndef __CUDACC__
+    x2ct_host::check_aligned(a, 16, "load");
+    x2ct_host::check_aligned(b, 16, "load");
+#endif
     constexpr int rows = Rows < kRowsAtOnce ? Rows : kRowsAtOnce;
     X2CT_UNROLL
     for (int first = 0; first < Rows; first += rows) {
-        float sum[rows][Columns];
+        Float4 sum[rows][Columns / 4];
         X2CT_UNROLL
         for (int i = 0; i < rows; ++i)
             X2CT_UNROLL
-            for (int j = 0; j < Columns; ++j) sum[i][j] = acc[first + i][j];
+            for (int j = 0; j < Columns / 4; ++j) sum[i][j] = acc[first + i][j];
 #pragma unroll 2
         for (int k = 0; k < Depth; ++k) {
-            float left[rows], right[Columns];
+            Float4 left[rows / 4], right[Columns / 4];
             X2CT_UNROLL
-            for (int i = 0; i < rows; i += 4) load_float(a[k] + first + i, *reinterpret_cast<float(*)[4]>(left + i));
+            for (int i = 0; i < rows / 4; ++i) left[i] = *reinterpret_cast<const Float4*>(a + k * LdA + first + 4 * i);
             X2CT_UNROLL
-            for (int j = 0; j < Columns; j += 4) load_float(b[k] + j / 4 * Stride, *reinterpret_cast<float(*)[4]>(right + j));
+            for (int j = 0; j < Columns / 4; ++j) right[j] = *reinterpret_cast<const Float4*>(b + k * LdB + j * Stride);
             X2CT_UNROLL
             for (int i = 0; i < rows; ++i)
                 X2CT_UNROLL
-                for (int j = 0; j < Columns; ++j) sum[i][j] += left[i] * right[j];
+                for (int j = 0; j < Columns / 4; ++j) multiply_add(sum[i][j], left[i / 4][i % 4], right[j]);
         }
         X2CT_UNROLL
         for (int i = 0; i < rows; ++i)
             X2CT_UNROLL
-            for (int j = 0; j < Columns; ++j) acc[first + i][j] = sum[i][j];
+            for (int j = 0; j < Columns / 4; ++j) acc[first + i][j] = sum[i][j];
     }
 }
 
@@ -116,23 +121,22 @@ X2CT_DEVICE void contrastive_tiled(const ContrastiveForwardParams& p) {
         SumExp own_row{p.bounded ? scale : -infinity(), 0.0f};
         for (uint64_t ct = column_begin; ct < column_end; ++ct) {
             const uint64_t row0 = rt * C::tile, column0 = ct * C::tile;
-            float l[C::micro][C::micro] = {};
+            Float4 c[C::micro][C::micro / 4] = {};
             for (uint64_t k0 = 0; k0 < p.d; k0 += C::depth) {
                 __syncthreads();
                 load_transposed<C::threads, C::tile, C::depth>(s.a, a, pair.a_inverse_norms, row0, k0, p.n, p.d, aligned);
                 load_transposed<C::threads, C::tile, C::depth>(s.b, b, pair.b_inverse_norms, column0, k0, p.n, p.d, aligned);
                 __syncthreads();
-                multiply_tile<C::depth, C::micro, C::micro, C::tile / 2>(
-                    reinterpret_cast<const float(*)[C::tile + 4]>(&s.a[0][ty * C::micro]),
-                    reinterpret_cast<const float(*)[C::tile + 4]>(&s.b[0][tx * 4]), l);
+                multiply_tile<C::depth, C::micro, C::micro, C::tile / 2, C::tile + 4, C::tile + 4>(&s.a[0][ty * C::micro], &s.b[0][tx * 4], c);
             }
             // Logits; what does not count becomes -inf, whose exponential is 0.
+            float l[C::micro][C::micro];
             X2CT_UNROLL
             for (int i = 0; i < C::micro; ++i)
                 X2CT_UNROLL
                 for (int j = 0; j < C::micro; ++j) {
                     const uint64_t row = row0 + ty * C::micro + i, column = column0 + j / 4 * (C::tile / 2) + tx * 4 + j % 4;
-                    l[i][j] *= scale;
+                    l[i][j] = scale * c[i][j / 4][j % 4];
                     if (row == column && row < p.n) pair.diagonal_logits[row] = l[i][j];
                     if (row == column || row >= p.n || column >= p.n) l[i][j] = -infinity();
                 }
@@ -221,7 +225,7 @@ X2CT_DEVICE void contrastive_gradient_tiled(const ContrastiveGradientParams& p) 
     const int t = int(threadIdx.x), tx = t % C::lanes, ty = t / C::lanes;
     const uint64_t row0 = uint64_t(blockIdx.x) * C::rows, slice0 = uint64_t(blockIdx.y) * C::slice;
     const bool x_aligned = rows_aligned<T>(x, p.d);
-    float g[C::chunks][4][4] = {};
+    Float4 g[C::chunks][4][1] = {};
     float slope[4] = {};
     for (uint32_t q = 0; q < p.term_count; ++q) {
         const ContrastiveTerm& term = p.terms[q];
@@ -231,14 +235,13 @@ X2CT_DEVICE void contrastive_gradient_tiled(const ContrastiveGradientParams& p) 
         X2CT_UNROLL
         for (int i = 0; i < 4; ++i) own[i] = row0 + ty * 4 + i < p.n ? term.own_softmax[row0 + ty * 4 + i] : Softmax{0.0f, 0.0f};
         for (uint64_t column0 = 0; column0 < p.n; column0 += C::columns) {
-            float c[4][8] = {};
+            Float4 c[4][2] = {};
             for (uint64_t k0 = 0; k0 < p.d; k0 += C::depth) {
                 __syncthreads();
                 load_transposed<C::threads, C::rows, C::depth>(s.x, x, p.x_inverse_norms, row0, k0, p.n, p.d, x_aligned);
                 load_transposed<C::threads, C::columns, C::depth>(s.y, y, term.partner_inverse_norms, column0, k0, p.n, p.d, y_aligned);
                 __syncthreads();
-                multiply_tile<C::depth, 4, 8, C::columns / 2>(reinterpret_cast<const float(*)[C::rows + 4]>(&s.x[0][ty * 4]),
-                                                              reinterpret_cast<const float(*)[C::columns + 4]>(&s.y[0][tx * 4]), c);
+                multiply_tile<C::depth, 4, 8, C::columns / 2, C::rows + 4, C::columns + 4>(&s.x[0][ty * 4], &s.y[0][tx * 4], c);
             }
             X2CT_UNROLL
             for (int j = 0; j < 8; ++j) {
@@ -249,7 +252,7 @@ X2CT_DEVICE void contrastive_gradient_tiled(const ContrastiveGradientParams& p) 
                 X2CT_UNROLL
                 for (int i = 0; i < 4; ++i) {
                     const uint64_t row = row0 + ty * 4 + i;
-                    const float l = scale * c[i][j];
+                    const float l = scale * c[i][j / 4][j % 4];
                     if (row >= p.n || column >= p.n)
                         h[i] = 0.0f;
                     else if (row == column)
@@ -258,7 +261,7 @@ X2CT_DEVICE void contrastive_gradient_tiled(const ContrastiveGradientParams& p) 
                         h[i] = term.weight * (expf(l - scale) * (own[i].inverse + partner.inverse));
                     else
                         h[i] = term.weight * (expf(l - own[i].shift) * own[i].inverse + expf(l - partner.shift) * partner.inverse);
-                    slope[i] += h[i] * c[i][j];
+                    slope[i] += h[i] * c[i][j / 4][j % 4];
                 }
                 store_float(&s.h[local][ty * 4], h);
             }
@@ -270,8 +273,7 @@ X2CT_DEVICE void contrastive_gradient_tiled(const ContrastiveGradientParams& p) 
                     __syncthreads();
                     load_straight<C::threads, C::columns, C::depth>(s.straight, y, term.partner_inverse_norms, column0, k0, p.n, p.d, y_aligned);
                     __syncthreads();
-                    multiply_tile<C::columns, 4, 4, 4>(reinterpret_cast<const float(*)[C::rows + 4]>(&s.h[0][ty * 4]),
-                                                       reinterpret_cast<const float(*)[C::depth + 4]>(&s.straight[0][tx * 4]), g[chunk]);
+                    multiply_tile<C::columns, 4, 4, 4, C::rows + 4, C::depth + 4>(&s.h[0][ty * 4], &s.straight[0][tx * 4], g[chunk]);
                 }
             }
         }
@@ -297,7 +299,7 @@ X2CT_DEVICE void contrastive_gradient_tiled(const ContrastiveGradientParams& p) 
                 const uint64_t k = slice0 + chunk * C::depth + tx * 4 + j;
                 if (k >= p.d) continue;
                 const uint64_t at = row * p.d + k;
-                const float free = scale * g[chunk][i][j];
+                const float free = scale * g[chunk][i][0][j];
                 const float value = p.x_inverse_norms ? unnormalise(free, scale * along, to_float(x[at]), inverse) : free;
                 write_gradient(static_cast<T*>(p.dx) + at, factor * value, p.accumulate);
             }

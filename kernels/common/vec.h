@@ -43,3 +43,24 @@ X2CT_DEVICE void store_float(T* p, const float (&in)[N]) {
     for (int i = 0; i < N; ++i) packed.v[i] = from_float<T>(in[i]);
     store_vec<N>(p, packed);
 }
+
+// Four floats that stay in one register of a processor, whatever its compiler makes of the loops around them.
+#ifdef __CUDACC__
+struct alignas(16) Float4 {
+    float lane[4];
+    X2CT_DEVICE float& operator[](int i) { return lane[i]; }
+    X2CT_DEVICE float operator[](int i) const { return lane[i]; }
+};
+#else
+typedef float Float4 __attribute__((vector_size(16)));
+#endif
+
+// sum += a * b
+X2CT_DEVICE void multiply_add(Float4& sum, float a, const Float4& b) {
+#ifdef __CUDACC__
+    X2CT_UNROLL
+    for (int i = 0; i < 4; ++i) sum.lane[i] += a * b.lane[i];
+#else
+    sum += a * b;
+#endif
+}
