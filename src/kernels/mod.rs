@@ -19,6 +19,7 @@ pub mod image;
 pub mod norm;
 pub mod optim;
 pub mod pointwise;
+pub mod pool;
 pub mod probe;
 
 pub(crate) use family::kernels;
@@ -34,6 +35,7 @@ pub static FAMILIES: &[&Family] = &[
     &norm::FAMILY,
     &optim::FAMILY,
     &pointwise::FAMILY,
+    &pool::FAMILY,
     &probe::FAMILY,
 ];
 

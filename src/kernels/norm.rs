@@ -44,7 +44,7 @@ kernels! {
             coefficients: DevicePtr,
             /// f64 workspace, [`workspace_bytes`].
             partial: DevicePtr,
-            /// Order of x.
+            /// Rows of x.
             rows: u64,
             /// Columns of x.
             channels: u64,
@@ -127,11 +127,11 @@ pub enum Mask {
     Recompute = 2,
 }
 
-/// Order a thread of a reduction sums at least: enough to hide what a block costs.
+/// Rows a thread of a reduction sums at least: enough to hide what a block costs.
 const SUM_ROWS: usize = 32;
 /// Row ranges of a reduction at most: a few blocks for each multiprocessor of the largest GPUs.
 const SUM_BLOCKS: usize = 512;
-/// Order a thread of a pointwise phase writes.
+/// Rows a thread of a pointwise phase writes.
 const APPLY_ROWS: usize = 16;
 
 impl BatchNormParams {

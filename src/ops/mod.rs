@@ -10,3 +10,4 @@ pub mod image;
 pub mod norm;
 pub mod optim;
 pub mod pointwise;
+pub mod pool;

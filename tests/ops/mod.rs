@@ -7,3 +7,4 @@ mod image;
 mod norm;
 mod optim;
 mod pointwise;
+mod pool;

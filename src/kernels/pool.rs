@@ -1,0 +1,199 @@
+//! Pooling kernels: geometry and launches. See `kernels/pool.cu`.
+
+use super::columns::{Order, Walk};
+use super::{DType, DevicePtr, Grid, Launcher, kernels};
+use crate::Result;
+
+kernels! {
+    family "pool" slot 5;
+
+    params {
+        /// Operands of max pooling over `[images, input, channels]`; those a direction does not use are null.
+        MaxPoolParams {
+            /// `[images, input, channels]`.
+            x: DevicePtr,
+            /// `[images, output, channels]`.
+            y: DevicePtr,
+            /// As y, one byte each: the offset of the maximum in its window, in scan order.
+            choice: DevicePtr,
+            /// As y.
+            dy: DevicePtr,
+            /// As x.
+            dx: DevicePtr,
+            /// Images.
+            images: u64,
+            /// Channels.
+            channels: u32,
+            /// Input sizes.
+            input: [u32; 3],
+            /// Output sizes.
+            output: [u32; 3],
+            /// Window sizes; their product is at most 256.
+            kernel: [u32; 3],
+            /// Steps between windows.
+            stride: [u32; 3],
+            /// Minus infinity around the input; at most half a window.
+            padding: [u32; 3],
+            /// 1: 16-byte vectors of channels. Filled in by the launch.
+            vector: u32,
+            /// 1: add to dx.
+            accumulate: u32,
+        }
+
+        /// Operands of the mean over the middle axis of `[images, positions, channels]`.
+        MeanPoolParams {
+            /// `[images, positions, channels]`.
+            x: DevicePtr,
+            /// `[images, channels]`.
+            y: DevicePtr,
+            /// As y.
+            dy: DevicePtr,
+            /// As x.
+            dx: DevicePtr,
+            /// Images.
+            images: u64,
+            /// Positions.
+            positions: u64,
+            /// Channels.
+            channels: u64,
+            /// Which positions a thread visits. Filled in by the launch.
+            walk: Walk,
+            /// 1: add to dx.
+            accumulate: u32,
+        }
+    }
+
+    kernels {
+        /// y and choice; tile\[0\] outputs (of a vector) a block.
+        MAX_POOL(MaxPoolParams) = [max_pool_f32, max_pool_bf16];
+        /// dx; tile\[0\] inputs (of a vector) a block.
+        MAX_POOL_GRADIENT(MaxPoolParams) = [max_pool_gradient_f32, max_pool_gradient_bf16];
+        /// Variant 1 of MAX_POOL, one thread an output.
+        MAX_POOL_NAIVE(MaxPoolParams) = [max_pool_naive_f32, max_pool_naive_bf16];
+        /// Variant 1 of MAX_POOL_GRADIENT, one thread an input.
+        MAX_POOL_GRADIENT_NAIVE(MaxPoolParams) = [max_pool_gradient_naive_f32, max_pool_gradient_naive_bf16];
+        /// y = mean.
+        MEAN_POOL(MeanPoolParams) = [mean_pool_f32, mean_pool_bf16];
+        /// dx = dy / positions.
+        MEAN_POOL_GRADIENT(MeanPoolParams) = [mean_pool_gradient_f32, mean_pool_gradient_bf16];
+    }
+}
+
+/// Which implementation of max pooling runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Variant {
+    /// One thread an element: the readable reference.
+    Naive,
+    /// Vectors of channels.
+    #[default]
+    Vector,
+}
+
+/// Blocks along y and z at most, a limit of CUDA.
+const MAX_BLOCKS_YZ: usize = 65_535;
+/// Positions a thread writes in the gradient of the mean.
+const WRITE_ROWS: usize = 16;
+
+fn product(sizes: [u32; 3]) -> usize {
+    sizes.iter().map(|&n| n as usize).product()
+}
+
+/// y and choice from x.
+///
+/// # Safety
+/// The pointers hold what [`MaxPoolParams`] says and stay valid until the launch has completed on the launcher's stream;
+/// an image has fewer than 2^31 inputs and outputs.
+pub unsafe fn max_pool(launcher: &dyn Launcher, variant: Variant, dtype: DType, params: &MaxPoolParams) -> Result<()> {
+    let kernel = if variant == Variant::Naive { &MAX_POOL_NAIVE } else { &MAX_POOL };
+    unsafe { run(launcher, variant, kernel, dtype, params, params.output, [params.x, params.y]) }
+}
+
+/// dx from dy and choice.
+///
+/// # Safety
+/// As for [`max_pool`].
+pub unsafe fn max_pool_gradient(
+    launcher: &dyn Launcher,
+    variant: Variant,
+    dtype: DType,
+    params: &MaxPoolParams,
+) -> Result<()> {
+    let kernel = if variant == Variant::Naive { &MAX_POOL_GRADIENT_NAIVE } else { &MAX_POOL_GRADIENT };
+    unsafe { run(launcher, variant, kernel, dtype, params, params.input, [params.dy, params.dx]) }
+}
+
+/// # Safety
+/// As for [`max_pool`].
+unsafe fn run(
+    launcher: &dyn Launcher,
+    variant: Variant,
+    kernel: &super::Kernel<MaxPoolParams>,
+    dtype: DType,
+    params: &MaxPoolParams,
+    items: [u32; 3],
+    pointers: [DevicePtr; 2],
+) -> Result<()> {
+    let (images, channels) = (params.images as usize, params.channels as usize);
+    let elements = product(items) * channels;
+    if images * elements == 0 {
+        return Ok(());
+    }
+    let tile = launcher.config(kernel.of(dtype))?.tile[0] as usize;
+    if variant == Variant::Naive {
+        return unsafe { kernel.launch(launcher, dtype, Grid::covering(images * elements, tile), params) };
+    }
+    let width = 16 / dtype.size();
+    let vector = channels.is_multiple_of(width) && pointers.iter().all(|p| p.0.is_multiple_of(16));
+    let params = MaxPoolParams { vector: vector as u32, ..*params };
+    let per_image = if vector { elements / width } else { elements };
+    let grid = Grid([per_image.div_ceil(tile) as u32, images.min(MAX_BLOCKS_YZ) as u32, 1]);
+    unsafe { kernel.launch(launcher, dtype, grid, &params) }
+}
+
+/// y from x.
+///
+/// # Safety
+/// The pointers hold what [`MeanPoolParams`] says and stay valid until the launch has completed on the launcher's stream;
+/// there is at least one position.
+pub unsafe fn mean_pool(launcher: &dyn Launcher, order: Order, dtype: DType, params: &MeanPoolParams) -> Result<()> {
+    // One block adds up all positions of a column tile.
+    unsafe { run_mean(launcher, order, &MEAN_POOL, dtype, params, [params.x, params.y], 1, 1) }
+}
+
+/// dx from dy.
+///
+/// # Safety
+/// As for [`mean_pool`].
+pub unsafe fn mean_pool_gradient(
+    launcher: &dyn Launcher,
+    order: Order,
+    dtype: DType,
+    params: &MeanPoolParams,
+) -> Result<()> {
+    let pointers = [params.dy, params.dx];
+    let blocks = i32::MAX as usize;
+    unsafe { run_mean(launcher, order, &MEAN_POOL_GRADIENT, dtype, params, pointers, WRITE_ROWS, blocks) }
+}
+
+/// # Safety
+/// As for [`mean_pool`].
+#[allow(clippy::too_many_arguments)] // what the two directions differ in
+unsafe fn run_mean(
+    launcher: &dyn Launcher,
+    order: Order,
+    kernel: &super::Kernel<MeanPoolParams>,
+    dtype: DType,
+    params: &MeanPoolParams,
+    pointers: [DevicePtr; 2],
+    rows: usize,
+    blocks: usize,
+) -> Result<()> {
+    let shape = [params.positions as usize, params.channels as usize];
+    if params.images == 0 || params.channels == 0 {
+        return Ok(());
+    }
+    let walk = Walk::new(launcher.config(kernel.of(dtype))?, order, dtype, shape, &pointers, rows, blocks);
+    let Grid([x, y, _]) = walk.grid(dtype, shape);
+    let grid = Grid([x, y, (params.images as usize).min(MAX_BLOCKS_YZ) as u32]);
+    unsafe { kernel.launch(launcher, dtype, grid, &MeanPoolParams { walk, ..*params }) }
+}
