@@ -7,6 +7,7 @@ struct alignas(2) bf16 {
 };
 
 X2CT_DEVICE float to_float(float x) { return x; }
+X2CT_DEVICE float to_float(int16_t x) { return float(x); }  // CT voxels as stored
 X2CT_DEVICE float to_float(bf16 x) {
 #ifdef __CUDACC__
     return __uint_as_float(uint32_t(x.bits) << 16);

@@ -4,8 +4,10 @@ pub mod geometry;
 pub mod image;
 pub mod nifti;
 pub mod phantom;
+pub mod view;
 pub mod volume;
 
 pub use geometry::{Affine, AxisCodes};
 pub use image::GrayImage;
+pub use view::{Geometry, Projection, View};
 pub use volume::{AffineSource, CtVolume, HuSource, Voxels};

@@ -13,6 +13,7 @@ use crate::Result;
 pub mod columns;
 pub mod contrastive;
 pub mod conv2d;
+pub mod drr;
 mod family;
 pub mod gemm;
 pub mod image;
@@ -21,6 +22,8 @@ pub mod optim;
 pub mod pointwise;
 pub mod pool;
 pub mod probe;
+pub mod resample;
+pub mod volume;
 
 pub(crate) use family::kernels;
 pub use family::{Entry, Family, FieldLayout, HostEntry, Kernel, ParamsLayout};
@@ -31,12 +34,14 @@ pub static FAMILIES: &[&Family] = &[
     &conv2d::FAMILY,
     &contrastive::FAMILY,
     &gemm::FAMILY,
+    &drr::FAMILY,
     &image::FAMILY,
     &norm::FAMILY,
     &optim::FAMILY,
     &pointwise::FAMILY,
     &pool::FAMILY,
     &probe::FAMILY,
+    &resample::FAMILY,
 ];
 
 /// An address in device memory (in host memory on the host device). Null where a kernel documents the pointer as optional.

@@ -5,9 +5,12 @@
 
 pub mod contrastive;
 pub mod conv2d;
+pub mod drr;
 pub mod gemm;
 pub mod image;
 pub mod norm;
 pub mod optim;
 pub mod pointwise;
 pub mod pool;
+pub mod resample;
+pub mod volume;

@@ -2,9 +2,11 @@
 
 mod contrastive;
 mod conv2d;
+mod drr;
 mod gemm;
 mod image;
 mod norm;
 mod optim;
 mod pointwise;
 mod pool;
+mod resample;

@@ -1,0 +1,253 @@
+//! Line integrals and mean projections of CT volumes: geometry and launches. See `kernels/drr.cu`.
+
+use super::volume::{VoxelKernel, VoxelType};
+use super::{DType, DevicePtr, Grid, Kernel, Launcher, kernels};
+use crate::Result;
+
+kernels! {
+    family "drr" slot 8;
+
+    params {
+        /// One view in voxel coordinates, where voxel i covers \[i, i + 1): an element of the array that
+        /// [`DrrParams::views`] points to.
+        DrrView {
+            /// Centre of pixel (0, 0).
+            origin: [f64; 3],
+            /// From one row to the next.
+            row: [f64; 3],
+            /// From one column to the next.
+            column: [f64; 3],
+            /// Cone: the source. Parallel: the rays' direction.
+            source: [f64; 3],
+            /// Square millimetres of a step d in voxels: the sum of these times (dx², dy², dz², 2 dx dy, 2 dx dz, 2 dy dz).
+            metric: [f64; 6],
+            /// 1: a ray is the segment from the source to its pixel's centre. 0: the whole line through it.
+            cone: u32,
+            /// 0.
+            reserved: u32,
+        }
+        /// Operands of line integrals and their adjoint.
+        DrrParams {
+            /// \[B, Z, Y, X\], x fastest.
+            volume: DevicePtr,
+            /// \[V\] [`DrrView`].
+            views: DevicePtr,
+            /// f32 \[B, V, rows, columns\]: written forward, the upstream gradient for the adjoint.
+            image: DevicePtr,
+            /// Adjoint: 64-bit integers \[B, Z, Y, X\], zero before.
+            sums: DevicePtr,
+            /// Adjoint: one u32, zero before.
+            peak: DevicePtr,
+            /// Adjoint: as the volume.
+            gradient: DevicePtr,
+            /// Of one volume.
+            voxels: u64,
+            /// X, Y, Z.
+            n: [u32; 3],
+            /// B.
+            batch: u32,
+            /// V.
+            count: u32,
+            /// Of an image.
+            rows: u32,
+            /// Of an image.
+            columns: u32,
+            /// value = max(floor, slope stored + intercept).
+            slope: f32,
+            /// See `slope`.
+            intercept: f32,
+            /// See `slope`; minus infinity for none.
+            floor: f32,
+            /// Trilinear: most millimetres between two samples.
+            step: f32,
+            /// Adjoint: no voxel's weights sum to more.
+            bound: f32,
+            /// 1: `gradient += result`.
+            accumulate: u32,
+        }
+        /// Operands of the mean projection and its gradient.
+        DrrMeanParams {
+            /// B volumes of any axis order.
+            volume: DevicePtr,
+            /// f32 \[terms\]: of each voxel along the sum.
+            weights: DevicePtr,
+            /// f32 \[B, rows, columns\].
+            image: DevicePtr,
+            /// Backward: as the volume.
+            gradient: DevicePtr,
+            /// Of one volume.
+            voxels: u64,
+            /// Elements from one image row to the next.
+            row: i64,
+            /// Elements from one image column to the next.
+            column: i64,
+            /// Elements from one term of the sum to the next.
+            term: i64,
+            /// B.
+            batch: u32,
+            /// Of an image.
+            rows: u32,
+            /// Of an image.
+            columns: u32,
+            /// Of a sum.
+            terms: u32,
+            /// Summed is clip(slope stored + intercept, low, high).
+            slope: f32,
+            /// See `slope`.
+            intercept: f32,
+            /// See `slope`.
+            low: f32,
+            /// See `slope`.
+            high: f32,
+            /// 1: `gradient += result`.
+            accumulate: u32,
+        }
+    }
+
+    kernels {
+        /// Exact line integrals, slab by slab.
+        SIDDON(DrrParams) = [drr_siddon_f32, drr_siddon_bf16];
+        /// Of int16 voxels.
+        SIDDON_I16(DrrParams) = [drr_siddon_i16];
+        /// Exact line integrals, plane by plane.
+        SIDDON_NAIVE(DrrParams) = [drr_siddon_naive_f32, drr_siddon_naive_bf16];
+        /// Of int16 voxels.
+        SIDDON_NAIVE_I16(DrrParams) = [drr_siddon_naive_i16];
+        /// Line integrals of the trilinear interpolant by the midpoint rule.
+        TRILINEAR(DrrParams) = [drr_trilinear_f32, drr_trilinear_bf16];
+        /// Of int16 voxels.
+        TRILINEAR_I16(DrrParams) = [drr_trilinear_i16];
+        /// The same, testing bounds for every neighbour.
+        TRILINEAR_NAIVE(DrrParams) = [drr_trilinear_naive_f32, drr_trilinear_naive_bf16];
+        /// Of int16 voxels.
+        TRILINEAR_NAIVE_I16(DrrParams) = [drr_trilinear_naive_i16];
+        /// Adjoint, first pass: the largest upstream value.
+        PEAK(DrrParams) = [drr_peak];
+        /// Adjoint, second pass.
+        SIDDON_ADJOINT(DrrParams) = [drr_siddon_adjoint];
+        /// Adjoint, second pass.
+        SIDDON_NAIVE_ADJOINT(DrrParams) = [drr_siddon_naive_adjoint];
+        /// Adjoint, second pass.
+        TRILINEAR_ADJOINT(DrrParams) = [drr_trilinear_adjoint];
+        /// Adjoint, second pass.
+        TRILINEAR_NAIVE_ADJOINT(DrrParams) = [drr_trilinear_naive_adjoint];
+        /// Adjoint, last pass: integers to the gradient.
+        FINISH(DrrParams) = [drr_finish_f32, drr_finish_bf16];
+        /// Weighted mean along one axis.
+        MEAN(DrrMeanParams) = [drr_mean_f32, drr_mean_bf16];
+        /// Of int16 voxels.
+        MEAN_I16(DrrMeanParams) = [drr_mean_i16];
+        /// Its gradient.
+        MEAN_BACKWARD(DrrMeanParams) = [drr_mean_backward_f32, drr_mean_backward_bf16];
+    }
+}
+
+// Safety: #[repr(C)] of f64 and u32 without padding.
+unsafe impl bytemuck::Zeroable for DrrView {}
+unsafe impl bytemuck::Pod for DrrView {}
+
+/// The rule that gives each voxel its weight in a ray's sum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Projector {
+    /// The length of the ray inside the voxel, exactly (Siddon, "Fast calculation of the exact radiological path", 1985).
+    Siddon,
+    /// The midpoint rule on the trilinear interpolant.
+    Trilinear,
+}
+
+/// Which of the kernels for one result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Variant {
+    /// The readable reference.
+    Naive,
+    /// Slab by slab (Siddon), interior samples without bounds tests (trilinear).
+    #[default]
+    Slab,
+}
+
+/// Fills `params.image`.
+///
+/// # Safety
+/// `volume` holds `batch * voxels` voxels of type `voxel` with `voxels = n[0] n[1] n[2]`, `views` holds `count`
+/// finite views, `image` holds `batch * count * rows * columns` f32; all are valid until the
+/// launch has completed on the launcher's stream. No `n` is 0; `step > 0` for the trilinear rule.
+pub unsafe fn forward(
+    launcher: &dyn Launcher,
+    projector: Projector,
+    variant: Variant,
+    voxel: VoxelType,
+    params: &DrrParams,
+) -> Result<()> {
+    let kernel = match (projector, variant) {
+        (Projector::Siddon, Variant::Slab) => VoxelKernel { float: &SIDDON, int16: &SIDDON_I16 },
+        (Projector::Siddon, Variant::Naive) => VoxelKernel { float: &SIDDON_NAIVE, int16: &SIDDON_NAIVE_I16 },
+        (Projector::Trilinear, Variant::Slab) => VoxelKernel { float: &TRILINEAR, int16: &TRILINEAR_I16 },
+        (Projector::Trilinear, Variant::Naive) => VoxelKernel { float: &TRILINEAR_NAIVE, int16: &TRILINEAR_NAIVE_I16 },
+    };
+    let (kernel, dtype) = kernel.of(voxel);
+    unsafe { kernel.launch(launcher, dtype, pixel_grid(launcher, kernel, dtype, params)?, params) }
+}
+
+/// Blocks of pixel tiles, over images and volumes.
+fn pixel_grid(
+    launcher: &dyn Launcher,
+    kernel: &'static Kernel<DrrParams>,
+    dtype: DType,
+    params: &DrrParams,
+) -> Result<Grid> {
+    let tile = launcher.config(kernel.of(dtype))?.tile;
+    let tiles = params.columns.div_ceil(tile[0]) as usize * params.rows.div_ceil(tile[1]) as usize;
+    Ok(Grid::covering(tiles * params.count as usize * params.batch as usize, 1))
+}
+
+/// Fills `params.gradient`, or adds to it: three passes.
+///
+/// # Safety
+/// As for [`forward`]; besides, `sums` holds `batch * voxels` 64-bit words and `peak` one u32, all zero, and `gradient`
+/// holds as many elements of `dtype`, the volume's storage type.
+pub unsafe fn adjoint(
+    launcher: &dyn Launcher,
+    projector: Projector,
+    variant: Variant,
+    dtype: DType,
+    params: &DrrParams,
+) -> Result<()> {
+    let kernel = match (projector, variant) {
+        (Projector::Siddon, Variant::Slab) => &SIDDON_ADJOINT,
+        (Projector::Siddon, Variant::Naive) => &SIDDON_NAIVE_ADJOINT,
+        (Projector::Trilinear, Variant::Slab) => &TRILINEAR_ADJOINT,
+        (Projector::Trilinear, Variant::Naive) => &TRILINEAR_NAIVE_ADJOINT,
+    };
+    let pixels = params.batch as usize * params.count as usize * params.rows as usize * params.columns as usize;
+    let voxels = params.batch as usize * params.voxels as usize;
+    let peak = Grid::covering(pixels, launcher.config(PEAK.entry())?.tile[0] as usize);
+    let finish = Grid::covering(voxels, launcher.config(FINISH.of(dtype))?.tile[0] as usize);
+    unsafe {
+        PEAK.launch_only(launcher, peak, params)?;
+        kernel.launch_only(launcher, pixel_grid(launcher, kernel, DType::F32, params)?, params)?;
+        FINISH.launch(launcher, dtype, finish, params)
+    }
+}
+
+/// Fills `params.image` with weighted means along one axis.
+///
+/// # Safety
+/// `volume` holds `batch * voxels` voxels of type `voxel`; `row`, `column` and `term` are not negative and keep every
+/// (row, column, term) inside a volume; `weights` holds `terms` f32, `image` `batch * rows * columns` f32; all are valid
+/// until the launch has completed on the launcher's stream.
+pub unsafe fn mean(launcher: &dyn Launcher, voxel: VoxelType, params: &DrrMeanParams) -> Result<()> {
+    let (kernel, dtype) = VoxelKernel { float: &MEAN, int16: &MEAN_I16 }.of(voxel);
+    let config = launcher.config(kernel.of(dtype))?;
+    let items = params.columns.div_ceil(config.tile[0]) as usize * params.rows as usize * params.batch as usize;
+    unsafe { kernel.launch(launcher, dtype, Grid::covering(items, config.threads as usize), params) }
+}
+
+/// Fills `params.gradient`, or adds to it.
+///
+/// # Safety
+/// As for [`mean`]; besides, every voxel is on exactly one line of the sum, and `gradient` is laid out as the volume.
+pub unsafe fn mean_backward(launcher: &dyn Launcher, dtype: DType, params: &DrrMeanParams) -> Result<()> {
+    let tile = launcher.config(MEAN_BACKWARD.of(dtype))?.tile;
+    let grid = Grid::covering(params.batch as usize * params.voxels as usize, tile[1] as usize);
+    unsafe { MEAN_BACKWARD.launch(launcher, dtype, grid, params) }
+}
