@@ -4,9 +4,11 @@
 //   column_sum: out[j] = sum_i x[i,j], the gradient of a bias, in two stages of fixed order.
 //
 // Bytes: A, B and C once each; the product is bound by arithmetic unless one of m, n, k is small.
-// Variants: 1 naive (one thread an element).
+// Variants: 1 naive (one thread an element); 2 tiled (gemm_tile.cuh: full f32, TF32 or bf16 on tensor cores). Where C has
+// too few tiles to fill a GPU and k is long, the sum is split, the parts are written as f32 and added in a fixed order.
 // Test: cargo test --release ops::gemm     Time: x2ct bench gemm
 #include "common/common.h"
+#include "gemm_tile.cuh"
 
 struct GemmParams {
     const void* a;
@@ -17,8 +19,15 @@ struct GemmParams {
     float alpha;
     uint32_t transpose_a, transpose_b;
     uint32_t accumulate;  // 1: C += result
+    // Of the tiled variant:
+    uint32_t aligned_a, aligned_b;  // 1: rows start at multiples of 16 bytes
+    uint32_t wide;                  // 1: bf16 operands, f32 result
+    uint32_t splits;                // parts of each sum
+    uint64_t split_depth;           // k of one part
+    float* partials;                // [splits, m, n], or null when there is one part
 };
-X2CT_FIELDS(GemmParams, a, b, bias, c, m, n, k, alpha, transpose_a, transpose_b, accumulate)
+X2CT_FIELDS(GemmParams, a, b, bias, c, m, n, k, alpha, transpose_a, transpose_b, accumulate, aligned_a, aligned_b, wide,
+            splits, split_depth, partials)
 
 struct ColumnSumParams {
     const void* input;    // [m, n]
@@ -52,6 +61,50 @@ X2CT_DEVICE void gemm_naive(const GemmParams& p) {
 X2CT_KERNEL(gemm_naive_f32, GemmParams, NaiveConfig, gemm_naive<float, float>)
 X2CT_KERNEL(gemm_naive_bf16, GemmParams, NaiveConfig, gemm_naive<bf16, bf16>)
 X2CT_KERNEL(gemm_naive_bf16_f32, GemmParams, NaiveConfig, gemm_naive<bf16, float>)
+
+// ---- 2: tiled ----
+
+// TransposeA, TransposeB: how A and B are stored.
+template <class C, template <bool, bool> class Math, bool TransposeA, bool TransposeB>
+X2CT_DEVICE void gemm_tiled(const GemmParams& p) {
+    using M = Math<!TransposeA, TransposeB>;
+    using T = typename M::T;
+    const MatrixSource<T, !TransposeA> a{static_cast<const T*>(p.a), TransposeA ? p.m : p.k, p.m, p.k, p.aligned_a != 0, 0, 0};
+    const MatrixSource<T, TransposeB> b{static_cast<const T*>(p.b), TransposeB ? p.k : p.n, p.n, p.k, p.aligned_b != 0, 0, 0};
+    const TileOutput<T> out{p.c, p.bias, p.partials, p.m, p.n, p.alpha, p.accumulate, p.wide};
+    const uint64_t begin = blockIdx.z * p.split_depth;
+    tile_product<C, M>(a, b, out, begin, min(begin + p.split_depth, p.k));
+}
+
+// Adds up the parts of split sums: C = alpha sum + bias, or C += that. One thread an element.
+template <class Out>
+X2CT_DEVICE void gemm_finish(const GemmParams& p) {
+    const uint64_t index = uint64_t(blockIdx.x) * NaiveConfig::threads + threadIdx.x, size = p.m * p.n;
+    if (index >= size) return;
+    float sum = 0.0f;
+    for (uint32_t part = 0; part < p.splits; ++part) sum += p.partials[part * size + index];
+    const float bias = p.bias ? to_float(static_cast<const Out*>(p.bias)[index % p.n]) : 0.0f;
+    write_gradient(static_cast<Out*>(p.c) + index, p.alpha * sum + bias, p.accumulate);
+}
+
+X2CT_KERNEL(gemm_wide_bf16_nn, GemmParams, WideTile, gemm_tiled<WideTile, MmaBf16, false, false>)
+X2CT_KERNEL(gemm_wide_bf16_nt, GemmParams, WideTile, gemm_tiled<WideTile, MmaBf16, false, true>)
+X2CT_KERNEL(gemm_wide_bf16_tn, GemmParams, WideTile, gemm_tiled<WideTile, MmaBf16, true, false>)
+X2CT_KERNEL(gemm_wide_bf16_tt, GemmParams, WideTile, gemm_tiled<WideTile, MmaBf16, true, true>)
+X2CT_KERNEL(gemm_narrow_bf16_nn, GemmParams, NarrowTile, gemm_tiled<NarrowTile, MmaBf16, false, false>)
+X2CT_KERNEL(gemm_narrow_bf16_nt, GemmParams, NarrowTile, gemm_tiled<NarrowTile, MmaBf16, false, true>)
+X2CT_KERNEL(gemm_narrow_bf16_tn, GemmParams, NarrowTile, gemm_tiled<NarrowTile, MmaBf16, true, false>)
+X2CT_KERNEL(gemm_narrow_bf16_tt, GemmParams, NarrowTile, gemm_tiled<NarrowTile, MmaBf16, true, true>)
+X2CT_KERNEL(gemm_tf32_nn, GemmParams, Tf32Tile, gemm_tiled<Tf32Tile, MmaTf32, false, false>)
+X2CT_KERNEL(gemm_tf32_nt, GemmParams, Tf32Tile, gemm_tiled<Tf32Tile, MmaTf32, false, true>)
+X2CT_KERNEL(gemm_tf32_tn, GemmParams, Tf32Tile, gemm_tiled<Tf32Tile, MmaTf32, true, false>)
+X2CT_KERNEL(gemm_tf32_tt, GemmParams, Tf32Tile, gemm_tiled<Tf32Tile, MmaTf32, true, true>)
+X2CT_KERNEL(gemm_f32_nn, GemmParams, FmaTile, gemm_tiled<FmaTile, FmaF32, false, false>)
+X2CT_KERNEL(gemm_f32_nt, GemmParams, FmaTile, gemm_tiled<FmaTile, FmaF32, false, true>)
+X2CT_KERNEL(gemm_f32_tn, GemmParams, FmaTile, gemm_tiled<FmaTile, FmaF32, true, false>)
+X2CT_KERNEL(gemm_f32_tt, GemmParams, FmaTile, gemm_tiled<FmaTile, FmaF32, true, true>)
+X2CT_KERNEL(gemm_finish_f32, GemmParams, NaiveConfig, gemm_finish<float>)
+X2CT_KERNEL(gemm_finish_bf16, GemmParams, NaiveConfig, gemm_finish<bf16>)
 
 // ---- column sums ----
 

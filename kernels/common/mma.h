@@ -112,6 +112,18 @@ X2CT_DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t 
 #endif
 }
 
+// The nearest TF32, ties away from zero, as the bits that mma_tf32 takes.
+X2CT_DEVICE uint32_t round_tf32(float x) {
+#ifdef __CUDACC__
+    uint32_t r;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(r) : "f"(x));
+    return r;
+#else
+    const uint32_t u = __float_as_uint(x);
+    return (u & 0x7f800000u) == 0x7f800000u ? u : (u + 0x1000u) & 0xffffe000u;
+#endif
+}
+
 // d[16x8] += a[16x8] b[8x8], TF32 operands (f32 bits), f32 accumulators.
 X2CT_DEVICE void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
 #ifdef __CUDACC__

@@ -62,6 +62,11 @@ impl<P> Kernel<P> {
         }
     }
 
+    /// The entry at a place of the declaration, for siblings that differ in something else than the storage type.
+    pub fn nth(&self, index: usize) -> &'static Entry {
+        self.entries[index]
+    }
+
     /// Launches the sibling for `dtype`.
     ///
     /// # Safety

@@ -1,6 +1,6 @@
 //! Matrix products and column sums: geometry and launches. See `kernels/gemm.cu`.
 
-use super::{DType, DevicePtr, Grid, Launcher, Write, kernels};
+use super::{DType, DevicePtr, Entry, Grid, Launcher, Write, kernels};
 use crate::{Error, Result};
 
 kernels! {
@@ -31,6 +31,18 @@ kernels! {
             transpose_b: u32,
             /// 1: C += result.
             accumulate: u32,
+            /// 1: the rows of A as stored start at multiples of 16 bytes.
+            aligned_a: u32,
+            /// The same of B.
+            aligned_b: u32,
+            /// 1: bf16 operands and an f32 result.
+            wide: u32,
+            /// Parts that each sum is split into.
+            splits: u32,
+            /// Terms of one part.
+            split_depth: u64,
+            /// [splits, m, n], or null when there is one part.
+            partials: DevicePtr,
         }
         /// Operands of the two stages of a column sum.
         ColumnSumParams {
@@ -54,6 +66,16 @@ kernels! {
         NAIVE(GemmParams) = [gemm_naive_f32, gemm_naive_bf16];
         /// The same, bf16 operands and an f32 result.
         NAIVE_TO_F32(GemmParams) = [gemm_naive_bf16_f32];
+        /// Tensor cores, tile[0] x tile[1] of C a block, tile[2] bytes of k a step; A and B plain or transposed.
+        WIDE_BF16(GemmParams) = [gemm_wide_bf16_nn, gemm_wide_bf16_nt, gemm_wide_bf16_tn, gemm_wide_bf16_tt];
+        /// The same with half as many columns a block.
+        NARROW_BF16(GemmParams) = [gemm_narrow_bf16_nn, gemm_narrow_bf16_nt, gemm_narrow_bf16_tn, gemm_narrow_bf16_tt];
+        /// The same on f32 operands rounded to TF32.
+        TILED_TF32(GemmParams) = [gemm_tf32_nn, gemm_tf32_nt, gemm_tf32_tn, gemm_tf32_tt];
+        /// The same in full f32.
+        TILED_F32(GemmParams) = [gemm_f32_nn, gemm_f32_nt, gemm_f32_tn, gemm_f32_tt];
+        /// Adds up the parts of split sums; by the storage type of C; tile[0] elements a block.
+        FINISH(GemmParams) = [gemm_finish_f32, gemm_finish_bf16];
         /// out[chunk, j] = sum of `rows` rows of column j; a thread takes tile[0] columns of one chunk.
         COLUMN_SUM_PARTIAL(ColumnSumParams) = [column_sum_partial_f32, column_sum_partial_bf16];
         /// out[j] = sum over the chunks.
@@ -77,6 +99,8 @@ pub enum Precision {
 pub enum Variant {
     /// One thread an element, no shared memory: the readable reference.
     Naive,
+    /// Tiles in shared memory; bf16 and TF32 on tensor cores.
+    Tiled,
 }
 
 /// C = alpha op(A) op(B) + bias, or C += that. All row-major and contiguous; sums accumulate in f32.
@@ -112,31 +136,77 @@ pub struct GemmCall {
     pub write: Write,
 }
 
+/// How many blocks of a tiled product to aim for: two on each of the 132 multiprocessors of an H100 or H200. The same on
+/// every device, so that a sum has the same order everywhere.
+const BLOCKS: usize = 264;
+/// Fewest steps of a tile's depth that are worth a part of their own.
+const STEPS: usize = 8;
+
+/// The parts that the sums of a tiled product of `tiles` tiles of C over `steps` steps are split into, and the steps of
+/// one part.
+pub(super) fn split(tiles: usize, steps: usize) -> (usize, usize) {
+    let parts = (BLOCKS / tiles.max(1)).clamp(1, (steps / STEPS).max(1));
+    let length = steps.div_ceil(parts).max(1);
+    (steps.div_ceil(length).max(1), length)
+}
+
+/// The entry for a tiled product.
+fn tiled(call: &GemmCall) -> &'static Entry {
+    let layout = 2 * call.transpose_a as usize + call.transpose_b as usize;
+    match (call.dtype, call.precision) {
+        (DType::Bf16, _) if call.n <= 64 => NARROW_BF16.nth(layout),
+        (DType::Bf16, _) => WIDE_BF16.nth(layout),
+        (DType::F32, Precision::Tf32) => TILED_TF32.nth(layout),
+        (DType::F32, Precision::F32) => TILED_F32.nth(layout),
+    }
+}
+
+/// The grid of a tiled product, and the terms of one part of its sums.
+fn tiled_grid(launcher: &dyn Launcher, call: &GemmCall) -> Result<(Grid, usize)> {
+    let [rows, columns, bytes, _] = launcher.config(tiled(call))?.tile.map(|n| n as usize);
+    let depth = bytes / call.dtype.size();
+    let tiles = call.m.div_ceil(rows) * call.n.div_ceil(columns);
+    if tiles > i32::MAX as usize {
+        return Err(Error::argument(
+            "gemm",
+            format!("a result of {} x {} has too many tiles", call.m, call.n),
+            "multiply in parts",
+        ));
+    }
+    let (parts, steps) = split(tiles, call.k.div_ceil(depth));
+    Ok((Grid([tiles as u32, 1, parts as u32]), steps * depth))
+}
+
+/// f32 elements of the workspace of [`gemm`]; 0 for most products.
+pub fn gemm_workspace(launcher: &dyn Launcher, variant: Variant, call: &GemmCall) -> Result<usize> {
+    if variant == Variant::Naive {
+        return Ok(0);
+    }
+    let parts = tiled_grid(launcher, call)?.0.0[2] as usize;
+    Ok(if parts > 1 { parts * call.m * call.n } else { 0 })
+}
+
 /// The product by our kernels.
 ///
 /// # Errors
 /// Storage types other than f32 to f32, bf16 to bf16 and bf16 to f32 are refused.
 ///
 /// # Safety
-/// The pointers hold the extents [`GemmCall`] documents, aligned to their element, C overlaps none of the others, and all
-/// stay valid until the launch has completed on the launcher's stream.
-pub unsafe fn gemm(launcher: &dyn Launcher, variant: Variant, call: &GemmCall) -> Result<()> {
+/// The pointers hold the extents [`GemmCall`] documents, aligned to their element, and `workspace` as many f32 as
+/// [`gemm_workspace`] says; C overlaps none of the others, and all stay valid until the launch has completed on the
+/// launcher's stream.
+pub unsafe fn gemm(launcher: &dyn Launcher, variant: Variant, call: &GemmCall, workspace: DevicePtr) -> Result<()> {
     if call.m == 0 || call.n == 0 {
         return Ok(());
     }
-    let kernel = match (variant, call.dtype, call.out) {
-        (Variant::Naive, a, c) if a == c => &NAIVE,
-        (Variant::Naive, DType::Bf16, DType::F32) => &NAIVE_TO_F32,
-        _ => {
-            return Err(Error::argument(
-                "gemm",
-                format!("{} operands cannot give a {} result", call.dtype.name(), call.out.name()),
-                "use one type, or bf16 operands and an f32 result",
-            ));
-        }
-    };
-    let entry = if call.dtype == call.out { kernel.of(call.dtype) } else { kernel.entry() };
-    let params = GemmParams {
+    if call.dtype != call.out && call.out == DType::Bf16 {
+        return Err(Error::argument(
+            "gemm",
+            format!("{} operands cannot give a {} result", call.dtype.name(), call.out.name()),
+            "use one type, or bf16 operands and an f32 result",
+        ));
+    }
+    let mut params = GemmParams {
         a: call.a,
         b: call.b,
         bias: call.bias,
@@ -148,12 +218,46 @@ pub unsafe fn gemm(launcher: &dyn Launcher, variant: Variant, call: &GemmCall) -
         transpose_a: call.transpose_a as u32,
         transpose_b: call.transpose_b as u32,
         accumulate: call.write.flag(),
+        aligned_a: call.aligned(call.a, if call.transpose_a { call.m } else { call.k }),
+        aligned_b: call.aligned(call.b, if call.transpose_b { call.k } else { call.n }),
+        wide: (call.dtype != call.out) as u32,
+        splits: 1,
+        split_depth: call.k as u64,
+        partials: DevicePtr::NULL,
     };
-    let tile = launcher.config(entry)?.tile;
-    let grid = match variant {
-        Variant::Naive => Grid::covering(call.m * call.n, tile[0] as usize),
+    let launch = |entry: &'static Entry, grid: Grid, params: &GemmParams| unsafe {
+        launcher.launch(entry, grid, (params as *const GemmParams).cast())
     };
-    unsafe { launcher.launch(entry, grid, (&raw const params).cast()) }
+    if variant == Variant::Naive {
+        let entry = if call.dtype == call.out { NAIVE.of(call.dtype) } else { NAIVE_TO_F32.entry() };
+        let per_block = launcher.config(entry)?.tile[0] as usize;
+        return launch(entry, Grid::covering(call.m * call.n, per_block), &params);
+    }
+    let (grid, split_depth) = tiled_grid(launcher, call)?;
+    params.split_depth = split_depth as u64;
+    params.splits = grid.0[2];
+    if params.splits > 1 {
+        params.partials = workspace;
+    }
+    launch(tiled(call), grid, &params)?;
+    if params.splits == 1 { Ok(()) } else { unsafe { finish(launcher, call.out, &params) } }
+}
+
+/// Adds up the parts of a split product.
+///
+/// # Safety
+/// `params` describes a product whose parts have been launched on the same stream; see [`gemm`].
+pub(super) unsafe fn finish(launcher: &dyn Launcher, out: DType, params: &GemmParams) -> Result<()> {
+    let per_block = launcher.config(FINISH.of(out))?.tile[0] as usize;
+    let grid = Grid::covering((params.m * params.n) as usize, per_block);
+    unsafe { FINISH.launch(launcher, out, grid, params) }
+}
+
+impl GemmCall {
+    /// 1 when an operand whose rows as stored have `row` elements can be read 16 bytes at a time.
+    fn aligned(&self, operand: DevicePtr, row: usize) -> u32 {
+        (operand.0 % 16 == 0 && row * self.dtype.size() % 16 == 0) as u32
+    }
 }
 
 /// Rows that one thread of the first stage of [`column_sum`] adds up.

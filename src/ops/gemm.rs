@@ -128,17 +128,17 @@ pub fn product_into(
         alpha: 1.0,
         write,
     };
-    // Safety: live tensors of the sizes and types just checked; c is a destination, which overlaps no operand.
-    unsafe {
-        match method.backend {
-            // An empty sum is no product: our kernels write the bias.
-            Backend::Library if k > 0 => {
-                device.backend().library()?;
-                device.backend().library_gemm(&call)
-            }
-            Backend::Library | Backend::Own | Backend::Naive => kernel::gemm(device.launcher(), Variant::Naive, &call),
-        }
+    if method.backend == Backend::Library && k > 0 {
+        device.backend().library()?;
+        // Safety: live tensors of the sizes and types just checked; c is a destination, which overlaps no operand.
+        return unsafe { device.backend().library_gemm(&call) };
     }
+    // An empty sum is no product for a library: our kernels write the bias.
+    let variant = if method.backend == Backend::Naive { Variant::Naive } else { Variant::Tiled };
+    let elements = kernel::gemm_workspace(device.launcher(), variant, &call)?;
+    let workspace = Tensor::empty(device, [elements], DType::F32, "partial products")?;
+    // Safety: as above, and the workspace has the size asked for.
+    unsafe { kernel::gemm(device.launcher(), variant, &call, workspace.ptr()) }
 }
 
 /// `out[j] = sum over i of x[i, j]`, or `out +=` that: the gradient of a bias added to every row.
