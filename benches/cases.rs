@@ -1,5 +1,7 @@
 //! The benchmark cases, shared by `cargo bench` and `x2ct bench`: one file a kernel family.
 
+use std::time::{Duration, Instant};
+
 use x2ct::{Device, Result};
 
 #[path = "contrastive.rs"]
@@ -24,6 +26,7 @@ pub struct Case {
     /// Bytes that must move, counted from the actual tensors: every input read once, every output written once.
     pub bytes: u64,
     /// Floating-point operations (a multiply-add counts as two); 0 where bytes are what matters.
+    #[allow(dead_code)] // printed by `x2ct bench` alone
     pub flops: u64,
     /// Queues the work once.
     pub run: Box<dyn FnMut() -> Result<()>>,
@@ -32,7 +35,7 @@ pub struct Case {
 type MakeCases = fn(&Device) -> Result<Vec<Case>>;
 
 #[rustfmt::skip] // one a line, so that two additions do not meet
-const FAMILIES: &[(&str, MakeCases)] = &[
+pub const FAMILIES: &[(&str, MakeCases)] = &[
     ("contrastive", contrastive::cases),
     ("conv2d", conv2d::cases),
     ("gemm", gemm::cases),
@@ -50,6 +53,28 @@ pub fn cases(device: &Device, family: Option<&str>) -> Result<Vec<Case>> {
         }
     }
     Ok(cases)
+}
+
+/// Device seconds of single runs, after a warm-up, for about `budget`; at least three.
+#[allow(dead_code)] // criterion has a loop of its own
+pub fn measure(device: &Device, run: &mut dyn FnMut() -> Result<()>, budget: Duration) -> Result<Vec<f64>> {
+    run()?;
+    device.synchronize()?;
+    let begin = Instant::now();
+    let mut times = Vec::new();
+    while times.len() < 3 || (begin.elapsed() < budget && times.len() < 1000) {
+        times.push(seconds(device, run, 1)?);
+    }
+    Ok(times)
+}
+
+/// Device seconds of `iterations` runs in a row.
+pub fn seconds(device: &Device, run: &mut dyn FnMut() -> Result<()>, iterations: u64) -> Result<f64> {
+    let start = device.record()?;
+    for _ in 0..iterations {
+        run()?;
+    }
+    device.record()?.seconds_since(&start)
 }
 
 /// Sizes to time: those of a GPU, or small ones that a processor finishes.

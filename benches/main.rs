@@ -20,21 +20,12 @@ fn main() -> x2ct::Result<()> {
         group.throughput(Throughput::Bytes(case.bytes));
         group.bench_function(&case.name, |bencher| {
             bencher.iter_custom(|iterations| {
-                time(&device, &mut case.run, iterations).unwrap_or_else(|e| panic!("{}: {e}", case.name))
+                let seconds = cases::seconds(&device, &mut case.run, iterations);
+                Duration::from_secs_f64(seconds.unwrap_or_else(|e| panic!("{}: {e}", case.name)))
             })
         });
         group.finish();
     }
     criterion.final_summary();
     Ok(())
-}
-
-/// Device time of `iterations` runs.
-fn time(device: &Device, run: &mut dyn FnMut() -> x2ct::Result<()>, iterations: u64) -> x2ct::Result<Duration> {
-    let start = device.record()?;
-    for _ in 0..iterations {
-        run()?;
-    }
-    let end = device.record()?;
-    Ok(Duration::from_secs_f64(end.seconds_since(&start)?))
 }

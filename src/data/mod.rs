@@ -3,5 +3,6 @@
 pub mod cache;
 pub mod ct_rate;
 pub mod labels;
+pub mod phantom_set;
 pub mod radiographs;
 pub mod rows;

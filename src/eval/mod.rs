@@ -8,6 +8,7 @@ pub mod delong;
 pub mod metrics;
 pub mod probe;
 pub mod retrieval;
+pub mod scores;
 pub mod zero_shot;
 
 use crate::error::{Error, Result};

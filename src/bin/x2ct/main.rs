@@ -1,1 +1,81 @@
-fn main() {}
+//! The command line: one file per subcommand.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use x2ct::{Device, Error};
+
+mod bench;
+mod check;
+mod demo;
+mod doctor;
+mod eval;
+mod model;
+mod predict;
+mod terminal;
+mod train;
+
+/// Teach a chest X-ray what a CT shows: CUDA kernels and the pipeline around them.
+#[derive(Parser)]
+#[command(version, about, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every subcommand takes.
+#[derive(clap::Args, Clone)]
+pub struct Common {
+    /// Where to run: host, cuda:N, or auto for the first GPU when there is one
+    #[arg(long, global = true, default_value = "auto")]
+    device: String,
+    /// Print JSON instead of text
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+impl Common {
+    /// The device asked for.
+    pub fn device(&self) -> x2ct::Result<Device> {
+        Device::parse(&self.device)
+    }
+}
+
+#[derive(Subcommand)]
+#[rustfmt::skip] // one line a subcommand
+enum Command {
+    Bench(bench::BenchArgs),
+    Check(check::CheckArgs),
+    Demo(demo::DemoArgs),
+    Doctor(doctor::DoctorArgs),
+    Eval(eval::EvalArgs),
+    Model(model::ModelArgs),
+    Predict(predict::PredictArgs),
+    Train(train::TrainArgs),
+}
+
+fn main() -> ExitCode {
+    terminal::restore_pipe_signal();
+    let Cli { common, command } = Cli::parse();
+    #[rustfmt::skip] // one line a subcommand
+    let outcome = match command {
+        Command::Bench(args) => bench::run(args, &common),
+        Command::Check(args) => check::run(args, &common),
+        Command::Demo(args) => demo::run(args, &common),
+        Command::Doctor(args) => doctor::run(args, &common),
+        Command::Eval(args) => eval::run(args, &common),
+        Command::Model(args) => model::run(args, &common),
+        Command::Predict(args) => predict::run(args, &common),
+        Command::Train(args) => train::run(args, &common),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("x2ct: {error:#}");
+            let interrupted = matches!(error.downcast_ref::<Error>(), Some(Error::Interrupted(_)));
+            ExitCode::from(if interrupted { 130 } else { 1 })
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! `x2ct bench [FAMILY]`: times of the kernels, with the bytes they must move.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use x2ct::Device;
+
+use crate::Common;
+use crate::terminal::print_table;
+
+#[path = "../../../benches/cases.rs"]
+mod cases;
+
+/// Time the kernels; on a GPU by CUDA events
+#[derive(clap::Args)]
+pub struct BenchArgs {
+    /// A kernel family (decomp_conv, contrastive, drr, ...); all when absent
+    family: Option<String>,
+    /// Compare with the JSON output of an earlier run
+    #[arg(long)]
+    baseline: Option<PathBuf>,
+    /// Seconds to measure each case
+    #[arg(long, default_value_t = 0.5)]
+    seconds: f64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Measured {
+    family: String,
+    case: String,
+    /// Median, microseconds.
+    median_us: f64,
+    /// Half the distance between the quartiles, microseconds.
+    spread_us: f64,
+    runs: usize,
+    bytes: u64,
+    flops: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Report {
+    device: String,
+    results: Vec<Measured>,
+}
+
+pub fn run(args: BenchArgs, common: &Common) -> anyhow::Result<ExitCode> {
+    let device = common.device()?;
+    if let Some(family) = &args.family {
+        let known: Vec<&str> = cases::FAMILIES.iter().map(|(name, _)| *name).collect();
+        if !known.contains(&family.as_str()) {
+            anyhow::bail!("there is no kernel family `{family}`; use one of {}", known.join(", "));
+        }
+    }
+    let baseline = args.baseline.as_deref().map(read_baseline).transpose()?;
+    let mut results = Vec::new();
+    for mut case in cases::cases(&device, args.family.as_deref())? {
+        let budget = Duration::from_secs_f64(args.seconds.clamp(0.01, 60.0));
+        let mut times = cases::measure(&device, &mut case.run, budget)?;
+        times.sort_by(f64::total_cmp);
+        let at = |q: f64| times[((times.len() - 1) as f64 * q).round() as usize] * 1e6;
+        results.push(Measured {
+            family: case.family.into(),
+            case: case.name,
+            median_us: at(0.5),
+            spread_us: (at(0.75) - at(0.25)) / 2.0,
+            runs: times.len(),
+            bytes: case.bytes,
+            flops: case.flops,
+        });
+    }
+    let report = Report { device: device.description(), results };
+    if common.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print(&device, &report, baseline.as_ref());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn read_baseline(path: &std::path::Path) -> anyhow::Result<BTreeMap<String, f64>> {
+    let text = std::fs::read_to_string(path).map_err(|e| x2ct::Error::io(path, "read the baseline", &e))?;
+    let report: Report = serde_json::from_str(&text)
+        .map_err(|e| x2ct::Error::file(path, format!("is no output of `x2ct bench --json`: {e}"), "write it again"))?;
+    Ok(report.results.into_iter().map(|m| (format!("{} {}", m.family, m.case), m.median_us)).collect())
+}
+
+fn print(device: &Device, report: &Report, baseline: Option<&BTreeMap<String, f64>>) {
+    println!("device: {}", report.device);
+    if device.is_host() {
+        println!("these are times of the host build on a processor; they say nothing about a GPU");
+    }
+    let rows = report.results.iter().map(|m| {
+        let before = baseline.and_then(|b| b.get(&format!("{} {}", m.family, m.case)));
+        vec![
+            m.family.clone(),
+            m.case.clone(),
+            format!("{:.1}", m.median_us),
+            format!("{:.1}", m.spread_us),
+            format!("{:.1}", m.bytes as f64 / m.median_us / 1e3),
+            format!("{:.1}", m.flops as f64 / m.median_us / 1e3),
+            before.map_or(String::new(), |b| format!("{:.2}x", b / m.median_us)),
+        ]
+    });
+    print_table(&["family", "case", "median us", "+-", "GB/s", "GFLOP/s", "speed-up"], &rows.collect::<Vec<_>>());
+}

@@ -1,0 +1,45 @@
+//! `x2ct doctor`: what this build and this machine can do, and the command that fixes what is missing.
+
+use std::process::ExitCode;
+
+use serde_json::json;
+use x2ct::Device;
+use x2ct::kernels::FAMILIES;
+
+use crate::Common;
+
+/// Say what this build and this machine can do, and how to fix what is missing
+#[derive(clap::Args)]
+pub struct DoctorArgs {}
+
+pub fn run(_: DoctorArgs, common: &Common) -> anyhow::Result<ExitCode> {
+    let kernels: usize = FAMILIES.iter().map(|f| f.entries.len()).sum();
+    let for_cuda = FAMILIES.iter().all(|f| f.fatbin.is_some());
+    let fatbin_bytes: usize = FAMILIES.iter().filter_map(|f| f.fatbin).map(<[u8]>::len).sum();
+    let host = Device::parse("host");
+    let cuda = Device::parse("cuda:0");
+    let text = |device: &x2ct::Result<Device>| match device {
+        Ok(device) => device.description(),
+        Err(error) => error.to_string(),
+    };
+    let targets = option_env!("X2CT_CUDA_TARGETS").unwrap_or("");
+    if common.json {
+        let report = json!({
+            "version": env!("CARGO_PKG_VERSION"), "kernels": kernels, "families": FAMILIES.len(),
+            "host": {"usable": host.is_ok(), "text": text(&host)},
+            "cuda": {"compiled": for_cuda, "targets": targets, "fatbin_bytes": fatbin_bytes, "usable": cuda.is_ok(), "text": text(&cuda)},
+        });
+        println!("{}", serde_json::to_string_pretty(&report)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("x2ct {}: {kernels} kernels in {} families", env!("CARGO_PKG_VERSION"), FAMILIES.len());
+    println!("host:         {}", text(&host));
+    if for_cuda {
+        println!("CUDA kernels: compiled for {targets}, {:.1} MB", fatbin_bytes as f64 / 1e6);
+    } else {
+        println!("CUDA kernels: not in this build, because nvcc was not found");
+        println!("              fix: tools/install_nvcc.sh && cargo build --release");
+    }
+    println!("CUDA device:  {}", text(&cuda));
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,104 @@
+//! `x2ct predict IMAGE...`: what a trained encoder sees in radiographs.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use serde_json::json;
+use x2ct::ct::image;
+use x2ct::data::cache::EmbeddingCache;
+use x2ct::data::ct_rate::{CtRate, HuSource, Split};
+use x2ct::data::labels;
+use x2ct::data::radiographs::RadiographSet;
+use x2ct::eval::{retrieval, zero_shot};
+use x2ct::ops::image::ImageSet;
+use x2ct::train::{Checkpoint, Trainer};
+
+use crate::Common;
+use crate::terminal::print_table;
+
+/// Probabilities of the 18 abnormalities, and the nearest reports of the cache
+#[derive(clap::Args)]
+pub struct PredictArgs {
+    /// Radiographs: PNG or two-dimensional NIfTI
+    #[arg(required = true)]
+    images: Vec<PathBuf>,
+    /// Checkpoint of `x2ct train`
+    #[arg(long)]
+    checkpoint: PathBuf,
+    /// The teacher's embeddings: prompts, and the reports to search
+    #[arg(long)]
+    cache: PathBuf,
+    /// Data set in CT-RATE layout, for the texts of the reports
+    #[arg(long)]
+    dataset: Option<PathBuf>,
+    /// Which part of it
+    #[arg(long, default_value = "train", value_parser = ["train", "valid"])]
+    split: String,
+    /// How many reports to name
+    #[arg(long, default_value_t = 3)]
+    nearest: usize,
+}
+
+pub fn run(args: PredictArgs, common: &Common) -> anyhow::Result<ExitCode> {
+    let device = common.device()?;
+    let checkpoint = Checkpoint::read(&args.checkpoint)?;
+    let cache = EmbeddingCache::read(&args.cache)?;
+    cache.expect_teacher(&checkpoint.teacher)?;
+    let trainer = Trainer::resume(&device, &checkpoint)?;
+    let texts = report_texts(&args)?;
+    let mut results = Vec::new();
+    for path in &args.images {
+        let picture = image::read(path)?;
+        let pixels = RadiographSet::to_bytes(&picture.pixels);
+        let embedding = trainer.embed(&ImageSet::new(&device, &pixels, [picture.height, picture.width])?)?;
+        let probabilities =
+            zero_shot::probabilities(&embedding, &cache.prompts_positive, &cache.prompts_negative, cache.dim, 1.0)?;
+        let nearest = retrieval::nearest(&embedding, &cache.report, cache.dim, args.nearest)?;
+        if !common.json {
+            print_prediction(path, &probabilities, &nearest, &cache, &texts);
+        }
+        let abnormalities: serde_json::Map<_, _> =
+            labels::NAMES.iter().zip(&probabilities).map(|(n, p)| (n.to_string(), json!(p))).collect();
+        let reports: Vec<_> = nearest
+            .iter()
+            .map(|&(row, cosine)| json!({"id": cache.ids[row], "cosine": cosine, "text": texts.get(&cache.ids[row])}))
+            .collect();
+        results
+            .push(json!({"image": path, "teacher": cache.teacher, "probabilities": abnormalities, "reports": reports}));
+    }
+    if common.json {
+        println!("{}", serde_json::to_string_pretty(&results)?);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+type Texts = std::collections::HashMap<String, String>;
+
+fn report_texts(args: &PredictArgs) -> x2ct::Result<Texts> {
+    let Some(root) = &args.dataset else { return Ok(Texts::new()) };
+    let split = if args.split == "train" { Split::Train } else { Split::Valid };
+    let data = CtRate::read(root, split, HuSource::AlreadyHu)?;
+    Ok(data.volumes.iter().map(|v| (v.name.to_string(), v.report.text())).collect())
+}
+
+fn print_prediction(
+    path: &Path,
+    probabilities: &[f32],
+    nearest: &[(usize, f32)],
+    cache: &EmbeddingCache,
+    texts: &Texts,
+) {
+    println!("{} (teacher: {})", path.display(), cache.teacher);
+    let mut order: Vec<usize> = (0..labels::COUNT).collect();
+    order.sort_by(|&a, &b| probabilities[b].total_cmp(&probabilities[a]));
+    let rows = order.iter().map(|&i| vec![labels::NAMES[i].to_string(), format!("{:.3}", probabilities[i])]);
+    print_table(&["abnormality", "probability"], &rows.collect::<Vec<_>>());
+    for &(row, cosine) in nearest {
+        let id = &cache.ids[row];
+        println!(
+            "report {id} (cosine {cosine:.3}): {}",
+            texts.get(id).map_or("pass --dataset to see its text", String::as_str)
+        );
+    }
+    println!();
+}

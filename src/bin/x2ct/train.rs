@@ -1,0 +1,161 @@
+//! `x2ct train CONFIG.toml`: trains a radiograph encoder; resumes where an earlier run stopped.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use x2ct::data::cache::EmbeddingCache;
+use x2ct::data::radiographs::RadiographSet;
+use x2ct::train::{Checkpoint, Observer, Position, StepLog, TrainConfig, Trainer, TrainingSet};
+use x2ct::{Device, Error};
+
+use crate::Common;
+use crate::terminal::{Progress, stop_flag};
+
+/// Train a radiograph encoder on radiographs and a teacher's embeddings
+#[derive(clap::Args)]
+pub struct TrainArgs {
+    /// The run, as TOML
+    config: PathBuf,
+    /// Begin anew even if the output folder holds a checkpoint
+    #[arg(long)]
+    restart: bool,
+}
+
+pub fn run(args: TrainArgs, common: &Common) -> anyhow::Result<ExitCode> {
+    let device = common.device()?;
+    let config = TrainConfig::read(&args.config)?;
+    let radiographs = RadiographSet::read(&config.data.radiographs)?;
+    let cache = EmbeddingCache::read(&config.data.cache)?;
+    let set = TrainingSet::join(&device, &radiographs, &cache)?;
+    let stop = stop_flag()?;
+    std::fs::create_dir_all(&config.out).map_err(|e| Error::io(&config.out, "create the folder", &e))?;
+    let (trainer, steps) = run_logged(&device, &config, &set, !args.restart, &stop)?;
+    let checkpoint = checkpoint_path(&config.out);
+    if common.json {
+        println!(
+            "{}",
+            serde_json::json!({"checkpoint": checkpoint, "position": trainer.position(), "last": steps.last()})
+        );
+    } else {
+        println!("{}", checkpoint.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where a run keeps its newest checkpoint.
+pub fn checkpoint_path(out: &Path) -> PathBuf {
+    out.join("checkpoint.safetensors")
+}
+
+/// Trains to the end, with checkpoints, a JSON-lines log and progress; resumes a checkpoint of the same configuration.
+/// Returns the trainer and the whole log.
+pub fn run_logged(
+    device: &Device,
+    config: &TrainConfig,
+    set: &TrainingSet,
+    resume: bool,
+    stop: &AtomicBool,
+) -> x2ct::Result<(Trainer, Vec<StepLog>)> {
+    let path = checkpoint_path(&config.out);
+    let log_path = config.out.join("log.jsonl");
+    let (mut trainer, steps) = if resume && path.exists() {
+        let checkpoint = Checkpoint::read(&path)?;
+        if checkpoint.config != *config {
+            let hint = "use another output folder, or delete the checkpoint to begin anew";
+            return Err(Error::file(&path, "is of a run with another configuration", hint));
+        }
+        let trainer = Trainer::resume(device, &checkpoint)?;
+        eprintln!("resuming after step {} of {}", trainer.position().step, trainer.total_steps(set));
+        (trainer, read_log(&log_path, checkpoint.position.step)?)
+    } else {
+        (Trainer::new(device, config)?, Vec::new())
+    };
+    let mut watch = Watch::new(&path, &log_path, steps, trainer.total_steps(set))?;
+    let outcome = trainer.run(set, &mut watch, stop);
+    let steps = watch.finish();
+    outcome.map(|()| (trainer, steps))
+}
+
+/// The lines of a log up to a step: what came after the checkpoint will be done, and logged, again.
+fn read_log(path: &Path, until: usize) -> x2ct::Result<Vec<StepLog>> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "read the log", &e))?;
+    let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+    let steps = whole.enumerate().map(|(i, line)| {
+        serde_json::from_str::<StepLog>(line).map_err(|e| {
+            Error::file(path, format!("line {}: {e}", i + 1), "delete the log and the checkpoint to begin anew")
+        })
+    });
+    let steps: Vec<StepLog> = steps.collect::<x2ct::Result<_>>()?;
+    Ok(steps.into_iter().filter(|s| s.step <= until).collect())
+}
+
+/// Writes the log and the checkpoints, and shows progress.
+struct Watch {
+    checkpoint: PathBuf,
+    log: std::io::BufWriter<std::fs::File>,
+    log_path: PathBuf,
+    steps: Vec<StepLog>,
+    progress: Option<Progress>,
+    images: u64,
+    start: Instant,
+}
+
+impl Watch {
+    fn new(checkpoint: &Path, log_path: &Path, steps: Vec<StepLog>, total: usize) -> x2ct::Result<Self> {
+        let mut text = Vec::new();
+        for step in &steps {
+            serde_json::to_writer(&mut text, step)
+                .map_err(|e| Error::argument("log", e.to_string(), "this is a defect"))?;
+            text.push(b'\n');
+        }
+        x2ct::files::write_atomic(log_path, &text)?;
+        let log = std::fs::OpenOptions::new().append(true).open(log_path);
+        let log = std::io::BufWriter::new(log.map_err(|e| Error::io(log_path, "open the log", &e))?);
+        let progress = Some(Progress::new("training", "steps", total as u64));
+        Ok(Watch {
+            checkpoint: checkpoint.to_path_buf(),
+            log,
+            log_path: log_path.to_path_buf(),
+            steps,
+            progress,
+            images: 0,
+            start: Instant::now(),
+        })
+    }
+
+    fn finish(mut self) -> Vec<StepLog> {
+        if let Some(progress) = self.progress.take() {
+            progress.finish(&self.note());
+        }
+        self.steps
+    }
+
+    fn note(&self) -> String {
+        let rate = self.images as f64 / self.start.elapsed().as_secs_f64().max(1e-9);
+        let loss = self.steps.last().map_or(f32::NAN, |s| s.loss);
+        format!("{rate:.0} images/s, loss {loss:.3}")
+    }
+}
+
+impl Observer for Watch {
+    fn step(&mut self, log: &StepLog, position: Position) -> x2ct::Result<()> {
+        self.images += log.images as u64;
+        self.steps.push(log.clone());
+        let line = serde_json::to_string(log).map_err(|e| Error::argument("log", e.to_string(), "this is a defect"))?;
+        writeln!(self.log, "{line}").map_err(|e| Error::io(&self.log_path, "write the log", &e))?;
+        let note = self.note();
+        if let Some(progress) = &mut self.progress {
+            progress.set(position.step as u64, &note);
+        }
+        Ok(())
+    }
+
+    fn checkpoint(&mut self, trainer: &Trainer) -> x2ct::Result<()> {
+        // The log first: a checkpoint never knows of steps that its log does not hold.
+        self.log.flush().map_err(|e| Error::io(&self.log_path, "write the log", &e))?;
+        trainer.checkpoint()?.write(&self.checkpoint)
+    }
+}

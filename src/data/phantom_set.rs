@@ -1,0 +1,135 @@
+//! Phantom patients as training material, without volumes on disk: radiographs, teacher embeddings, labels and reports.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::cache::EmbeddingCache;
+use super::labels;
+use super::radiographs::RadiographSet;
+use crate::ct::Voxels;
+use crate::ct::phantom::teacher::{self, Teacher};
+use crate::ct::phantom::{Patient, PhantomConfig};
+use crate::device::Device;
+use crate::ops::drr::MeanProjection;
+use crate::ops::volume::DeviceVolume;
+use crate::{Error, Result};
+
+/// Which patients, and how they are imaged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PhantomStudy {
+    /// Of the patients.
+    pub seed: u64,
+    /// Voxels along x (left), y (posterior), z (superior); a radiograph has z x x pixels.
+    pub shape: [usize; 3],
+    /// Millimetres a voxel.
+    pub spacing: [f64; 3],
+}
+
+/// Patients as training material.
+pub struct PhantomSet {
+    /// Anteroposterior mean-HU radiographs.
+    pub radiographs: RadiographSet,
+    /// The phantom teacher's embeddings.
+    pub cache: EmbeddingCache,
+    /// [patients, 18].
+    pub labels: Vec<bool>,
+    /// Findings and impressions.
+    pub reports: Vec<String>,
+}
+
+impl PhantomStudy {
+    fn id(&self, index: u64) -> String {
+        format!("phantom_{}_{index}", self.seed)
+    }
+
+    fn description(&self) -> serde_json::Value {
+        json!({
+            "source": "procedural phantom", "phantom": self, "projection": "mean HU, anteroposterior, parallel",
+            "clip_hu": [-1000, 1000], "pixels": "min-max to 8 bits",
+        })
+    }
+
+    /// Makes the patients of `range`: volumes in parallel on the processor, radiographs on the device. `progress` is told
+    /// how many are done; `stop` ends the work with [`Error::Interrupted`].
+    pub fn make(
+        &self,
+        device: &Device,
+        range: Range<u64>,
+        stop: &AtomicBool,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<PhantomSet> {
+        const CHUNK: u64 = 32;
+        let [nx, _, nz] = self.shape;
+        let config = PhantomConfig::default();
+        let (teacher, prompts) = (Teacher::new(), Teacher::new().prompts());
+        let projection = MeanProjection::anterior_posterior(None);
+        let count = (range.end - range.start) as usize;
+        let mut pixels = Vec::with_capacity(count * nx * nz);
+        let (mut ids, mut ct, mut report) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut labels, mut reports) = (Vec::new(), Vec::new());
+        for first in range.clone().step_by(CHUNK as usize) {
+            if stop.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted(format!("after {} of {count} phantom patients", ids.len())));
+            }
+            let chunk: Vec<u64> = (first..(first + CHUNK).min(range.end)).collect();
+            let made = chunk.par_iter().map(|&i| {
+                let patient = Patient::new(self.seed, i, &config);
+                let volume = patient.voxelise(self.shape, self.spacing)?;
+                let (c, r) = (teacher.ct(&patient), teacher.report(&patient));
+                Ok((patient, volume, c, r))
+            });
+            for (patient, volume, c, r) in made.collect::<Result<Vec<_>>>()? {
+                let Voxels::I16(voxels) = &volume.voxels else {
+                    return Err(Error::argument("phantom", "is not int16", "this is a defect"));
+                };
+                let volume = DeviceVolume::from_i16(device, voxels, volume.shape, (1.0, 0.0))?;
+                let image = projection.project(&volume)?.to_vec()?;
+                pixels.extend(RadiographSet::to_bytes(&image));
+                ids.push(self.id(patient.index));
+                ct.extend(c);
+                report.extend(r);
+                labels.extend(patient.labels());
+                let text = patient.report();
+                reports.push(format!("{} {}", text.findings, text.impressions));
+            }
+            progress(ids.len());
+        }
+        let radiographs = RadiographSet::new(ids.clone(), [nz, nx], pixels, self.description())?;
+        let cache = EmbeddingCache {
+            ids,
+            ct,
+            report,
+            dim: teacher::DIM,
+            prompts_positive: prompts.positive,
+            prompts_negative: prompts.negative,
+            teacher: teacher::NAME.into(),
+            checkpoint_digest: blake3::hash(b"x2ct phantom teacher 1").to_hex().to_string(),
+            preprocessing_digest: radiographs.preprocessing_digest(),
+        };
+        Ok(PhantomSet { radiographs, cache, labels, reports })
+    }
+}
+
+impl PhantomSet {
+    /// What embeddings of these patients are compared with.
+    pub fn targets(&self) -> crate::eval::scores::Targets<'_> {
+        crate::eval::scores::Targets {
+            ct: &self.cache.ct,
+            report: &self.cache.report,
+            prompts_positive: &self.cache.prompts_positive,
+            prompts_negative: &self.cache.prompts_negative,
+            labels: &self.labels,
+            dim: self.cache.dim,
+        }
+    }
+
+    /// Patients who have each abnormality.
+    pub fn prevalence(&self) -> Vec<(&'static str, usize)> {
+        let count = |i| self.labels.iter().skip(i).step_by(labels::COUNT).filter(|&&p| p).count();
+        labels::NAMES.iter().enumerate().map(|(i, name)| (*name, count(i))).collect()
+    }
+}

@@ -1,0 +1,220 @@
+//! The page of a study: what was trained on what, how it scored beside a baseline, the teacher and chance, and examples.
+
+use std::fmt::Write;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::plot::{Axes, Series, lines};
+use crate::Result;
+use crate::ct::image::{Depth, GrayImage, Photometric, PngOptions, Window, encode_png};
+use crate::data::labels;
+use crate::data::radiographs::RadiographSet;
+use crate::eval::metrics::roc_curve;
+use crate::eval::retrieval::nearest;
+use crate::eval::scores::Scores;
+use crate::train::StepLog;
+
+/// Everything the page shows.
+pub struct Study<'a> {
+    /// One line: what this is.
+    pub title: &'a str,
+    /// Facts in the order they are listed: name and value.
+    pub facts: &'a [(&'a str, String)],
+    /// The training log.
+    pub steps: &'a [StepLog],
+    /// The encoder on held-out patients.
+    pub encoder: &'a Scores,
+    /// Ridge regression from pixels on the same patients.
+    pub baseline_ridge: &'a Scores,
+    /// The teacher's own CT embeddings in place of the encoder's.
+    pub ceiling_teacher: &'a Scores,
+    /// Held-out radiographs.
+    pub radiographs: &'a RadiographSet,
+    /// [patients, 18].
+    pub labels: &'a [bool],
+    /// One text a patient.
+    pub reports: &'a [String],
+    /// The encoder's embeddings [patients, dim].
+    pub embeddings: &'a [f32],
+    /// The teacher's CT embeddings [patients, dim].
+    pub ct: &'a [f32],
+    /// Dimensions of an embedding.
+    pub dim: usize,
+}
+
+const BLUE: [u8; 3] = [31, 97, 180];
+const GREY: [u8; 3] = [150, 150, 150];
+const ORANGE: [u8; 3] = [214, 110, 20];
+
+/// The page: one HTML file that refers to nothing outside itself.
+pub fn html(study: &Study) -> Result<String> {
+    let mut page = String::new();
+    let _ = write!(
+        page,
+        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>{0}</title><style>{STYLE}</style></head><body><h1>{0}</h1>",
+        escape(study.title)
+    );
+    page.push_str("<dl>");
+    for (name, value) in study.facts {
+        let _ = write!(page, "<dt>{}</dt><dd>{}</dd>", escape(name), escape(value));
+    }
+    page.push_str("</dl>");
+    results(&mut page, study);
+    page.push_str("<h2>Training</h2>");
+    page.push_str(&loss_chart(study)?);
+    radiographs(&mut page, study)?;
+    retrieval(&mut page, study)?;
+    detection(&mut page, study)?;
+    page.push_str("</body></html>\n");
+    Ok(page)
+}
+
+const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}\
+table{border-collapse:collapse;margin:1em 0}td,th{padding:.2em .8em;border-bottom:1px solid #ddd;text-align:right}\
+td:first-child,th:first-child{text-align:left}dl{display:grid;grid-template-columns:max-content 1fr;gap:.1em 1em}dt{color:#666}dd{margin:0}\
+.film{position:relative;display:inline-block;margin:4px;background:#000;color:#fff}.film img{display:block;width:128px;image-rendering:auto}\
+.film b{position:absolute;top:2px;font-size:11px;text-shadow:0 0 2px #000}.film .r{left:4px}.film .l{right:4px}\
+.film small{display:block;padding:1px 4px;font-size:11px}.hit{outline:3px solid #2a2}.query{outline:3px solid #1f61b4}\
+.row{margin:1em 0;border-top:1px solid #ddd;padding-top:.5em}p.report{margin:.2em 0;color:#444;font-size:13px}";
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+fn share(value: f64) -> String {
+    format!("{value:.3}")
+}
+
+fn optional(value: Option<f64>) -> String {
+    value.map_or("not defined".into(), share)
+}
+
+fn results(page: &mut String, s: &Study) {
+    let rows: [(&str, &dyn Fn(&Scores) -> String, String); 6] = [
+        ("R@5, radiograph to CT", &|x| share(x.retrieval.cxr_to_ct.r5), share(s.encoder.retrieval.chance_r5)),
+        ("R@5, radiograph to report", &|x| share(x.retrieval.cxr_to_report.r5), share(s.encoder.retrieval.chance_r5)),
+        (
+            "Median rank, radiograph to CT",
+            &|x| format!("{:.1}", x.retrieval.cxr_to_ct.median_rank),
+            format!("{:.1}", (s.encoder.gallery + 1) as f64 / 2.0),
+        ),
+        ("Zero-shot AUC, macro", &|x| optional(x.zero_shot.auc_macro), "0.500".into()),
+        ("Zero-shot AUC, micro", &|x| optional(x.zero_shot.auc_micro), "0.500".into()),
+        ("Zero-shot AP, macro", &|x| optional(x.zero_shot.ap_macro), share(s.encoder.zero_shot.prevalence)),
+    ];
+    let _ = write!(
+        page,
+        "<h2>Held-out patients ({})</h2><table><tr><th></th><th>encoder</th><th>ridge on pixels</th><th>teacher's ceiling</th><th>chance</th></tr>",
+        s.encoder.gallery
+    );
+    for (name, value, chance) in rows {
+        let (a, b, c) = (value(s.encoder), value(s.baseline_ridge), value(s.ceiling_teacher));
+        let _ = write!(page, "<tr><td>{name}</td><td><b>{a}</b></td><td>{b}</td><td>{c}</td><td>{chance}</td></tr>");
+    }
+    page.push_str("</table>");
+}
+
+fn loss_chart(s: &Study) -> Result<String> {
+    let raw: Vec<(f64, f64)> = s.steps.iter().map(|l| (l.step as f64, l.loss as f64)).collect();
+    let mut smooth = Vec::with_capacity(raw.len());
+    let mut mean = raw.first().map_or(0.0, |p| p.1);
+    for &(x, y) in &raw {
+        mean += 0.1 * (y - mean);
+        smooth.push((x, mean));
+    }
+    let axes = Axes { title: "Tri-modal loss", x: "step", y: "loss", y_range: None };
+    lines(
+        &axes,
+        &[Series { name: "", points: &raw, color: [190, 210, 235] }, Series { name: "", points: &smooth, color: BLUE }],
+    )
+}
+
+fn film(s: &Study, patient: usize, class: &str, caption: &str) -> Result<String> {
+    let [h, w] = s.radiographs.size();
+    let pixels = s.radiographs.image(patient).iter().map(|&p| p as f32).collect();
+    let window = Window::Range { low: 0.0, high: 255.0 };
+    let options = PngOptions { depth: Depth::Eight, window, photometric: Photometric::Monochrome2 };
+    let png = STANDARD.encode(encode_png(&GrayImage::new(pixels, h, w)?, &options)?);
+    let id = escape(&s.radiographs.ids()[patient]);
+    Ok(format!(
+        "<span class=\"film {class}\"><img alt=\"radiograph of {id}\" src=\"data:image/png;base64,{png}\"><b class=\"r\">R</b><b class=\"l\">L</b><small>{}</small></span>",
+        escape(caption)
+    ))
+}
+
+fn findings(s: &Study, patient: usize) -> String {
+    let row = &s.labels[patient * labels::COUNT..(patient + 1) * labels::COUNT];
+    let names: Vec<&str> =
+        row.iter().zip(labels::NAMES).filter(|(present, _)| **present).map(|(_, name)| name).collect();
+    if names.is_empty() { "no finding".into() } else { names.join(", ") }
+}
+
+fn radiographs(page: &mut String, s: &Study) -> Result<()> {
+    page.push_str("<h2>Simulated radiographs</h2><p>Anteroposterior, superior at the top, the patient's right (R) on the left.</p><div>");
+    for patient in 0..s.radiographs.ids().len().min(16) {
+        page.push_str(&film(s, patient, "", &s.radiographs.ids()[patient])?);
+    }
+    page.push_str("</div>");
+    Ok(())
+}
+
+fn retrieval(page: &mut String, s: &Study) -> Result<()> {
+    page.push_str("<h2>Retrieval: the radiograph asks, CTs answer</h2><p>Each CT is shown by its radiograph; the patient's own is outlined in green.</p>");
+    let patients = s.radiographs.ids().len();
+    for query in (0..patients).step_by((patients / 6).max(1)).take(6) {
+        let _ = write!(page, "<div class=\"row\">{}", film(s, query, "query", "query")?);
+        let best = nearest(&s.embeddings[query * s.dim..(query + 1) * s.dim], s.ct, s.dim, 5)?;
+        for (rank, (patient, cosine)) in best.iter().enumerate() {
+            let class = if *patient == query { "hit" } else { "" };
+            page.push_str(&film(s, *patient, class, &format!("{}: cos {cosine:.2}", rank + 1))?);
+        }
+        let _ = write!(page, "<p class=\"report\">{}: {}</p>", escape(&findings(s, query)), escape(&s.reports[query]));
+        if let Some((patient, _)) = best.first().filter(|(patient, _)| *patient != query) {
+            let _ = write!(
+                page,
+                "<p class=\"report\">first answer: {}: {}</p>",
+                escape(&findings(s, *patient)),
+                escape(&s.reports[*patient])
+            );
+        }
+        page.push_str("</div>");
+    }
+    Ok(())
+}
+
+fn detection(page: &mut String, s: &Study) -> Result<()> {
+    page.push_str("<h2>Zero-shot detection</h2><table><tr><th>abnormality</th><th>patients</th><th>AUC</th><th>AP</th><th>AUC, ridge</th><th>AUC, ceiling</th></tr>");
+    let (encoder, ridge, ceiling) = (&s.encoder.zero_shot, &s.baseline_ridge.zero_shot, &s.ceiling_teacher.zero_shot);
+    for ((label, r), c) in encoder.labels.iter().zip(&ridge.labels).zip(&ceiling.labels) {
+        let (auc, ap) = (optional(label.auc), optional(label.ap));
+        let (r, c) = (optional(r.auc), optional(c.auc));
+        let _ = write!(
+            page,
+            "<tr><td>{}</td><td>{}</td><td><b>{auc}</b></td><td>{ap}</td><td>{r}</td><td>{c}</td></tr>",
+            label.name, label.positives
+        );
+    }
+    page.push_str("</table><div>");
+    for (index, name) in labels::NAMES.iter().enumerate() {
+        let truth: Vec<bool> = s.labels.iter().skip(index).step_by(labels::COUNT).copied().collect();
+        let column = |scores: &Scores| -> Result<Option<Vec<(f64, f64)>>> {
+            let p: Vec<f32> =
+                scores.zero_shot.probabilities.iter().skip(index).step_by(labels::COUNT).copied().collect();
+            roc_curve(&truth, &p)
+        };
+        let (Some(a), Some(b), Some(c)) = (column(s.encoder)?, column(s.baseline_ridge)?, column(s.ceiling_teacher)?)
+        else {
+            continue;
+        };
+        let axes = Axes { title: name, x: "1 - specificity", y: "sensitivity", y_range: Some((0.0, 1.0)) };
+        let series = [
+            Series { name: "teacher", points: &c, color: GREY },
+            Series { name: "ridge", points: &b, color: ORANGE },
+            Series { name: "encoder", points: &a, color: BLUE },
+        ];
+        page.push_str(&lines(&axes, &series)?);
+    }
+    page.push_str("</div>");
+    Ok(())
+}

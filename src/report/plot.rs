@@ -1,0 +1,69 @@
+//! Line charts as SVG.
+
+use plotters::prelude::*;
+
+use crate::{Error, Result};
+
+/// One line of a chart.
+pub struct Series<'a> {
+    /// Its name in the legend; empty for none.
+    pub name: &'a str,
+    /// Its points, ascending in x.
+    pub points: &'a [(f64, f64)],
+    /// Red, green, blue.
+    pub color: [u8; 3],
+}
+
+/// A chart's frame.
+pub struct Axes<'a> {
+    /// Above the chart.
+    pub title: &'a str,
+    /// Below it.
+    pub x: &'a str,
+    /// Beside it.
+    pub y: &'a str,
+    /// Range of y; the data's when absent.
+    pub y_range: Option<(f64, f64)>,
+}
+
+/// The chart as an SVG element, 520 x 320.
+///
+/// # Errors
+/// No finite point at all.
+pub fn lines(axes: &Axes, series: &[Series]) -> Result<String> {
+    let failed = |problem: String| Error::argument(format!("chart \"{}\"", axes.title), problem, "pass finite points");
+    let points = || series.iter().flat_map(|s| s.points).filter(|(x, y)| x.is_finite() && y.is_finite());
+    let span = |values: &mut dyn Iterator<Item = f64>| {
+        values.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)))
+    };
+    let (x0, x1) = span(&mut points().map(|p| p.0));
+    let (y0, y1) = axes.y_range.unwrap_or_else(|| span(&mut points().map(|p| p.1)));
+    if !(x0.is_finite() && y0.is_finite()) {
+        return Err(failed("has no finite point".into()));
+    }
+    let mut svg = String::new();
+    let mut draw = || -> std::result::Result<(), Box<dyn std::error::Error>> {
+        let root = SVGBackend::with_string(&mut svg, (520, 320)).into_drawing_area();
+        let mut chart = ChartBuilder::on(&root)
+            .caption(axes.title, ("sans-serif", 16))
+            .margin(8)
+            .x_label_area_size(36)
+            .y_label_area_size(48)
+            .build_cartesian_2d(x0..x1.max(x0 + 1e-9), y0..y1.max(y0 + 1e-9))?;
+        chart.configure_mesh().light_line_style(TRANSPARENT).x_desc(axes.x).y_desc(axes.y).draw()?;
+        for s in series {
+            let color = RGBColor(s.color[0], s.color[1], s.color[2]);
+            let line = chart.draw_series(LineSeries::new(s.points.iter().copied(), color.stroke_width(2)))?;
+            if !s.name.is_empty() {
+                line.label(s.name).legend(move |(x, y)| PathElement::new([(x, y), (x + 14, y)], color.stroke_width(2)));
+            }
+        }
+        if series.iter().any(|s| !s.name.is_empty()) {
+            chart.configure_series_labels().border_style(BLACK.mix(0.2)).background_style(WHITE.mix(0.8)).draw()?;
+        }
+        root.present()?;
+        Ok(())
+    };
+    draw().map_err(|e| failed(format!("cannot be drawn: {e}")))?;
+    Ok(svg)
+}

@@ -1,0 +1,15 @@
+//! Training: configuration, sampling, augmentation, checkpoints and the loop.
+
+mod augment;
+mod checkpoint;
+mod config;
+mod sampler;
+mod set;
+mod trainer;
+
+pub use augment::Augmentation;
+pub use checkpoint::{Checkpoint, Position};
+pub use config::{DataConfig, LossConfig, OptimizerConfig, ScheduleConfig, ScheduleKind, TrainConfig};
+pub use sampler::Sampler;
+pub use set::TrainingSet;
+pub use trainer::{Observer, StepLog, Trainer};

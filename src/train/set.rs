@@ -1,0 +1,59 @@
+//! Radiographs and teacher embeddings, joined.
+
+use crate::data::cache::EmbeddingCache;
+use crate::data::ct_rate::VolumeName;
+use crate::data::radiographs::RadiographSet;
+use crate::data::rows;
+use crate::device::Device;
+use crate::ops::image::ImageSet;
+use crate::{Error, Result};
+
+/// Radiographs in device memory with the embeddings of the same patients' CTs and reports, row by row.
+pub struct TrainingSet {
+    /// The radiographs.
+    pub images: ImageSet,
+    /// One id a row.
+    pub ids: Vec<String>,
+    /// [rows, dim], L2-normalised.
+    pub ct: Vec<f32>,
+    /// [rows, dim], L2-normalised.
+    pub report: Vec<f32>,
+    /// Dimensions of an embedding.
+    pub dim: usize,
+    /// What the embeddings are of.
+    pub teacher: String,
+}
+
+impl TrainingSet {
+    /// Joins on the id.
+    ///
+    /// # Errors
+    /// Names the first radiograph the cache has no embedding of.
+    pub fn join(device: &Device, radiographs: &RadiographSet, cache: &EmbeddingCache) -> Result<Self> {
+        let index = cache.index();
+        let found = radiographs.ids().iter().map(|id| {
+            index.get(id.as_str()).copied().ok_or_else(|| {
+                let problem = format!("has no embedding of {id}, which is among the radiographs");
+                Error::argument(
+                    "embedding cache",
+                    problem,
+                    "make the cache of this data set, or leave the radiograph out",
+                )
+            })
+        });
+        let found: Vec<usize> = found.collect::<Result<_>>()?;
+        Ok(TrainingSet {
+            images: ImageSet::new(device, radiographs.pixels(), radiographs.size())?,
+            ids: radiographs.ids().to_vec(),
+            ct: rows::select(&cache.ct, cache.dim, &found),
+            report: rows::select(&cache.report, cache.dim, &found),
+            dim: cache.dim,
+            teacher: cache.teacher.clone(),
+        })
+    }
+
+    /// What two rows must not share in a batch: the scan, or the id where it is not a CT-RATE name.
+    pub fn scans(&self) -> impl Iterator<Item = String> {
+        self.ids.iter().map(|id| id.parse::<VolumeName>().map_or_else(|_| id.clone(), |name| name.scan_name()))
+    }
+}

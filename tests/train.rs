@@ -1,0 +1,230 @@
+//! Training as a whole: it learns, it repeats bit for bit, it resumes bit for bit, and it refuses what it cannot use.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use x2ct::data::phantom_set::{PhantomSet, PhantomStudy};
+use x2ct::data::radiographs::RadiographSet;
+use x2ct::eval::scores::Scores;
+use x2ct::nn::models::EncoderConfig;
+use x2ct::ops::image::{ImageSet, Normalization};
+use x2ct::train::{
+    Augmentation, Checkpoint, DataConfig, Observer, Position, StepLog, TrainConfig, Trainer, TrainingSet,
+};
+use x2ct::{Device, Error};
+
+const SIDE: usize = 32;
+
+fn study() -> PhantomStudy {
+    PhantomStudy { seed: 7, shape: [SIDE; 3], spacing: [12.0; 3] }
+}
+
+fn patients(device: &Device, range: std::ops::Range<u64>) -> PhantomSet {
+    study().make(device, range, &AtomicBool::new(false), &mut |_| {}).unwrap()
+}
+
+fn config(out: &Path, epochs: usize) -> TrainConfig {
+    TrainConfig {
+        out: out.into(),
+        epochs,
+        batch: 16,
+        seed: 3,
+        dtype: x2ct::tensor::DType::F32,
+        checkpoint_steps: 2,
+        weights: None,
+        model: EncoderConfig::new("resnet18", 8),
+        data: DataConfig {
+            radiographs: "radiographs.safetensors".into(),
+            cache: "cache.safetensors".into(),
+            teacher: None,
+            image_size: SIDE,
+            normalization: Normalization::IMAGENET,
+        },
+        loss: Default::default(),
+        optimizer: x2ct::train::OptimizerConfig { lr: 2e-3, ..Default::default() },
+        schedule: Default::default(),
+        augmentation: Augmentation { shift: 0.05, ..Augmentation::cxr_clip() },
+    }
+}
+
+/// Keeps the log; asks to stop after a step where told to; keeps the last checkpoint on disk.
+#[derive(Default)]
+struct Recorder<'a> {
+    steps: Vec<StepLog>,
+    checkpoints: usize,
+    stop_after: Option<(usize, &'a AtomicBool)>,
+    write_to: Option<std::path::PathBuf>,
+}
+
+impl Observer for Recorder<'_> {
+    fn step(&mut self, log: &StepLog, _: Position) -> x2ct::Result<()> {
+        self.steps.push(log.clone());
+        if let Some((step, flag)) = self.stop_after {
+            flag.store(log.step >= step, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn checkpoint(&mut self, trainer: &Trainer) -> x2ct::Result<()> {
+        self.checkpoints += 1;
+        self.write_to.as_ref().map_or(Ok(()), |path| trainer.checkpoint()?.write(path))
+    }
+}
+
+fn set(device: &Device, p: &PhantomSet) -> TrainingSet {
+    TrainingSet::join(device, &p.radiographs, &p.cache).unwrap()
+}
+
+fn train(device: &Device, config: &TrainConfig, set: &TrainingSet) -> (Trainer, Vec<StepLog>) {
+    let (mut trainer, mut recorder) = (Trainer::new(device, config).unwrap(), Recorder::default());
+    trainer.run(set, &mut recorder, &AtomicBool::new(false)).unwrap();
+    (trainer, recorder.steps)
+}
+
+fn bits(trainer: &Trainer) -> Vec<u32> {
+    trainer.parameters().values().to_vec().unwrap().iter().map(|v| v.to_bits()).collect()
+}
+
+#[test]
+fn two_runs_are_equal_bit_for_bit_on_any_number_of_threads() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path(), 2);
+    let runs = [1, 2].map(|threads| {
+        let device = Device::host_with(x2ct::device::HostOptions { threads, ..Default::default() });
+        let p = patients(&device, 0..40);
+        let (trainer, steps) = train(&device, &config, &set(&device, &p));
+        (bits(&trainer), steps)
+    });
+    assert_eq!(runs[0].1, runs[1].1);
+    assert!(runs[0].0 == runs[1].0);
+}
+
+#[test]
+fn a_stopped_and_resumed_run_equals_one_that_was_not() {
+    let device = Device::host();
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path(), 3);
+    let p = patients(&device, 0..40);
+    let set = set(&device, &p);
+    let (whole, whole_steps) = train(&device, &config, &set);
+    // Steps a run has: 40 patients in batches of 16 are 3 batches an epoch, the last of 8.
+    assert_eq!(whole_steps.len(), 9);
+    assert_eq!(whole_steps[2].images, 8);
+    for stop_at in [1, 3, 4, 8] {
+        let path = folder.path().join(format!("{stop_at}.safetensors"));
+        let flag = AtomicBool::new(false);
+        let mut first =
+            Recorder { stop_after: Some((stop_at, &flag)), write_to: Some(path.clone()), ..Default::default() };
+        let outcome = Trainer::new(&device, &config).unwrap().run(&set, &mut first, &flag);
+        assert!(matches!(outcome, Err(Error::Interrupted(_))));
+        let mut resumed = Trainer::resume(&device, &Checkpoint::read(&path).unwrap()).unwrap();
+        let mut second = Recorder::default();
+        resumed.run(&set, &mut second, &AtomicBool::new(false)).unwrap();
+        let steps: Vec<StepLog> = first.steps.into_iter().chain(second.steps).collect();
+        assert_eq!(steps, whole_steps, "stopped after step {stop_at}");
+        assert!(bits(&resumed) == bits(&whole), "stopped after step {stop_at}");
+        let (a, b) = (resumed.checkpoint().unwrap(), whole.checkpoint().unwrap());
+        assert!(a.model == b.model && a.exp_avg == b.exp_avg && a.exp_avg_sq == b.exp_avg_sq);
+    }
+}
+
+/// R@5 and macro AUC on held-out patients.
+fn held_out(device: &Device, trainer: &Trainer, p: &PhantomSet) -> (f64, f64) {
+    let images = ImageSet::new(device, p.radiographs.pixels(), p.radiographs.size()).unwrap();
+    let scores = Scores::of(&trainer.embed(&images).unwrap(), &p.targets()).unwrap();
+    (scores.retrieval.cxr_to_ct.r5, scores.zero_shot.auc_macro.unwrap())
+}
+
+#[test]
+fn training_learns_and_the_controls_stay_at_chance() {
+    let device = Device::host();
+    let folder = tempfile::tempdir().unwrap();
+    let config = TrainConfig { augmentation: Augmentation::default(), ..config(folder.path(), 6) };
+    let (train_set, test_set) = (patients(&device, 0..512), patients(&device, 10_000..10_128));
+    let set = set(&device, &train_set);
+    let (trained, steps) = train(&device, &config, &set);
+    let (r5, auc) = held_out(&device, &trained, &test_set);
+    let untrained = held_out(&device, &Trainer::new(&device, &config).unwrap(), &test_set);
+    // The same radiographs, each with the embeddings of another patient.
+    let mut shuffled = TrainingSet::join(&device, &train_set.radiographs, &train_set.cache).unwrap();
+    shuffled.ct.rotate_left(37 * shuffled.dim);
+    shuffled.report.rotate_left(37 * shuffled.dim);
+    let control = held_out(&device, &train(&device, &config, &shuffled).0, &test_set);
+    println!("trained {r5:.3} {auc:.3}, untrained {untrained:?}, shuffled {control:?}");
+    assert!(steps.last().unwrap().loss < steps[0].loss);
+    // 128 patients: chance is 0.039 with a standard deviation of 0.017; an AUC's of a label is about 0.06, the mean's 0.02.
+    assert!(r5 >= 2.0 * 5.0 / 128.0 && auc > 0.58, "trained: {r5} {auc}");
+    for (name, (r5, auc)) in [("untrained", untrained), ("shuffled", control)] {
+        assert!(r5 < 0.039 + 4.0 * 0.017 && (auc - 0.5).abs() < 0.08, "{name}: {r5} {auc}");
+    }
+}
+
+#[test]
+fn what_cannot_be_trained_with_is_refused() {
+    let device = Device::host();
+    let folder = tempfile::tempdir().unwrap();
+    let p = patients(&device, 0..4);
+    let set = set(&device, &p);
+    let refuse = |change: &dyn Fn(&mut TrainConfig)| {
+        let mut c = config(folder.path(), 1);
+        change(&mut c);
+        let trained =
+            Trainer::new(&device, &c).and_then(|mut t| t.run(&set, &mut Recorder::default(), &AtomicBool::new(false)));
+        trained.unwrap_err().to_string()
+    };
+    assert!(refuse(&|c| c.batch = 0).contains("batch: must be at least 2"));
+    assert!(refuse(&|c| c.model.name = "vgg".into()).contains("there is no model `vgg`"));
+    assert!(refuse(&|c| c.model.embedding = 100).contains("the teacher's embeddings have 512"));
+    assert!(refuse(&|c| c.data.teacher = Some("CT-CLIP".into())).contains("the cache is of \"phantom teacher\""));
+    assert!(refuse(&|c| c.loss.temperature = 0.0).contains("loss.temperature"));
+    assert!(refuse(&|c| c.weights = Some(folder.path().join("absent"))).contains("absent"));
+    assert!(
+        refuse(&|c| c.optimizer.lr = 1e30).contains("lower optimizer.lr")
+            || refuse(&|c| c.optimizer.lr = 1e30).contains("finite")
+    );
+    let mut cache = p.cache.clone();
+    cache.ids[2] = "another".into();
+    let error = TrainingSet::join(&device, &p.radiographs, &cache).map(drop).unwrap_err().to_string();
+    assert!(error.contains("phantom_7_2"), "{error}");
+}
+
+#[test]
+fn damaged_checkpoints_and_radiographs_are_refused() {
+    let device = Device::host();
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = folder.path().join("checkpoint.safetensors");
+    Trainer::new(&device, &config(folder.path(), 1)).unwrap().checkpoint().unwrap().write(&checkpoint).unwrap();
+    let radiographs = folder.path().join("radiographs.safetensors");
+    patients(&device, 0..2).radiographs.write(&radiographs).unwrap();
+    Checkpoint::read(&checkpoint).unwrap();
+    RadiographSet::read(&radiographs).unwrap();
+    for path in [&checkpoint, &radiographs] {
+        let whole = std::fs::read(path).unwrap();
+        let read = || match path == &checkpoint {
+            true => Checkpoint::read(path).map(drop).unwrap_err().to_string(),
+            false => RadiographSet::read(path).map(drop).unwrap_err().to_string(),
+        };
+        for end in [0, 7, whole.len() / 2, whole.len() - 1] {
+            std::fs::write(path, &whole[..end]).unwrap();
+            let error = read();
+            assert!(error.contains("safetensors") && error.lines().count() == 1, "{error}");
+        }
+        let mut flipped = whole.clone();
+        flipped[whole.len() - 5] ^= 4;
+        std::fs::write(path, &flipped).unwrap();
+        assert!(read().contains("was changed or damaged"));
+    }
+}
+
+#[test]
+fn a_configuration_with_a_mistake_names_its_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run.toml");
+    let text = "out = \"run\"\nepochs = 2\nbatchsize = 3\n[model]\nname = \"resnet18\"\n[data]\nradiographs = \"r\"\ncache = \"c\"\n";
+    std::fs::write(&path, text).unwrap();
+    let error = TrainConfig::read(&path).unwrap_err().to_string();
+    assert!(error.contains("run.toml: line 3") && error.contains("batchsize"), "{error}");
+    std::fs::write(&path, text.replace("batchsize", "batch")).unwrap();
+    let config = TrainConfig::read(&path).unwrap();
+    assert_eq!((config.batch, config.optimizer.lr, config.out), (3, 5e-5, folder.path().join("run")));
+}
