@@ -10,6 +10,7 @@ mod layout;
 mod nifti;
 mod ops;
 mod phantom;
+mod radiograph;
 mod shim;
 mod support;
 mod train;

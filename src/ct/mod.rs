@@ -4,10 +4,14 @@ pub mod geometry;
 pub mod image;
 pub mod nifti;
 pub mod phantom;
+pub mod preprocess;
+pub mod radiograph;
 pub mod view;
 pub mod volume;
 
 pub use geometry::{Affine, AxisCodes};
 pub use image::GrayImage;
+pub use preprocess::Preset;
+pub use radiograph::{Mode, RadiographOptions, radiograph};
 pub use view::{Geometry, Projection, View};
 pub use volume::{AffineSource, CtVolume, HuSource, Voxels};

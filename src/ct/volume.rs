@@ -3,7 +3,10 @@
 use rayon::prelude::*;
 
 use super::geometry::{Affine, AxisCodes, AxisMap};
+use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::ops::volume::DeviceVolume;
+use crate::tensor::{DType, Tensor};
 
 /// Voxel values as stored in the file, before any slope and intercept.
 #[derive(Clone, Debug, PartialEq)]
@@ -125,6 +128,18 @@ impl CtVolume {
         match &self.voxels {
             Voxels::I16(v) => v.iter().map(|&v| slope * f32::from(v) + intercept).collect(),
             Voxels::F32(v) => v.iter().map(|&v| slope * v + intercept).collect(),
+        }
+    }
+
+    /// A copy in device memory, as stored, with the scaling to Hounsfield units beside it.
+    pub fn to_device(&self, device: &Device, source: HuSource) -> Result<DeviceVolume> {
+        let scale = self.hu_scale(source);
+        match &self.voxels {
+            Voxels::I16(v) => DeviceVolume::from_i16(device, v, self.shape, scale),
+            Voxels::F32(v) => {
+                let [nx, ny, nz] = self.shape;
+                DeviceVolume::from_tensor(&Tensor::from_slice(device, [nz, ny, nx], DType::F32, v)?, scale)
+            }
         }
     }
 

@@ -1,0 +1,324 @@
+//! Radiographs of whole volumes and named preprocessings: orientation, geometry, sizes, golden files, bad requests.
+
+use safetensors::SafeTensors;
+use x2ct::Device;
+use x2ct::autograd::Tape;
+use x2ct::ct::{
+    Affine, AxisCodes, CtVolume, Geometry, HuSource, Mode, Preset, Projection, RadiographOptions, View, Voxels,
+    radiograph,
+};
+use x2ct::ops::drr::{LineIntegral, MeanProjection, Projector, Variant};
+use x2ct::ops::resample::Layout;
+use x2ct::tensor::{DType, Tensor};
+
+use crate::support::{assert_close, host, normal};
+
+/// Air with a bright voxel that is right, anterior and superior of the centre, stored in any axis order.
+fn marked(codes: AxisCodes) -> CtVolume {
+    let (shape, mut voxels) = ([14, 10, 12], vec![-1000i16; 14 * 10 * 12]);
+    // In LPS: x to the left, y to the back, z to the head.
+    voxels[3 + 14 * (2 + 10 * 9)] = 1000;
+    let affine = Affine::centred(AxisCodes::LPS, [1.0, 1.0, 1.0], shape).unwrap();
+    CtVolume::new(Voxels::I16(voxels), shape, affine).unwrap().reorient(codes)
+}
+
+fn brightest(image: &x2ct::ct::GrayImage) -> (usize, usize) {
+    let at = (0..image.pixels.len()).max_by(|&a, &b| image.pixels[a].total_cmp(&image.pixels[b])).unwrap();
+    (at / image.width, at % image.width)
+}
+
+#[test]
+fn row_0_is_superior_and_column_0_right_or_anterior_for_all_axis_codes() {
+    let device = Device::host();
+    for codes in AxisCodes::all() {
+        let volume = marked(codes);
+        assert_eq!(volume.axis_codes(), codes);
+        for mode in [Mode::MeanHu, Mode::Attenuation] {
+            // Rows: z = 9 of 12 is row 2. Columns: x = 3 from the right, y = 2 from the front.
+            for (view, column) in [(Projection::Ap, 3), (Projection::Pa, 3), (Projection::Lateral, 2)] {
+                let size = (mode == Mode::Attenuation).then_some(if view == Projection::Lateral {
+                    [12, 10]
+                } else {
+                    [12, 14]
+                });
+                let pitch = size.map(|_| 1.0);
+                let options = RadiographOptions { mode, view, size, pitch, ..Default::default() };
+                let image = radiograph(&device, &volume, &options).unwrap();
+                let width = if view == Projection::Lateral { 10 } else { 14 };
+                assert_eq!((image.height, image.width), (12, width), "{codes} {mode:?} {view:?}");
+                assert_eq!(brightest(&image), (2, column), "{codes} {mode:?} {view:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_cone_beam_magnifies_what_is_near_the_source() {
+    let device = Device::host();
+    let width_of = |y: f64, view| {
+        // A bar across the volume, left to right, at depth y.
+        let shape = [60, 40, 10];
+        let mut voxels = vec![-1000i16; 24_000];
+        for z in 4..6 {
+            for x in 20..40 {
+                voxels[x + 60 * ((20.0 - y) as usize + 40 * z)] = 0;
+            }
+        }
+        let affine = Affine::centred(AxisCodes::LPS, [2.0; 3], shape).unwrap();
+        let volume = CtVolume::new(Voxels::I16(voxels), shape, affine).unwrap();
+        let options = RadiographOptions {
+            mode: Mode::Attenuation,
+            view,
+            geometry: Geometry::Cone { sdd: 400.0, sod: 300.0 },
+            size: Some([64, 1001]),
+            pitch: Some(0.2),
+            ..Default::default()
+        };
+        let image = radiograph(&device, &volume, &options).unwrap();
+        image.pixels.chunks(1001).map(|row| row.iter().filter(|&&v| v > 0.01).count()).max().unwrap() as f64 * 0.2
+    };
+    // 40 mm at depth d from the source appear 40 * 400 / d wide: the near edge of the bar decides. y runs to the front.
+    for (y, view, near) in
+        [(15.0, Projection::Ap, 269.0), (-15.0, Projection::Ap, 329.0), (15.0, Projection::Pa, 329.0)]
+    {
+        let (got, want) = (width_of(y, view), 40.0 * 400.0 / near);
+        assert!((got - want).abs() <= 0.8, "{view:?} y {y}: {got} mm, expected {want}");
+    }
+}
+
+#[test]
+fn mean_hu_is_the_f64_mean_of_the_resized_volume() {
+    let device = host(Default::default());
+    let shape = [23, 31, 9];
+    let voxels: Vec<i16> = normal(1, 23 * 31 * 9).iter().map(|v| (v * 900.0) as i16).collect();
+    let affine = Affine::centred(AxisCodes::LPS, [0.7, 0.8, 2.5], shape).unwrap();
+    let volume =
+        CtVolume { slope: 1.0, intercept: -24.0, ..CtVolume::new(Voxels::I16(voxels), shape, affine).unwrap() };
+    let resized = Preset::x2ct().apply(&device, &volume, HuSource::AlreadyHu, DType::F32).unwrap();
+    assert_eq!(resized.shape()[..], [1, 22, 24, 16]);
+    let values = resized.to_vec().unwrap();
+    for codes in [AxisCodes::LPS, AxisCodes::RAS, AxisCodes::LIA] {
+        let image = radiograph(&device, &volume.clone().reorient(codes), &RadiographOptions::default()).unwrap();
+        assert_eq!((image.height, image.width), (22, 16));
+        for (r, c) in (0..22).flat_map(|r| (0..16).map(move |c| (r, c))) {
+            let want = (0..24).map(|y| values[c + 16 * (y + 24 * (21 - r))] as f64).sum::<f64>() / 24.0;
+            let got = image.pixels[c + 16 * r] as f64;
+            assert!((got - want).abs() <= 1e-3, "{codes} ({r}, {c}): {got} {want}");
+        }
+    }
+}
+
+#[test]
+fn mean_hu_on_another_pixel_grid_is_interpolated_and_surrounded_by_air() {
+    let device = Device::host();
+    let shape = [8, 3, 6];
+    let affine = Affine::centred(AxisCodes::LPS, [1.0; 3], shape).unwrap();
+    let ramp: Vec<f32> = (0..8 * 3 * 6).map(|i| (i % 8) as f32 * 10.0).collect();
+    let volume = CtVolume::new(Voxels::F32(ramp), shape, affine).unwrap();
+    let grid = |size, pitch| {
+        let options = RadiographOptions { size: Some(size), pitch: Some(pitch), ..Default::default() };
+        radiograph(&device, &volume, &options).unwrap()
+    };
+    let same = grid([6, 8], 1.0);
+    let plain = radiograph(&device, &volume, &RadiographOptions::default()).unwrap();
+    assert_close("same grid", &same.pixels, &plain.pixels.iter().map(|&v| v as f64).collect::<Vec<_>>(), 1e-5);
+    let fine = grid([12, 16], 0.5);
+    // Between centres 3 and 4, a quarter of the way.
+    assert!((fine.pixels[16 * 6 + 7] - 32.5).abs() < 1e-2 && (fine.pixels[16 * 6 + 8] - 37.5).abs() < 1e-2);
+    let wide = grid([20, 20], 1.0);
+    assert_eq!(wide.pixels[0], -1000.0);
+    let whole = RadiographOptions { size: Some([12, 12]), ..Default::default() };
+    assert_eq!(whole.resolved_pitch(&volume), 8.0 / 12.0);
+}
+
+#[test]
+fn attenuation_ignores_padding_and_scales_with_mu() {
+    let device = Device::host();
+    let shape = [4, 5, 6];
+    let affine = Affine::centred(AxisCodes::LPS, [1.0, 2.0, 1.0], shape).unwrap();
+    let of = |hu: f32, mu_water: f64, projector| {
+        let volume = CtVolume::new(Voxels::F32(vec![hu; 120]), shape, affine).unwrap();
+        let (mode, size, pitch) = (Mode::Attenuation, Some([4, 4]), Some(0.5));
+        let options = RadiographOptions { mode, size, pitch, mu_water, projector, ..Default::default() };
+        radiograph(&device, &volume, &options).unwrap().pixels
+    };
+    // Water: 10 mm of it.
+    assert_close("water", &of(0.0, 0.02, Projector::Siddon), &[0.2; 16], 1e-6);
+    // The trilinear support reaches half a voxel further but falls off: the same integral.
+    assert_close("water", &of(0.0, 0.02, Projector::Trilinear), &[0.2; 16], 1e-6);
+    assert_close("lung", &of(-800.0, 0.03, Projector::Siddon), &[0.06; 16], 1e-5);
+    for padding in [-1000.0, -1024.0, -2048.0] {
+        assert_eq!(of(padding, 0.02, Projector::Siddon), [0.0; 16]);
+    }
+}
+
+#[test]
+fn bad_requests_say_what_is_wrong() {
+    let device = Device::host();
+    let volume = marked(AxisCodes::LPS);
+    let refuse = |options: RadiographOptions| radiograph(&device, &volume, &options).unwrap_err().to_string();
+    let attenuation = || RadiographOptions { mode: Mode::Attenuation, ..Default::default() };
+    let cone = Geometry::Cone { sdd: 1800.0, sod: 1500.0 };
+    assert!(refuse(RadiographOptions { geometry: cone, ..Default::default() }).contains("cone beam"));
+    assert!(refuse(RadiographOptions { spacing: Some(0.0), ..Default::default() }).contains("spacing"));
+    assert!(refuse(RadiographOptions { pitch: Some(-1.0), ..Default::default() }).contains("pitch"));
+    assert!(refuse(RadiographOptions { pitch: Some(f64::NAN), ..attenuation() }).contains("pitch"));
+    assert!(refuse(RadiographOptions { mu_water: 0.0, ..attenuation() }).contains("mu_water"));
+    let geometry = Geometry::Cone { sdd: 1000.0, sod: 1500.0 };
+    assert!(refuse(RadiographOptions { geometry, ..attenuation() }).contains("0 < sod <= sdd"));
+    assert!(refuse(RadiographOptions { size: Some([0, 5]), ..attenuation() }).contains("0 x 5"));
+    let mut spoilt = volume.clone();
+    spoilt.voxels = Voxels::F32(vec![f32::NAN; 14 * 10 * 12]);
+    for options in [RadiographOptions::default(), attenuation()] {
+        let error = radiograph(&device, &spoilt, &options).unwrap_err().to_string();
+        assert!(error.contains("is NaN; check the volume"), "{error}");
+    }
+}
+
+#[test]
+fn presets_have_the_published_sizes_and_digests_of_their_own() {
+    let spacing = |[x, y, z]: [f64; 3]| Affine::centred(AxisCodes::LPS, [x, y, z], [512, 512, 300]).unwrap().spacing();
+    assert_eq!(Preset::ct_clip_v2().resized([512, 512, 300], spacing([0.75, 0.75, 1.0])), [512, 512, 200]);
+    assert_eq!(Preset::ct_clip_v2().resized([512, 512, 250], [0.341796875, 0.341796875, 1.2]), [233, 233, 199]);
+    let mut digests: Vec<String> = Preset::all().iter().map(Preset::digest).collect();
+    digests.push(Preset::ct_clip_v2().clip_after().digest());
+    digests.sort();
+    digests.dedup();
+    assert_eq!(digests.len(), 6);
+    // Written into caches: it must not change by accident.
+    insta::assert_snapshot!(
+        serde_json::to_string(&Preset::ct_clip_v2()).unwrap(),
+        @r#"{"name":"ct-clip-v2","spacing":[0.75,0.75,1.5],"pre_clip":[-1000.0,1000.0],"window":[-1000.0,1000.0],"size":[480,480,240],"pad":-1.0,"layout":"zxy"}"#
+    );
+    for preset in Preset::all() {
+        assert_eq!(Preset::named(&preset.name).unwrap(), preset);
+    }
+    assert!(Preset::named("no-such").unwrap_err().to_string().contains("ct-clip-v2, ct-clip-v1, dcformer"));
+    let thin = marked(AxisCodes::LPS).reorient(AxisCodes::LPS);
+    let thin = CtVolume { affine: Affine::centred(AxisCodes::LPS, [0.01; 3], thin.shape).unwrap(), ..thin };
+    let error = Preset::ct_clip_v2().operator(&thin, DType::F32).unwrap_err().to_string();
+    assert!(error.contains("less than one"), "{error}");
+}
+
+#[test]
+fn presets_do_not_depend_on_the_stored_axis_order() {
+    let device = Device::host();
+    let shape = [21, 15, 9];
+    let voxels: Vec<i16> = normal(1, 21 * 15 * 9).iter().map(|v| (v * 800.0 - 200.0) as i16).collect();
+    let affine = Affine::centred(AxisCodes::LPS, [1.5, 1.0, 2.0], shape).unwrap();
+    let volume = CtVolume::new(Voxels::I16(voxels), shape, affine).unwrap();
+    let preset = Preset { size: Some([30, 25, 11]), ..Preset::ct_clip_v2() };
+    let apply = |v: &CtVolume| preset.apply(&device, v, HuSource::AlreadyHu, DType::F32).unwrap().to_vec().unwrap();
+    let want = apply(&volume);
+    for codes in AxisCodes::all() {
+        assert_eq!(apply(&volume.clone().reorient(codes)), want, "{codes}");
+    }
+}
+
+/// A golden case: metadata, tensors.
+struct Golden {
+    name: String,
+    op: String,
+    attrs: serde_json::Value,
+    bytes: Vec<u8>,
+}
+
+impl Golden {
+    fn all(prefix: &str) -> Vec<Golden> {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+        let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+        paths.sort();
+        let named = |p: &std::path::Path| p.file_stem().unwrap().to_string_lossy().into_owned();
+        paths.retain(|p| named(p).starts_with(prefix));
+        paths
+            .iter()
+            .map(|path| {
+                let bytes = std::fs::read(path).unwrap();
+                let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
+                let metadata = metadata.metadata().clone().unwrap();
+                let attrs = serde_json::from_str(&metadata["attrs"]).unwrap();
+                Golden { name: named(path), op: metadata["op"].clone(), attrs, bytes }
+            })
+            .collect()
+    }
+
+    fn tensor(&self, name: &str) -> (Vec<usize>, Vec<f32>) {
+        let tensors = SafeTensors::deserialize(&self.bytes).unwrap();
+        let view = tensors.tensor(name).unwrap();
+        let values = view.data().chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        (view.shape().to_vec(), values)
+    }
+
+    fn wide(&self, name: &str) -> Vec<f64> {
+        self.tensor(name).1.into_iter().map(f64::from).collect()
+    }
+
+    fn numbers<const N: usize>(&self, key: &str) -> [f64; N] {
+        let values: Vec<f64> = serde_json::from_value(self.attrs[key].clone()).unwrap();
+        values.try_into().unwrap()
+    }
+}
+
+#[test]
+fn projections_agree_with_golden_files() {
+    let device = host(Default::default());
+    let cases = Golden::all("drr_");
+    assert!(cases.len() >= 8);
+    for case in cases {
+        let (shape, voxels) = case.tensor("in.volume");
+        let tape = Tape::recording();
+        let leaf = tape.leaf(&Tensor::from_slice(&device, &shape[..], DType::F32, &voxels).unwrap());
+        let image = match case.op.as_str() {
+            "drr_mean_hu" => tape.apply(MeanProjection::anterior_posterior(None), &[&leaf]).unwrap(),
+            _ => {
+                let a: [f64; 12] = case.numbers("affine");
+                let affine = Affine::new(std::array::from_fn(|r| std::array::from_fn(|c| a[4 * r + c]))).unwrap();
+                let [rows, columns] = case.numbers::<2>("size").map(|n| n as usize);
+                let frame = ["detector_origin", "detector_row", "detector_column"].map(|key| case.numbers(key));
+                let [origin, row, column] = frame;
+                let view = match case.attrs["geometry"].as_str().unwrap() {
+                    "cone" => View::cone(case.numbers("source"), origin, row, column, [rows, columns]),
+                    _ => View::parallel(case.numbers("direction"), origin, row, column, [rows, columns]),
+                };
+                let views = View::upload(&device, &[view], &affine).unwrap();
+                let op = LineIntegral { variant: Variant::Slab, ..LineIntegral::new(views, Projector::Siddon) };
+                tape.apply(op, &[&leaf]).unwrap()
+            }
+        };
+        assert_close(&case.name, &image.tensor().to_vec().unwrap(), &case.wide("out.image"), 1e-5);
+        let up = Tensor::from_slice(&device, image.tensor().shape(), DType::F32, &case.tensor("up.image").1).unwrap();
+        let gradients = tape.backward_from(&[(&image, &up)]).unwrap();
+        let got = gradients.get(&leaf).unwrap().to_vec().unwrap();
+        assert_close(&format!("{} gradient", case.name), &got, &case.wide("g.in.volume"), 1e-5);
+    }
+}
+
+#[test]
+fn preprocessing_agrees_with_golden_files() {
+    let device = host(Default::default());
+    let cases = Golden::all("ct_resample_");
+    assert!(cases.len() >= 6);
+    for case in cases {
+        let ([nz, ny, nx], voxels) = (case.tensor("in.volume").0.try_into().unwrap(), case.tensor("in.volume").1);
+        let number = |key: &str| case.attrs[key].as_f64().unwrap();
+        let pair = |key: &str| Some(case.attrs[key].as_array()?.iter().map(|v| v.as_f64().unwrap() as f32).collect());
+        let pair = |key: &str| pair(key).map(|v: Vec<f32>| [v[0], v[1]]);
+        let preset = Preset {
+            name: case.name.clone(),
+            spacing: case.numbers("target_spacing"),
+            pre_clip: pair("pre_clip"),
+            window: pair("window"),
+            size: Some(case.numbers::<3>("size").map(|n| n as usize)),
+            pad: number("pad") as f32,
+            layout: Layout::Zxy,
+        };
+        let affine = Affine::centred(AxisCodes::LPS, case.numbers("spacing"), [nx, ny, nz]).unwrap();
+        let volume = CtVolume::new(Voxels::F32(voxels), [nx, ny, nz], affine).unwrap();
+        let hu = HuSource::CsvRescale { slope: number("slope") as f32, intercept: number("intercept") as f32 };
+        let to = preset.operator(&volume, DType::F32).unwrap().to;
+        assert_eq!(to, case.numbers::<3>("resampled").map(|n| n as usize), "{}", case.name);
+        let out = preset.apply(&device, &volume, hu, DType::F32).unwrap();
+        assert_eq!(out.shape()[1..], case.tensor("out.y").0[..], "{}", case.name);
+        assert_close(&case.name, &out.to_vec().unwrap(), &case.wide("out.y"), 1e-6);
+    }
+}
