@@ -22,10 +22,12 @@
 // 32 (f32) multiply-adds a loaded element, so arithmetic is what limits: 2 n^2 d operations per pair forward, twice that per
 // pair and gradient backward.
 //
-// Variants: 1 naive (one thread a row), 2 tiled (f32 arithmetic, contrastive_tiled.cuh).
+// Variants: 1 naive (one thread a row), 2 tiled (f32 arithmetic, contrastive_tiled.cuh), 3 tensor cores (bf16, or TF32 where
+// storage is f32; contrastive_mma.cuh).
 // Test: cargo test --release ops::contrastive     Time: x2ct bench contrastive
 #include "common/reduce.h"
 #include "contrastive.cuh"
+#include "contrastive_mma.cuh"
 #include "contrastive_tiled.cuh"
 
 struct ContrastiveNormParams {
@@ -119,6 +121,7 @@ X2CT_DEVICE void contrastive_gradient_naive(const ContrastiveGradientParams& p) 
     if (i >= p.n) return;
     const T* x = static_cast<const T*>(p.x) + i * p.d;
     const float scale = logit_scale(p), inverse = inverse_norm(p.x_inverse_norms, i), factor = *p.upstream * p.factor;
+    const LogitGradient gradient{scale, p.bounded != 0};
     for (uint64_t k0 = 0; k0 < p.d; k0 += width) {
         float g[width] = {}, along = 0.0f;
         for (uint32_t q = 0; q < p.term_count; ++q) {
@@ -128,9 +131,7 @@ X2CT_DEVICE void contrastive_gradient_naive(const ContrastiveGradientParams& p) 
                 const T* y = static_cast<const T*>(term.partner) + j * p.d;
                 const float y_inverse = inverse_norm(term.partner_inverse_norms, j);
                 const float c = similarity(x, inverse, y, y_inverse, p.d), l = scale * c;
-                const Softmax partner = term.partner_softmax[j];
-                const float h = term.weight * (i == j ? term.diagonal[i]
-                                                      : expf(l - own.shift) * own.inverse + expf(l - partner.shift) * partner.inverse);
+                const float h = term.weight * (i == j ? term.diagonal[i] : gradient(l, own, term.partner_softmax[j]));
                 along += h * c;
                 for (int k = 0; k < width; ++k)
                     if (k0 + k < p.d) g[k] += h * (to_float(y[k0 + k]) * y_inverse);
@@ -228,10 +229,14 @@ X2CT_KERNEL(contrastive_naive_f32, ContrastiveForwardParams, ContrastiveNaiveCon
 X2CT_KERNEL(contrastive_naive_bf16, ContrastiveForwardParams, ContrastiveNaiveConfig, contrastive_naive<bf16>)
 X2CT_KERNEL(contrastive_tiled_f32, ContrastiveForwardParams, ContrastiveTileConfig, contrastive_tiled<float>)
 X2CT_KERNEL(contrastive_tiled_bf16, ContrastiveForwardParams, ContrastiveTileConfig, contrastive_tiled<bf16>)
+X2CT_KERNEL(contrastive_mma_f32, ContrastiveForwardParams, ContrastiveMmaConfig, contrastive_mma<float>)
+X2CT_KERNEL(contrastive_mma_bf16, ContrastiveForwardParams, ContrastiveMmaConfig, contrastive_mma<bf16>)
 X2CT_KERNEL(contrastive_rows, ContrastiveForwardParams, ContrastiveRowConfig, contrastive_rows_body)
 X2CT_KERNEL(contrastive_loss, ContrastiveForwardParams, ContrastiveSumConfig, contrastive_loss_body)
 X2CT_KERNEL(contrastive_gradient_naive_f32, ContrastiveGradientParams, ContrastiveNaiveConfig, contrastive_gradient_naive<float>)
 X2CT_KERNEL(contrastive_gradient_naive_bf16, ContrastiveGradientParams, ContrastiveNaiveConfig, contrastive_gradient_naive<bf16>)
 X2CT_KERNEL(contrastive_gradient_tiled_f32, ContrastiveGradientParams, ContrastiveGradientConfig, contrastive_gradient_tiled<float>)
 X2CT_KERNEL(contrastive_gradient_tiled_bf16, ContrastiveGradientParams, ContrastiveGradientConfig, contrastive_gradient_tiled<bf16>)
+X2CT_KERNEL(contrastive_gradient_mma_f32, ContrastiveGradientParams, ContrastiveGradientMmaConfig<float>, contrastive_gradient_mma<float>)
+X2CT_KERNEL(contrastive_gradient_mma_bf16, ContrastiveGradientParams, ContrastiveGradientMmaConfig<bf16>, contrastive_gradient_mma<bf16>)
 X2CT_KERNEL(contrastive_scale, ContrastiveScaleParams, ContrastiveSumConfig, contrastive_scale_body)

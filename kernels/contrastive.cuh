@@ -93,6 +93,59 @@ X2CT_DEVICE SumExp merge(SumExp a, SumExp b) {
     return {shift, a.sum * expf(a.shift - shift) + b.sum * expf(b.shift - shift)};
 }
 
+// The sums of exponentials of a thread's logits, by row and by column; an excluded logit is -inf. `bounded`: `scale` is
+// every shift, and one exponential serves both sums.
+template <int Rows, int Columns, class PutRow, class PutColumn>
+X2CT_DEVICE void fold(const float (&l)[Rows][Columns], bool bounded, float scale, PutRow put_row, PutColumn put_column) {
+    if (bounded) {
+        float columns[Columns] = {};
+        X2CT_UNROLL
+        for (int i = 0; i < Rows; ++i) {
+            float row = 0.0f;
+            X2CT_UNROLL
+            for (int j = 0; j < Columns; ++j) {
+                const float e = expf(l[i][j] - scale);
+                row += e;
+                columns[j] += e;
+            }
+            put_row(i, SumExp{scale, row});
+        }
+        X2CT_UNROLL
+        for (int j = 0; j < Columns; ++j) put_column(j, SumExp{scale, columns[j]});
+        return;
+    }
+    X2CT_UNROLL
+    for (int i = 0; i < Rows; ++i) {
+        SumExp row{l[i][0], 0.0f};
+        X2CT_UNROLL
+        for (int j = 1; j < Columns; ++j) row.shift = fmaxf(row.shift, l[i][j]);
+        const float shift = row.shift == -infinity() ? 0.0f : row.shift;  // -inf - -inf would be NaN
+        X2CT_UNROLL
+        for (int j = 0; j < Columns; ++j) row.sum += expf(l[i][j] - shift);
+        put_row(i, row);
+    }
+    X2CT_UNROLL
+    for (int j = 0; j < Columns; ++j) {
+        SumExp column{l[0][j], 0.0f};
+        X2CT_UNROLL
+        for (int i = 1; i < Rows; ++i) column.shift = fmaxf(column.shift, l[i][j]);
+        const float shift = column.shift == -infinity() ? 0.0f : column.shift;
+        X2CT_UNROLL
+        for (int i = 0; i < Rows; ++i) column.sum += expf(l[i][j] - shift);
+        put_column(j, column);
+    }
+}
+
+// The gradient of one logit over `scale`, without the batch's factor.
+struct LogitGradient {
+    float scale;
+    bool bounded;
+    X2CT_DEVICE float operator()(float logit, Softmax own, Softmax partner) const {
+        if (bounded) return expf(logit - scale) * (own.inverse + partner.inverse);
+        return expf(logit - own.shift) * own.inverse + expf(logit - partner.shift) * partner.inverse;
+    }
+};
+
 template <class P>
 X2CT_DEVICE float logit_scale(const P& p) {
     return p.scale_tensor ? *p.scale_tensor : p.scale;

@@ -140,43 +140,8 @@ X2CT_DEVICE void contrastive_tiled(const ContrastiveForwardParams& p) {
                     if (row == column && row < p.n) pair.diagonal_logits[row] = l[i][j];
                     if (row == column || row >= p.n || column >= p.n) l[i][j] = -infinity();
                 }
-            if (p.bounded) {
-                float columns[C::micro] = {};
-                X2CT_UNROLL
-                for (int i = 0; i < C::micro; ++i) {
-                    float row = 0.0f;
-                    X2CT_UNROLL
-                    for (int j = 0; j < C::micro; ++j) {
-                        const float e = expf(l[i][j] - scale);
-                        row += e;
-                        columns[j] += e;
-                    }
-                    s.rows[ty * C::micro + i][tx] = {scale, row};
-                }
-                X2CT_UNROLL
-                for (int j = 0; j < C::micro; ++j) s.columns[j / 4 * (C::tile / 2) + tx * 4 + j % 4][ty] = {scale, columns[j]};
-            } else {
-                X2CT_UNROLL
-                for (int i = 0; i < C::micro; ++i) {
-                    SumExp row{l[i][0], 0.0f};
-                    X2CT_UNROLL
-                    for (int j = 1; j < C::micro; ++j) row.shift = fmaxf(row.shift, l[i][j]);
-                    const float shift = row.shift == -infinity() ? 0.0f : row.shift;
-                    X2CT_UNROLL
-                    for (int j = 0; j < C::micro; ++j) row.sum += expf(l[i][j] - shift);
-                    s.rows[ty * C::micro + i][tx] = row;
-                }
-                X2CT_UNROLL
-                for (int j = 0; j < C::micro; ++j) {
-                    SumExp column{l[0][j], 0.0f};
-                    X2CT_UNROLL
-                    for (int i = 1; i < C::micro; ++i) column.shift = fmaxf(column.shift, l[i][j]);
-                    const float shift = column.shift == -infinity() ? 0.0f : column.shift;
-                    X2CT_UNROLL
-                    for (int i = 0; i < C::micro; ++i) column.sum += expf(l[i][j] - shift);
-                    s.columns[j / 4 * (C::tile / 2) + tx * 4 + j % 4][ty] = column;
-                }
-            }
+            fold(l, p.bounded, scale, [&](int i, SumExp sum) { s.rows[ty * C::micro + i][tx] = sum; },
+                 [&](int j, SumExp sum) { s.columns[j / 4 * (C::tile / 2) + tx * 4 + j % 4][ty] = sum; });
             __syncthreads();
             SumExp column = s.columns[t][0];
             own_row = merge(own_row, s.rows[t][0]);
@@ -222,6 +187,7 @@ X2CT_DEVICE void contrastive_gradient_tiled(const ContrastiveGradientParams& p) 
     auto& s = shared_memory<C::Shared>();
     const T* x = static_cast<const T*>(p.x);
     const float scale = logit_scale(p);
+    const LogitGradient gradient{scale, p.bounded != 0};
     const int t = int(threadIdx.x), tx = t % C::lanes, ty = t / C::lanes;
     const uint64_t row0 = uint64_t(blockIdx.x) * C::rows, slice0 = uint64_t(blockIdx.y) * C::slice;
     const bool x_aligned = rows_aligned<T>(x, p.d);
@@ -257,10 +223,8 @@ X2CT_DEVICE void contrastive_gradient_tiled(const ContrastiveGradientParams& p) 
                         h[i] = 0.0f;
                     else if (row == column)
                         h[i] = term.weight * term.diagonal[row];
-                    else if (p.bounded)
-                        h[i] = term.weight * (expf(l - scale) * (own[i].inverse + partner.inverse));
                     else
-                        h[i] = term.weight * (expf(l - own[i].shift) * own[i].inverse + expf(l - partner.shift) * partner.inverse);
+                        h[i] = term.weight * gradient(l, own[i], partner);
                     slope[i] += h[i] * c[i][j / 4][j % 4];
                 }
                 store_float(&s.h[local][ty * 4], h);

@@ -150,6 +150,8 @@ kernels! {
         NAIVE(ContrastiveForwardParams) = [contrastive_naive_f32, contrastive_naive_bf16];
         /// Sums of exponentials, variant 2.
         TILED(ContrastiveForwardParams) = [contrastive_tiled_f32, contrastive_tiled_bf16];
+        /// Sums of exponentials, variant 3.
+        MMA(ContrastiveForwardParams) = [contrastive_mma_f32, contrastive_mma_bf16];
         /// Softmax normalisers and losses of the rows.
         ROWS(ContrastiveForwardParams) = [contrastive_rows];
         /// The loss.
@@ -158,12 +160,14 @@ kernels! {
         GRADIENT_NAIVE(ContrastiveGradientParams) = [contrastive_gradient_naive_f32, contrastive_gradient_naive_bf16];
         /// Gradient of a set, variant 2.
         GRADIENT_TILED(ContrastiveGradientParams) = [contrastive_gradient_tiled_f32, contrastive_gradient_tiled_bf16];
+        /// Gradient of a set, variant 3.
+        GRADIENT_MMA(ContrastiveGradientParams) = [contrastive_gradient_mma_f32, contrastive_gradient_mma_bf16];
         /// Gradient of the scale.
         SCALE(ContrastiveScaleParams) = [contrastive_scale];
     }
 }
 
-/// Which kernels compute the tiles. All give the same result within rounding.
+/// Which kernels compute the tiles.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Variant {
     /// One thread a row, no shared memory: the readable reference.
@@ -171,16 +175,20 @@ pub enum Variant {
     /// f32 arithmetic on register tiles fed from shared memory.
     #[default]
     Tiled,
+    /// Tensor cores: bf16 products of bf16 embeddings, TF32 products of f32 ones (10 mantissa bits: logits are off by
+    /// about 1e-3 of the scale). Inner products of the embeddings as given must not overflow.
+    TensorCores,
 }
 
 impl Variant {
     /// Every variant.
-    pub const ALL: [Variant; 2] = [Variant::Naive, Variant::Tiled];
+    pub const ALL: [Variant; 3] = [Variant::Naive, Variant::Tiled, Variant::TensorCores];
 
     fn forward(self) -> &'static Kernel<ContrastiveForwardParams> {
         match self {
             Variant::Naive => &NAIVE,
             Variant::Tiled => &TILED,
+            Variant::TensorCores => &MMA,
         }
     }
 
@@ -188,6 +196,7 @@ impl Variant {
         match self {
             Variant::Naive => &GRADIENT_NAIVE,
             Variant::Tiled => &GRADIENT_TILED,
+            Variant::TensorCores => &GRADIENT_MMA,
         }
     }
 }
@@ -241,7 +250,7 @@ pub unsafe fn forward(
             let rows = launcher.config(kernel.of(dtype))?.tile[0] as usize;
             Grid([Grid::covering(n, rows).0[0], 1, params.pair_count])
         }
-        Variant::Tiled => Grid([strips, strips, params.pair_count]),
+        Variant::Tiled | Variant::TensorCores => Grid([strips, strips, params.pair_count]),
     };
     let rows = Grid([loss_partials(launcher, n)? as u32, params.pair_count, 1]);
     unsafe {
