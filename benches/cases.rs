@@ -14,8 +14,12 @@ pub mod gemm;
 pub mod image;
 #[path = "norm.rs"]
 pub mod norm;
+#[path = "optim.rs"]
+pub mod optim;
 #[path = "pointwise.rs"]
 pub mod pointwise;
+#[path = "pool.rs"]
+pub mod pool;
 
 /// One thing to time: a launch sequence, and what it must move and compute.
 pub struct Case {
@@ -41,7 +45,9 @@ pub const FAMILIES: &[(&str, MakeCases)] = &[
     ("gemm", gemm::cases),
     ("image", image::cases),
     ("norm", norm::cases),
+    ("optim", optim::cases),
     ("pointwise", pointwise::cases),
+    ("pool", pool::cases),
 ];
 
 /// The cases of a family, or of all.
