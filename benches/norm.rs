@@ -1,5 +1,5 @@
 use x2ct::autograd::{Op, Tape};
-use x2ct::ops::norm::{BatchNorm, Mode, RunningStats};
+use x2ct::ops::norm::{BatchNorm, L2Normalize, LayerNorm, Mode, RunningStats};
 use x2ct::tensor::{DType, Tensor};
 use x2ct::{Device, Result};
 
@@ -18,7 +18,54 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
             }
         }
     }
+    // The second stage of Swin-T at batch 64; the embeddings of a large contrastive batch.
+    for dtype in [DType::F32, DType::Bf16] {
+        let tokens = [size(device, 64 * 28 * 28, 4096), 192];
+        let embeddings = [size(device, 32_768, 2048), 512];
+        cases.extend(row_norm(device, LayerNorm::default(), "layer_norm", tokens, dtype, 2)?);
+        cases.extend(row_norm(device, L2Normalize::default(), "l2_normalize", embeddings, dtype, 0)?);
+    }
     Ok(cases)
+}
+
+fn row_norm<O: Op + Copy + 'static>(
+    device: &Device,
+    op: O,
+    what: &str,
+    [rows, d]: [usize; 2],
+    dtype: DType,
+    parameters: usize,
+) -> Result<[Case; 2]> {
+    let wide = |seed| Tensor::from_slice(device, [rows, d], dtype, &random(seed, rows * d));
+    let mut inputs = vec![wide(1)?];
+    for seed in 0..parameters {
+        inputs.push(Tensor::from_slice(device, [d], DType::F32, &random(seed as u64 + 2, d))?);
+    }
+    let dy = wide(5)?;
+    let tensors = (rows * d * dtype.size()) as u64;
+    let name = |pass: &str| format!("{what} {pass} [{rows}, {d}] {}", dtype.name());
+    let forward_inputs = inputs.clone();
+    let forward = Case {
+        family: "norm",
+        name: name("forward"),
+        bytes: 2 * tensors,
+        flops: 0,
+        run: Box::new(move || op.forward(&forward_inputs.iter().collect::<Vec<_>>()).map(drop)),
+    };
+    let both = Case {
+        family: "norm",
+        name: name("forward and backward"),
+        // The tape copies dy; then x, dy, dx, and for the parameters x and dy again.
+        bytes: (2 + 2 + 3 + if parameters > 0 { 2 } else { 0 }) * tensors,
+        flops: 0,
+        run: Box::new(move || {
+            let tape = Tape::recording();
+            let leaves: Vec<_> = inputs.iter().map(|tensor| tape.leaf(tensor)).collect();
+            let y = tape.apply(op, &leaves.iter().collect::<Vec<_>>())?;
+            tape.backward_from(&[(&y, &dy)]).map(drop)
+        }),
+    };
+    Ok([forward, both])
 }
 
 fn batch_norm(device: &Device, [rows, channels]: [usize; 2], dtype: DType, residual: bool) -> Result<[Case; 2]> {

@@ -1,4 +1,5 @@
-// Batch normalisation over the rows of x [M, C] (channels last; M = N H W), with the ReLU and the residual addition that
+// Normalisation over columns and rows. Layer norm and L2 normalisation: norm_rows.cuh. Here:
+// batch normalisation over the rows of x [M, C] (channels last; M = N H W), with the ReLU and the residual addition that
 // follow it in a residual network fused in. Storage of x, residual, y and their gradients f32 or bf16; weight, bias,
 // statistics and their gradients f32.
 //
@@ -146,12 +147,12 @@ X2CT_DEVICE void column_moments(const BatchNormParams& p) {
 // Adds f(block) = two values over the reduction's blocks, in an order that depends on their number alone; the total is
 // valid in the first tile0 threads, one a channel. Every thread of the block calls.
 template <class F>
-X2CT_DEVICE void add_blocks(const BatchNormParams& p, double (&total)[2], F f) {
+X2CT_DEVICE void add_blocks(uint64_t channels, uint32_t blocks, double (&total)[2], F f) {
     auto& s = shared_memory<FinishConfig::Shared>();
     const uint32_t column = threadIdx.x % FinishConfig::tile0, lane = threadIdx.x / FinishConfig::tile0;
-    const bool inside = uint64_t(blockIdx.x) * FinishConfig::tile0 + column < p.channels;
+    const bool inside = uint64_t(blockIdx.x) * FinishConfig::tile0 + column < channels;
     double sum[2] = {};
-    for (uint32_t b = lane; inside && b < p.blocks; b += FinishConfig::lanes) f(b, sum);
+    for (uint32_t b = lane; inside && b < blocks; b += FinishConfig::lanes) f(b, sum);
     s.lanes[0][lane][column] = sum[0];
     s.lanes[1][lane][column] = sum[1];
     __syncthreads();
@@ -168,7 +169,7 @@ X2CT_DEVICE void batch_norm_finish_body(const BatchNormParams& p) {
     const uint64_t block_rows = uint64_t(p.walk.lanes) * p.walk.rows_per_thread;
     const double k0 = c < p.channels ? p.partial[c] : 0.0;
     double total[2];
-    add_blocks(p, total, [&](uint32_t b, double(&sum)[2]) {
+    add_blocks(p.channels, p.blocks, total, [&](uint32_t b, double(&sum)[2]) {
         const double* in = p.partial + uint64_t(b) * 3 * p.channels + c;
         const double n = double(min(block_rows, p.rows - b * block_rows));
         const double d = in[0] - k0, s1 = in[p.channels], s2 = in[2 * p.channels];
@@ -229,11 +230,13 @@ X2CT_DEVICE void column_apply(const BatchNormParams& p) {
         for (int u = 0; u < U; ++u) {
             float out[W];
             X2CT_UNROLL
-            for (int j = 0; j < W; ++j) {
-                float z = normalized(to_float(v[u].v[j]), c.mean[j], c.scale[j], c.bias[j]);
-                if (residual) z += to_float(r[u].v[j]);
-                out[j] = z < floor ? floor : z;  // NaN passes through
+            for (int j = 0; j < W; ++j) out[j] = normalized(to_float(v[u].v[j]), c.mean[j], c.scale[j], c.bias[j]);
+            if (residual) {
+                X2CT_UNROLL
+                for (int j = 0; j < W; ++j) out[j] += to_float(r[u].v[j]);
             }
+            X2CT_UNROLL
+            for (int j = 0; j < W; ++j) out[j] = out[j] < floor ? floor : out[j];  // NaN passes through
             store_float(y + (i + u) * t.stride, out);
         }
     });
@@ -242,13 +245,15 @@ X2CT_DEVICE void column_apply(const BatchNormParams& p) {
 // dz of a vector: dy where the ReLU let the value through.
 template <class T, int W>
 X2CT_DEVICE void masked(float (&dz)[W], const Vec<T, W>& dy, const Vec<T, W>& x, const Vec<T, W>& y, const ChannelValues<W>& c, uint32_t mask) {
+    float z[W];
     X2CT_UNROLL
     for (int j = 0; j < W; ++j) {
-        float z = 1.0f;
-        if (mask == kMaskOutput) z = to_float(y.v[j]);
-        if (mask == kMaskRecompute) z = normalized(to_float(x.v[j]), c.mean[j], c.scale[j], c.bias[j]);
-        dz[j] = z <= 0.0f ? 0.0f : to_float(dy.v[j]);
+        dz[j] = to_float(dy.v[j]);
+        z[j] = mask == kMaskOutput ? to_float(y.v[j]) : normalized(to_float(x.v[j]), c.mean[j], c.scale[j], c.bias[j]);
     }
+    if (mask == kMaskNone) return;
+    X2CT_UNROLL
+    for (int j = 0; j < W; ++j) dz[j] = z[j] <= 0.0f ? 0.0f : dz[j];
 }
 
 // partial[block] = (sum dz, sum dz (x - mean)) of the block's rows; dz is written where wanted.
@@ -298,7 +303,7 @@ X2CT_DEVICE void column_gradient_sums(const BatchNormParams& p) {
 X2CT_DEVICE void batch_norm_gradient_finish_body(const BatchNormParams& p) {
     const uint64_t c = uint64_t(blockIdx.x) * FinishConfig::tile0 + threadIdx.x % FinishConfig::tile0;
     double total[2];
-    add_blocks(p, total, [&](uint32_t b, double(&sum)[2]) {
+    add_blocks(p.channels, p.blocks, total, [&](uint32_t b, double(&sum)[2]) {
         const double* in = p.partial + uint64_t(b) * 2 * p.channels + c;
         sum[0] += in[0];
         sum[1] += in[p.channels];
@@ -463,3 +468,5 @@ X2CT_KERNEL(batch_norm_gradient_sums_naive_f32, BatchNormParams, NaiveConfig, ba
 X2CT_KERNEL(batch_norm_gradient_sums_naive_bf16, BatchNormParams, NaiveConfig, batch_norm_gradient_sums_naive<bf16>)
 X2CT_KERNEL(batch_norm_gradient_apply_naive_f32, BatchNormParams, NaiveConfig, batch_norm_gradient_apply_naive<float>)
 X2CT_KERNEL(batch_norm_gradient_apply_naive_bf16, BatchNormParams, NaiveConfig, batch_norm_gradient_apply_naive<bf16>)
+
+#include "norm_rows.cuh"

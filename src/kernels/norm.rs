@@ -9,6 +9,7 @@ kernels! {
 
     params {
         /// Operands of every phase of a batch normalisation; those a phase does not use are null.
+        #[derive(Default)]
         BatchNormParams {
             /// `[rows, channels]`.
             x: DevicePtr,
@@ -71,6 +72,53 @@ kernels! {
             /// 1: add to dbias.
             accumulate_dbias: u32,
         }
+
+        /// Operands of a layer norm or an L2 normalisation; those a phase does not use are null.
+        #[derive(Default)]
+        RowNormParams {
+            /// `[rows, channels]`.
+            x: DevicePtr,
+            /// As x.
+            y: DevicePtr,
+            /// `[channels]` f32; layer norm only.
+            weight: DevicePtr,
+            /// `[channels]` f32; layer norm only.
+            bias: DevicePtr,
+            /// `[rows]` f32; layer norm only.
+            mean: DevicePtr,
+            /// `[rows]` f32: rstd, or 1 / max(norm, eps).
+            scale: DevicePtr,
+            /// As x.
+            dy: DevicePtr,
+            /// As x, or null.
+            dx: DevicePtr,
+            /// `[channels]` f32, or null.
+            dweight: DevicePtr,
+            /// `[channels]` f32, or null.
+            dbias: DevicePtr,
+            /// f64 workspace of [`RowNormParams::workspace_bytes`].
+            partial: DevicePtr,
+            /// Rows of x.
+            rows: u64,
+            /// Columns of x; fewer than 2^31.
+            channels: u64,
+            /// Added to the variance, or the least norm.
+            eps: f64,
+            /// Of the column sums; filled in by the launch.
+            walk: Walk,
+            /// Row ranges of the column sums; filled in by the launch.
+            blocks: u32,
+            /// Threads of a row; filled in by the launch.
+            lanes: u32,
+            /// 1: 16-byte vectors; filled in by the launch.
+            vector: u32,
+            /// 1: add to dx.
+            accumulate_dx: u32,
+            /// 1: add to dweight.
+            accumulate_dweight: u32,
+            /// 1: add to dbias.
+            accumulate_dbias: u32,
+        }
     }
 
     kernels {
@@ -96,6 +144,18 @@ kernels! {
         GRADIENT_SUMS_NAIVE(BatchNormParams) = [batch_norm_gradient_sums_naive_f32, batch_norm_gradient_sums_naive_bf16];
         /// Variant 1 of GRADIENT_APPLY, one thread an element.
         GRADIENT_APPLY_NAIVE(BatchNormParams) = [batch_norm_gradient_apply_naive_f32, batch_norm_gradient_apply_naive_bf16];
+        /// y, mean, rstd; tile\[0\] threads a block, shared among rows.
+        LAYER_NORM(RowNormParams) = [layer_norm_f32, layer_norm_bf16];
+        /// dx.
+        LAYER_NORM_GRADIENT(RowNormParams) = [layer_norm_gradient_f32, layer_norm_gradient_bf16];
+        /// Per block of rows: sum dy and sum dy xhat of each column.
+        LAYER_NORM_GRADIENT_SUMS(RowNormParams) = [layer_norm_gradient_sums_f32, layer_norm_gradient_sums_bf16];
+        /// dweight and dbias from the blocks' sums; tile\[0\] channels a block.
+        LAYER_NORM_GRADIENT_FINISH(RowNormParams) = [layer_norm_gradient_finish];
+        /// y and 1 / max(norm, eps).
+        L2_NORMALIZE(RowNormParams) = [l2_normalize_f32, l2_normalize_bf16];
+        /// dx.
+        L2_NORMALIZE_GRADIENT(RowNormParams) = [l2_normalize_gradient_f32, l2_normalize_gradient_bf16];
     }
 }
 
@@ -271,4 +331,143 @@ pub unsafe fn batch_norm_backward(
             params.apply(launcher, order, dtype, &GRADIENT_APPLY)
         }
     }
+}
+
+/// Threads that share a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowLanes {
+    /// One thread a row: a processor, where waiting costs more than it saves.
+    One,
+    /// 128 bytes of a row side by side.
+    Eight,
+    /// A warp a row: few rows, or long ones.
+    Warp,
+}
+
+impl RowLanes {
+    /// What suits the device and the shape.
+    pub fn of(launcher: &dyn Launcher, rows: usize) -> Self {
+        let properties = launcher.properties();
+        if properties.compute_capability == 0 {
+            RowLanes::One
+        } else if rows < properties.multiprocessors as usize * 256 {
+            // With eight lanes so few rows would leave multiprocessors without eight warps.
+            RowLanes::Warp
+        } else {
+            RowLanes::Eight
+        }
+    }
+
+    fn count(self) -> u32 {
+        match self {
+            RowLanes::One => 1,
+            RowLanes::Eight => 8,
+            RowLanes::Warp => 32,
+        }
+    }
+}
+
+impl RowNormParams {
+    fn shape(&self) -> [usize; 2] {
+        [self.rows as usize, self.channels as usize]
+    }
+
+    fn sum_walk(&self, launcher: &dyn Launcher, order: Order, dtype: DType) -> Result<Walk> {
+        let config = launcher.config(LAYER_NORM_GRADIENT_SUMS.of(dtype))?;
+        Ok(Walk::new(config, order, dtype, self.shape(), &[self.x, self.dy], SUM_ROWS, SUM_BLOCKS))
+    }
+
+    /// Bytes of `partial` for [`layer_norm_backward`].
+    pub fn workspace_bytes(&self, launcher: &dyn Launcher, dtype: DType) -> Result<usize> {
+        let walk = self.sum_walk(launcher, Order::Blocked, dtype)?;
+        Ok(self.shape()[0].div_ceil(walk.block_rows()).max(1) * 2 * self.shape()[1] * 8)
+    }
+
+    unsafe fn rows(
+        &self,
+        launcher: &dyn Launcher,
+        lanes: RowLanes,
+        dtype: DType,
+        kernel: &super::Kernel<RowNormParams>,
+    ) -> Result<()> {
+        let [rows, channels] = self.shape();
+        if rows == 0 || channels == 0 {
+            return Ok(());
+        }
+        let threads = launcher.config(kernel.of(dtype))?.tile[0];
+        let aligned = [self.x, self.y, self.dy, self.dx].iter().all(|p| p.0.is_multiple_of(16));
+        let vector = (aligned && channels.is_multiple_of(16 / dtype.size())) as u32;
+        let params = RowNormParams { lanes: lanes.count(), vector, ..*self };
+        let grid = Grid::covering(rows, (threads / lanes.count()) as usize);
+        unsafe { kernel.launch(launcher, dtype, grid, &params) }
+    }
+}
+
+/// Layer norm: reads x, weight, bias; writes y, mean and scale (rstd).
+///
+/// # Safety
+/// The pointers of `params` hold what [`RowNormParams`] says, `dtype` being the storage type of x, y and their gradients;
+/// all stay valid until the launches have completed on the launcher's stream. No output overlaps an input.
+pub unsafe fn layer_norm_forward(
+    launcher: &dyn Launcher,
+    lanes: RowLanes,
+    dtype: DType,
+    params: &RowNormParams,
+) -> Result<()> {
+    unsafe { params.rows(launcher, lanes, dtype, &LAYER_NORM) }
+}
+
+/// Layer norm: reads x, dy, weight, mean, scale; writes those of dx, dweight and dbias that are not null. `order` is that of
+/// the column sums.
+///
+/// # Safety
+/// As for [`layer_norm_forward`].
+pub unsafe fn layer_norm_backward(
+    launcher: &dyn Launcher,
+    lanes: RowLanes,
+    order: Order,
+    dtype: DType,
+    params: &RowNormParams,
+) -> Result<()> {
+    if params.dx != DevicePtr::NULL {
+        unsafe { params.rows(launcher, lanes, dtype, &LAYER_NORM_GRADIENT)? };
+    }
+    if params.channels == 0 || (params.dweight == DevicePtr::NULL && params.dbias == DevicePtr::NULL) {
+        return Ok(());
+    }
+    let walk = params.sum_walk(launcher, order, dtype)?;
+    let blocks = params.shape()[0].div_ceil(walk.block_rows()) as u32;
+    let params = RowNormParams { walk, blocks, ..*params };
+    let channels_per_block = launcher.config(LAYER_NORM_GRADIENT_FINISH.entry())?.tile[0] as usize;
+    unsafe {
+        LAYER_NORM_GRADIENT_SUMS.launch(launcher, dtype, walk.grid(dtype, params.shape()), &params)?;
+        let grid = Grid::covering(params.channels as usize, channels_per_block);
+        LAYER_NORM_GRADIENT_FINISH.launch_only(launcher, grid, &params)
+    }
+}
+
+/// L2 normalisation: reads x; writes y and scale.
+///
+/// # Safety
+/// As for [`layer_norm_forward`].
+pub unsafe fn l2_normalize_forward(
+    launcher: &dyn Launcher,
+    lanes: RowLanes,
+    dtype: DType,
+    params: &RowNormParams,
+) -> Result<()> {
+    unsafe { params.rows(launcher, lanes, dtype, &L2_NORMALIZE) }
+}
+
+/// L2 normalisation: reads x, dy, scale; writes dx.
+///
+/// # Safety
+/// As for [`layer_norm_forward`].
+pub unsafe fn l2_normalize_backward(
+    launcher: &dyn Launcher,
+    lanes: RowLanes,
+    dtype: DType,
+    params: &RowNormParams,
+) -> Result<()> {
+    unsafe { params.rows(launcher, lanes, dtype, &L2_NORMALIZE_GRADIENT) }
 }

@@ -1,10 +1,10 @@
-//! Normalisation: batch normalisation with fused residual addition and ReLU.
+//! Normalisation: batch norm with fused residual addition and ReLU, layer norm, L2.
 
 use crate::autograd::{Gradients, Op};
 use crate::device::Device;
 pub use crate::kernels::columns::Order;
-pub use crate::kernels::norm::Variant;
-use crate::kernels::norm::{self as kernel, BatchNormParams, Mask};
+use crate::kernels::norm::{self as kernel, BatchNormParams, Mask, RowNormParams};
+pub use crate::kernels::norm::{RowLanes, Variant};
 use crate::kernels::{DType, DevicePtr, Write};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
@@ -85,35 +85,16 @@ impl BatchNorm {
         let rows = x.numel() / channels.max(1);
         Ok(BatchNormParams {
             x: x.ptr(),
-            residual: DevicePtr::NULL,
-            y: DevicePtr::NULL,
-            weight: DevicePtr::NULL,
-            bias: DevicePtr::NULL,
             running_mean: self.running.mean.ptr(),
             running_var: self.running.var.ptr(),
-            mean: DevicePtr::NULL,
-            rstd: DevicePtr::NULL,
-            dy: DevicePtr::NULL,
-            dz: DevicePtr::NULL,
-            dx: DevicePtr::NULL,
-            dresidual: DevicePtr::NULL,
-            dweight: DevicePtr::NULL,
-            dbias: DevicePtr::NULL,
-            coefficients: DevicePtr::NULL,
-            partial: DevicePtr::NULL,
             rows: rows as u64,
             channels: channels as u64,
             eps: self.eps,
             momentum: self.momentum,
-            walk: Default::default(),
-            blocks: 0,
             training: (self.mode == Mode::Train) as u32,
             relu: self.relu as u32,
             mask: Mask::None as u32,
-            accumulate_dx: 0,
-            accumulate_dresidual: 0,
-            accumulate_dweight: 0,
-            accumulate_dbias: 0,
+            ..Default::default()
         })
     }
 
@@ -121,6 +102,11 @@ impl BatchNorm {
         let bytes = params.workspace_bytes(x.device().launcher(), x.dtype())?;
         Tensor::empty(x.device(), [bytes / 4], DType::F32, "batch norm workspace")
     }
+}
+
+/// Where a gradient goes, null where nobody wants it, and the flag of how.
+fn destination(gradient: &Option<(Tensor, Write)>) -> (DevicePtr, u32) {
+    gradient.as_ref().map_or((DevicePtr::NULL, 0), |(tensor, write)| (tensor.ptr(), write.flag()))
 }
 
 /// What the backward pass of [`BatchNorm`] keeps: tensors that live on anyway, and two vectors.
@@ -197,14 +183,10 @@ impl Op for BatchNorm {
         dy.expect("batch_norm upstream gradient", device, x.shape(), x.dtype())?;
         let [dx, dweight, dbias] = [gradients.wanted(0)?, gradients.wanted(1)?, gradients.wanted(2)?];
         let dresidual = if context.residual { gradients.wanted(3)? } else { None };
-        let write = |destination: &Option<(Tensor, Write)>| match destination {
-            Some((tensor, write)) => (tensor.ptr(), write.flag()),
-            None => (DevicePtr::NULL, 0),
-        };
-        (params.dx, params.accumulate_dx) = write(&dx);
-        (params.dresidual, params.accumulate_dresidual) = write(&dresidual);
-        (params.dweight, params.accumulate_dweight) = write(&dweight);
-        (params.dbias, params.accumulate_dbias) = write(&dbias);
+        (params.dx, params.accumulate_dx) = destination(&dx);
+        (params.dresidual, params.accumulate_dresidual) = destination(&dresidual);
+        (params.dweight, params.accumulate_dweight) = destination(&dweight);
+        (params.dbias, params.accumulate_dbias) = destination(&dbias);
         params.dy = dy.ptr();
         (params.weight, params.bias) = (context.weight.ptr(), context.bias.ptr());
         (params.mean, params.rstd) = (context.mean.ptr(), context.rstd.ptr());
@@ -222,5 +204,162 @@ impl Op for BatchNorm {
         params.partial = workspace.ptr();
         // Safety: live tensors of the forward pass and destinations of the inputs' shapes.
         unsafe { kernel::batch_norm_backward(device.launcher(), self.variant(device), x.dtype(), &params) }
+    }
+}
+
+/// Rows and columns of a tensor normalised over its last axis.
+fn row_params(name: &str, x: &Tensor, eps: f64) -> Result<RowNormParams> {
+    let channels = x.shape().last().copied().unwrap_or(0);
+    if channels == 0 || channels > i32::MAX as usize {
+        return Err(Error::argument(
+            name,
+            format!("the last axis of x {} is what is normalised", x.shape()),
+            "pass x [..., D] with D from 1 to 2^31",
+        ));
+    }
+    let rows = (x.numel() / channels) as u64;
+    Ok(RowNormParams { x: x.ptr(), rows, channels: channels as u64, eps, ..Default::default() })
+}
+
+/// Layer normalisation over the last axis, as `torch.nn.LayerNorm`.
+///
+/// Inputs: x `[..., D]` f32 or bf16, weight and bias `[D]` f32. Output like x: `(x - mean) / sqrt(var + eps) * weight + bias`,
+/// mean and biased variance of each row. Gradients reach all inputs. Deterministic.
+#[derive(Clone, Copy, Debug)]
+pub struct LayerNorm {
+    /// Added to the variance.
+    pub eps: f64,
+    /// Threads of a row; `None` takes what suits the device and the shape.
+    pub lanes: Option<RowLanes>,
+}
+
+impl Default for LayerNorm {
+    /// eps 1e-5.
+    fn default() -> Self {
+        LayerNorm { eps: 1e-5, lanes: None }
+    }
+}
+
+impl LayerNorm {
+    fn lanes(&self, x: &Tensor, params: &RowNormParams) -> RowLanes {
+        self.lanes.unwrap_or_else(|| RowLanes::of(x.device().launcher(), params.rows as usize))
+    }
+}
+
+/// What the backward pass of [`LayerNorm`] keeps.
+pub struct LayerNormContext {
+    x: Tensor,
+    weight: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+}
+
+impl Op for LayerNorm {
+    type Context = LayerNormContext;
+
+    fn name(&self) -> &'static str {
+        "layer_norm"
+    }
+
+    fn forward(&self, inputs: &[&Tensor]) -> Result<(Tensor, LayerNormContext)> {
+        let &[x, weight, bias] = inputs else {
+            return Err(Error::argument("layer_norm", format!("{} inputs", inputs.len()), "pass x, weight and bias"));
+        };
+        let mut params = row_params("layer_norm", x, self.eps)?;
+        let (device, rows, c) = (x.device(), params.rows as usize, params.channels as usize);
+        weight.expect("layer_norm weight", device, [c], DType::F32)?;
+        bias.expect("layer_norm bias", device, [c], DType::F32)?;
+        let y = Tensor::empty(device, x.shape(), x.dtype(), "layer norm output")?;
+        let mean = Tensor::empty(device, [rows], DType::F32, "row means")?;
+        let rstd = Tensor::empty(device, [rows], DType::F32, "row rstd")?;
+        (params.y, params.weight, params.bias) = (y.ptr(), weight.ptr(), bias.ptr());
+        (params.mean, params.scale) = (mean.ptr(), rstd.ptr());
+        let lanes = self.lanes(x, &params);
+        // Safety: live tensors of the shapes just checked; y, mean and rstd are new.
+        unsafe { kernel::layer_norm_forward(device.launcher(), lanes, x.dtype(), &params)? };
+        Ok((y, LayerNormContext { x: x.clone(), weight: weight.clone(), mean, rstd }))
+    }
+
+    fn backward(&self, context: &LayerNormContext, dy: &Tensor, gradients: &mut Gradients) -> Result<()> {
+        let x = &context.x;
+        let (device, launcher) = (x.device(), x.device().launcher());
+        dy.expect("layer_norm upstream gradient", device, x.shape(), x.dtype())?;
+        let [dx, dweight, dbias] = [gradients.wanted(0)?, gradients.wanted(1)?, gradients.wanted(2)?];
+        let mut params = row_params("layer_norm", x, self.eps)?;
+        (params.dy, params.weight) = (dy.ptr(), context.weight.ptr());
+        (params.mean, params.scale) = (context.mean.ptr(), context.rstd.ptr());
+        (params.dx, params.accumulate_dx) = destination(&dx);
+        (params.dweight, params.accumulate_dweight) = destination(&dweight);
+        (params.dbias, params.accumulate_dbias) = destination(&dbias);
+        let bytes = params.workspace_bytes(launcher, x.dtype())?;
+        let workspace = Tensor::empty(device, [bytes / 4], DType::F32, "layer norm workspace")?;
+        params.partial = workspace.ptr();
+        let (lanes, order) = (self.lanes(x, &params), Order::of(launcher));
+        // Safety: live tensors of the forward pass and destinations of the inputs' shapes.
+        unsafe { kernel::layer_norm_backward(launcher, lanes, order, x.dtype(), &params) }
+    }
+}
+
+/// L2 normalisation over the last axis, as `torch.nn.functional.normalize`: x `[..., D]` f32 or bf16 to x / max(||x||, eps).
+///
+/// Where ||x|| < eps the divisor is a constant: a zero row stays zero, and its gradient is the upstream one over eps.
+/// Deterministic.
+#[derive(Clone, Copy, Debug)]
+pub struct L2Normalize {
+    /// The least divisor.
+    pub eps: f64,
+    /// Threads of a row; `None` takes what suits the device and the shape.
+    pub lanes: Option<RowLanes>,
+}
+
+impl Default for L2Normalize {
+    /// eps 1e-12.
+    fn default() -> Self {
+        L2Normalize { eps: 1e-12, lanes: None }
+    }
+}
+
+impl L2Normalize {
+    fn lanes(&self, x: &Tensor, params: &RowNormParams) -> RowLanes {
+        self.lanes.unwrap_or_else(|| RowLanes::of(x.device().launcher(), params.rows as usize))
+    }
+}
+
+impl Op for L2Normalize {
+    /// The input, and 1 / max(||x||, eps) of each row.
+    type Context = (Tensor, Tensor);
+
+    fn name(&self) -> &'static str {
+        "l2_normalize"
+    }
+
+    fn forward(&self, inputs: &[&Tensor]) -> Result<(Tensor, (Tensor, Tensor))> {
+        let x = inputs[0];
+        if self.eps.is_nan() || self.eps < f32::MIN_POSITIVE as f64 {
+            return Err(Error::argument(
+                "l2_normalize",
+                format!("eps {}", self.eps),
+                "use a positive eps, such as 1e-12",
+            ));
+        }
+        let mut params = row_params("l2_normalize", x, self.eps)?;
+        let y = Tensor::empty(x.device(), x.shape(), x.dtype(), "normalised rows")?;
+        let scale = Tensor::empty(x.device(), [params.rows as usize], DType::F32, "reciprocal norms")?;
+        (params.y, params.scale) = (y.ptr(), scale.ptr());
+        let lanes = self.lanes(x, &params);
+        // Safety: x is live with that shape; y and scale are new.
+        unsafe { kernel::l2_normalize_forward(x.device().launcher(), lanes, x.dtype(), &params)? };
+        Ok((y, (x.clone(), scale)))
+    }
+
+    fn backward(&self, (x, scale): &(Tensor, Tensor), dy: &Tensor, gradients: &mut Gradients) -> Result<()> {
+        let Some((dx, write)) = gradients.wanted(0)? else { return Ok(()) };
+        dy.expect("l2_normalize upstream gradient", x.device(), x.shape(), x.dtype())?;
+        let mut params = row_params("l2_normalize", x, self.eps)?;
+        (params.dy, params.scale) = (dy.ptr(), scale.ptr());
+        (params.dx, params.accumulate_dx) = (dx.ptr(), write.flag());
+        let lanes = self.lanes(x, &params);
+        // Safety: live tensors of the forward pass, dx of x's shape.
+        unsafe { kernel::l2_normalize_backward(x.device().launcher(), lanes, x.dtype(), &params) }
     }
 }

@@ -6,6 +6,7 @@ mod drr;
 mod gemm;
 mod image;
 mod norm;
+mod norm_rows;
 mod optim;
 mod pointwise;
 mod pool;
