@@ -9,9 +9,12 @@
 //   The library backend is im2col, a library's matrix product, and col2im; see src/ops/conv2d.rs.
 //
 // Bytes: x, w and y once each. im2col writes KH KW C elements a pixel of y, col2im reads as many.
-// Variants: 1 naive (one thread an element).
+// Variants: 1 naive (one thread an element); 2 tiled (implicit GEMM: the columns are gathered tile by tile, see
+// conv2d_tile.cuh; full f32, TF32 or bf16 on tensor cores). dx by the tiled variant multiplies by zeros where a tap falls
+// between the steps of the stride. The sums of dw, as long as there are pixels, are split and added in a fixed order.
 // Test: cargo test --release ops::conv2d     Time: x2ct bench conv2d
 #include "common/common.h"
+#include "conv2d_tile.cuh"
 
 struct Conv2dParams {
     const void* input;    // forward, im2col: x     dgrad: dy     wgrad: x      col2im: columns
@@ -24,9 +27,13 @@ struct Conv2dParams {
     uint32_t kernel_height, kernel_width;
     uint32_t stride, padding;
     uint32_t accumulate;  // 1: out += result
+    // Of the tiled variant:
+    uint32_t aligned_input, aligned_weight;  // 1: channels are multiples of 16 bytes
+    uint64_t split_depth;                    // wgrad: pixels of one part
+    float* partials;                         // wgrad: [splits, O, KH, KW, C], or null when there is one part
 };
 X2CT_FIELDS(Conv2dParams, input, weight, bias, out, images, height, width, channels, out_height, out_width, out_channels,
-            kernel_height, kernel_width, stride, padding, accumulate)
+            kernel_height, kernel_width, stride, padding, accumulate, aligned_input, aligned_weight, split_depth, partials)
 
 // ---- 1: naive ----
 
@@ -105,6 +112,60 @@ X2CT_KERNEL(conv2d_dgrad_naive_f32, Conv2dParams, NaiveConfig, conv2d_dgrad_naiv
 X2CT_KERNEL(conv2d_dgrad_naive_bf16, Conv2dParams, NaiveConfig, conv2d_dgrad_naive<bf16>)
 X2CT_KERNEL(conv2d_wgrad_naive_f32, Conv2dParams, NaiveConfig, conv2d_wgrad_naive<float>)
 X2CT_KERNEL(conv2d_wgrad_naive_bf16, Conv2dParams, NaiveConfig, conv2d_wgrad_naive<bf16>)
+
+// ---- 2: tiled ----
+
+template <class C, template <bool, bool> class Math>
+X2CT_DEVICE void conv2d_forward_tiled(const Conv2dParams& p) {
+    using M = Math<true, true>;
+    using T = typename M::T;
+    const uint64_t rows = p.images * p.out_height * p.out_width, depth = uint64_t(p.kernel_height) * p.kernel_width * p.channels;
+    const PixelSource<T, C, false> a{static_cast<const T*>(p.input), rows, p.out_height, p.out_width, p.height, p.width, p.channels,
+                                     p.kernel_height, p.kernel_width, p.stride, p.padding, p.aligned_input != 0, {}, {}};
+    const MatrixSource<T, true> b{static_cast<const T*>(p.weight), depth, p.out_channels, depth, p.aligned_weight != 0, 0, 0};
+    const TileOutput<T> out{p.out, p.bias, nullptr, rows, p.out_channels, 1.0f, p.accumulate, 0, false};
+    tile_product<C, M>(a, b, out, 0, depth);
+}
+
+template <class C, template <bool, bool> class Math>
+X2CT_DEVICE void conv2d_dgrad_tiled(const Conv2dParams& p) {
+    using M = Math<true, false>;
+    using T = typename M::T;
+    const uint64_t rows = p.images * p.height * p.width;
+    const uint32_t taps = p.kernel_height * p.kernel_width, depth = taps * p.out_channels;
+    const PixelSource<T, C, true> a{static_cast<const T*>(p.input), rows, p.height, p.width, p.out_height, p.out_width, p.out_channels,
+                                    p.kernel_height, p.kernel_width, p.stride, p.padding, p.aligned_input != 0, {}, {}};
+    const WeightSource<T> b{static_cast<const T*>(p.weight), p.channels, depth, taps, p.out_channels, p.aligned_weight != 0, 0, 0};
+    const TileOutput<T> out{p.out, nullptr, nullptr, rows, p.channels, 1.0f, p.accumulate, 0, false};
+    tile_product<C, M>(a, b, out, 0, depth);
+}
+
+// The product is dw transposed, [(r,s,c), o]: then a narrow tile fits few filters.
+template <class C, template <bool, bool> class Math>
+X2CT_DEVICE void conv2d_wgrad_tiled(const Conv2dParams& p) {
+    using M = Math<false, false>;
+    using T = typename M::T;
+    const uint64_t pixels = p.images * p.out_height * p.out_width, rows = uint64_t(p.kernel_height) * p.kernel_width * p.channels;
+    const TapSource<T> a{static_cast<const T*>(p.input), uint32_t(pixels), p.out_height, p.out_width, p.height, p.width, p.channels,
+                         p.kernel_height, p.kernel_width, p.stride, p.padding, p.aligned_input != 0, 0, {}};
+    const MatrixSource<T, false> b{static_cast<const T*>(p.weight), p.out_channels, p.out_channels, pixels, p.aligned_weight != 0, 0, 0};
+    const TileOutput<T> out{p.out, nullptr, p.partials, rows, p.out_channels, 1.0f, p.accumulate, 1, true};
+    const uint64_t begin = blockIdx.z * p.split_depth;
+    tile_product<C, M>(a, b, out, begin, min(begin + p.split_depth, pixels));
+}
+
+X2CT_KERNEL(conv2d_forward_wide_bf16, Conv2dParams, WideTile, conv2d_forward_tiled<WideTile, MmaBf16>)
+X2CT_KERNEL(conv2d_forward_narrow_bf16, Conv2dParams, NarrowTile, conv2d_forward_tiled<NarrowTile, MmaBf16>)
+X2CT_KERNEL(conv2d_forward_tf32, Conv2dParams, Tf32Tile, conv2d_forward_tiled<Tf32Tile, MmaTf32>)
+X2CT_KERNEL(conv2d_forward_f32, Conv2dParams, FmaTile, conv2d_forward_tiled<FmaTile, FmaF32>)
+X2CT_KERNEL(conv2d_dgrad_wide_bf16, Conv2dParams, WideTile, conv2d_dgrad_tiled<WideTile, MmaBf16>)
+X2CT_KERNEL(conv2d_dgrad_narrow_bf16, Conv2dParams, NarrowTile, conv2d_dgrad_tiled<NarrowTile, MmaBf16>)
+X2CT_KERNEL(conv2d_dgrad_tf32, Conv2dParams, Tf32Tile, conv2d_dgrad_tiled<Tf32Tile, MmaTf32>)
+X2CT_KERNEL(conv2d_dgrad_f32, Conv2dParams, FmaTile, conv2d_dgrad_tiled<FmaTile, FmaF32>)
+X2CT_KERNEL(conv2d_wgrad_wide_bf16, Conv2dParams, WideTile, conv2d_wgrad_tiled<WideTile, MmaBf16>)
+X2CT_KERNEL(conv2d_wgrad_narrow_bf16, Conv2dParams, NarrowTile, conv2d_wgrad_tiled<NarrowTile, MmaBf16>)
+X2CT_KERNEL(conv2d_wgrad_tf32, Conv2dParams, Tf32Tile, conv2d_wgrad_tiled<Tf32Tile, MmaTf32>)
+X2CT_KERNEL(conv2d_wgrad_f32, Conv2dParams, FmaTile, conv2d_wgrad_tiled<FmaTile, FmaF32>)
 
 // ---- im2col, col2im ----
 

@@ -22,12 +22,21 @@ struct GemmParams {
     // Of the tiled variant:
     uint32_t aligned_a, aligned_b;  // 1: rows start at multiples of 16 bytes
     uint32_t wide;                  // 1: bf16 operands, f32 result
-    uint32_t splits;                // parts of each sum
     uint64_t split_depth;           // k of one part
     float* partials;                // [splits, m, n], or null when there is one part
 };
 X2CT_FIELDS(GemmParams, a, b, bias, c, m, n, k, alpha, transpose_a, transpose_b, accumulate, aligned_a, aligned_b, wide,
-            splits, split_depth, partials)
+            split_depth, partials)
+
+struct AddPartsParams {
+    const float* partials;  // [parts, m, n]
+    const void* bias;       // [n] or null
+    void* c;
+    uint64_t parts, m, n;
+    float alpha;
+    uint32_t accumulate;
+};
+X2CT_FIELDS(AddPartsParams, partials, bias, c, parts, m, n, alpha, accumulate)
 
 struct ColumnSumParams {
     const void* input;    // [m, n]
@@ -71,18 +80,18 @@ X2CT_DEVICE void gemm_tiled(const GemmParams& p) {
     using T = typename M::T;
     const MatrixSource<T, !TransposeA> a{static_cast<const T*>(p.a), TransposeA ? p.m : p.k, p.m, p.k, p.aligned_a != 0, 0, 0};
     const MatrixSource<T, TransposeB> b{static_cast<const T*>(p.b), TransposeB ? p.k : p.n, p.n, p.k, p.aligned_b != 0, 0, 0};
-    const TileOutput<T> out{p.c, p.bias, p.partials, p.m, p.n, p.alpha, p.accumulate, p.wide};
+    const TileOutput<T> out{p.c, p.bias, p.partials, p.m, p.n, p.alpha, p.accumulate, p.wide, false};
     const uint64_t begin = blockIdx.z * p.split_depth;
     tile_product<C, M>(a, b, out, begin, min(begin + p.split_depth, p.k));
 }
 
 // Adds up the parts of split sums: C = alpha sum + bias, or C += that. One thread an element.
 template <class Out>
-X2CT_DEVICE void gemm_finish(const GemmParams& p) {
+X2CT_DEVICE void gemm_add_parts(const AddPartsParams& p) {
     const uint64_t index = uint64_t(blockIdx.x) * NaiveConfig::threads + threadIdx.x, size = p.m * p.n;
     if (index >= size) return;
     float sum = 0.0f;
-    for (uint32_t part = 0; part < p.splits; ++part) sum += p.partials[part * size + index];
+    for (uint64_t part = 0; part < p.parts; ++part) sum += p.partials[part * size + index];
     const float bias = p.bias ? to_float(static_cast<const Out*>(p.bias)[index % p.n]) : 0.0f;
     write_gradient(static_cast<Out*>(p.c) + index, p.alpha * sum + bias, p.accumulate);
 }
@@ -103,8 +112,8 @@ X2CT_KERNEL(gemm_f32_nn, GemmParams, FmaTile, gemm_tiled<FmaTile, FmaF32, false,
 X2CT_KERNEL(gemm_f32_nt, GemmParams, FmaTile, gemm_tiled<FmaTile, FmaF32, false, true>)
 X2CT_KERNEL(gemm_f32_tn, GemmParams, FmaTile, gemm_tiled<FmaTile, FmaF32, true, false>)
 X2CT_KERNEL(gemm_f32_tt, GemmParams, FmaTile, gemm_tiled<FmaTile, FmaF32, true, true>)
-X2CT_KERNEL(gemm_finish_f32, GemmParams, NaiveConfig, gemm_finish<float>)
-X2CT_KERNEL(gemm_finish_bf16, GemmParams, NaiveConfig, gemm_finish<bf16>)
+X2CT_KERNEL(gemm_add_parts_f32, AddPartsParams, NaiveConfig, gemm_add_parts<float>)
+X2CT_KERNEL(gemm_add_parts_bf16, AddPartsParams, NaiveConfig, gemm_add_parts<bf16>)
 
 // ---- column sums ----
 

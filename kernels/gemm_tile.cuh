@@ -28,11 +28,12 @@ struct TileConfig : KernelDefaults {
     };
     static_assert(sizeof(Shared) <= 48 * 1024, "the shared memory every GPU grants without asking");
 };
-// 128 registers a thread for bf16; more for the f32 paths, whose fragments are larger.
-using WideTile = TileConfig<4, 2>;       // 128 x 128, 256 threads
-using NarrowTile = TileConfig<2, 4>;     // 128 x 64, 128 threads: for at most 64 columns
-using Tf32Tile = TileConfig<4, 1>;       // 128 x 128, 256 threads
-using FmaTile = TileConfig<2, 2>;        // 128 x 64, 128 threads
+// 128 registers a thread for wide bf16 tiles; more for narrow ones, whose threads copy more, and for the f32 paths, whose
+// fragments are larger.
+using WideTile = TileConfig<4, 2>;    // 128 x 128, 256 threads
+using NarrowTile = TileConfig<2, 3>;  // 128 x 64, 128 threads: for at most 64 columns
+using Tf32Tile = TileConfig<4, 1>;    // 128 x 128, 256 threads
+using FmaTile = TileConfig<2, 2>;     // 128 x 64, 128 threads
 
 // Where the elements of a tile of `Rows` rows lie in shared memory. A line is what is contiguous: the depth of one row
 // (AlongK) or all rows at one depth. Chunks of 16 bytes are permuted within a line so that neither ldmatrix nor the f32
@@ -269,18 +270,21 @@ struct TileOutput {
     uint64_t m, n;
     float alpha;
     uint32_t accumulate;
-    uint32_t wide;  // 1: C and bias are f32 although the operands are bf16
+    uint32_t wide;     // 1: C and bias are f32 although the operands are bf16
+    bool transposed;   // C and its parts are stored [n, m]
+
+    X2CT_DEVICE uint64_t place(uint64_t row, uint64_t column) const { return transposed ? column * m + row : row * n + column; }
 
     template <class Out>
     X2CT_DEVICE void put(uint64_t row, uint64_t column, float value) const {
         value *= alpha;
         if (bias) value += to_float(static_cast<const Out*>(bias)[column]);
-        write_gradient(static_cast<Out*>(c) + row * n + column, value, accumulate);
+        write_gradient(static_cast<Out*>(c) + place(row, column), value, accumulate);
     }
     X2CT_DEVICE void operator()(uint64_t row, uint64_t column, float value) const {
         if (row >= m || column >= n) return;
         if (partials)
-            partials[(blockIdx.z * m + row) * n + column] = value;
+            partials[blockIdx.z * m * n + place(row, column)] = value;
         else if (sizeof(T) == 2 && wide)
             put<float>(row, column, value);
         else
@@ -288,7 +292,7 @@ struct TileOutput {
     }
     X2CT_DEVICE void operator()(uint64_t row, uint64_t column, float first, float second) const {
         // Both at once where that is one aligned access; tensor-core fragments come in such pairs.
-        if (row < m && n % 2 == 0 && column < n && !partials && !wide && !bias && !accumulate) {
+        if (row < m && n % 2 == 0 && column < n && !transposed && !partials && !wide && !bias && !accumulate) {
             store_float(static_cast<T*>(c) + row * n + column, {first * alpha, second * alpha});
         } else {
             (*this)(row, column, first);

@@ -1,6 +1,7 @@
 //! 2-D convolutions: geometry and launches. See `kernels/conv2d.cu`.
 
-use super::{DType, DevicePtr, Grid, Kernel, Launcher, Write, kernels};
+use super::gemm::{self, Precision};
+use super::{DType, DevicePtr, Entry, Grid, Kernel, Launcher, Write, kernels};
 use crate::{Error, Result};
 
 kernels! {
@@ -41,6 +42,14 @@ kernels! {
             padding: u32,
             /// 1: out += result.
             accumulate: u32,
+            /// 1: the channels of `input` come in multiples of 16 bytes.
+            aligned_input: u32,
+            /// The same of `weight`, along its contiguous axis or axes.
+            aligned_weight: u32,
+            /// Weight gradient: pixels of y in one part of its sums.
+            split_depth: u64,
+            /// Weight gradient: [splits, O, KH, KW, C], or null when there is one part.
+            partials: DevicePtr,
         }
     }
 
@@ -51,6 +60,15 @@ kernels! {
         DGRAD_NAIVE(Conv2dParams) = [conv2d_dgrad_naive_f32, conv2d_dgrad_naive_bf16];
         /// dw (f32), one thread an element; tile[0] elements a block.
         WGRAD_NAIVE(Conv2dParams) = [conv2d_wgrad_naive_f32, conv2d_wgrad_naive_bf16];
+        /// y: wide and narrow bf16, TF32, f32; tile[0] pixels of y by tile[1] filters a block, tile[2] bytes deep a step.
+        FORWARD_TILED(Conv2dParams) =
+            [conv2d_forward_wide_bf16, conv2d_forward_narrow_bf16, conv2d_forward_tf32, conv2d_forward_f32];
+        /// dx: the same; tile[0] pixels of x by tile[1] channels of x.
+        DGRAD_TILED(Conv2dParams) =
+            [conv2d_dgrad_wide_bf16, conv2d_dgrad_narrow_bf16, conv2d_dgrad_tf32, conv2d_dgrad_f32];
+        /// dw: the same; tile[0] taps by tile[1] filters.
+        WGRAD_TILED(Conv2dParams) =
+            [conv2d_wgrad_wide_bf16, conv2d_wgrad_narrow_bf16, conv2d_wgrad_tf32, conv2d_wgrad_f32];
         /// tile[0] pixels of y a block.
         IM2COL(Conv2dParams) = [im2col_f32, im2col_bf16];
         /// From f32 columns; tile[0] groups of tile[1] channels of a pixel of x a block.
@@ -163,6 +181,10 @@ impl Conv2dShape {
             stride: self.stride as u32,
             padding: self.padding as u32,
             accumulate: write.flag(),
+            aligned_input: 0,
+            aligned_weight: 0,
+            split_depth: 0,
+            partials: DevicePtr::NULL,
         }
     }
 }
@@ -172,6 +194,53 @@ impl Conv2dShape {
 pub enum Variant {
     /// One thread an element, no shared memory: the readable reference.
     Naive,
+    /// Implicit matrix products of tiles in shared memory, bf16 on tensor cores, f32 in the precision named.
+    Tiled(Precision),
+}
+
+/// The entry of a tiled kernel for a result of `columns` columns.
+fn tiled(kernel: &'static Kernel<Conv2dParams>, precision: Precision, dtype: DType, columns: usize) -> &'static Entry {
+    kernel.nth(match (dtype, precision) {
+        (DType::Bf16, _) => (columns <= 64) as usize,
+        (DType::F32, Precision::Tf32) => 2,
+        (DType::F32, Precision::F32) => 3,
+    })
+}
+
+/// Tiles of a `rows` x `columns` result.
+///
+/// # Errors
+/// When a size passes what the kernels count in 32 bits.
+fn tiles(launcher: &dyn Launcher, entry: &'static Entry, rows: usize, columns: usize, depth: usize) -> Result<usize> {
+    let tile = launcher.config(entry)?.tile;
+    if rows.max(columns).max(depth) > i32::MAX as usize / 2 {
+        return Err(Error::argument(
+            "conv2d",
+            format!("a product of {rows} x {columns} over {depth} terms is too large for one launch"),
+            "use a smaller batch",
+        ));
+    }
+    Ok(rows.div_ceil(tile[0] as usize) * columns.div_ceil(tile[1] as usize))
+}
+
+/// 1 when rows of `row` elements from `ptr` on can be read 16 bytes at a time.
+fn aligned(dtype: DType, ptr: DevicePtr, row: usize) -> u32 {
+    (ptr.0 % 16 == 0 && row * dtype.size() % 16 == 0) as u32
+}
+
+/// Launches a tiled kernel on `tiles` x `parts` blocks.
+unsafe fn launch_tiled(
+    launcher: &dyn Launcher,
+    entry: &'static Entry,
+    tiles: usize,
+    parts: usize,
+    params: &Conv2dParams,
+) -> Result<()> {
+    if tiles == 0 {
+        return Ok(());
+    }
+    let grid = Grid([tiles as u32, 1, parts as u32]);
+    unsafe { launcher.launch(entry, grid, (params as *const Conv2dParams).cast()) }
 }
 
 unsafe fn flat(
@@ -207,6 +276,15 @@ pub unsafe fn forward(
     let params = Conv2dParams { bias, ..shape.params(x, weight, y, Write::Overwrite) };
     match variant {
         Variant::Naive => unsafe { flat(launcher, &FORWARD_NAIVE, dtype, shape.numel()[2], &params) },
+        Variant::Tiled(precision) => {
+            let entry = tiled(&FORWARD_TILED, precision, dtype, shape.out_channels);
+            let rows = shape.images * shape.out_pixels();
+            let tiles = tiles(launcher, entry, rows, shape.out_channels, shape.terms())?;
+            let aligned_input = aligned(dtype, x, shape.channels);
+            let params =
+                Conv2dParams { aligned_input, aligned_weight: aligned(dtype, weight, shape.terms()), ..params };
+            unsafe { launch_tiled(launcher, entry, tiles, 1, &params) }
+        }
     }
 }
 
@@ -228,13 +306,49 @@ pub unsafe fn input_gradient(
     let params = shape.params(dy, weight, dx, write);
     match variant {
         Variant::Naive => unsafe { flat(launcher, &DGRAD_NAIVE, dtype, shape.numel()[0], &params) },
+        Variant::Tiled(precision) => {
+            let entry = tiled(&DGRAD_TILED, precision, dtype, shape.channels);
+            let depth = shape.kernel[0] * shape.kernel[1] * shape.out_channels;
+            let tiles = tiles(launcher, entry, shape.images * shape.pixels(), shape.channels, depth)?;
+            let aligned_input = aligned(dtype, dy, shape.out_channels);
+            let params =
+                Conv2dParams { aligned_input, aligned_weight: aligned(dtype, weight, shape.channels), ..params };
+            unsafe { launch_tiled(launcher, entry, tiles, 1, &params) }
+        }
     }
 }
 
-/// dw (f32) from x and dy, both of `dtype`.
+/// Tiles of dw, parts of its sums, and pixels of one part.
+fn weight_gradient_split(
+    launcher: &dyn Launcher,
+    entry: &'static Entry,
+    dtype: DType,
+    shape: &Conv2dShape,
+) -> Result<[usize; 3]> {
+    let pixels = shape.images * shape.out_pixels();
+    let tiles = tiles(launcher, entry, shape.terms(), shape.out_channels, pixels)?;
+    let depth = launcher.config(entry)?.tile[2] as usize / dtype.size();
+    let (parts, steps) = gemm::split(tiles, pixels.div_ceil(depth));
+    Ok([tiles, parts, steps * depth])
+}
+
+/// f32 elements of the workspace of [`weight_gradient`].
+pub fn weight_gradient_workspace(
+    launcher: &dyn Launcher,
+    variant: Variant,
+    dtype: DType,
+    shape: &Conv2dShape,
+) -> Result<usize> {
+    let Variant::Tiled(precision) = variant else { return Ok(0) };
+    let entry = tiled(&WGRAD_TILED, precision, dtype, shape.out_channels);
+    let [_, parts, _] = weight_gradient_split(launcher, entry, dtype, shape)?;
+    Ok(if parts > 1 { parts * shape.numel()[1] } else { 0 })
+}
+
+/// dw (f32) from x and dy, both of `dtype`. The order of its sums depends on the sizes alone.
 ///
 /// # Safety
-/// As for [`forward`].
+/// As for [`forward`]; `workspace` holds as many f32 as [`weight_gradient_workspace`] says.
 #[allow(clippy::too_many_arguments)]
 pub unsafe fn weight_gradient(
     launcher: &dyn Launcher,
@@ -245,11 +359,31 @@ pub unsafe fn weight_gradient(
     dy: DevicePtr,
     dw: DevicePtr,
     write: Write,
+    workspace: DevicePtr,
 ) -> Result<()> {
     let params = shape.params(x, dy, dw, write);
-    match variant {
-        Variant::Naive => unsafe { flat(launcher, &WGRAD_NAIVE, dtype, shape.numel()[1], &params) },
+    let precision = match variant {
+        Variant::Naive => return unsafe { flat(launcher, &WGRAD_NAIVE, dtype, shape.numel()[1], &params) },
+        Variant::Tiled(precision) => precision,
+    };
+    let entry = tiled(&WGRAD_TILED, precision, dtype, shape.out_channels);
+    let [tiles, parts, split_depth] = weight_gradient_split(launcher, entry, dtype, shape)?;
+    let partials = if parts > 1 { workspace } else { DevicePtr::NULL };
+    let params = Conv2dParams {
+        aligned_input: aligned(dtype, x, shape.channels),
+        aligned_weight: aligned(dtype, dy, shape.out_channels),
+        split_depth: split_depth as u64,
+        partials,
+        ..params
+    };
+    unsafe {
+        launch_tiled(launcher, entry, tiles, parts, &params)?;
+        if parts > 1 {
+            let size = [shape.out_channels, shape.terms()];
+            gemm::add_parts(launcher, DType::F32, partials, parts, size, 1.0, DevicePtr::NULL, dw, write)?;
+        }
     }
+    Ok(())
 }
 
 /// The columns [images * out_pixels, terms] of x: row (n, i, j) holds what the filter sees there, in the weight's order.

@@ -37,12 +37,29 @@ kernels! {
             aligned_b: u32,
             /// 1: bf16 operands and an f32 result.
             wide: u32,
-            /// Parts that each sum is split into.
-            splits: u32,
             /// Terms of one part.
             split_depth: u64,
             /// [splits, m, n], or null when there is one part.
             partials: DevicePtr,
+        }
+        /// Parts of a split product.
+        AddPartsParams {
+            /// [parts, m, n].
+            partials: DevicePtr,
+            /// [n] of C's type, or null.
+            bias: DevicePtr,
+            /// [m, n].
+            c: DevicePtr,
+            /// Parts.
+            parts: u64,
+            /// Rows of C.
+            m: u64,
+            /// Columns of C.
+            n: u64,
+            /// Factor of the sum.
+            alpha: f32,
+            /// 1: C += result.
+            accumulate: u32,
         }
         /// Operands of the two stages of a column sum.
         ColumnSumParams {
@@ -75,7 +92,7 @@ kernels! {
         /// The same in full f32.
         TILED_F32(GemmParams) = [gemm_f32_nn, gemm_f32_nt, gemm_f32_tn, gemm_f32_tt];
         /// Adds up the parts of split sums; by the storage type of C; tile[0] elements a block.
-        FINISH(GemmParams) = [gemm_finish_f32, gemm_finish_bf16];
+        ADD_PARTS(AddPartsParams) = [gemm_add_parts_f32, gemm_add_parts_bf16];
         /// out[chunk, j] = sum of `rows` rows of column j; a thread takes tile[0] columns of one chunk.
         COLUMN_SUM_PARTIAL(ColumnSumParams) = [column_sum_partial_f32, column_sum_partial_bf16];
         /// out[j] = sum over the chunks.
@@ -221,7 +238,6 @@ pub unsafe fn gemm(launcher: &dyn Launcher, variant: Variant, call: &GemmCall, w
         aligned_a: call.aligned(call.a, if call.transpose_a { call.m } else { call.k }),
         aligned_b: call.aligned(call.b, if call.transpose_b { call.k } else { call.n }),
         wide: (call.dtype != call.out) as u32,
-        splits: 1,
         split_depth: call.k as u64,
         partials: DevicePtr::NULL,
     };
@@ -235,22 +251,37 @@ pub unsafe fn gemm(launcher: &dyn Launcher, variant: Variant, call: &GemmCall, w
     }
     let (grid, split_depth) = tiled_grid(launcher, call)?;
     params.split_depth = split_depth as u64;
-    params.splits = grid.0[2];
-    if params.splits > 1 {
-        params.partials = workspace;
+    let parts = grid.0[2] as usize;
+    if parts == 1 {
+        return launch(tiled(call), grid, &params);
     }
+    params.partials = workspace;
     launch(tiled(call), grid, &params)?;
-    if params.splits == 1 { Ok(()) } else { unsafe { finish(launcher, call.out, &params) } }
+    let size = [call.m, call.n];
+    unsafe { add_parts(launcher, call.out, workspace, parts, size, call.alpha, call.bias, call.c, call.write) }
 }
 
-/// Adds up the parts of a split product.
+/// C = alpha (sum of the parts, in their order) + bias, or C += that.
 ///
 /// # Safety
-/// `params` describes a product whose parts have been launched on the same stream; see [`gemm`].
-pub(super) unsafe fn finish(launcher: &dyn Launcher, out: DType, params: &GemmParams) -> Result<()> {
-    let per_block = launcher.config(FINISH.of(out))?.tile[0] as usize;
-    let grid = Grid::covering((params.m * params.n) as usize, per_block);
-    unsafe { FINISH.launch(launcher, out, grid, params) }
+/// `partials` holds [parts, m, n] f32, C [m, n] and the bias, where not null, [n] elements of `out`, valid until the
+/// launch has completed on the launcher's stream.
+#[allow(clippy::too_many_arguments)] // a launch is its operands
+pub(super) unsafe fn add_parts(
+    launcher: &dyn Launcher,
+    out: DType,
+    partials: DevicePtr,
+    parts: usize,
+    [m, n]: [usize; 2],
+    alpha: f32,
+    bias: DevicePtr,
+    c: DevicePtr,
+    write: Write,
+) -> Result<()> {
+    let per_block = launcher.config(ADD_PARTS.of(out))?.tile[0] as usize;
+    let (parts, accumulate) = (parts as u64, write.flag());
+    let params = AddPartsParams { partials, bias, c, parts, m: m as u64, n: n as u64, alpha, accumulate };
+    unsafe { ADD_PARTS.launch(launcher, out, Grid::covering(m * n, per_block), &params) }
 }
 
 impl GemmCall {

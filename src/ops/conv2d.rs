@@ -52,7 +52,7 @@ impl Op for Conv2d {
         }
         let [height, width] = shape.out_size;
         let y = Tensor::empty(device, [shape.images, height, width, shape.out_channels], x.dtype(), "activation")?;
-        match variant(self.method.backend) {
+        match variant(self.method) {
             None => forward_by_columns(&shape, x, &weight, bias.as_ref(), &y, self.method)?,
             Some(variant) => {
                 let bias = bias.as_ref().map_or(DevicePtr::NULL, Tensor::ptr);
@@ -70,7 +70,7 @@ impl Op for Conv2d {
         let Conv2dContext { x, weight, shape } = context;
         let (launcher, dtype) = (x.device().launcher(), x.dtype());
         if let Some((dx, write)) = gradients.wanted(0)? {
-            match variant(self.method.backend) {
+            match variant(self.method) {
                 None => input_gradient_by_columns(shape, dy, weight, &dx, write, self.method)?,
                 // Safety: live tensors of one type and of the sizes in `shape`.
                 Some(variant) => unsafe {
@@ -85,13 +85,17 @@ impl Op for Conv2d {
                 DType::Bf16 => Tensor::empty(x.device(), dw.shape(), DType::F32, "weight gradient")?,
             };
             let whole_write = if dw.dtype() == DType::F32 { write } else { Write::Overwrite };
-            match variant(self.method.backend) {
+            match variant(self.method) {
                 None => weight_gradient_by_columns(shape, x, dy, &whole, whole_write, self.method)?,
-                // Safety: live tensors of the types and of the sizes in `shape`.
-                Some(variant) => unsafe {
-                    let (x, dy, dw) = (x.ptr(), dy.ptr(), whole.ptr());
-                    kernel::weight_gradient(launcher, variant, dtype, shape, x, dy, dw, whole_write)?
-                },
+                Some(variant) => {
+                    let elements = kernel::weight_gradient_workspace(launcher, variant, dtype, shape)?;
+                    let workspace = Tensor::empty(x.device(), [elements], DType::F32, "partial weight gradients")?;
+                    let (x, dy, dw, workspace) = (x.ptr(), dy.ptr(), whole.ptr(), workspace.ptr());
+                    // Safety: live tensors of the types and of the sizes in `shape`.
+                    unsafe {
+                        kernel::weight_gradient(launcher, variant, dtype, shape, x, dy, dw, whole_write, workspace)?
+                    }
+                }
             }
             if dw.dtype() != DType::F32 {
                 crate::ops::pointwise::cast_into(&whole, &dw, write)?;
@@ -104,11 +108,12 @@ impl Op for Conv2d {
     }
 }
 
-/// Our kernel for a backend; `None` for the library's.
-fn variant(backend: Backend) -> Option<Variant> {
-    match backend {
+/// Our kernels for a method; `None` where the library computes.
+fn variant(method: Method) -> Option<Variant> {
+    match method.backend {
         Backend::Library => None,
-        Backend::Own | Backend::Naive => Some(Variant::Naive),
+        Backend::Own => Some(Variant::Tiled(method.precision)),
+        Backend::Naive => Some(Variant::Naive),
     }
 }
 
