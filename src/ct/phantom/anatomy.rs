@@ -94,7 +94,7 @@ impl Anatomy {
         let inspiration = rng.normal_within(2.0);
         let fat = 14.0 + 6.0 * habitus + rng.range(0.0, 4.0);
         let breast = if sex == Sex::Female { 36.0 + 7.0 * habitus + rng.range(-6.0, 6.0) } else { 0.0 };
-        let heart_natural = 1.0 + 0.06 * rng.normal_within(2.0);
+        let heart_natural = 1.0 + 0.08 * rng.normal_within(2.0);
         let enlargement = severity(Abnormality::Cardiomegaly).map_or(0.0, |s| 0.18 + 0.30 * s);
         let heart_shift = rng.range(-5.0, 5.0);
         let ageing_unit = normal_cdf(ageing);
@@ -116,7 +116,7 @@ impl Anatomy {
                 half_depth: 84.0,
                 base: -116.0 - 7.0 * inspiration - 8.0 * trapped + collapse,
                 dome: (if sign < 0.0 { 58.0 } else { 48.0 } + rng.range(-6.0, 6.0)) * (1.0 - 0.4 * trapped),
-                hu: -842.0 - 12.0 * inspiration - emphysema.map_or(0.0, |s| 20.0 + 55.0 * s) + rng.range(-12.0, 12.0),
+                hu: -842.0 - 22.0 * inspiration - emphysema.map_or(0.0, |s| 20.0 + 55.0 * s) + rng.range(-12.0, 12.0),
             }
         });
 

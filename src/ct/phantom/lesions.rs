@@ -162,7 +162,7 @@ impl Painter<'_> {
     /// Plaques on the wall of the arch and the descending aorta.
     fn aortic_calcium(&mut self) {
         let line = aorta(self.body);
-        for _ in 0..self.count(10.0, 36.0) {
+        for _ in 0..self.count(14.0, 40.0) {
             // Ascending aorta is spared, the arch is worst.
             let segment = 2 + self.rng.below(5);
             let t = self.rng.unit();
@@ -173,7 +173,7 @@ impl Painter<'_> {
             let axes = frame(sub(b, a));
             let (s, c) = self.rng.range(0.0, std::f32::consts::TAU).sin_cos();
             let outward = add(scale(axes[1], c), scale(axes[2], s));
-            let size = self.graded(2.8, 4.4) * self.rng.range(0.8, 1.3);
+            let size = self.graded(3.2, 4.8) * self.rng.range(0.8, 1.3);
             let plaque = Primitive::ellipsoid(
                 Paint::Organ,
                 CALCIUM,
@@ -195,12 +195,12 @@ impl Painter<'_> {
             ([-0.75, 0.20, 0.62], [-0.10, 0.98, 0.10]),
             ([-0.70, -0.55, 0.45], [-0.20, -0.85, -0.50]),
         ];
-        for _ in 0..self.count(10.0, 28.0) {
+        for _ in 0..self.count(14.0, 34.0) {
             let (from, to) = arcs[self.rng.below(3)];
             let t = self.rng.unit();
             let on_sphere = unit(add(scale(from, 1.0 - t), scale(to, t)));
             let local = std::array::from_fn(|i| on_sphere[i] * (radii[i] + 1.0));
-            let size = self.graded(2.7, 4.0) * self.rng.range(0.8, 1.4);
+            let size = self.graded(3.2, 4.6) * self.rng.range(0.8, 1.4);
             let p = add(centre, apply(&to_reference, local));
             self.solid(CALCIUM, p, [size, size, size]);
         }
@@ -208,7 +208,7 @@ impl Painter<'_> {
 
     /// A shell of fluid that hangs towards the diaphragm.
     fn pericardial_fluid(&mut self) {
-        let thick = self.graded(9.0, 26.0);
+        let thick = self.graded(8.0, 22.0);
         let axes = frame(HEART_AXIS);
         for (i, (centre, radii)) in heart_chambers(self.body).into_iter().enumerate() {
             let sag = add(centre, [0.0, 0.0, -0.25 * thick]);
@@ -242,7 +242,7 @@ impl Painter<'_> {
         };
         for i in 0..self.count(4.0, 9.0) {
             let around = scale(self.rng.in_ball(), 10.0);
-            let size = self.graded(11.0, 19.0) * self.rng.range(0.8, 1.2);
+            let size = self.graded(12.0, 20.0) * self.rng.range(0.8, 1.2);
             self.solid(TISSUE + 10.0, add(stations[i % stations.len()], around), [size, 0.9 * size, 1.15 * size]);
         }
     }
@@ -286,10 +286,10 @@ impl Painter<'_> {
     /// Round, sharp, solid.
     fn nodules(&mut self) {
         let signs = self.signs();
-        let count = signs.len().max(1 + self.rng.below(4));
+        let count = signs.len().max(2 + self.rng.below(4));
         for i in 0..count {
             let sign = signs[i % signs.len()];
-            let radius = self.graded(7.5, 16.0) * if i == 0 { 1.0 } else { self.rng.range(0.6, 0.95) };
+            let radius = self.graded(10.0, 18.0) * if i == 0 { 1.0 } else { self.rng.range(0.6, 0.95) };
             let p = self.place(sign, 0.8 * radius);
             self.lung(Primitive::sphere(Paint::Lung, TISSUE, p, radius), sign);
         }
@@ -300,9 +300,9 @@ impl Painter<'_> {
         for &sign in self.signs() {
             for _ in 0..self.count(1.0, 4.0) {
                 let p = self.place(sign, 12.0);
-                let r = self.graded(20.0, 36.0) * self.rng.range(0.8, 1.2);
+                let r = self.graded(24.0, 38.0) * self.rng.range(0.8, 1.2);
                 let radii = [r, self.rng.range(0.9, 1.3) * r, self.rng.range(0.7, 1.1) * r];
-                let haze = Primitive::ellipsoid(Paint::LungAdd, self.graded(210.0, 380.0), p, radii);
+                let haze = Primitive::ellipsoid(Paint::LungAdd, self.graded(260.0, 420.0), p, radii);
                 self.lung(haze.soft(0.7 * r), sign);
             }
         }
@@ -314,13 +314,13 @@ impl Painter<'_> {
             let upper = self.finding.zone == Zone::Upper;
             let far = if upper { [sign * 56.0, 14.0, 104.0] } else { [sign * 92.0, 40.0, -88.0] };
             let near = add(hilum(sign), [sign * 16.0, 6.0, if upper { 30.0 } else { -26.0 }]);
-            for _ in 0..self.count(6.0, 18.0) {
+            for _ in 0..self.count(10.0, 24.0) {
                 let a = add(near, scale(self.rng.in_ball(), 18.0));
                 let b = add(far, scale(self.rng.in_ball(), 34.0));
-                let r = self.graded(1.5, 2.7);
+                let r = self.graded(2.0, 3.2);
                 self.lung(Primitive::capsule(Paint::Lung, TISSUE, a, b, r, 1.3 * r), sign);
             }
-            let cap = self.graded(16.0, 30.0);
+            let cap = self.graded(22.0, 34.0);
             let plaque = Primitive::ellipsoid(
                 Paint::Lung,
                 TISSUE - 60.0,
@@ -367,12 +367,12 @@ impl Painter<'_> {
     fn cuffs(&mut self) {
         for &sign in self.signs() {
             let root = hilum(sign);
-            for _ in 0..self.count(12.0, 26.0) {
+            for _ in 0..self.count(16.0, 30.0) {
                 let away =
                     unit([sign * self.rng.range(0.3, 1.0), self.rng.range(-0.6, 0.7), self.rng.range(-1.0, 0.9)]);
                 let a = add(root, scale(away, self.rng.range(8.0, 24.0)));
                 let b = add(a, scale(away, self.rng.range(24.0, 44.0)));
-                let wall = self.graded(5.0, 7.4);
+                let wall = self.graded(6.0, 8.4);
                 self.lung(Primitive::capsule(Paint::Lung, TISSUE - 20.0, a, b, wall, 0.75 * wall), sign);
                 self.lung(Primitive::capsule(Paint::Lung, AIR, a, b, 0.45 * wall, 0.35 * wall), sign);
             }
@@ -383,7 +383,7 @@ impl Painter<'_> {
     fn consolidation(&mut self) {
         for &sign in self.signs() {
             let core = self.place(sign, 16.0);
-            let r = self.graded(17.0, 36.0);
+            let r = self.graded(22.0, 40.0);
             for _ in 0..4 {
                 let centre = add(core, scale(self.rng.in_ball(), 0.6 * r));
                 let radii = [0.75 * r, 0.85 * r, self.rng.range(0.6, 0.85) * r];
@@ -402,12 +402,12 @@ impl Painter<'_> {
     fn dilated_bronchi(&mut self) {
         for &sign in self.signs() {
             let core = self.place(sign, 14.0);
-            for _ in 0..self.count(9.0, 20.0) {
-                let r = self.graded(7.5, 11.5) * self.rng.range(0.85, 1.15);
-                let a = add(core, scale(self.rng.in_ball(), 30.0));
+            for _ in 0..self.count(14.0, 24.0) {
+                let r = self.graded(8.5, 12.5) * self.rng.range(0.85, 1.15);
+                let a = add(core, scale(self.rng.in_ball(), 32.0));
                 let b = add(a, scale(self.direction(), 10.0));
                 self.lung(Primitive::capsule(Paint::Lung, TISSUE, a, b, r, r), sign);
-                self.lung(Primitive::capsule(Paint::Lung, AIR, a, b, r - 2.8, r - 2.8), sign);
+                self.lung(Primitive::capsule(Paint::Lung, AIR, a, b, r - 3.2, r - 3.2), sign);
             }
         }
     }
@@ -416,13 +416,13 @@ impl Painter<'_> {
     fn septa(&mut self) {
         for &sign in self.signs() {
             let lung = *self.body.lung(sign);
-            for _ in 0..self.count(22.0, 60.0) {
+            for _ in 0..self.count(30.0, 70.0) {
                 let mut p = self.place(sign, 3.0);
                 // Out to the chest wall, where the lines start.
                 while lung.depth(p[0] + sign * 3.0, p[1], p[2]) > 8.0 {
                     p[0] += sign * 3.0;
                 }
-                let radii = [self.graded(9.0, 14.0), self.rng.range(14.0, 24.0), self.graded(1.1, 1.7)];
+                let radii = [self.graded(9.0, 14.0), self.rng.range(14.0, 24.0), self.graded(1.5, 2.2)];
                 let tilt = [1.0, 0.0, self.rng.range(-0.25, 0.25)];
                 self.lung(Primitive::ellipsoid(Paint::Lung, TISSUE, p, radii).turned(frame(tilt)), sign);
             }

@@ -44,9 +44,9 @@ pub struct PhantomConfig {
 impl Default for PhantomConfig {
     fn default() -> Self {
         PhantomConfig {
-            translation_mm: [20.0, 12.0, 24.0],
-            rotation_deg: [5.0, 7.0, 8.0],
-            scale: (0.86, 1.12),
+            translation_mm: [26.0, 14.0, 30.0],
+            rotation_deg: [6.0, 9.0, 10.0],
+            scale: (0.80, 1.08),
             noise_hu: 18.0,
         }
     }

@@ -56,7 +56,7 @@ pub(super) fn lung_vessels(seed: u64, index: u64, out: &mut Vec<Primitive>) {
         for trunk in 0..9 {
             let turn = (trunk as f32 + rng.range(-0.3, 0.3)) / 9.0 * std::f32::consts::TAU;
             let outward = [sign * rng.range(0.35, 0.9), 0.9 * turn.cos(), 1.1 * turn.sin() - 0.15];
-            grow_vessel(root, unit(outward), rng.range(30.0, 44.0), rng.range(3.2, 4.4), 3, sign, &mut rng, out);
+            grow_vessel(root, unit(outward), rng.range(30.0, 44.0), rng.range(2.6, 3.6), 3, sign, &mut rng, out);
         }
         // The interlobar artery, the widest shadow below each hilum.
         let end = add(root, [sign * 14.0, 14.0, -46.0]);
@@ -126,7 +126,7 @@ pub(super) fn airways(out: &mut Vec<Primitive>) {
 /// Spine, ribs, sternum, clavicles and shoulder blades.
 pub(super) fn skeleton(body: &Anatomy, seed: u64, index: u64, out: &mut Vec<Primitive>) {
     let mut rng = Rng::new(seed, index, SKELETON);
-    let cortex = body.bone_hu + 180.0;
+    let cortex = body.bone_hu + 120.0;
     let bone = |hu, a, b, ra, rb| Primitive::capsule(Paint::Organ, hu, a, b, ra, rb);
     let (curve, phase) = (rng.range(-4.0, 4.0), rng.range(0.0, 6.0));
     let spine_x = |z: f32| curve * (z / 90.0 + phase).sin();
@@ -161,7 +161,7 @@ pub(super) fn skeleton(body: &Anatomy, seed: u64, index: u64, out: &mut Vec<Prim
             let steps = 9;
             for s in 0..steps {
                 let (t0, t1) = (end * s as f32 / steps as f32, end * (s + 1) as f32 / steps as f32);
-                out.push(bone(cortex, point(t0), point(t1), 4.4, 4.4));
+                out.push(bone(cortex, point(t0), point(t1), 3.8, 3.8));
             }
         }
     }

@@ -184,6 +184,9 @@ impl Primitive {
     }
 }
 
+/// HU of air: nothing is subtracted below it.
+const THINNEST: f32 = -1000.0;
+
 /// One axial slice being painted.
 pub(super) struct Canvas<'a> {
     /// HU and the share of aerated lung, `[y][x]`.
@@ -232,7 +235,7 @@ impl Canvas<'_> {
                 }
                 Paint::LungAdd => {
                     for ((h, l), c) in hu.iter_mut().zip(lung).zip(cover.iter()) {
-                        *h += c * *l * p.hu;
+                        *h = (*h + c * *l * p.hu).max(THINNEST);
                     }
                 }
             }
