@@ -1,9 +1,12 @@
 //! The procedural phantom: determinism, anatomy, findings, words, phantom teacher.
 
+use x2ct::ct::nifti;
 use x2ct::ct::phantom::teacher::{self, DIM, Teacher};
 use x2ct::ct::phantom::{Abnormality, Finding, Patient, PhantomConfig, Side, Zone, report};
 use x2ct::ct::{CtVolume, Voxels};
+use x2ct::data::ct_rate::{CtRate, HuSource, Split};
 use x2ct::data::labels;
+use x2ct::data::phantom::{self, PhantomSet};
 use x2ct::philox::philox4x32_10;
 
 const SHAPE: [usize; 3] = [48, 40, 48];
@@ -368,4 +371,50 @@ fn phantom_teacher_ceiling_is_high_but_below_one() {
         total += area / Abnormality::COUNT as f32;
     }
     assert!((0.93..0.975).contains(&total), "macro AUC {total}");
+}
+
+#[test]
+fn data_set_reads_back_as_ct_rate() {
+    let dir = tempfile::tempdir().unwrap();
+    let set = PhantomSet { seed: 4, train: 3, valid: 2, shape: [20, 18, 16], spacing: [16.0; 3], ..Default::default() };
+    let calls = std::sync::Mutex::new(Vec::new());
+    let splits = phantom::write_dataset(dir.path(), &set, &|done, total| {
+        assert_eq!(total, 5);
+        calls.lock().unwrap().push(done);
+        Ok(())
+    })
+    .unwrap();
+    let mut calls = calls.into_inner().unwrap();
+    calls.sort_unstable();
+    assert_eq!(calls, [1, 2, 3, 4, 5]);
+    for (written, split) in splits.iter().zip([Split::Train, Split::Valid]) {
+        let read = CtRate::read(dir.path(), split, HuSource::AlreadyHu).unwrap();
+        assert_eq!(&read, written);
+        for (i, row) in read.volumes.iter().enumerate() {
+            let patient = phantom::patient(4, split, i as u32 + 1, &set.phantom);
+            assert_eq!(row.labels, patient.labels());
+            assert_eq!(row.report.findings, patient.report().findings);
+            let stored = nifti::read(read.path(row)).unwrap();
+            assert_eq!(stored.voxels, patient.voxelise(set.shape, set.spacing).unwrap().voxels);
+            assert_eq!(stored.axis_codes().letters(), ['L', 'P', 'S']);
+        }
+    }
+    let table = std::fs::read_to_string(dir.path().join("dataset/metadata/train_metadata.csv")).unwrap();
+    let patient = phantom::patient(4, Split::Train, 1, &set.phantom);
+    let line = table.lines().find(|l| l.starts_with("train_1_a_1.nii.gz,x2ct phantom,")).unwrap();
+    assert!(line.contains(&format!("{:03}Y", patient.anatomy.age)), "{line}");
+}
+
+#[test]
+fn data_set_stops_when_progress_says_so_and_refuses_what_it_cannot_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let set = PhantomSet { train: 4, valid: 0, shape: [8; 3], spacing: [40.0; 3], ..Default::default() };
+    let stop = |_: usize, _: usize| Err(x2ct::Error::Interrupted("stopped".into()));
+    assert!(phantom::write_dataset(dir.path(), &set, &stop).is_err());
+    assert!(!dir.path().join("dataset/metadata").exists());
+    let go = |_: usize, _: usize| Ok(());
+    let empty = PhantomSet { train: 0, ..set };
+    assert!(phantom::write_dataset(dir.path(), &empty, &go).unwrap_err().to_string().contains("no patients"));
+    let uneven = PhantomSet { spacing: [40.0, 30.0, 40.0], ..set };
+    assert!(phantom::write_dataset(dir.path(), &uneven, &go).unwrap_err().to_string().contains("in plane"));
 }

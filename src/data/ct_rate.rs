@@ -268,17 +268,23 @@ impl CtRate {
     /// Writes the three tables, each atomically, creating folders. The metadata table has the full header of the
     /// released one; columns beside those of [`Acquisition`] and `Manufacturer` are empty.
     pub fn write(&self, manufacturer: &str) -> Result<()> {
+        self.write_with(&|_, column| (column == "Manufacturer").then(|| manufacturer.to_string()))
+    }
+
+    /// As [`CtRate::write`], with `extra` giving the metadata cells that [`Acquisition`] does not, by the volume's
+    /// position in `volumes` and the column's name.
+    pub fn write_with(&self, extra: &dyn Fn(usize, &str) -> Option<String>) -> Result<()> {
         let tables = Tables { root: &self.root, split: self.split };
-        let table = |[folder, file]: [String; 2], columns: &[&str], row: &dyn Fn(&Volume, &str) -> String| {
+        let table = |[folder, file]: [String; 2], columns: &[&str], row: &dyn Fn(usize, &Volume, &str) -> String| {
             let folder = self.root.join("dataset").join(folder);
             files::create_folder(&folder)?;
             let mut csv = csv::Writer::from_writer(Vec::new());
             let mut write = || -> csv::Result<()> {
                 csv.write_record(columns)?;
-                for volume in &self.volumes {
+                for (at, volume) in self.volumes.iter().enumerate() {
                     csv.write_record(columns.iter().map(|&column| match column {
                         NAME => volume.name.file_name(),
-                        _ => row(volume, column),
+                        _ => row(at, volume, column),
                     }))?;
                 }
                 Ok(csv.flush()?)
@@ -287,7 +293,7 @@ impl CtRate {
             write().map_err(|e| refuse_csv(&path, e))?;
             files::write_atomic(&path, csv.get_ref())
         };
-        table(tables.reports(), &REPORT_COLUMNS, &|volume, column| {
+        table(tables.reports(), &REPORT_COLUMNS, &|_, volume, column| {
             let r = &volume.report;
             let section = match column {
                 "ClinicalInformation_EN" => &r.clinical_information,
@@ -297,19 +303,18 @@ impl CtRate {
             };
             section.clone()
         })?;
-        table(tables.labels(), &label_columns(), &|volume, column| {
+        table(tables.labels(), &label_columns(), &|_, volume, column| {
             let present = labels::NAMES.iter().zip(volume.labels).any(|(name, present)| *name == column && present);
             u8::from(present).to_string()
         })?;
-        table(tables.metadata(), &METADATA_COLUMNS, &|volume, column| {
+        table(tables.metadata(), &METADATA_COLUMNS, &|at, volume, column| {
             let a = &volume.acquisition;
             match column {
-                "Manufacturer" => manufacturer.to_string(),
                 "XYSpacing" => format!("[{0}, {0}]", a.spacing_xy),
                 "RescaleSlope" => a.slope.to_string(),
                 "RescaleIntercept" => a.intercept.to_string(),
                 "ZSpacing" => a.spacing_z.map_or(String::new(), |z| z.to_string()),
-                _ => String::new(),
+                _ => extra(at, column).unwrap_or_default(),
             }
         })
     }

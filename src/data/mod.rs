@@ -3,6 +3,7 @@
 pub mod cache;
 pub mod ct_rate;
 pub mod labels;
+pub mod phantom;
 pub mod phantom_set;
 pub mod radiographs;
 pub mod rows;

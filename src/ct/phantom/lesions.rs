@@ -286,10 +286,10 @@ impl Painter<'_> {
     /// Round, sharp, solid.
     fn nodules(&mut self) {
         let signs = self.signs();
-        let count = signs.len().max(2 + self.rng.below(4));
+        let count = signs.len().max(3 + self.rng.below(4));
         for i in 0..count {
             let sign = signs[i % signs.len()];
-            let radius = self.graded(10.0, 18.0) * if i == 0 { 1.0 } else { self.rng.range(0.6, 0.95) };
+            let radius = self.graded(11.0, 19.0) * if i == 0 { 1.0 } else { self.rng.range(0.6, 0.95) };
             let p = self.place(sign, 0.8 * radius);
             self.lung(Primitive::sphere(Paint::Lung, TISSUE, p, radius), sign);
         }
@@ -312,15 +312,15 @@ impl Painter<'_> {
     fn scars(&mut self) {
         for &sign in self.signs() {
             let upper = self.finding.zone == Zone::Upper;
-            let far = if upper { [sign * 56.0, 14.0, 104.0] } else { [sign * 92.0, 40.0, -88.0] };
+            let far = if upper { [sign * 58.0, 14.0, 94.0] } else { [sign * 86.0, 30.0, -72.0] };
             let near = add(hilum(sign), [sign * 16.0, 6.0, if upper { 30.0 } else { -26.0 }]);
-            for _ in 0..self.count(10.0, 24.0) {
+            for _ in 0..self.count(16.0, 32.0) {
                 let a = add(near, scale(self.rng.in_ball(), 18.0));
                 let b = add(far, scale(self.rng.in_ball(), 34.0));
-                let r = self.graded(2.0, 3.2);
+                let r = self.graded(2.4, 3.6);
                 self.lung(Primitive::capsule(Paint::Lung, TISSUE, a, b, r, 1.3 * r), sign);
             }
-            let cap = self.graded(22.0, 34.0);
+            let cap = self.graded(26.0, 40.0);
             let plaque = Primitive::ellipsoid(
                 Paint::Lung,
                 TISSUE - 60.0,
@@ -367,11 +367,11 @@ impl Painter<'_> {
     fn cuffs(&mut self) {
         for &sign in self.signs() {
             let root = hilum(sign);
-            for _ in 0..self.count(16.0, 30.0) {
+            for _ in 0..self.count(20.0, 36.0) {
                 let away =
                     unit([sign * self.rng.range(0.3, 1.0), self.rng.range(-0.6, 0.7), self.rng.range(-1.0, 0.9)]);
                 let a = add(root, scale(away, self.rng.range(8.0, 24.0)));
-                let b = add(a, scale(away, self.rng.range(24.0, 44.0)));
+                let b = add(a, scale(away, self.rng.range(32.0, 56.0)));
                 let wall = self.graded(6.0, 8.4);
                 self.lung(Primitive::capsule(Paint::Lung, TISSUE - 20.0, a, b, wall, 0.75 * wall), sign);
                 self.lung(Primitive::capsule(Paint::Lung, AIR, a, b, 0.45 * wall, 0.35 * wall), sign);
@@ -402,9 +402,9 @@ impl Painter<'_> {
     fn dilated_bronchi(&mut self) {
         for &sign in self.signs() {
             let core = self.place(sign, 14.0);
-            for _ in 0..self.count(14.0, 24.0) {
+            for _ in 0..self.count(18.0, 30.0) {
                 let r = self.graded(8.5, 12.5) * self.rng.range(0.85, 1.15);
-                let a = add(core, scale(self.rng.in_ball(), 32.0));
+                let a = add(core, scale(self.rng.in_ball(), 38.0));
                 let b = add(a, scale(self.direction(), 10.0));
                 self.lung(Primitive::capsule(Paint::Lung, TISSUE, a, b, r, r), sign);
                 self.lung(Primitive::capsule(Paint::Lung, AIR, a, b, r - 3.2, r - 3.2), sign);

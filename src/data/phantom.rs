@@ -1,0 +1,130 @@
+//! The phantom as a data set in CT-RATE layout: corrected volumes (int16 HU, axis codes L, P, S), reports, labels and
+//! metadata, for anything that reads CT-RATE.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rayon::prelude::*;
+
+use super::ct_rate::{Acquisition, CtRate, HuSource, Report, Split, Volume, VolumeName};
+use crate::ct::nifti;
+use crate::ct::phantom::{Patient, PhantomConfig, Sex};
+use crate::files::create_folder;
+use crate::{Error, Result};
+
+/// What stands in the table's Manufacturer column, so that no phantom is taken for a patient.
+pub const MANUFACTURER: &str = "x2ct phantom";
+
+/// Size and make of a phantom data set.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PhantomSet {
+    pub seed: u64,
+    /// Patients of the training and of the validation split; one scan and one reconstruction each.
+    pub train: u32,
+    pub valid: u32,
+    /// Voxels along x (left), y (posterior), z (superior).
+    pub shape: [usize; 3],
+    /// Millimetres along them; the first two are equal, as CT-RATE's tables know only one.
+    pub spacing: [f64; 3],
+    pub phantom: PhantomConfig,
+}
+
+impl Default for PhantomSet {
+    fn default() -> Self {
+        let phantom = PhantomConfig::default();
+        PhantomSet { seed: 1, train: 64, valid: 16, shape: [128; 3], spacing: [2.5; 3], phantom }
+    }
+}
+
+/// Patient `number` (from 1) of a split. Does not depend on how many patients a set holds, and no patient is in both
+/// splits.
+pub fn patient(seed: u64, split: Split, number: u32, config: &PhantomConfig) -> Patient {
+    let first = match split {
+        Split::Train => 0,
+        Split::Valid => 1 << 32,
+    };
+    Patient::new(seed, first + u64::from(number.max(1) - 1), config)
+}
+
+/// Writes a data set below `root`, patients in parallel, and returns its splits (those that are not empty, train
+/// first). `progress` gets (volumes written, volumes in all) after each volume, from any thread; its error stops the
+/// run. Tables are written last: a set that was stopped has none.
+///
+/// # Errors
+/// No patients, unequal in-plane spacing, a grid that [`Patient::voxelise`] refuses, or a file that cannot be written.
+pub fn write_dataset(
+    root: impl AsRef<Path>,
+    set: &PhantomSet,
+    progress: &(dyn Fn(usize, usize) -> Result<()> + Sync),
+) -> Result<Vec<CtRate>> {
+    let root = root.as_ref();
+    let total = set.train as usize + set.valid as usize;
+    if total == 0 {
+        return Err(Error::argument("phantom data set", "no patients were asked for", "ask for at least one"));
+    }
+    if set.spacing[0] != set.spacing[1] {
+        return Err(Error::argument(
+            "phantom spacing",
+            format!("{} and {} mm in plane differ", set.spacing[0], set.spacing[1]),
+            "CT-RATE's tables hold one in-plane spacing",
+        ));
+    }
+    let written = AtomicUsize::new(0);
+    let mut splits = Vec::new();
+    for (split, count) in [(Split::Train, set.train), (Split::Valid, set.valid)] {
+        let rows: Vec<(Volume, Patient)> = (1..=count)
+            .into_par_iter()
+            .map(|number| {
+                let patient = patient(set.seed, split, number, &set.phantom);
+                let volume = row(set, split, number, &patient);
+                let path = volume.name.path(root, HuSource::AlreadyHu);
+                path.parent().map_or(Ok(()), create_folder)?;
+                nifti::write(&path, &patient.voxelise(set.shape, set.spacing)?)?;
+                progress(written.fetch_add(1, Ordering::Relaxed) + 1, total)?;
+                Ok((volume, patient))
+            })
+            .collect::<Result<_>>()?;
+        if rows.is_empty() {
+            continue;
+        }
+        let (volumes, patients): (Vec<Volume>, Vec<Patient>) = rows.into_iter().unzip();
+        let data = CtRate { root: root.into(), split, hu_source: HuSource::AlreadyHu, volumes, skipped: Vec::new() };
+        splits.push((data, patients));
+    }
+    for (data, patients) in &splits {
+        data.write_with(&|row, column| {
+            let patient = &patients[row];
+            match column {
+                "Manufacturer" => Some(MANUFACTURER.to_string()),
+                "PatientSex" => Some(if patient.anatomy.sex == Sex::Male { "M" } else { "F" }.to_string()),
+                "PatientAge" => Some(format!("{:03}Y", patient.anatomy.age)),
+                "PatientPosition" => Some("HFS".to_string()),
+                "Columns" => Some(set.shape[0].to_string()),
+                "Rows" => Some(set.shape[1].to_string()),
+                "NumberofSlices" => Some(set.shape[2].to_string()),
+                _ => None,
+            }
+        })?;
+    }
+    Ok(splits.into_iter().map(|(data, _)| data).collect())
+}
+
+fn row(set: &PhantomSet, split: Split, number: u32, patient: &Patient) -> Volume {
+    let text = patient.report();
+    Volume {
+        name: VolumeName { split, patient: number, scan: "a".into(), reconstruction: 1 },
+        report: Report {
+            clinical_information: "Phantom.".into(),
+            technique: "Procedural chest CT.".into(),
+            findings: text.findings,
+            impressions: text.impressions,
+        },
+        labels: patient.labels(),
+        acquisition: Acquisition {
+            slope: 1.0,
+            intercept: 0.0,
+            spacing_xy: set.spacing[0],
+            spacing_z: Some(set.spacing[2]),
+        },
+    }
+}
