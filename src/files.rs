@@ -20,6 +20,15 @@ pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
     write().map_err(|e: std::io::Error| Error::io(path, "write", &e))
 }
 
+/// Whether [`write_atomic`] could write `path` now, found out by beginning to and giving up: no file is made or changed.
+pub fn check_writable(path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    if path.is_dir() {
+        return Err(Error::file(path, "is a folder", "name a file in it"));
+    }
+    AtomicWriteFile::open(path).and_then(AtomicWriteFile::discard).map_err(|e| Error::io(path, "write", &e))
+}
+
 /// [`std::fs::create_dir_all`] with an error that names the folder.
 pub fn create_folder(path: impl AsRef<Path>) -> Result<()> {
     std::fs::create_dir_all(&path).map_err(|e| Error::io(path, "create the folder", &e))

@@ -2,6 +2,7 @@
 
 pub mod cache;
 pub mod ct_rate;
+pub mod ingest;
 pub mod labels;
 pub mod phantom;
 pub mod phantom_set;

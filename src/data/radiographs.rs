@@ -47,6 +47,22 @@ impl RadiographSet {
         image.iter().map(|&x| ((x - low) * scale) as u8).collect()
     }
 
+    /// An image [H, W] at another size: the shorter side (relative to the new ones) resized to fit, the centre kept, as
+    /// CXR-CLIP's evaluation transform does (torchvision's Resize with antialias, CenterCrop).
+    pub fn fit(image: &[u8], from: [usize; 2], to: [usize; 2]) -> Vec<u8> {
+        let [h, w] = from;
+        // Resized to [to[0], trunc(w to[0] / h)] where that is wide enough, else the other way round.
+        let resized = if w * to[0] >= h * to[1] { [to[0], w * to[0] / h] } else { [h * to[1] / w, to[1]] };
+        let cut = |axis: usize| ((resized[axis] - to[axis]) as f64 / 2.0).round_ties_even() as usize;
+        let [rows, columns] = [0, 1].map(|axis| {
+            let (first, scale) = (cut(axis), from[axis] as f64 / resized[axis] as f64);
+            (first..first + to[axis]).map(|i| Taps::triangle(i, scale, from[axis])).collect::<Vec<_>>()
+        });
+        let across: Vec<f32> = image.chunks_exact(w).flat_map(|row| columns.iter().map(|t| t.of(row, 1))).collect();
+        let pixel = |row: &Taps, x: usize| row.of(&across[x..], to[1]).round() as u8;
+        rows.iter().flat_map(|row| (0..to[1]).map(move |x| pixel(row, x))).collect()
+    }
+
     /// Maps a file and verifies it.
     pub fn read(path: &Path) -> Result<Self> {
         let archive = Archive::read(path, FORMAT, "radiographs", "make the radiographs again")?;
@@ -111,6 +127,28 @@ impl RadiographSet {
     pub fn image(&self, index: usize) -> &[u8] {
         let area = self.size[0] * self.size[1];
         &self.pixels()[index * area..(index + 1) * area]
+    }
+}
+
+/// The input samples of one output sample, with weights that sum to 1.
+struct Taps {
+    first: usize,
+    weights: Vec<f32>,
+}
+
+impl Taps {
+    /// A triangle as wide as the output sample, never narrower than an input sample; `scale` is input over output.
+    fn triangle(i: usize, scale: f64, n: usize) -> Self {
+        let (centre, half) = ((i as f64 + 0.5) * scale, scale.max(1.0));
+        let first = (centre - half + 0.5).max(0.0) as usize;
+        let end = ((centre + half + 0.5) as usize).min(n);
+        let weight = |j: usize| (1.0 - ((j as f64 + 0.5 - centre) / half).abs()).max(0.0);
+        let sum: f64 = (first..end).map(weight).sum();
+        Taps { first, weights: (first..end).map(|j| (weight(j) / sum) as f32).collect() }
+    }
+
+    fn of<T: Copy + Into<f32>>(&self, samples: &[T], stride: usize) -> f32 {
+        self.weights.iter().enumerate().map(|(k, w)| w * samples[(self.first + k) * stride].into()).sum()
     }
 }
 

@@ -5,13 +5,14 @@ use std::process::ExitCode;
 
 use x2ct::Error;
 use x2ct::data::cache::EmbeddingCache;
-use x2ct::data::ct_rate::{CtRate, HuSource, Split};
+use x2ct::data::ct_rate::{CtRate, HuSource};
 use x2ct::data::labels;
 use x2ct::data::radiographs::RadiographSet;
 use x2ct::eval::scores::{Scores, Targets};
 use x2ct::train::{Checkpoint, Trainer, TrainingSet};
 
 use crate::Common;
+use crate::arguments::split;
 use crate::terminal::print_table;
 
 /// Score a trained encoder: retrieval R@1/5/10/50 both ways, zero-shot AUC and AP
@@ -63,8 +64,7 @@ pub fn run(args: EvalArgs, common: &Common) -> anyhow::Result<ExitCode> {
 
 /// [ids, 18], in the order of `ids`.
 fn labels_of(args: &EvalArgs, ids: &[String]) -> x2ct::Result<Vec<bool>> {
-    let split = if args.split == "train" { Split::Train } else { Split::Valid };
-    let data = CtRate::read(&args.dataset, split, HuSource::AlreadyHu)?;
+    let data = CtRate::read(&args.dataset, split(&args.split), HuSource::AlreadyHu)?;
     let known: std::collections::HashMap<String, &[bool; labels::COUNT]> =
         data.volumes.iter().map(|v| (v.name.to_string(), &v.labels)).collect();
     let mut all = Vec::with_capacity(ids.len() * labels::COUNT);

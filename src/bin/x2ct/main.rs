@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use x2ct::{Device, Error};
 
+mod arguments;
 mod bench;
 mod check;
 mod demo;
@@ -12,6 +13,7 @@ mod doctor;
 mod eval;
 mod model;
 mod predict;
+mod radiographs;
 mod terminal;
 mod train;
 
@@ -53,6 +55,7 @@ enum Command {
     Eval(eval::EvalArgs),
     Model(model::ModelArgs),
     Predict(predict::PredictArgs),
+    Radiographs(radiographs::RadiographsArgs),
     Train(train::TrainArgs),
 }
 
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Command::Eval(args) => eval::run(args, &common),
         Command::Model(args) => model::run(args, &common),
         Command::Predict(args) => predict::run(args, &common),
+        Command::Radiographs(args) => radiographs::run(args, &common),
         Command::Train(args) => train::run(args, &common),
     };
     match outcome {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use serde_json::json;
 use x2ct::ct::image;
 use x2ct::data::cache::EmbeddingCache;
-use x2ct::data::ct_rate::{CtRate, HuSource, Split};
+use x2ct::data::ct_rate::{CtRate, HuSource};
 use x2ct::data::labels;
 use x2ct::data::radiographs::RadiographSet;
 use x2ct::eval::{retrieval, zero_shot};
@@ -14,6 +14,7 @@ use x2ct::ops::image::ImageSet;
 use x2ct::train::{Checkpoint, Trainer};
 
 use crate::Common;
+use crate::arguments::split;
 use crate::terminal::print_table;
 
 /// Probabilities of the 18 abnormalities, and the nearest reports of the cache
@@ -45,12 +46,15 @@ pub fn run(args: PredictArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let cache = EmbeddingCache::read(&args.cache)?;
     cache.expect_teacher(&checkpoint.teacher)?;
     let trainer = Trainer::resume(&device, &checkpoint)?;
+    // Resized as the radiographs of `x2ct radiographs` are.
+    let size = [checkpoint.config.data.image_size; 2];
     let texts = report_texts(&args)?;
     let mut results = Vec::new();
     for path in &args.images {
         let picture = image::read(path)?;
         let pixels = RadiographSet::to_bytes(&picture.pixels);
-        let embedding = trainer.embed(&ImageSet::new(&device, &pixels, [picture.height, picture.width])?)?;
+        let pixels = RadiographSet::fit(&pixels, [picture.height, picture.width], size);
+        let embedding = trainer.embed(&ImageSet::new(&device, &pixels, size)?)?;
         let probabilities =
             zero_shot::probabilities(&embedding, &cache.prompts_positive, &cache.prompts_negative, cache.dim, 1.0)?;
         let nearest = retrieval::nearest(&embedding, &cache.report, cache.dim, args.nearest)?;
@@ -76,8 +80,7 @@ type Texts = std::collections::HashMap<String, String>;
 
 fn report_texts(args: &PredictArgs) -> x2ct::Result<Texts> {
     let Some(root) = &args.dataset else { return Ok(Texts::new()) };
-    let split = if args.split == "train" { Split::Train } else { Split::Valid };
-    let data = CtRate::read(root, split, HuSource::AlreadyHu)?;
+    let data = CtRate::read(root, split(&args.split), HuSource::AlreadyHu)?;
     Ok(data.volumes.iter().map(|v| (v.name.to_string(), v.report.text())).collect())
 }
 

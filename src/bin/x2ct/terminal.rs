@@ -76,6 +76,14 @@ impl Progress {
         }
     }
 
+    /// A line for the user, above the bar where there is one.
+    pub fn say(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprintln!("{line}")),
+            None => eprintln!("{line}"),
+        }
+    }
+
     /// The work is over.
     pub fn finish(self, note: &str) {
         if let Some(bar) = &self.bar {
