@@ -6,12 +6,8 @@ use serde_json::json;
 
 use super::ct_rate::{CtRate, HuSource, Volume, VolumeName};
 use super::radiographs::RadiographSet;
-use crate::ct::{Affine, AxisCodes, CtVolume, Voxels, nifti, volume};
+use crate::ct::{Affine, AxisCodes, CtVolume, RadiographOptions, nifti, radiograph};
 use crate::device::Device;
-use crate::ops::drr::MeanProjection;
-use crate::ops::resample::resized;
-use crate::ops::volume::DeviceVolume;
-use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
 /// Grid of the mean, mm (X2CT-CLIP).
@@ -68,7 +64,7 @@ pub fn radiographs(
             if stop.load(Ordering::Relaxed) {
                 break;
             }
-            match volume.and_then(|volume| radiograph(device, &volume, size)) {
+            match volume.and_then(|volume| image(device, &volume, size)) {
                 Ok(image) => images[at] = Some(image),
                 Err(error @ (Error::Device { .. } | Error::Launch { .. })) => return Err(error),
                 Err(error) => failed.push((at, error)),
@@ -122,12 +118,11 @@ fn description(data: &CtRate) -> serde_json::Value {
     })
 }
 
-/// The volume with axes that grow to the patient's left, back and head, and values that its own slope and intercept turn
-/// into HU.
+/// The volume with an affine and a scaling to HU that hold.
 fn read(data: &CtRate, row: &Volume) -> Result<CtVolume> {
     let volume = nifti::read(data.path(row))?;
     match data.hu_source {
-        HuSource::AlreadyHu => Ok(volume.reorient(AxisCodes::LPS)),
+        HuSource::AlreadyHu => Ok(volume),
         // Headers of the original release mean nothing: the published code takes spacing and scaling from the table and the
         // axes as they are stored.
         HuSource::CsvRescale => {
@@ -138,22 +133,9 @@ fn read(data: &CtRate, row: &Volume) -> Result<CtVolume> {
     }
 }
 
-/// X2CT-CLIP's radiograph of a volume with the axes of [`read`], as bytes [H, W].
-fn radiograph(device: &Device, volume: &CtVolume, size: [usize; 2]) -> Result<Vec<u8>> {
-    let (shape, spacing) = (volume.shape, volume.spacing());
-    let to: [usize; 3] = std::array::from_fn(|axis| resized(shape[axis], spacing[axis], GRID_MM));
-    if to.contains(&0) {
-        let problem = format!("{shape:?} voxels of {spacing:?} mm are less than one of {GRID_MM} mm");
-        return Err(Error::argument("CT volume", problem, "check the spacing"));
-    }
-    let scale = volume.hu_scale(volume::HuSource::AlreadyHu);
-    let on_device = match &volume.voxels {
-        Voxels::I16(voxels) => DeviceVolume::from_i16(device, voxels, shape, scale)?,
-        Voxels::F32(voxels) => {
-            let [x, y, z] = shape;
-            DeviceVolume::from_tensor(&Tensor::from_slice(device, [z, y, x], DType::F32, voxels)?, scale)?
-        }
-    };
-    let image = MeanProjection::anterior_posterior(Some(to)).project(&on_device)?.to_vec()?;
-    Ok(RadiographSet::fit(&RadiographSet::to_bytes(&image), [to[2], to[0]], size))
+/// X2CT-CLIP's radiograph of a volume, as bytes [H, W].
+fn image(device: &Device, volume: &CtVolume, size: [usize; 2]) -> Result<Vec<u8>> {
+    let options = RadiographOptions { spacing: Some(GRID_MM), ..Default::default() };
+    let image = radiograph(device, volume, &options)?;
+    Ok(RadiographSet::fit(&RadiographSet::to_bytes(&image.pixels), [image.height, image.width], size))
 }
