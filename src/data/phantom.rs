@@ -5,11 +5,14 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
+use serde_json::json;
 
+use super::cache::EmbeddingCache;
 use super::ct_rate::{Acquisition, CtRate, HuSource, Report, Split, Volume, VolumeName};
 use crate::ct::nifti;
+use crate::ct::phantom::teacher::{self, Teacher};
 use crate::ct::phantom::{Patient, PhantomConfig, Sex};
-use crate::files::create_folder;
+use crate::files::{create_folder, write_atomic};
 use crate::{Error, Result};
 
 /// What stands in the table's Manufacturer column, so that no phantom is taken for a patient.
@@ -48,10 +51,11 @@ pub fn patient(seed: u64, split: Split, number: u32, config: &PhantomConfig) -> 
 
 /// Writes a data set below `root`, patients in parallel, and returns its splits (those that are not empty, train
 /// first). `progress` gets (volumes written, volumes in all) after each volume, from any thread; its error stops the
-/// run. Tables are written last: a set that was stopped has none.
+/// run. Tables are written last: a set that was stopped has none. Written again, a set keeps the whole volumes it has.
 ///
 /// # Errors
-/// No patients, unequal in-plane spacing, a grid that [`Patient::voxelise`] refuses, or a file that cannot be written.
+/// No patients, unequal in-plane spacing, a grid that [`Patient::voxelise`] refuses, a root that holds another phantom set
+/// (`phantom.json` says which), or a file that cannot be written.
 pub fn write_dataset(
     root: impl AsRef<Path>,
     set: &PhantomSet,
@@ -69,6 +73,7 @@ pub fn write_dataset(
             "CT-RATE's tables hold one in-plane spacing",
         ));
     }
+    claim(root, set)?;
     let written = AtomicUsize::new(0);
     let mut splits = Vec::new();
     for (split, count) in [(Split::Train, set.train), (Split::Valid, set.valid)] {
@@ -79,7 +84,10 @@ pub fn write_dataset(
                 let volume = row(set, split, number, &patient);
                 let path = volume.name.path(root, HuSource::AlreadyHu);
                 path.parent().map_or(Ok(()), create_folder)?;
-                nifti::write(&path, &patient.voxelise(set.shape, set.spacing)?)?;
+                // Volumes appear whole; what was damaged since is made again.
+                if !nifti::read(&path).is_ok_and(|kept| kept.shape == set.shape) {
+                    nifti::write(&path, &patient.voxelise(set.shape, set.spacing)?)?;
+                }
                 progress(written.fetch_add(1, Ordering::Relaxed) + 1, total)?;
                 Ok((volume, patient))
             })
@@ -107,6 +115,47 @@ pub fn write_dataset(
         })?;
     }
     Ok(splits.into_iter().map(|(data, _)| data).collect())
+}
+
+/// The phantom teacher's embeddings of a split that [`write_dataset`] wrote.
+pub fn cache(set: &PhantomSet, data: &CtRate) -> EmbeddingCache {
+    let teacher = Teacher::new();
+    let prompts = teacher.prompts();
+    let patient = |volume: &Volume| patient(set.seed, data.split, volume.name.patient, &set.phantom);
+    let patients: Vec<Patient> = data.volumes.iter().map(patient).collect();
+    EmbeddingCache {
+        ids: data.volumes.iter().map(|volume| volume.name.to_string()).collect(),
+        ct: patients.iter().flat_map(|patient| teacher.ct(patient)).collect(),
+        report: patients.iter().flat_map(|patient| teacher.report(patient)).collect(),
+        dim: teacher::DIM,
+        prompts_positive: prompts.positive,
+        prompts_negative: prompts.negative,
+        teacher: teacher::NAME.into(),
+        checkpoint_digest: blake3::hash(b"x2ct phantom teacher 1").to_hex().to_string(),
+        preprocessing_digest: blake3::hash(set.description().as_bytes()).to_hex().to_string(),
+    }
+}
+
+impl PhantomSet {
+    /// All that decides what a patient is, but not how many there are: a set can grow.
+    fn description(&self) -> String {
+        let PhantomSet { seed, shape, spacing, phantom, .. } = self;
+        let version = env!("CARGO_PKG_VERSION");
+        let json = json!({"x2ct": version, "seed": seed, "shape": shape, "spacing": spacing, "phantom": format!("{phantom:?}")});
+        format!("{json:#}\n")
+    }
+}
+
+/// Makes `root` the place of this set, or says whose it is: two sets in one folder would mix silently.
+fn claim(root: &Path, set: &PhantomSet) -> Result<()> {
+    create_folder(root)?;
+    let (path, description) = (root.join("phantom.json"), set.description());
+    match std::fs::read_to_string(&path) {
+        Ok(found) if found == description => Ok(()),
+        Ok(_) => Err(Error::file(&path, "is of a phantom set with other settings", "use another folder")),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => write_atomic(&path, description.as_bytes()),
+        Err(e) => Err(Error::io(&path, "read", &e)),
+    }
 }
 
 fn row(set: &PhantomSet, split: Split, number: u32, patient: &Patient) -> Volume {

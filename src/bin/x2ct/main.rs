@@ -12,6 +12,7 @@ mod demo;
 mod doctor;
 mod eval;
 mod model;
+mod phantom;
 mod predict;
 mod radiographs;
 mod terminal;
@@ -54,6 +55,7 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     Eval(eval::EvalArgs),
     Model(model::ModelArgs),
+    Phantom(phantom::PhantomArgs),
     Predict(predict::PredictArgs),
     Radiographs(radiographs::RadiographsArgs),
     Train(train::TrainArgs),
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(args, &common),
         Command::Eval(args) => eval::run(args, &common),
         Command::Model(args) => model::run(args, &common),
+        Command::Phantom(args) => phantom::run(args, &common),
         Command::Predict(args) => predict::run(args, &common),
         Command::Radiographs(args) => radiographs::run(args, &common),
         Command::Train(args) => train::run(args, &common),

@@ -1,0 +1,104 @@
+//! `x2ct phantom`: a data set of procedural patients in CT-RATE layout, with the phantom teacher's embeddings.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+
+use serde_json::json;
+use x2ct::ct::phantom::teacher;
+use x2ct::data::ct_rate::{CtRate, Split};
+use x2ct::data::phantom::{PhantomSet, cache, write_dataset};
+use x2ct::{Error, data::labels};
+
+use crate::Common;
+use crate::arguments::sizes;
+use crate::terminal::{Progress, print_table, stop_flag};
+
+/// Write a data set of simulated patients in CT-RATE layout, to try everything without patients' data
+///
+/// Volumes (int16, HU) go to DIR/dataset/{train,valid}_fixed, tables beside them, and the phantom teacher's embeddings to
+/// DIR/{train,valid}.cache.safetensors. Run again after an interruption, it keeps the volumes that are there. Simulated
+/// patients are for trying and testing; they are no model of disease.
+#[derive(clap::Args)]
+pub struct PhantomArgs {
+    /// Folder of the data set
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Training patients
+    #[arg(long, default_value_t = 64)]
+    train: u32,
+    /// Validation patients
+    #[arg(long, default_value_t = 16)]
+    valid: u32,
+    /// Of the patients
+    #[arg(long, default_value_t = 1024)]
+    seed: u64,
+    /// Voxels to the left, to the back and to the head
+    #[arg(long, value_name = "XxYxZ", default_value = "128x128x128", value_parser = sizes::<3>)]
+    shape: [usize; 3],
+    /// Millimetres a voxel
+    #[arg(long, value_name = "MM", default_value_t = 3.0)]
+    spacing: f64,
+}
+
+pub fn run(args: PhantomArgs, common: &Common) -> anyhow::Result<ExitCode> {
+    common.device()?;
+    let set = PhantomSet {
+        seed: args.seed,
+        train: args.train,
+        valid: args.valid,
+        shape: args.shape,
+        spacing: [args.spacing; 3],
+        ..Default::default()
+    };
+    let stop = stop_flag()?;
+    let total = u64::from(args.train) + u64::from(args.valid);
+    let progress = Mutex::new(Progress::new("phantom", "volumes", total));
+    let splits = write_dataset(&args.out, &set, &|done, total| {
+        let Ok(mut progress) = progress.lock() else { return Ok(()) };
+        progress.set(done as u64, "");
+        if stop.load(Ordering::Relaxed) && done < total {
+            let problem = format!("{done} of {total} volumes are written; run again to go on");
+            return Err(Error::Interrupted(problem));
+        }
+        Ok(())
+    })?;
+    if let Ok(progress) = progress.into_inner() {
+        progress.finish("");
+    }
+    let mut written = Vec::new();
+    for data in &splits {
+        let path = args.out.join(format!("{}.cache.safetensors", data.split.name()));
+        cache(&set, data).write(&path)?;
+        written.push((data, path));
+    }
+    if common.json {
+        let count = |split| splits.iter().find(|d| d.split == split).map_or(0, |d| d.volumes.len());
+        let caches: Vec<_> = written.iter().map(|(_, path)| path).collect();
+        let report = json!({
+            "dataset": args.out, "train": count(Split::Train), "valid": count(Split::Valid), "teacher": teacher::NAME,
+            "caches": caches,
+        });
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print_prevalence(&splits);
+        for (data, path) in written {
+            println!("{}: {} patients, embeddings by the {}", path.display(), data.volumes.len(), teacher::NAME);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_prevalence(splits: &[CtRate]) {
+    let rows: Vec<Vec<String>> = labels::NAMES
+        .iter()
+        .enumerate()
+        .map(|(i, name)| {
+            let counts = splits.iter().map(|d| d.volumes.iter().filter(|v| v.labels[i]).count().to_string());
+            std::iter::once(name.to_string()).chain(counts).collect()
+        })
+        .collect();
+    let header: Vec<&str> = std::iter::once("patients with").chain(splits.iter().map(|d| d.split.name())).collect();
+    print_table(&header, &rows);
+}
