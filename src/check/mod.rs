@@ -13,6 +13,7 @@ use crate::device::Device;
 use crate::tensor::Shape;
 use crate::{Error, Result};
 
+mod imaging;
 mod layout;
 mod models;
 mod operators;

@@ -1,7 +1,7 @@
 //! The operators of the golden format.
 
 use super::layout::Order;
-use super::{Case, Computed};
+use super::{Case, Computed, imaging};
 use crate::Result;
 use crate::autograd::{Op, Tape, Var};
 use crate::device::Device;
@@ -62,6 +62,9 @@ pub(super) fn run(case: &Case, device: &Device) -> Result<Computed> {
             run.single(op, &[("in.cxr", same), ("in.ct", same), ("in.report", same)], ("loss", same))
         }
         "adamw" => run.adamw(),
+        "drr_mean_hu" => imaging::mean_hu(&run),
+        "drr_line_integral" => imaging::line_integral(&run),
+        "ct_resample" => imaging::resample(&run),
         other => Err(case.refuse(format!("has the operation {other:?}, which this version does not know"))),
     }
 }
@@ -69,9 +72,9 @@ pub(super) fn run(case: &Case, device: &Device) -> Result<Computed> {
 /// An operand by its golden name, and how it is stored inside.
 type Named<'a> = (&'a str, Order);
 
-struct Runner<'a> {
-    case: &'a Case,
-    device: &'a Device,
+pub(super) struct Runner<'a> {
+    pub case: &'a Case,
+    pub device: &'a Device,
 }
 
 impl Runner<'_> {
@@ -87,7 +90,7 @@ impl Runner<'_> {
     }
 
     /// Forward and backward of one operator.
-    fn single<O: Op + 'static>(&self, op: O, inputs: &[Named], output: Named) -> Result<Computed> {
+    pub fn single<O: Op + 'static>(&self, op: O, inputs: &[Named], output: Named) -> Result<Computed> {
         self.with_extra(op, inputs, &[], output)
     }
 

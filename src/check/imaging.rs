@@ -1,0 +1,73 @@
+//! The CT operators of the golden format: projections and resampling.
+
+use super::layout::Order;
+use super::operators::Runner;
+use super::Computed;
+use crate::Result;
+use crate::ct::Affine;
+use crate::ct::view::View;
+use crate::ops::drr::{LineIntegral, MeanProjection, Projector};
+use crate::ops::resample::{Layout, Resample, resized};
+
+const VOLUME: [(&str, Order); 1] = [("in.volume", Order::Same)];
+
+pub(super) fn mean_hu(run: &Runner) -> Result<Computed> {
+    let axes: String = run.case.attr("axes", Some("LPS".into()))?;
+    if axes != "LPS" {
+        return Err(run.case.refuse(format!("attribute axes is {axes:?}; this version knows LPS")));
+    }
+    let op = MeanProjection { clip: (f32::MIN, f32::MAX), ..MeanProjection::anterior_posterior(None) };
+    run.single(op, &VOLUME, ("image", Order::Same))
+}
+
+pub(super) fn line_integral(run: &Runner) -> Result<Computed> {
+    let case = run.case;
+    let a: [f64; 12] = case.attr("affine", None)?;
+    let affine = Affine::new([0, 4, 8].map(|r| [a[r], a[r + 1], a[r + 2], a[r + 3]]))?;
+    let (origin, row, column) =
+        (case.attr("detector_origin", None)?, case.attr("detector_row", None)?, case.attr("detector_column", None)?);
+    let size = case.attr("size", None)?;
+    let geometry: String = case.attr("geometry", None)?;
+    let view = match geometry.as_str() {
+        "cone" => View::cone(case.attr("source", None)?, origin, row, column, size),
+        "parallel" => View::parallel(case.attr("direction", None)?, origin, row, column, size),
+        other => return Err(case.refuse(format!("attribute geometry is {other:?}; it can be cone or parallel"))),
+    };
+    let projector: String = case.attr("projector", Some("siddon".into()))?;
+    let projector = match projector.as_str() {
+        "siddon" => Projector::Siddon,
+        "trilinear" => Projector::Trilinear,
+        other => return Err(case.refuse(format!("attribute projector is {other:?}; it can be siddon or trilinear"))),
+    };
+    let op = LineIntegral::new(View::upload(run.device, &[view], &affine)?, projector);
+    run.single(op, &VOLUME, ("image", Order::Same))
+}
+
+pub(super) fn resample(run: &Runner) -> Result<Computed> {
+    let case = run.case;
+    let (shape, _) = case.tensor("in.volume")?;
+    let &[nz, ny, nx] = &shape[..] else {
+        return Err(case.refuse(format!("in.volume has the shape {shape}, not [Z, Y, X]")));
+    };
+    let (spacing, target): ([f64; 3], [f64; 3]) = (case.attr("spacing", None)?, case.attr("target_spacing", None)?);
+    let to = [0, 1, 2].map(|i| resized([nx, ny, nz][i], spacing[i], target[i]));
+    let stated: [usize; 3] = case.attr("resampled", Some(to))?;
+    if stated != to {
+        return Err(case.refuse(format!("attribute resampled is {stated:?}, the size rule gives {to:?}")));
+    }
+    let range = |name: &str| -> Result<Option<(f32, f32)>> { case.attr(name, Some(None)) };
+    let window = range("window")?;
+    let (scale, shift) = window.map_or((1.0, 0.0), |(low, high)| (2.0 / (high - low), -(high + low) / (high - low)));
+    let op = Resample {
+        size: case.attr("size", Some(to))?,
+        pre_clip: range("pre_clip")?,
+        window,
+        scale,
+        shift,
+        pad: case.attr("pad", Some(0.0))?,
+        layout: Layout::Zxy,
+        hu: (case.attr("slope", Some(1.0))?, case.attr("intercept", Some(0.0))?),
+        ..Resample::new(to)
+    };
+    run.single(op, &VOLUME, ("y", Order::Same))
+}
