@@ -1,4 +1,4 @@
-//! Matrix products on the host by the `gemm` crate: what the device calls its library.
+//! Matrix products on the host by the `matrixmultiply` crate: what the device calls its library.
 //!
 //! The crate's own threading gains little on the tall or flat products of a convolution, so the product is cut here: C into
 //! blocks, or, where C is small and the sums are long (a weight gradient), the sums into parts that are added in a fixed
@@ -42,26 +42,21 @@ impl Matrix {
 unsafe fn multiply(a: Matrix, b: Matrix, c: Matrix, [m, n, k]: [usize; 3], alpha: f32, add: bool) {
     let stride = |x: usize| x as isize;
     unsafe {
-        gemm::gemm(
+        matrixmultiply::sgemm(
             m,
-            n,
             k,
-            c.at(0, 0),
-            stride(c.columns),
-            stride(c.rows),
-            add,
-            a.at(0, 0),
-            stride(a.columns),
-            stride(a.rows),
-            b.at(0, 0),
-            stride(b.columns),
-            stride(b.rows),
-            if add { 1.0 } else { 0.0 },
+            n,
             alpha,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
+            a.at(0, 0),
+            stride(a.rows),
+            stride(a.columns),
+            b.at(0, 0),
+            stride(b.rows),
+            stride(b.columns),
+            if add { 1.0 } else { 0.0 },
+            c.at(0, 0),
+            stride(c.rows),
+            stride(c.columns),
         )
     }
 }

@@ -51,7 +51,7 @@ pub(crate) trait Backend: Launcher + Send + Sync {
     unsafe fn replay(&self, graph: &RawGraph) -> Result<()>;
     /// Whether [`Backend::library_gemm`] can run; `Err` says why not and what to do.
     fn library(&self) -> Result<()>;
-    /// Queues a matrix product by the vendor's library (the `gemm` crate on the host, cuBLASLt on CUDA). Extents and
+    /// Queues a matrix product by the vendor's library (the `matrixmultiply` crate on the host, cuBLASLt on CUDA). Extents and
     /// types as documented at [`GemmCall`]; m, n and k are not 0.
     unsafe fn library_gemm(&self, call: &GemmCall) -> Result<()>;
 }

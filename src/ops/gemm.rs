@@ -12,7 +12,7 @@ use crate::{Error, Result};
 /// Who computes a matrix product or a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Backend {
-    /// The vendor's library: cuBLASLt on CUDA, the `gemm` crate on the host.
+    /// The vendor's library: cuBLASLt on CUDA, the `matrixmultiply` crate on the host.
     Library,
     /// Our fastest kernels.
     Own,
