@@ -1,8 +1,8 @@
 //! The CT operators of the golden format: projections and resampling.
 
+use super::Computed;
 use super::layout::Order;
 use super::operators::Runner;
-use super::Computed;
 use crate::Result;
 use crate::ct::Affine;
 use crate::ct::view::View;

@@ -8,7 +8,7 @@ use crate::device::Device;
 use crate::ops::contrastive::{InfoNce, Reduction, Scale, TriModal};
 use crate::ops::conv2d::Conv2d;
 use crate::ops::gemm::{Linear, MatMul, Method};
-use crate::ops::norm::{BatchNorm, Mode, RunningStats};
+use crate::ops::norm::{BatchNorm, L2Normalize, LayerNorm, Mode, RunningStats};
 use crate::ops::optim::{AdamW, Group, Hyper};
 use crate::ops::pointwise::{Add, Gelu, Relu};
 use crate::ops::pool::{GlobalAvgPool, MaxPool2d, MaxPool3d};
@@ -37,6 +37,14 @@ pub(super) fn run(case: &Case, device: &Device) -> Result<Computed> {
             run.single(op, &inputs, ("y", last))
         }
         "batch_norm" => run.batch_norm(),
+        "layer_norm" => {
+            let op = LayerNorm { eps: case.attr("eps", Some(1e-5))?, ..Default::default() };
+            run.single(op, &run.with_bias(&[("in.x", same), ("w.weight", same)]), ("y", same))
+        }
+        "l2_normalize" => {
+            let op = L2Normalize { eps: case.attr("eps", Some(1e-12))?, ..Default::default() };
+            run.single(op, &[("in.x", same)], ("y", same))
+        }
         "max_pool2d" => {
             let (kernel, stride, padding) =
                 (case.attr("kernel", None)?, case.attr("stride", None)?, case.attr("padding", None)?);

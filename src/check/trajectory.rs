@@ -56,7 +56,7 @@ impl<'a> Run<'a> {
         let (y, embedding) = self.model.forward(&f, &f.tape.constant(&self.images))?;
         let embedding = embedding.unwrap_or(y);
         let inputs = [&embedding, &f.tape.constant(&self.ct), &f.tape.constant(&self.report)];
-        let loss = f.tape.apply(self.loss.clone(), &inputs)?;
+        let loss = f.tape.apply(self.loss, &inputs)?;
         f.tape.backward(&loss)?;
         loss.tensor().item()
     }

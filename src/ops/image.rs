@@ -52,7 +52,7 @@ impl ImageSet {
     /// Copies `pixels` (u8, [count, H, W]) to the device.
     pub fn new(device: &Device, pixels: &[u8], size: [usize; 2]) -> Result<Self> {
         let area = size[0] * size[1];
-        if area == 0 || pixels.is_empty() || pixels.len() % area != 0 {
+        if area == 0 || pixels.is_empty() || !pixels.len().is_multiple_of(area) {
             let problem = format!("{} bytes are not a whole number of {} x {} images", pixels.len(), size[0], size[1]);
             return Err(Error::argument("radiographs", problem, "pass at least one image of that size"));
         }
