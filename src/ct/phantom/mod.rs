@@ -28,6 +28,12 @@ pub use report::Report;
 use crate::ct::CtVolume;
 use crate::philox::Rng;
 
+/// The coarse grid on which the defaults are calibrated: a field of view of 320 mm, radiographs of 64 x 64 pixels. A
+/// finer grid over the same field shows the same patients, sharper.
+pub const COARSE_SHAPE: [usize; 3] = [64; 3];
+/// Millimetres; see [`COARSE_SHAPE`].
+pub const COARSE_SPACING: [f64; 3] = [5.0; 3];
+
 /// How far patients differ in posture, and how noisy the scanner is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PhantomConfig {

@@ -100,7 +100,8 @@ fn place(finding: &Finding) -> String {
         (Lymphadenopathy, side) => format!("at the {} hilum", side_word(side)),
         (PleuralEffusion, Side::Both) => "on both sides".to_string(),
         (PleuralEffusion, side) => format!("on the {}", side_word(side)),
-        (_, Side::Both) => format!("in the {zone}zones of both lungs").replace("the zones of ", ""),
+        (_, Side::Both) if zone.is_empty() => "in both lungs".to_string(),
+        (_, Side::Both) => format!("in the {zone}zones of both lungs"),
         (_, side) if zone.is_empty() => format!("in the {} lung", side_word(side)),
         (_, side) => format!("in the {} {zone}zone", side_word(side)),
     }
