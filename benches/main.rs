@@ -1,4 +1,4 @@
-//! `cargo bench [-- FILTER] [-- --device cuda:0]`: every case through criterion, timed by the device's own events.
+//! `X2CT_DEVICE=cuda:0 cargo bench -- FILTER`: every case through criterion, timed by the device's own events.
 
 use std::time::Duration;
 
@@ -14,14 +14,16 @@ fn main() -> x2ct::Result<()> {
         println!("these are times of the host build on a processor; they say nothing about a GPU");
     }
     let mut criterion =
-        Criterion::default().configure_from_args().sample_size(10).warm_up_time(Duration::from_millis(300));
+        Criterion::default().sample_size(10).warm_up_time(Duration::from_millis(300)).configure_from_args();
     for mut case in cases::cases(&device, None)? {
+        println!("{}/{}: {} bytes, {} floating-point operations", case.family, case.name, case.bytes, case.flops);
         let mut group = criterion.benchmark_group(case.family);
         group.throughput(Throughput::Bytes(case.bytes));
         group.bench_function(&case.name, |bencher| {
             bencher.iter_custom(|iterations| {
-                let seconds = cases::seconds(&device, &mut case.run, iterations);
-                Duration::from_secs_f64(seconds.unwrap_or_else(|e| panic!("{}: {e}", case.name)))
+                let seconds = cases::time(&device, &mut case.run, iterations as usize)
+                    .unwrap_or_else(|e| panic!("{}: {e}", case.name));
+                Duration::from_secs_f64(seconds.iter().sum())
             })
         });
         group.finish();

@@ -151,6 +151,29 @@ fn planted_shared_overrun() {
     let _ = run(&host(ThreadOrder::Forward), &probe::SHARED_OVERRUN, 1, &normal(1, 64));
 }
 
+/// What compute-sanitizer must find on a GPU: tools/gpu_run.sh runs this once for each of its tools, and fails where
+/// the tool stays silent.
+#[test]
+#[ignore = "a planted defect: run under compute-sanitizer, by the run.sh of the GPU bundle"]
+fn planted_on_cuda() {
+    let device = Device::parse("cuda:0").unwrap();
+    let x = normal(1, 64);
+    let outcome = match std::env::var("X2CT_PLANT").as_deref() {
+        Ok("memcheck") => run(&device, &probe::GLOBAL_OVERRUN, 1, &x),
+        Ok("racecheck") => run(&device, &probe::MISSING_BARRIER, 1, &x),
+        Ok("synccheck") => run(&device, &probe::DIVERGENT, 1, &x),
+        Ok("initcheck") => {
+            let input = Tensor::empty(&device, [64], DType::F32, "never written").unwrap();
+            let out = Tensor::zeros(&device, [64], DType::F32, "out").unwrap();
+            let params = ProbeParams { input: input.ptr(), out: out.ptr(), n: 64, key0: 0, key1: 0 };
+            // Safety: both tensors are live; reading what was never written is the point.
+            unsafe { probe::launch(device.launcher(), &probe::REVERSE, 1, &params) }.and_then(|()| out.to_vec())
+        }
+        other => panic!("X2CT_PLANT={other:?}: expected memcheck, racecheck, synccheck or initcheck"),
+    };
+    println!("without a sanitizer: {:?}", outcome.map(|values| values[0]));
+}
+
 #[test]
 fn cooperative_blocks_meet_at_the_grid_barrier() {
     let x = normal(5, 64 * 5);

@@ -175,7 +175,7 @@ impl TrainConfig {
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", &e))?;
         let mut config: TrainConfig = toml::from_str(&text).map_err(|e| {
-            let line = e.span().map_or(0, |s| text[..s.start].lines().count().max(1));
+            let line = e.span().map_or(1, |s| text[..s.start].matches('\n').count() + 1);
             Error::file(path, format!("line {line}: {}", e.message().replace('\n', " ")), "correct the configuration")
         })?;
         let folder = path.parent().unwrap_or(Path::new(""));

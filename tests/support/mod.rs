@@ -4,14 +4,20 @@ use x2ct::Device;
 use x2ct::device::{HostOptions, ThreadOrder};
 
 /// Devices every operator is tried on: the host under three thread orders, new memory poisoned with NaN, and the first
-/// CUDA device where there is one. A missing GPU is said, never passed over silently.
+/// CUDA device where there is one. A missing GPU is said, never passed over silently; `X2CT_REQUIRE_CUDA=1` makes it a
+/// failure, `X2CT_REQUIRE_CUDA=only` leaves out the host as well (for tools that slow everything down).
 pub fn devices() -> Vec<(String, Device)> {
+    let required = std::env::var("X2CT_REQUIRE_CUDA").unwrap_or_default();
     let orders = [ThreadOrder::Forward, ThreadOrder::Reverse, ThreadOrder::Seeded(7)];
     let mut devices: Vec<(String, Device)> =
         orders.into_iter().map(|order| (format!("host {order:?}"), host(order))).collect();
+    if required == "only" {
+        devices.clear();
+    }
     match Device::parse("cuda:0") {
         Ok(device) => devices.push((device.name().into(), device)),
-        Err(why) => println!("SKIPPED on CUDA: {why}"),
+        Err(why) if required.is_empty() || required == "0" => println!("SKIPPED on CUDA: {why}"),
+        Err(why) => panic!("X2CT_REQUIRE_CUDA={required}, but {why}"),
     }
     devices
 }

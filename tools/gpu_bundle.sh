@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Packs what a machine with a GPU needs to verify and time this library, without Rust, a compiler or the sources:
+#
+#   tools/gpu_bundle.sh [FOLDER]         (default target/gpu_bundle)
+#
+# Then copy the folder there and run its run.sh, which writes the results, RESULTS.md among them, to $OUT. Needs nvcc
+# (tools/install_nvcc.sh). PROFILE=dev packs the quick build, to try the bundle itself.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bundle=${1:-target/gpu_bundle}
+profile=${PROFILE:-release}
+limit_mb=50
+
+executable() { # of the cargo command that follows
+    "$@" --message-format=json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1
+}
+cargo build --profile "$profile" --bin x2ct
+x2ct=$(executable cargo build --profile "$profile" --bin x2ct)
+cargo test --profile "$profile" --no-run --test x2ct
+tests=$(executable cargo test --profile "$profile" --no-run --test x2ct)
+cargo bench --profile "$profile" --no-run --bench x2ct
+bench=$(executable cargo bench --profile "$profile" --no-run --bench x2ct)
+
+# Machine code in a fatbin starts with these bytes; without nvcc there is none.
+fatbin=$(printf '\x50\xed\x55\xba')
+LC_ALL=C grep -qaF "$fatbin" "$tests" || {
+    echo "the build holds no CUDA kernels: nvcc was not found; run tools/install_nvcc.sh and try again" >&2
+    exit 1
+}
+
+rm -rf "$bundle"
+mkdir -p "$bundle/tests" "$bundle/peers"
+strip -o "$bundle/x2ct" "$x2ct"
+strip -o "$bundle/x2ct_tests" "$tests"
+strip -o "$bundle/x2ct_bench" "$bench"
+cp -r tests/golden "$bundle/tests/golden"
+cp tools/peers/*.py "$bundle/peers/"
+cp tools/gpu_run.sh "$bundle/run.sh"
+chmod +x "$bundle/run.sh"
+
+needs=$(for file in x2ct x2ct_tests x2ct_bench; do objdump -T "$bundle/$file"; done |
+    grep -oE 'GLIBC(XX)?_[0-9.]+' | sort -Vu | awk -F_ '{ newest[$1] = $0 } END { for (kind in newest) print newest[kind] }' | sort | paste -sd' ')
+commit=$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+[ -z "$(git status --porcelain -uno 2>/dev/null)" ] || commit="$commit with changes"
+cat >"$bundle/INFO" <<END
+commit: $commit
+built: $(date -u +%Y-%m-%d) with $(rustc --version | cut -d' ' -f1-2), profile $profile
+system: $(uname -m), needs $needs
+END
+
+size_kb=$(du -sk "$bundle" | cut -f1)
+cat "$bundle/INFO"
+echo "$bundle: $((size_kb / 1024)) MB"
+if [ "$size_kb" -gt $((limit_mb * 1024)) ]; then
+    echo "that is over the limit of $limit_mb MB: narrow the targets with X2CT_CUDA_ARCHS" >&2
+    exit 1
+fi

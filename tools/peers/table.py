@@ -1,0 +1,97 @@
+#!/usr/bin/env python3
+"""Prints the results of a GPU bundle's run.sh as Markdown: python peers/table.py RESULTS_FOLDER
+
+A peer's row stands beside each of our cases whose name holds all the words of its task. Standard library only.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+
+def ours(folder):
+    """(family, name) -> median seconds, spread, bytes that must move; from criterion's files."""
+    cases = {}
+    for path in sorted(folder.glob("criterion/**/new/estimates.json")):
+        about = json.loads((path.parent / "benchmark.json").read_text())
+        estimates = json.loads(path.read_text())
+        throughput = about.get("throughput") or {}
+        cases[about["group_id"], about["function_id"]] = {
+            "seconds": estimates["median"]["point_estimate"] * 1e-9,
+            "spread": estimates["median_abs_dev"]["point_estimate"] * 1e-9,
+            "bytes": throughput.get("Bytes", 0),
+        }
+    return cases
+
+
+def peers(folder):
+    path = folder / "peers.json"
+    return json.loads(path.read_text()) if path.exists() else {"rows": [], "left_out": [], "versions": {}}
+
+
+def words(text):
+    return set(re.findall(r"[\w.]+", text))
+
+
+def duration(seconds):
+    for unit, size in [("s", 1.0), ("ms", 1e-3), ("us", 1e-6)]:
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e9:.0f} ns"
+
+
+def row(*cells):
+    print("| " + " | ".join(str(cell).replace("|", "/") for cell in cells) + " |")
+
+
+def main(folder):
+    machine = folder / "machine.txt"
+    print("# Results on one GPU\n")
+    for line in machine.read_text().splitlines() if machine.exists() else []:
+        print(f"- {line}")
+    theirs = peers(folder)
+    if theirs["versions"]:
+        print("- peers: " + ", ".join(f"{k} {v}" for k, v in theirs["versions"].items() if v))
+    print("- protocol: random data, device events around each run, L2 displaced before each, medians\n")
+
+    status = folder / "status.tsv"
+    if status.exists():
+        print("## Checks\n")
+        row("step", "result")
+        row("---", "---")
+        for line in status.read_text().splitlines():
+            row(*line.split("\t", 1))
+        print()
+
+    cases, matched = ours(folder), set()
+    print("## Times\n")
+    row("family", "case", "x2ct", "+-", "GB/s of the bytes that must move", "peer", "peer's time", "peer / x2ct")
+    row(*["---"] * 8)
+    for (family, name), case in cases.items():
+        rate = f"{case['bytes'] / case['seconds'] / 1e9:.0f}" if case["bytes"] else ""
+        own = (family, name, duration(case["seconds"]), duration(case["spread"]), rate)
+        found = [
+            (i, r) for i, r in enumerate(theirs["rows"]) if r["family"] == family and words(r["task"]) <= words(name)
+        ]
+        if not found:
+            row(*own, "", "", "")
+        for i, r in found:
+            matched.add(i)
+            row(*own, r["peer"], duration(r["seconds"]), f"{r['seconds'] / case['seconds']:.2f}")
+    rest = [r for i, r in enumerate(theirs["rows"]) if i not in matched]
+    if rest:
+        print("\n## Peers without a case of ours beside them\n")
+        row("family", "task", "peer", "time", "items/s")
+        row(*["---"] * 5)
+        for r in rest:
+            items = r.get("items_per_second")
+            row(r["family"], r["task"], r["peer"], duration(r["seconds"]), f"{items:.4g}" if items else "")
+    if theirs["left_out"]:
+        print("\n## Left out\n")
+        for r in theirs["left_out"]:
+            print(f"- {r['family']}, {r['task']}, {r['peer']}: {r['problem']}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
