@@ -1,6 +1,7 @@
 //! Opening devices: what is there opens, what is not says why.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::path::Path;
 
 use x2ct::Device;
 use x2ct::device::ThreadOrder;
@@ -140,44 +141,75 @@ fn queues_of_one_device_wait_for_each_other() {
     }
 }
 
-/// Every kernel and its table of constants is in every target of its fatbin.
+/// Every kernel is in every target of its fatbin, and the constants that a CUDA device reads beside it are those of the
+/// host build.
 #[test]
-fn every_fatbin_holds_every_kernel() {
+fn every_target_holds_every_kernel_and_its_constants() {
+    let Some(nvcc) = option_env!("X2CT_NVCC") else {
+        println!("SKIPPED: built without nvcc");
+        return;
+    };
+    let cuobjdump = Path::new(nvcc).with_file_name("cuobjdump");
+    if !cuobjdump.exists() {
+        println!("SKIPPED: {} does not exist", cuobjdump.display());
+        return;
+    }
+    let host = Device::host();
     for family in FAMILIES {
-        let Some(fatbin) = family.fatbin else {
-            println!("SKIPPED: built without nvcc");
-            return;
-        };
-        let targets = elf_images(fatbin);
-        assert!(!targets.is_empty(), "{}.fatbin has no machine code", family.name);
-        for elf in targets {
-            let symbols: HashSet<&[u8]> = elf.split(|&byte| byte == 0).collect();
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("kernels.fatbin"), family.fatbin.expect("built with nvcc")).unwrap();
+        let output = std::process::Command::new(&cuobjdump)
+            .args(["-xelf", "all", "kernels.fatbin"])
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let mut targets = 0;
+        for file in std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().path()) {
+            if file.extension().is_none_or(|e| e != "cubin") {
+                continue;
+            }
+            targets += 1;
+            let symbols = elf_symbols(&std::fs::read(&file).unwrap());
             for entry in family.entries {
-                for name in [entry.name.to_string(), format!("{}_config", entry.name)] {
-                    assert!(symbols.contains(name.as_bytes()), "a target of {}.fatbin has no {name}", family.name);
-                }
+                assert!(symbols.contains_key(entry.name), "{} has no {}", file.display(), entry.name);
+                let table = &symbols[&format!("{}_config", entry.name)];
+                let want = host.launcher().config(entry).unwrap();
+                let want = [
+                    &[want.threads, want.min_blocks, want.shared_bytes][..],
+                    &[want.params_bytes, want.cooperative],
+                    &want.tile,
+                ];
+                let want: Vec<u8> = want.concat().iter().flat_map(|word| word.to_le_bytes()).collect();
+                assert_eq!(table, &want, "{}: {}_config", file.display(), entry.name);
             }
         }
+        assert!(targets > 0, "{} has no machine code", family.name);
     }
 }
 
-/// The machine code in a fatbin, one image a target. A header of 16 bytes, then parts: kind (2 is ELF), the length of
-/// the part's own header, and that of its content.
-fn elf_images(fatbin: &[u8]) -> Vec<&[u8]> {
-    let number = |at: usize, bytes: usize| {
-        fatbin[at..at + bytes].iter().rev().fold(0usize, |value, &byte| value << 8 | byte as usize)
-    };
-    assert_eq!(number(0, 4), 0xba55_ed50, "not a fatbin");
-    let mut images = Vec::new();
-    let mut at = 16;
-    while at < fatbin.len() {
-        let (kind, header, content) = (number(at, 2), number(at + 4, 4), number(at + 8, 8));
-        let image = &fatbin[at + header..at + header + content];
-        if kind == 2 {
-            assert!(image.starts_with(b"\x7fELF"), "machine code is stored compressed: names cannot be looked for");
-            images.push(image);
+/// The symbols of a 64-bit little-endian ELF file and what they hold.
+fn elf_symbols(elf: &[u8]) -> HashMap<String, Vec<u8>> {
+    let number =
+        |at: usize, bytes: usize| elf[at..at + bytes].iter().rev().fold(0, |value, &byte| value << 8 | byte as usize);
+    let section = |index: usize| number(0x28, 8) + index * number(0x3a, 2);
+    let mut symbols = HashMap::new();
+    for index in 0..number(0x3c, 2) {
+        const SYMBOL_TABLE: usize = 2;
+        if number(section(index) + 4, 4) != SYMBOL_TABLE {
+            continue;
         }
-        at += header + content;
+        let (start, size) = (number(section(index) + 0x18, 8), number(section(index) + 0x20, 8));
+        let strings = number(section(number(section(index) + 0x28, 4)) + 0x18, 8);
+        for symbol in (start..start + size).step_by(24) {
+            let name = &elf[strings + number(symbol, 4)..];
+            let name = String::from_utf8_lossy(&name[..name.iter().position(|&byte| byte == 0).unwrap()]).into_owned();
+            let (home, value, bytes) = (number(symbol + 6, 2), number(symbol + 8, 8), number(symbol + 16, 8));
+            const OCCUPIES_NO_SPACE: usize = 8;
+            let held = home > 0 && home < 0xff00 && number(section(home) + 4, 4) != OCCUPIES_NO_SPACE;
+            let at = if held { number(section(home) + 0x18, 8) + value } else { 0 };
+            symbols.insert(name, if held { elf[at..at + bytes].to_vec() } else { Vec::new() });
+        }
     }
-    images
+    symbols
 }

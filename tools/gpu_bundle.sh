@@ -11,15 +11,16 @@ bundle=${1:-target/gpu_bundle}
 profile=${PROFILE:-release}
 limit_mb=50
 
-executable() { # of the cargo command that follows
-    "$@" --message-format=json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1
+# built PATTERN COMMAND...: builds, and prints the path of the one program that matches
+built() {
+    local pattern=$1
+    shift
+    "$@" >&2
+    "$@" --message-format=json 2>/dev/null | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | grep "$pattern" | tail -1
 }
-cargo build --profile "$profile" --bin x2ct
-x2ct=$(executable cargo build --profile "$profile" --bin x2ct)
-cargo test --profile "$profile" --no-run --test x2ct
-tests=$(executable cargo test --profile "$profile" --no-run --test x2ct)
-cargo bench --profile "$profile" --no-run --bench x2ct
-bench=$(executable cargo bench --profile "$profile" --no-run --bench x2ct)
+x2ct=$(built '/x2ct$' cargo build --profile "$profile" --bin x2ct)
+tests=$(built '/deps/x2ct-' cargo test --profile "$profile" --no-run --test x2ct)
+bench=$(built '/deps/x2ct-' cargo bench --profile "$profile" --no-run --bench x2ct)
 
 # Machine code in a fatbin starts with these bytes; without nvcc there is none.
 fatbin=$(printf '\x50\xed\x55\xba')
