@@ -12,7 +12,7 @@ use crate::ops::drr::ImageAxis;
 use crate::ops::resample::{Layout, Resample, resized};
 use crate::tensor::{DType, Tensor};
 
-use super::geometry::AxisCodes;
+use super::geometry::{Affine, AxisCodes};
 use super::volume::{CtVolume, HuSource};
 
 /// What is done to a volume. Triples are x, y, z, which run to the patient's left, back and head (LPS), whatever order the
@@ -111,18 +111,17 @@ impl Preset {
         std::array::from_fn(|a| resized(shape[a], spacing[a], self.spacing[a]))
     }
 
-    /// The operator for a volume: axes from its codes, sizes from its shape and spacing.
+    /// The operator for volumes of this shape and affine: axes from the codes, sizes from the spacing.
     ///
     /// # Errors
     /// A volume thinner than one target voxel.
-    pub fn operator(&self, volume: &CtVolume, dtype: DType) -> Result<Resample> {
-        let map = volume.axis_codes().map_to(AxisCodes::LPS);
+    pub fn operator(&self, shape: [usize; 3], affine: &Affine, dtype: DType) -> Result<Resample> {
+        let map = affine.axis_codes().map_to(AxisCodes::LPS);
         let axes: [ImageAxis; 3] = std::array::from_fn(|a| ImageAxis { axis: map.source[a], flip: map.flip[a] });
-        let current = volume.spacing();
-        let to = self.resized(axes.map(|a| volume.shape[a.axis]), axes.map(|a| current[a.axis]));
+        let current = affine.spacing();
+        let to = self.resized(axes.map(|a| shape[a.axis]), axes.map(|a| current[a.axis]));
         if to.contains(&0) {
-            let problem =
-                format!("{:?} voxels of {current:?} mm are less than one of {:?} mm", volume.shape, self.spacing);
+            let problem = format!("{shape:?} voxels of {current:?} mm are less than one of {:?} mm", self.spacing);
             return Err(Error::argument("CT volume", problem, "check the spacing in its header"));
         }
         let (scale, shift) = match self.window {
@@ -148,6 +147,6 @@ impl Preset {
 
     /// The prepared volume `[1, Z, X, Y]` or `[1, Z, Y, X]`, by [`Preset::layout`].
     pub fn apply(&self, device: &Device, volume: &CtVolume, hu: HuSource, dtype: DType) -> Result<Tensor> {
-        self.operator(volume, dtype)?.apply(&volume.to_device(device, hu)?)
+        self.operator(volume.shape, &volume.affine, dtype)?.apply(&volume.to_device(device, hu)?)
     }
 }

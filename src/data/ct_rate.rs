@@ -171,6 +171,17 @@ impl Acquisition {
     }
 }
 
+/// What a metadata table says about one volume.
+///
+/// Errors: those of [`CtRate::read`] for this table, and a volume it does not list.
+pub fn acquisition_of(table: impl AsRef<Path>, name: &VolumeName) -> Result<Acquisition> {
+    let table = table.as_ref();
+    let (_, mut rows) = Table::read(table.into(), &METADATA_USED, false)?.by_name(name.split, acquisition)?;
+    rows.remove(name).ok_or_else(|| {
+        Error::file(table, format!("has no row for {}", name.file_name()), "use the table of the volume's own split")
+    })
+}
+
 /// One reconstruction with everything the tables say about it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Volume {

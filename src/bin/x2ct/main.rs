@@ -10,6 +10,7 @@ mod bench;
 mod check;
 mod demo;
 mod doctor;
+mod drr;
 mod eval;
 mod model;
 mod phantom;
@@ -53,6 +54,7 @@ enum Command {
     Check(check::CheckArgs),
     Demo(demo::DemoArgs),
     Doctor(doctor::DoctorArgs),
+    Drr(drr::DrrArgs),
     Eval(eval::EvalArgs),
     Model(model::ModelArgs),
     Phantom(phantom::PhantomArgs),
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(args, &common),
         Command::Demo(args) => demo::run(args, &common),
         Command::Doctor(args) => doctor::run(args, &common),
+        Command::Drr(args) => drr::run(args, &common),
         Command::Eval(args) => eval::run(args, &common),
         Command::Model(args) => model::run(args, &common),
         Command::Phantom(args) => phantom::run(args, &common),
