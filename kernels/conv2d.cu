@@ -29,11 +29,13 @@ struct Conv2dParams {
     uint32_t accumulate;  // 1: out += result
     // Of the tiled variant:
     uint32_t aligned_input, aligned_weight;  // 1: channels are multiples of 16 bytes
+    uint32_t items;                          // im2col, col2im: that a thread takes
     uint64_t split_depth;                    // wgrad: pixels of one part
     float* partials;                         // wgrad: [splits, O, KH, KW, C], or null when there is one part
 };
 X2CT_FIELDS(Conv2dParams, input, weight, bias, out, images, height, width, channels, out_height, out_width, out_channels,
-            kernel_height, kernel_width, stride, padding, accumulate, aligned_input, aligned_weight, split_depth, partials)
+            kernel_height, kernel_width, stride, padding, accumulate, aligned_input, aligned_weight, items, split_depth,
+            partials)
 
 // ---- 1: naive ----
 
@@ -171,9 +173,8 @@ X2CT_KERNEL(conv2d_wgrad_f32, Conv2dParams, FmaTile, conv2d_wgrad_tiled<FmaTile,
 
 struct ColumnsConfig : KernelDefaults {
     static constexpr uint32_t threads = 128;
-    static constexpr uint32_t items = 8;                // a thread, `threads` apart: one alone is too little work
-    static constexpr uint32_t tile0 = threads * items;  // im2col: pixels of y a block; col2im: channel groups a block
-    static constexpr uint32_t tile1 = 16;               // col2im: channels of a group
+    static constexpr uint32_t tile0 = 8;   // items that make a thread worth its cost on the host
+    static constexpr uint32_t tile1 = 16;  // col2im: channels of a group
 };
 
 // Copies n elements, 16 bytes at a time where both sides allow it; a null source writes zeros.
@@ -190,7 +191,7 @@ X2CT_DEVICE void copy_run(T* __restrict__ out, const T* __restrict__ in, uint32_
 }
 
 // Idea: for one pixel of y and one row r of the filter, (s, c) runs along memory in both arrays, so a thread copies
-// KH runs of KW C elements, shortened where they leave the image.
+// runs of KW C elements, shortened where they leave the image: all KH of a pixel, or those of its block's y.
 template <class T>
 X2CT_DEVICE void im2col_pixel(const Conv2dParams& p, uint64_t pixel) {
     const uint64_t line = pixel / p.out_width, n = line / p.out_height;
@@ -201,8 +202,8 @@ X2CT_DEVICE void im2col_pixel(const Conv2dParams& p, uint64_t pixel) {
     // The taps [first, last) of a row lie inside the image.
     const uint32_t first = uint32_t(min(max(-left, int64_t(0)), int64_t(p.kernel_width)));
     const uint32_t last = max(first, uint32_t(max(min(int64_t(p.width) - left, int64_t(p.kernel_width)), int64_t(0))));
-    T* out = static_cast<T*>(p.out) + pixel * p.kernel_height * run;
-    for (uint32_t r = 0; r < p.kernel_height; ++r, out += run) {
+    for (uint32_t r = blockIdx.y; r < p.kernel_height; r += gridDim.y) {
+        T* out = static_cast<T*>(p.out) + (pixel * p.kernel_height + r) * run;
         const int64_t h = top + r;
         if (h < 0 || h >= p.height || first == last) {
             copy_run<T>(out, nullptr, run, aligned);
@@ -217,8 +218,9 @@ X2CT_DEVICE void im2col_pixel(const Conv2dParams& p, uint64_t pixel) {
 
 template <class T>
 X2CT_DEVICE void im2col(const Conv2dParams& p) {
-    const uint64_t pixels = p.images * p.out_height * p.out_width, first = uint64_t(blockIdx.x) * ColumnsConfig::tile0;
-    const uint64_t last = min(first + ColumnsConfig::tile0, pixels);
+    const uint32_t block = ColumnsConfig::threads * p.items;
+    const uint64_t pixels = p.images * p.out_height * p.out_width, first = uint64_t(blockIdx.x) * block;
+    const uint64_t last = min(first + block, pixels);
     for (uint64_t pixel = first + threadIdx.x; pixel < last; pixel += ColumnsConfig::threads) im2col_pixel<T>(p, pixel);
 }
 
@@ -265,8 +267,9 @@ X2CT_DEVICE void col2im_group(const Conv2dParams& p, uint64_t pixel, uint32_t c)
 template <class T>
 X2CT_DEVICE void col2im(const Conv2dParams& p) {
     const uint32_t groups = (p.channels + ColumnsConfig::tile1 - 1) / ColumnsConfig::tile1;
-    const uint64_t all = p.images * p.height * p.width * groups, first = uint64_t(blockIdx.x) * ColumnsConfig::tile0;
-    const uint64_t last = min(first + ColumnsConfig::tile0, all);
+    const uint32_t block = ColumnsConfig::threads * p.items;
+    const uint64_t all = p.images * p.height * p.width * groups, first = uint64_t(blockIdx.x) * block;
+    const uint64_t last = min(first + block, all);
     for (uint64_t index = first + threadIdx.x; index < last; index += ColumnsConfig::threads)
         col2im_group<T>(p, index / groups, uint32_t(index % groups) * ColumnsConfig::tile1);
 }

@@ -46,6 +46,8 @@ kernels! {
             aligned_input: u32,
             /// The same of `weight`, along its contiguous axis or axes.
             aligned_weight: u32,
+            /// Columns: pixels of y, or channel groups of x, that a thread takes.
+            items: u32,
             /// Weight gradient: pixels of y in one part of its sums.
             split_depth: u64,
             /// Weight gradient: [splits, O, KH, KW, C], or null when there is one part.
@@ -69,9 +71,9 @@ kernels! {
         /// dw: the same; tile[0] taps by tile[1] filters.
         WGRAD_TILED(Conv2dParams) =
             [conv2d_wgrad_wide_bf16, conv2d_wgrad_narrow_bf16, conv2d_wgrad_tf32, conv2d_wgrad_f32];
-        /// tile[0] pixels of y a block.
+        /// tile[0] pixels of y make a thread worth its cost on the host.
         IM2COL(Conv2dParams) = [im2col_f32, im2col_bf16];
-        /// From f32 columns; tile[0] groups of tile[1] channels of a pixel of x a block.
+        /// From f32 columns; groups of tile[1] channels of a pixel of x; tile[0] as above.
         COL2IM(Conv2dParams) = [col2im_f32, col2im_bf16];
     }
 }
@@ -183,6 +185,7 @@ impl Conv2dShape {
             accumulate: write.flag(),
             aligned_input: 0,
             aligned_weight: 0,
+            items: 0,
             split_depth: 0,
             partials: DevicePtr::NULL,
         }
@@ -386,6 +389,25 @@ pub unsafe fn weight_gradient(
     Ok(())
 }
 
+/// Launches a column kernel over `items`, on a GPU with `rows` blocks for each of its blocks here.
+unsafe fn columns(
+    launcher: &dyn Launcher,
+    kernel: &Kernel<Conv2dParams>,
+    dtype: DType,
+    items: usize,
+    rows: usize,
+    mut params: Conv2dParams,
+) -> Result<()> {
+    if items == 0 {
+        return Ok(());
+    }
+    let config = launcher.config(kernel.of(dtype))?;
+    let host = launcher.properties().compute_capability == 0;
+    params.items = if host { config.tile[0] } else { 1 };
+    let Grid([blocks, ..]) = Grid::covering(items, (config.threads * params.items) as usize);
+    unsafe { kernel.launch(launcher, dtype, Grid([blocks, if host { 1 } else { rows as u32 }, 1]), &params) }
+}
+
 /// The columns [images * out_pixels, terms] of x: row (n, i, j) holds what the filter sees there, in the weight's order.
 ///
 /// # Safety
@@ -395,13 +417,15 @@ pub unsafe fn im2col(
     dtype: DType,
     shape: &Conv2dShape,
     x: DevicePtr,
-    columns: DevicePtr,
+    out: DevicePtr,
 ) -> Result<()> {
-    let params = shape.params(x, DevicePtr::NULL, columns, Write::Overwrite);
-    unsafe { flat(launcher, &IM2COL, dtype, shape.images * shape.out_pixels(), &params) }
+    let params = shape.params(x, DevicePtr::NULL, out, Write::Overwrite);
+    let pixels = shape.images * shape.out_pixels();
+    unsafe { columns(launcher, &IM2COL, dtype, pixels, shape.kernel[0].min(1 << 15), params) }
 }
 
-/// dx (of `dtype`) from the gradient of the columns, which is f32: the transpose of [`im2col`], every element gathered by one thread.
+/// dx (of `dtype`) from the gradient of the columns, which is f32: the transpose of [`im2col`], every element gathered by
+/// one thread.
 ///
 /// # Safety
 /// As for [`forward`].
@@ -409,11 +433,11 @@ pub unsafe fn col2im(
     launcher: &dyn Launcher,
     dtype: DType,
     shape: &Conv2dShape,
-    columns: DevicePtr,
+    input: DevicePtr,
     dx: DevicePtr,
     write: Write,
 ) -> Result<()> {
     let channels = launcher.config(COL2IM.of(dtype))?.tile[1] as usize;
     let groups = shape.images * shape.pixels() * shape.channels.div_ceil(channels);
-    unsafe { flat(launcher, &COL2IM, dtype, groups, &shape.params(columns, DevicePtr::NULL, dx, write)) }
+    unsafe { columns(launcher, &COL2IM, dtype, groups, 1, shape.params(input, DevicePtr::NULL, dx, write)) }
 }
