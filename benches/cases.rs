@@ -4,10 +4,14 @@ use std::time::{Duration, Instant};
 
 use x2ct::{Device, Result};
 
+#[path = "channels.rs"]
+pub mod channels;
 #[path = "contrastive.rs"]
 pub mod contrastive;
 #[path = "conv2d.rs"]
 pub mod conv2d;
+#[path = "decomp_conv.rs"]
+pub mod decomp_conv;
 #[path = "gemm.rs"]
 pub mod gemm;
 #[path = "image.rs"]
@@ -40,8 +44,10 @@ type MakeCases = fn(&Device) -> Result<Vec<Case>>;
 
 #[rustfmt::skip] // one a line, so that two additions do not meet
 pub const FAMILIES: &[(&str, MakeCases)] = &[
+    ("channels", channels::cases),
     ("contrastive", contrastive::cases),
     ("conv2d", conv2d::cases),
+    ("decomp_conv", decomp_conv::cases),
     ("gemm", gemm::cases),
     ("image", image::cases),
     ("norm", norm::cases),

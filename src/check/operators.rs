@@ -7,6 +7,7 @@ use crate::autograd::{Op, Tape, Var};
 use crate::device::Device;
 use crate::ops::contrastive::{InfoNce, Reduction, Scale, TriModal};
 use crate::ops::conv2d::Conv2d;
+use crate::ops::decomp_conv::{DecompConv, Groups, Norm};
 use crate::ops::gemm::{Linear, MatMul, Method};
 use crate::ops::norm::{BatchNorm, L2Normalize, LayerNorm, Mode, RunningStats};
 use crate::ops::optim::{AdamW, Group, Hyper};
@@ -45,6 +46,7 @@ pub(super) fn run(case: &Case, device: &Device) -> Result<Computed> {
             let op = L2Normalize { eps: case.attr("eps", Some(1e-12))?, ..Default::default() };
             run.single(op, &[("in.x", same)], ("y", same))
         }
+        "decomp_conv" => run.decomp_conv(),
         "max_pool2d" => {
             let (kernel, stride, padding) =
                 (case.attr("kernel", None)?, case.attr("stride", None)?, case.attr("padding", None)?);
@@ -147,6 +149,43 @@ impl Runner<'_> {
         let mut computed = self.single(op, &inputs, ("y", Order::ChannelsLast))?;
         computed.insert("after.running_mean".into(), running.mean.to_vec()?);
         computed.insert("after.running_var".into(), running.var.to_vec()?);
+        Ok(computed)
+    }
+
+    fn decomp_conv(&self) -> Result<Computed> {
+        let groups = match self.case.attr("groups", None)? {
+            1 => Groups::Dense,
+            _ => Groups::Depthwise,
+        };
+        let mut op = DecompConv::new(self.case.attr("kernel", None)?, self.case.attr("stride", Some(1))?, groups);
+        if self.case.attr("norm", Some(true))? {
+            let running =
+                |axis: usize, what: &str| self.upload((&format!("w.norm.{axis}.running_{what}"), Order::Same));
+            let of =
+                |axis| Ok::<_, crate::Error>(RunningStats { mean: running(axis, "mean")?, var: running(axis, "var")? });
+            let mode = if self.case.is_training() { Mode::Train } else { Mode::Eval };
+            op.norm = Some(Norm {
+                eps: self.case.attr("eps", Some(1e-5))?,
+                momentum: self.case.attr("momentum", Some(0.1))?,
+                ..Norm::new(mode, [of(0)?, of(1)?, of(2)?])
+            });
+        }
+        let mut names = vec!["in.x".to_string()];
+        names.extend((1..=3).map(|axis| format!("w.c{axis}.0.weight")));
+        if self.case.tensors.contains_key("w.c1.0.bias") {
+            names.extend((1..=3).map(|axis| format!("w.c{axis}.0.bias")));
+        }
+        let running = op.norm.as_ref().map(|norm| norm.running.clone());
+        if running.is_some() {
+            names.extend((0..3).map(|axis| format!("w.norm.{axis}.weight")));
+            names.extend((0..3).map(|axis| format!("w.norm.{axis}.bias")));
+        }
+        let inputs: Vec<Named> = names.iter().map(|name| (name.as_str(), Order::Same)).collect();
+        let mut computed = self.single(op, &inputs, ("y", Order::Same))?;
+        for (axis, running) in running.iter().flatten().enumerate() {
+            computed.insert(format!("after.norm.{axis}.running_mean"), running.mean.to_vec()?);
+            computed.insert(format!("after.norm.{axis}.running_var"), running.var.to_vec()?);
+        }
         Ok(computed)
     }
 

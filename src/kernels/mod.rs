@@ -10,10 +10,12 @@ use std::ffi::c_void;
 
 use crate::Result;
 
+pub mod channels;
 pub mod columns;
 pub mod contrastive;
 pub mod conv2d;
 pub mod drr;
+pub mod decomp_conv;
 mod family;
 pub mod gemm;
 pub mod image;
@@ -31,7 +33,9 @@ pub use family::{Entry, Family, FieldLayout, HostEntry, Kernel, ParamsLayout};
 /// Every kernel family; no two share a [`Family::slot`].
 #[rustfmt::skip] // one a line, so that two additions do not meet
 pub static FAMILIES: &[&Family] = &[
+    &channels::FAMILY,
     &conv2d::FAMILY,
+    &decomp_conv::FAMILY,
     &contrastive::FAMILY,
     &gemm::FAMILY,
     &drr::FAMILY,

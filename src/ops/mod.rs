@@ -3,8 +3,10 @@
 //! Every file has the operator's name. `forward` returns the output and a typed context; `backward` takes the context,
 //! the upstream gradient, and for each gradient a destination with an explicit [`Write`](crate::kernels::Write).
 
+pub mod channels;
 pub mod contrastive;
 pub mod conv2d;
+pub mod decomp_conv;
 pub mod drr;
 pub mod gemm;
 pub mod image;

@@ -1,7 +1,9 @@
 //! One file an operator: f64 reference, gradients, finite differences, odd sizes, thread orders, bf16.
 
+mod channels;
 mod contrastive;
 mod conv2d;
+mod decomp_conv;
 mod drr;
 mod gemm;
 mod image;

@@ -1,0 +1,121 @@
+use x2ct::autograd::{Op, Tape};
+use x2ct::ops::decomp_conv::{DecompConv, Groups, Norm, Variant};
+use x2ct::ops::norm::{Mode, RunningStats};
+use x2ct::tensor::{DType, Tensor};
+use x2ct::{Device, Result};
+
+use super::{Case, random, size};
+
+/// A layer: samples, input and output channels, volume, kernel, stride.
+struct Layer {
+    name: &'static str,
+    batch: usize,
+    channels: [usize; 2],
+    volume: [usize; 3],
+    kernel: usize,
+    groups: Groups,
+}
+
+pub fn cases(device: &Device) -> Result<Vec<Case>> {
+    let batch = size(device, 8, 1);
+    let depthwise = |name, channels, volume: [usize; 3], kernel| Layer {
+        name,
+        batch,
+        channels: [size(device, channels, channels / 8); 2],
+        volume: volume.map(|d| size(device, d, d.div_ceil(2))),
+        kernel,
+        groups: Groups::Depthwise,
+    };
+    // DCFormer-tiny over 512x512x256, batch 8; an eighth of it on the host.
+    let layers = [
+        depthwise("stage 1", 96, [64, 64, 32], 13),
+        depthwise("stage 2", 192, [32, 32, 16], 11),
+        depthwise("stage 3", 384, [16, 16, 8], 9),
+        depthwise("stage 4", 768, [8, 8, 4], 7),
+        Layer {
+            name: "stem",
+            batch,
+            channels: [size(device, 64, 32); 2],
+            volume: if device.is_host() { [16; 3] } else { [128, 128, 64] },
+            kernel: 3,
+            groups: Groups::Dense,
+        },
+    ];
+    let mut cases = Vec::new();
+    for layer in &layers {
+        for dtype in [DType::F32, DType::Bf16] {
+            for variant in [Variant::Naive, Variant::Fused] {
+                if variant == Variant::Naive && layer.name != "stage 4" {
+                    continue; // seconds a run
+                }
+                cases.extend(layer.cases(device, dtype, variant)?);
+            }
+        }
+    }
+    Ok(cases)
+}
+
+impl Layer {
+    fn cases(&self, device: &Device, dtype: DType, variant: Variant) -> Result<[Case; 2]> {
+        let [inputs, outputs] = self.channels;
+        let [d1, d2, d3] = self.volume;
+        let dense = self.groups == Groups::Dense;
+        let fan_in = if dense { inputs } else { 1 };
+        let voxels = self.batch * d1 * d2 * d3;
+        let wide = |seed, channels: usize| {
+            Tensor::from_slice(device, [self.batch, channels, d1, d2, d3], dtype, &random(seed, voxels * channels))
+        };
+        let taps = outputs * fan_in * self.kernel;
+        let mut tensors = vec![wide(1, inputs)?];
+        for seed in 2..5 {
+            let shape = [outputs, fan_in, self.kernel];
+            tensors.push(Tensor::from_slice(device, shape, DType::F32, &random(seed, taps))?);
+        }
+        for seed in 5..14 {
+            tensors.push(Tensor::from_slice(device, [outputs], DType::F32, &random(seed, outputs))?);
+        }
+        let dy = wide(14, outputs)?;
+        let running = || RunningStats::new(device, outputs);
+        let norm = Norm::new(Mode::Train, [running()?, running()?, running()?]);
+        let op =
+            DecompConv { norm: Some(norm), variant: Some(variant), ..DecompConv::new(self.kernel, 1, self.groups) };
+        let name = |pass: &str| {
+            format!(
+                "{} {pass} {:?} {:?} k{} {variant:?} {}",
+                self.name,
+                self.channels,
+                self.volume,
+                self.kernel,
+                dtype.name()
+            )
+        };
+        // Fused depthwise, A a tensor: forward 3 A, backward 5 A and the tape's copy of dy 2 A. With branches stored (f32, B
+        // each): forward reads x and writes, sums and reads 9 B and writes y; columns are not counted.
+        let (a, b) = ((voxels * outputs * dtype.size()) as u64, (voxels * outputs * 4) as u64);
+        let stored = dense || variant == Variant::Naive;
+        let (forward, backward) = if stored { (2 * a + 9 * b, 4 * a + 6 * b + 9 * a) } else { (3 * a, 5 * a) };
+        let products = 2 * 3 * (voxels * outputs * fan_in * self.kernel) as u64;
+        let (forward_op, forward_inputs) = (op.clone(), tensors.clone());
+        Ok([
+            Case {
+                family: "decomp_conv",
+                name: name("forward"),
+                bytes: forward,
+                flops: products,
+                run: Box::new(move || forward_op.forward(&forward_inputs.iter().collect::<Vec<_>>()).map(drop)),
+            },
+            Case {
+                family: "decomp_conv",
+                name: name("forward and backward"),
+                bytes: forward + backward + 2 * a,
+                flops: 3 * products,
+                run: Box::new(move || {
+                    let tape = Tape::recording();
+                    let leaves: Vec<_> = tensors.iter().map(|tensor| tape.leaf(tensor)).collect();
+                    let y = tape.apply(op.clone(), &leaves.iter().collect::<Vec<_>>())?;
+                    tape.backward_from(&[(&y, &dy)]).map(drop)
+                }),
+            },
+        ])
+    }
+}

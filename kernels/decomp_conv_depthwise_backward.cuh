@@ -1,0 +1,263 @@
+// The backward pass of decomp_conv_depthwise.cuh.
+
+// --- Backward: sums -------------------------------------------------------------------------------------------------------
+
+// Of an axis: C [K], Q [K], S [K], sum g (z - mean); sum g.
+template <int K>
+struct AxisSums {
+    static constexpr int values = 3 * K + 2;
+};
+template <int K>
+struct GradientSumsConfig : DepthwiseConfig {
+    static constexpr uint32_t min_blocks = K > 11 ? 2 : 3;  // the sums of a thread are registers
+    struct Shared {
+        ThreadSums<AxisSums<K>::values> sums;
+    };
+};
+
+// A segment's share: x[R + K - 1] around it, g and z of it (zero where they do not exist).
+template <int K>
+X2CT_DEVICE void correlate(const float* x, const float (&g)[kSegment], const float (&w)[K], float mean, int count, float (&sums)[AxisSums<K>::values]) {
+    float z[kSegment] = {};
+    X2CT_UNROLL
+    for (int t = 0; t < K; ++t) {
+        X2CT_UNROLL
+        for (int r = 0; r < kSegment; ++r) z[r] += w[t] * x[r + t];
+    }
+    X2CT_UNROLL
+    for (int r = 0; r < kSegment; ++r) {
+        const bool exists = r < count;
+        z[r] = exists ? z[r] - mean : 0.0f;
+        sums[3 * K] += g[r] * z[r];
+        sums[3 * K + 1] += g[r];
+        X2CT_UNROLL
+        for (int t = 0; t < K; ++t) {
+            sums[t] += g[r] * x[r + t];
+            sums[K + t] += z[r] * x[r + t];
+            sums[2 * K + t] += exists ? x[r + t] : 0.0f;
+        }
+    }
+}
+
+template <int K, int A, class T>
+X2CT_DEVICE void depthwise_axis_gradient_sums(const DecompConvParams& p, float (&sums)[AxisSums<K>::values]) {
+    float w[K];
+    load_weights(p, A, 1.0f, w);
+    const float mean = p.mean[uint64_t(A) * p.out_channels + blockIdx.y];
+    const T *x = static_cast<const T*>(p.x), *g = static_cast<const T*>(p.g);
+    const int size = int(p.in_size[A]);
+    const uint64_t stride = axis_stride<A>(p);
+    for_block_tiles(p, [&](const DepthwiseTile& tile) {
+        // Axes 1 and 2 take one line at a time here: the sums leave no registers for four.
+        const uint32_t items = depthwise_items<A>(p) * (A == 2 ? 1 : 4);
+        for (uint32_t index = threadIdx.x; index < items; index += DepthwiseConfig::threads) {
+            const DepthwiseItem item = depthwise_item<A>(p, tile, A == 2 ? index : index / 4);
+            const int lane = A == 2 ? 0 : int(index % 4);
+            if (lane >= item.lanes || item.count <= 0) continue;
+            float gs[kSegment];
+            if constexpr (A == 2) {
+                constexpr int halo = row_halo(K / 2);
+                float v[kSegment + 2 * halo];
+                load_row(x + item.line, int(item.position) - halo, size, p.vector, v);
+                load_row(g + item.line, int(item.position), size, p.vector, gs);
+                correlate(v + (halo - K / 2), gs, w, mean, item.count, sums);
+            } else {
+                const int first = int(item.position) - K / 2;
+                float v[kSegment + K - 1];
+                X2CT_UNROLL
+                for (int m = 0; m < kSegment + K - 1; ++m) {
+                    const int at = first + m;
+                    v[m] = at >= 0 && at < size ? to_float(x[item.line + lane + at * int64_t(stride)]) : 0.0f;
+                }
+                X2CT_UNROLL
+                for (int r = 0; r < kSegment; ++r)
+                    gs[r] = r < item.count ? to_float(g[item.line + lane + (item.position + r) * stride]) : 0.0f;
+                correlate(v, gs, w, mean, item.count, sums);
+            }
+        }
+    });
+}
+
+template <int K, int A, class T>
+X2CT_DEVICE void depthwise_gradient_sums_of(const DecompConvParams& p, ThreadSums<AxisSums<K>::values>& s, double* out) {
+    float sums[AxisSums<K>::values] = {};
+    depthwise_axis_gradient_sums<K, A, T>(p, sums);
+    add_threads(s, sums, out + A * AxisSums<K>::values);
+}
+template <int K, class T>
+X2CT_DEVICE void depthwise_gradient_sums(const DecompConvParams& p) {
+    auto& s = shared_memory<typename GradientSumsConfig<K>::Shared>();
+    double* out = p.partial + (uint64_t(blockIdx.x) * p.out_channels + blockIdx.y) * (3 * AxisSums<K>::values);
+    depthwise_gradient_sums_of<K, 0, T>(p, s.sums, out);
+    depthwise_gradient_sums_of<K, 1, T>(p, s.sums, out);
+    depthwise_gradient_sums_of<K, 2, T>(p, s.sums, out);
+}
+
+// One block a channel: gradients of every parameter, and the coefficients of dz.
+template <int K>
+struct GradientFinishConfig : KernelDefaults {
+    static constexpr uint32_t threads = 160;
+    struct Shared {
+        double sums[3 * AxisSums<K>::values];
+        BranchGradient branch[3];
+    };
+    static_assert(3 * AxisSums<K>::values <= threads, "one thread a sum");
+};
+template <int K>
+X2CT_DEVICE void depthwise_gradient_finish(const DecompConvParams& p) {
+    constexpr uint32_t values = AxisSums<K>::values;
+    auto& s = shared_memory<typename GradientFinishConfig<K>::Shared>();
+    const uint32_t c = blockIdx.x, i = threadIdx.x, a = i / values, t = i % values;
+    if (i < 3 * values) {
+        double total = 0.0;
+        for (uint32_t b = 0; b < p.blocks; ++b) total += p.partial[(uint64_t(b) * p.out_channels + c) * (3 * values) + i];
+        s.sums[i] = total;
+    }
+    __syncthreads();
+    if (i < 3) s.branch[i] = write_branch_gradient(p, i, c, s.sums[i * values + 3 * K + 1], s.sums[i * values + 3 * K]);
+    __syncthreads();
+    const uint32_t pad = (K - p.kernel) / 2;
+    if (i >= 3 * values || t < pad || t >= K - pad || !p.dw[a]) return;
+    const BranchGradient b = s.branch[a];
+    const double* sums = s.sums + a * values;
+    write_gradient(p.dw[a] + uint64_t(c) * p.kernel + (t - pad), float(b.alpha * sums[t] + b.beta * sums[K + t] + b.delta * sums[2 * K + t]),
+                   adds_to(p, kBitWeight + a));
+}
+
+// --- Backward: dx -----------------------------------------------------------------------------------------------------------
+
+// What a channel's branch needs for dz = alpha g + beta (z - mean) + delta.
+struct BranchCoefficients {
+    float alpha, beta, delta, mean;
+};
+template <int A>
+X2CT_DEVICE BranchCoefficients branch_coefficients(const DecompConvParams& p) {
+    const float* c = p.coefficients + (uint64_t(blockIdx.y) * 3 + A) * 3;
+    return {c[0], c[1], c[2], p.mean[uint64_t(A) * p.out_channels + blockIdx.y]};
+}
+
+template <int K, int A, class T>
+X2CT_DEVICE void depthwise_axis_gradient(const DecompConvParams& p, const DepthwiseTile& tile, float* sum) {
+    float w[K];
+    load_weights(p, A, 1.0f, w);
+    const BranchCoefficients b = branch_coefficients<A>(p);
+    const T *x = static_cast<const T*>(p.x), *g = static_cast<const T*>(p.g);
+    const int size = int(p.in_size[A]);
+    const int64_t stride = int64_t(axis_stride<A>(p));
+    const uint32_t scratch_stride = A == 0 ? p.tile[2] * p.tile[3] : p.tile[3], items = depthwise_items<A>(p);
+    for (uint32_t index = threadIdx.x; index < items; index += DepthwiseConfig::threads) {
+        const DepthwiseItem item = depthwise_item<A>(p, tile, index);
+        if (item.lanes <= 0 || item.count <= 0) continue;
+        constexpr int reach = kSegment + K - 1;  // dz that the segment needs
+        const int first = int(item.position) - K / 2;
+        float z[reach][4] = {}, out[kSegment][4] = {};
+        // x comes in order, so that z[q] is whole once x[q + K - 1] has been added, and is not needed after that.
+        for_constants<reach + K - 1>([&](auto constant) {
+            constexpr int m = decltype(constant)::value, q = m - K + 1;
+            const int at = first - K / 2 + m, at_q = first + q;
+            if (p.norm == kNormTrain && at >= 0 && at < size) {
+                float v[4];
+                load4(x + item.line + at * stride, item.lanes, p.vector, v);
+                X2CT_UNROLL
+                for (int j = 0; j < reach; ++j) {
+                    if (m < j || m - j >= K) continue;
+                    X2CT_UNROLL
+                    for (int l = 0; l < 4; ++l) z[j][l] += w[m - j] * v[l];
+                }
+            }
+            if constexpr (q >= 0) {
+                if (at_q < 0 || at_q >= size) return;
+                float dz[4];
+                load4(g + item.line + at_q * stride, item.lanes, p.vector, dz);
+                X2CT_UNROLL
+                for (int l = 0; l < 4; ++l) dz[l] = b.alpha * dz[l] + b.beta * (z[q][l] - b.mean) + b.delta;
+                X2CT_UNROLL
+                for (int r = 0; r < kSegment; ++r) {
+                    if (q < r || q - r >= K) continue;
+                    X2CT_UNROLL
+                    for (int l = 0; l < 4; ++l) out[r][l] += w[K - 1 - q + r] * dz[l];
+                }
+            }
+        });
+        X2CT_UNROLL
+        for (int r = 0; r < kSegment; ++r) {
+            if (r >= item.count) continue;
+            float* at = sum + item.scratch + r * scratch_stride;
+            if (A == 1) {
+                float old[4];
+                load_float(at, old);
+                X2CT_UNROLL
+                for (int l = 0; l < 4; ++l) out[r][l] += old[l];
+            }
+            store_float(at, out[r]);
+        }
+    }
+}
+
+struct InputGradientConfig : WriteConfig {
+    static constexpr uint32_t min_blocks = 3;  // a window of branch gradients in registers
+};
+
+template <int K, class T>
+X2CT_DEVICE void depthwise_input_gradient(const DecompConvParams& p) {
+    auto& s = shared_memory<WriteConfig::Shared>();
+    const DepthwiseTile tile = depthwise_tile(p, blockIdx.x);
+    depthwise_axis_gradient<K, 0, T>(p, tile, s.sum);
+    __syncthreads();
+    depthwise_axis_gradient<K, 1, T>(p, tile, s.sum);
+    __syncthreads();
+    float w[K], flipped[K];
+    load_weights(p, 2, 1.0f, w);
+    X2CT_UNROLL
+    for (int t = 0; t < K; ++t) flipped[t] = w[K - 1 - t];
+    const BranchCoefficients b = branch_coefficients<2>(p);
+    const T *x = static_cast<const T*>(p.x), *g = static_cast<const T*>(p.g);
+    T* dx = static_cast<T*>(p.dx);
+    const int size = int(p.in_size[2]);
+    const uint32_t items = depthwise_items<2>(p);
+    for (uint32_t index = threadIdx.x; index < items; index += DepthwiseConfig::threads) {
+        const DepthwiseItem item = depthwise_item<2>(p, tile, index);
+        if (item.lanes <= 0 || item.count <= 0) continue;
+        constexpr int halo = row_halo(K / 2), wide = row_halo(K / 2 * 2), reach = kSegment + K - 1;
+        const int position = int(item.position);
+        float z[reach] = {}, gs[kSegment + 2 * halo], dz[reach], out[kSegment] = {};
+        if (p.norm == kNormTrain) {
+            float v[kSegment + 2 * wide];
+            load_row(x + item.line, position - wide, size, p.vector, v);
+            convolve_row<K, reach>(v, wide - K / 2 * 2, w, z);
+        }
+        load_row(g + item.line, position - halo, size, p.vector, gs);
+        X2CT_UNROLL
+        for (int q = 0; q < reach; ++q) {
+            const int at = position - K / 2 + q;
+            dz[q] = at >= 0 && at < size ? b.alpha * gs[halo - K / 2 + q] + b.beta * (z[q] - b.mean) + b.delta : 0.0f;
+        }
+        convolve_row<K, kSegment>(dz, 0, flipped, out);
+        X2CT_UNROLL
+        for (int i = 0; i < kSegment; i += 4) {
+            float part[4], old[4] = {};
+            load_float(s.sum + item.scratch + i, part);
+            T* at = dx + item.line + position + i;
+            if (adds_to(p, kBitX)) load4(static_cast<const T*>(at), item.count - i, p.vector, old);
+            X2CT_UNROLL
+            for (int l = 0; l < 4; ++l) part[l] += out[i + l] + old[l];
+            store4(at, item.count - i, p.vector, part);
+        }
+    }
+}
+
+X2CT_KERNEL(decomp_conv_gradient_sums7_f32, DecompConvParams, GradientSumsConfig<7>, depthwise_gradient_sums<7, float>)
+X2CT_KERNEL(decomp_conv_input_gradient7_f32, DecompConvParams, InputGradientConfig, depthwise_input_gradient<7, float>)
+X2CT_KERNEL(decomp_conv_gradient_sums7_bf16, DecompConvParams, GradientSumsConfig<7>, depthwise_gradient_sums<7, bf16>)
+X2CT_KERNEL(decomp_conv_input_gradient7_bf16, DecompConvParams, InputGradientConfig, depthwise_input_gradient<7, bf16>)
+X2CT_KERNEL(decomp_conv_gradient_finish7, DecompConvParams, GradientFinishConfig<7>, depthwise_gradient_finish<7>)
+X2CT_KERNEL(decomp_conv_gradient_sums13_f32, DecompConvParams, GradientSumsConfig<13>, depthwise_gradient_sums<13, float>)
+X2CT_KERNEL(decomp_conv_input_gradient13_f32, DecompConvParams, InputGradientConfig, depthwise_input_gradient<13, float>)
+X2CT_KERNEL(decomp_conv_gradient_sums13_bf16, DecompConvParams, GradientSumsConfig<13>, depthwise_gradient_sums<13, bf16>)
+X2CT_KERNEL(decomp_conv_input_gradient13_bf16, DecompConvParams, InputGradientConfig, depthwise_input_gradient<13, bf16>)
+X2CT_KERNEL(decomp_conv_gradient_finish13, DecompConvParams, GradientFinishConfig<13>, depthwise_gradient_finish<13>)
+X2CT_KERNEL(decomp_conv_gradient_sums15_f32, DecompConvParams, GradientSumsConfig<15>, depthwise_gradient_sums<15, float>)
+X2CT_KERNEL(decomp_conv_input_gradient15_f32, DecompConvParams, InputGradientConfig, depthwise_input_gradient<15, float>)
+X2CT_KERNEL(decomp_conv_gradient_sums15_bf16, DecompConvParams, GradientSumsConfig<15>, depthwise_gradient_sums<15, bf16>)
+X2CT_KERNEL(decomp_conv_input_gradient15_bf16, DecompConvParams, InputGradientConfig, depthwise_input_gradient<15, bf16>)
+X2CT_KERNEL(decomp_conv_gradient_finish15, DecompConvParams, GradientFinishConfig<15>, depthwise_gradient_finish<15>)

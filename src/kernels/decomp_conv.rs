@@ -1,0 +1,566 @@
+//! Decomposed convolution kernels: geometry and launches. See `kernels/decomp_conv.cu`.
+
+use super::{DType, DevicePtr, Grid, Kernel, Launcher, Write, kernels};
+use crate::{Error, Result};
+
+kernels! {
+    family "decomp_conv" slot 10;
+
+    params {
+        /// Operands of every phase of a decomposed convolution; those a phase does not use are null.
+        DecompConvParams {
+            /// `[N, I, D1, D2, D3]`.
+            x: DevicePtr,
+            /// `[N, O, E1, E2, E3]`: gradient of y, or of what is under the activation.
+            g: DevicePtr,
+            /// As g: the output of a writing pass.
+            y: DevicePtr,
+            /// As x.
+            dx: DevicePtr,
+            /// `[3, N, O, E]` f32: stored branches.
+            z: DevicePtr,
+            /// `[3, N, O, E]`: f32 in the naive variant, else as x.
+            dz: DevicePtr,
+            /// `[I k, E]`, or `[3, I k, E]` of gradients; as x.
+            columns: DevicePtr,
+            /// `[O, I or 1, k]` f32.
+            w: [DevicePtr; 3],
+            /// `[O]` f32, or null.
+            bias: [DevicePtr; 3],
+            /// `[O]` f32; null without norm, like the following three.
+            gamma: [DevicePtr; 3],
+            /// `[O]` f32.
+            beta: [DevicePtr; 3],
+            /// `[O]` f32.
+            running_mean: [DevicePtr; 3],
+            /// `[O]` f32.
+            running_var: [DevicePtr; 3],
+            /// `[3, O]` f32: mean of each branch without its bias.
+            mean: DevicePtr,
+            /// `[3, O]` f32.
+            rstd: DevicePtr,
+            /// `[3, O]` f32: gamma rstd.
+            scale: DevicePtr,
+            /// `[O]` f32: what is added to the sum of scaled branches.
+            shift: DevicePtr,
+            /// `[O, 3, 3]` f32.
+            coefficients: DevicePtr,
+            /// f64 workspace of [`DecompConvParams::partial_bytes`].
+            partial: DevicePtr,
+            /// As w, or null.
+            dw: [DevicePtr; 3],
+            /// `[O]` f32, or null, like the following.
+            dbias: [DevicePtr; 3],
+            /// Likewise.
+            dgamma: [DevicePtr; 3],
+            /// Likewise.
+            dbeta: [DevicePtr; 3],
+            /// Added to the variances.
+            eps: f64,
+            /// Weight of this batch in the running statistics.
+            momentum: f64,
+            /// N.
+            batch: u64,
+            /// I.
+            in_channels: u32,
+            /// O.
+            out_channels: u32,
+            /// D.
+            in_size: [u32; 3],
+            /// E.
+            out_size: [u32; 3],
+            /// k.
+            kernel: u32,
+            /// s.
+            stride: u32,
+            /// 1: every output channel sees every input channel.
+            dense: u32,
+            /// [`NormKind`].
+            norm: u32,
+            /// 1: a GELU follows the sum.
+            gelu: u32,
+            /// 1: a writing pass writes the gradient under it, from g.
+            slope: u32,
+            /// 1: rows (depthwise) or volumes (branches) start at multiples of four elements.
+            vector: u32,
+            /// Bit i: add to the gradient of input i (x, w, bias, gamma, beta: 0, 1-3, 4-6, 7-9, 10-12).
+            accumulate: u32,
+            /// Samples, and extent along each axis, of a tile.
+            tile: [u32; 4],
+            /// Number of tiles.
+            tiles: [u32; 4],
+            /// Tiles or pieces of a block of a summing pass.
+            tiles_per_block: u32,
+            /// Blocks of a summing pass, a channel.
+            blocks: u32,
+            /// Of the columns.
+            axis: u32,
+            /// Of the columns.
+            sample: u64,
+        }
+    }
+
+    kernels {
+        /// Statistics, scale and shift of each channel from the sums of blocks or the running ones; a block a channel.
+        FINISH(DecompConvParams) = [decomp_conv_finish];
+        /// Sums of stored branches.
+        BRANCH_MOMENTS(DecompConvParams) = [decomp_conv_branch_moments];
+        /// y from stored branches.
+        BRANCH_WRITE(DecompConvParams) = [decomp_conv_branch_write_f32, decomp_conv_branch_write_bf16];
+        /// Sums of the gradient against stored branches.
+        BRANCH_GRADIENT_SUMS(DecompConvParams) = [decomp_conv_branch_gradient_sums_f32, decomp_conv_branch_gradient_sums_bf16];
+        /// Gradients of the vectors, and the coefficients of dz; a block a channel.
+        BRANCH_GRADIENT_FINISH(DecompConvParams) = [decomp_conv_branch_gradient_finish];
+        /// dz, in f32.
+        BRANCH_GRADIENT_NAIVE(DecompConvParams) = [decomp_conv_branch_gradient_naive_f32, decomp_conv_branch_gradient_naive_bf16];
+        /// dz, as x.
+        BRANCH_GRADIENT(DecompConvParams) = [decomp_conv_branch_gradient_f32, decomp_conv_branch_gradient_bf16];
+        /// Variant 1: the branches.
+        NAIVE_BRANCHES(DecompConvParams) = [decomp_conv_naive_branches_f32, decomp_conv_naive_branches_bf16];
+        /// Variant 1: dw from dz.
+        NAIVE_WEIGHT_GRADIENT(DecompConvParams) = [decomp_conv_naive_weight_gradient_f32, decomp_conv_naive_weight_gradient_bf16];
+        /// Variant 1: dx from dz.
+        NAIVE_INPUT_GRADIENT(DecompConvParams) = [decomp_conv_naive_input_gradient_f32, decomp_conv_naive_input_gradient_bf16];
+        /// Dense: what a branch's matrix product reads; tile\[1\] elements of the contiguous axis a thread.
+        COLUMNS(DecompConvParams) = [decomp_conv_columns_f32, decomp_conv_columns_bf16];
+        /// Dense: dx from the gradients of the columns.
+        DENSE_INPUT_GRADIENT(DecompConvParams) = [decomp_conv_dense_input_gradient_f32, decomp_conv_dense_input_gradient_bf16];
+        /// Depthwise, at most 7 taps: sums of the branches.
+        MOMENTS7(DecompConvParams) = [decomp_conv_moments7_f32, decomp_conv_moments7_bf16];
+        /// Depthwise, at most 7 taps: y.
+        WRITE7(DecompConvParams) = [decomp_conv_write7_f32, decomp_conv_write7_bf16];
+        /// Depthwise, at most 7 taps: correlations of g and of the branches with x.
+        GRADIENT_SUMS7(DecompConvParams) = [decomp_conv_gradient_sums7_f32, decomp_conv_gradient_sums7_bf16];
+        /// Depthwise, at most 7 taps: dx.
+        INPUT_GRADIENT7(DecompConvParams) = [decomp_conv_input_gradient7_f32, decomp_conv_input_gradient7_bf16];
+        /// Depthwise, at most 7 taps: gradients of the parameters from the correlations; a block a channel.
+        GRADIENT_FINISH7(DecompConvParams) = [decomp_conv_gradient_finish7];
+        /// Depthwise, at most 13 taps: sums of the branches.
+        MOMENTS13(DecompConvParams) = [decomp_conv_moments13_f32, decomp_conv_moments13_bf16];
+        /// Depthwise, at most 13 taps: y.
+        WRITE13(DecompConvParams) = [decomp_conv_write13_f32, decomp_conv_write13_bf16];
+        /// Depthwise, at most 13 taps: correlations of g and of the branches with x.
+        GRADIENT_SUMS13(DecompConvParams) = [decomp_conv_gradient_sums13_f32, decomp_conv_gradient_sums13_bf16];
+        /// Depthwise, at most 13 taps: dx.
+        INPUT_GRADIENT13(DecompConvParams) = [decomp_conv_input_gradient13_f32, decomp_conv_input_gradient13_bf16];
+        /// Depthwise, at most 13 taps: gradients of the parameters from the correlations; a block a channel.
+        GRADIENT_FINISH13(DecompConvParams) = [decomp_conv_gradient_finish13];
+        /// Depthwise, at most 15 taps: sums of the branches.
+        MOMENTS15(DecompConvParams) = [decomp_conv_moments15_f32, decomp_conv_moments15_bf16];
+        /// Depthwise, at most 15 taps: y.
+        WRITE15(DecompConvParams) = [decomp_conv_write15_f32, decomp_conv_write15_bf16];
+        /// Depthwise, at most 15 taps: correlations of g and of the branches with x.
+        GRADIENT_SUMS15(DecompConvParams) = [decomp_conv_gradient_sums15_f32, decomp_conv_gradient_sums15_bf16];
+        /// Depthwise, at most 15 taps: dx.
+        INPUT_GRADIENT15(DecompConvParams) = [decomp_conv_input_gradient15_f32, decomp_conv_input_gradient15_bf16];
+        /// Depthwise, at most 15 taps: gradients of the parameters from the correlations; a block a channel.
+        GRADIENT_FINISH15(DecompConvParams) = [decomp_conv_gradient_finish15];
+    }
+}
+
+/// Which implementation of a decomposed convolution runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Variant {
+    /// One thread an element, branches stored: the readable reference.
+    Naive,
+    /// Depthwise with stride 1 and at most 15 taps: no branch is stored. Dense: matrix products over columns.
+    Fused,
+}
+
+/// What follows each branch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum NormKind {
+    /// Nothing.
+    None = 0,
+    /// Normalisation by the running statistics.
+    Eval = 1,
+    /// Normalisation by those of the batch.
+    Train = 2,
+}
+
+/// Taps of the largest kernel that the fused depthwise variant takes.
+pub const MAX_FUSED_KERNEL: usize = 15;
+/// Blocks of a summing pass over all channels: a few for each multiprocessor of the largest GPUs.
+const SUM_BLOCKS: usize = 2048;
+
+/// The sizes of a decomposed convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DecompConvShape {
+    /// N.
+    pub batch: usize,
+    /// I.
+    pub in_channels: usize,
+    /// O.
+    pub out_channels: usize,
+    /// D.
+    pub in_size: [usize; 3],
+    /// E = (D - 1) / stride + 1.
+    pub out_size: [usize; 3],
+    /// k, odd.
+    pub kernel: usize,
+    /// Along all three axes, of all three branches.
+    pub stride: usize,
+    /// Every output channel sees every input channel; otherwise (depthwise) O = I and each sees its own.
+    pub dense: bool,
+}
+
+impl DecompConvShape {
+    /// The sizes for x `[N, I, D1, D2, D3]`.
+    ///
+    /// # Errors
+    /// On an even kernel, a stride of 0, an empty tensor, or sizes beyond 2^31.
+    pub fn new(x: [usize; 5], out_channels: usize, kernel: usize, stride: usize, dense: bool) -> Result<Self> {
+        let [batch, in_channels, d1, d2, d3] = x;
+        let refuse = |problem: String, hint: &str| Err(Error::argument("decomp_conv", problem, hint));
+        if kernel.is_multiple_of(2) || stride == 0 {
+            return refuse(format!("kernel {kernel} with stride {stride}"), "use an odd kernel and a positive stride");
+        }
+        if x.contains(&0) || out_channels == 0 || x.iter().any(|&n| n > i32::MAX as usize) {
+            return refuse(format!("x {x:?} to {out_channels} channels"), "use sizes from 1 to 2^31 - 1");
+        }
+        if !dense && out_channels != in_channels {
+            return refuse(
+                format!("{out_channels} depthwise filters for {in_channels} channels"),
+                "use one filter a channel, or a dense convolution",
+            );
+        }
+        // Channels are blocks along y.
+        if out_channels > u16::MAX as usize {
+            return refuse(format!("{out_channels} channels"), "use at most 65535");
+        }
+        let in_size = [d1, d2, d3];
+        let out_size = in_size.map(|d| (d - 1) / stride + 1);
+        Ok(DecompConvShape { batch, in_channels, out_channels, in_size, out_size, kernel, stride, dense })
+    }
+
+    /// Voxels of x.
+    pub fn in_voxels(&self) -> usize {
+        self.in_size.iter().product()
+    }
+
+    /// Voxels of y.
+    pub fn out_voxels(&self) -> usize {
+        self.out_size.iter().product()
+    }
+
+    /// Rows of the columns: I k.
+    pub fn column_rows(&self) -> usize {
+        self.in_channels * self.kernel
+    }
+
+    /// Elements of one branch's weight.
+    pub fn weights(&self) -> usize {
+        self.out_channels * self.kernel * if self.dense { self.in_channels } else { 1 }
+    }
+
+    /// Whether [`Variant::Fused`] can run: always for a dense convolution.
+    pub fn fused(&self) -> bool {
+        self.dense || (self.stride == 1 && self.kernel <= MAX_FUSED_KERNEL)
+    }
+
+    /// Whether `variant` keeps the branches in memory.
+    pub fn stores_branches(&self, variant: Variant) -> bool {
+        self.dense || variant == Variant::Naive
+    }
+
+    /// Parameters with the sizes filled in and everything else null.
+    pub fn params(&self) -> DecompConvParams {
+        const NULL: DevicePtr = DevicePtr::NULL;
+        let size = |size: [usize; 3]| size.map(|d| d as u32);
+        DecompConvParams {
+            x: NULL,
+            g: NULL,
+            y: NULL,
+            dx: NULL,
+            z: NULL,
+            dz: NULL,
+            columns: NULL,
+            w: [NULL; 3],
+            bias: [NULL; 3],
+            gamma: [NULL; 3],
+            beta: [NULL; 3],
+            running_mean: [NULL; 3],
+            running_var: [NULL; 3],
+            mean: NULL,
+            rstd: NULL,
+            scale: NULL,
+            shift: NULL,
+            coefficients: NULL,
+            partial: NULL,
+            dw: [NULL; 3],
+            dbias: [NULL; 3],
+            dgamma: [NULL; 3],
+            dbeta: [NULL; 3],
+            eps: 0.0,
+            momentum: 0.0,
+            batch: self.batch as u64,
+            in_channels: self.in_channels as u32,
+            out_channels: self.out_channels as u32,
+            in_size: size(self.in_size),
+            out_size: size(self.out_size),
+            kernel: self.kernel as u32,
+            stride: self.stride as u32,
+            dense: self.dense as u32,
+            norm: NormKind::None as u32,
+            gelu: 0,
+            slope: 0,
+            vector: 0,
+            accumulate: 0,
+            tile: [0; 4],
+            tiles: [0; 4],
+            tiles_per_block: 0,
+            blocks: 0,
+            axis: 0,
+            sample: 0,
+        }
+    }
+}
+
+/// The kernels of the fused depthwise variant for one kernel size.
+struct Depthwise {
+    moments: &'static Kernel<DecompConvParams>,
+    write: &'static Kernel<DecompConvParams>,
+    gradient_sums: &'static Kernel<DecompConvParams>,
+    gradient_finish: &'static Kernel<DecompConvParams>,
+    input_gradient: &'static Kernel<DecompConvParams>,
+}
+
+/// For at most 7, 13 and 15 taps: each more is code for every target, and a smaller kernel runs on zero weights.
+static DEPTHWISE: [Depthwise; 3] = [
+    Depthwise {
+        moments: &MOMENTS7,
+        write: &WRITE7,
+        gradient_sums: &GRADIENT_SUMS7,
+        input_gradient: &INPUT_GRADIENT7,
+        gradient_finish: &GRADIENT_FINISH7,
+    },
+    Depthwise {
+        moments: &MOMENTS13,
+        write: &WRITE13,
+        gradient_sums: &GRADIENT_SUMS13,
+        input_gradient: &INPUT_GRADIENT13,
+        gradient_finish: &GRADIENT_FINISH13,
+    },
+    Depthwise {
+        moments: &MOMENTS15,
+        write: &WRITE15,
+        gradient_sums: &GRADIENT_SUMS15,
+        input_gradient: &INPUT_GRADIENT15,
+        gradient_finish: &GRADIENT_FINISH15,
+    },
+];
+
+fn depthwise(params: &DecompConvParams) -> &'static Depthwise {
+    &DEPTHWISE[match params.kernel {
+        ..=7 => 0,
+        ..=13 => 1,
+        _ => 2,
+    }]
+}
+
+impl DecompConvParams {
+    /// Plans the tiles and blocks of `variant`.
+    pub fn plan(&mut self, launcher: &dyn Launcher, dtype: DType, variant: Variant) -> Result<()> {
+        let channels = self.out_channels as usize;
+        let wanted = SUM_BLOCKS.div_ceil(channels);
+        let tiles = if self.stores_branches(variant) {
+            let piece = launcher.config(BRANCH_WRITE.of(dtype))?.tile[0] as u64;
+            let voxels: u64 = self.out_size.iter().map(|&d| d as u64).product();
+            self.vector = voxels.is_multiple_of(4) as u32;
+            self.tiles = [self.batch as u32 * voxels.div_ceil(piece) as u32, 1, 1, 1];
+            self.tiles[0] as usize
+        } else {
+            let [capacity, extent, segment, _] = launcher.config(depthwise(self).write.of(dtype))?.tile;
+            let [d1, d2, d3] = self.in_size;
+            let [t1, t2, t3] = [d1.min(extent), d2.min(extent), d3.next_multiple_of(segment).min(extent)];
+            let samples = (capacity / (t1 * t2 * t3)).clamp(1, self.batch.min(u32::MAX as u64) as u32);
+            self.vector = d3.is_multiple_of(4) as u32;
+            self.tile = [samples, t1, t2, t3];
+            self.tiles =
+                [self.batch.div_ceil(samples as u64) as u32, d1.div_ceil(t1), d2.div_ceil(t2), d3.div_ceil(t3)];
+            self.tiles.iter().map(|&n| n as usize).product()
+        };
+        self.tiles_per_block = tiles.div_ceil(wanted.min(tiles)) as u32;
+        self.blocks = tiles.div_ceil(self.tiles_per_block as usize) as u32;
+        // Vectors of four elements.
+        let aligned = |p: &DevicePtr| p.0.is_multiple_of(4 * dtype.size() as u64);
+        self.vector &= [self.x, self.g, self.y, self.dx].iter().all(aligned) as u32;
+        Ok(())
+    }
+
+    fn stores_branches(&self, variant: Variant) -> bool {
+        self.dense == 1 || variant == Variant::Naive
+    }
+
+    /// Bytes of `partial` of a planned call, either direction.
+    pub fn partial_bytes(&self) -> usize {
+        let values = 3 * (3 * MAX_FUSED_KERNEL + 2);
+        self.blocks as usize * self.out_channels as usize * values * 8
+    }
+
+    /// Notes that the gradient of input `index` (of the order above) is added to.
+    pub fn accumulate_into(&mut self, index: usize, write: Write) {
+        self.accumulate |= write.flag() << index;
+    }
+
+    fn tile_grid(&self) -> Grid {
+        Grid([self.tiles.iter().product(), self.out_channels, 1])
+    }
+
+    fn sum_grid(&self) -> Grid {
+        Grid([self.blocks, self.out_channels, 1])
+    }
+
+    fn channel_grid(&self) -> Grid {
+        Grid([self.out_channels, 1, 1])
+    }
+}
+
+/// Statistics: `mean`, `rstd`, `scale`, `shift` and, in training, the running ones; from x (depthwise) or z.
+///
+/// # Safety
+/// `params` is planned for `variant`; its pointers hold what their documentation says (`x` or `z`, `w`, and the vectors of
+/// the norm), valid until the launches have completed on the launcher's stream.
+pub unsafe fn statistics(
+    launcher: &dyn Launcher,
+    variant: Variant,
+    dtype: DType,
+    params: &DecompConvParams,
+) -> Result<()> {
+    unsafe {
+        if params.norm == NormKind::Train as u32 {
+            if params.stores_branches(variant) {
+                BRANCH_MOMENTS.launch_only(launcher, params.sum_grid(), params)?;
+            } else {
+                depthwise(params).moments.launch(launcher, dtype, params.sum_grid(), params)?;
+            }
+        }
+        FINISH.launch_only(launcher, params.channel_grid(), params)
+    }
+}
+
+/// y from x (depthwise) or z; with `slope` the gradient under the activation from g instead.
+///
+/// # Safety
+/// As for [`statistics`], which has run; `y` as documented, and `g` with `slope`.
+pub unsafe fn write(launcher: &dyn Launcher, variant: Variant, dtype: DType, params: &DecompConvParams) -> Result<()> {
+    let kernel = if params.stores_branches(variant) { &BRANCH_WRITE } else { depthwise(params).write };
+    unsafe { kernel.launch(launcher, dtype, params.tile_grid(), params) }
+}
+
+/// Gradients of biases and norms, the coefficients of dz and, fused depthwise, of the weights; from g and x or z.
+///
+/// # Safety
+/// As for [`statistics`], which has run; `g`, `coefficients` and the gradients as documented.
+pub unsafe fn gradient_sums(
+    launcher: &dyn Launcher,
+    variant: Variant,
+    dtype: DType,
+    params: &DecompConvParams,
+) -> Result<()> {
+    unsafe {
+        if params.stores_branches(variant) {
+            BRANCH_GRADIENT_SUMS.launch(launcher, dtype, params.sum_grid(), params)?;
+            BRANCH_GRADIENT_FINISH.launch_only(launcher, params.channel_grid(), params)
+        } else {
+            depthwise(params).gradient_sums.launch(launcher, dtype, params.sum_grid(), params)?;
+            depthwise(params).gradient_finish.launch_only(launcher, params.channel_grid(), params)
+        }
+    }
+}
+
+/// Fused depthwise: dx from g and x.
+///
+/// # Safety
+/// As for [`gradient_sums`], which has run; `dx` as documented.
+pub unsafe fn input_gradient(launcher: &dyn Launcher, dtype: DType, params: &DecompConvParams) -> Result<()> {
+    unsafe { depthwise(params).input_gradient.launch(launcher, dtype, params.tile_grid(), params) }
+}
+
+/// dz of stored branches: f32 (which may replace z) in the naive variant, else as x.
+///
+/// # Safety
+/// As for [`gradient_sums`], which has run; `dz` as documented.
+pub unsafe fn branch_gradient(
+    launcher: &dyn Launcher,
+    variant: Variant,
+    dtype: DType,
+    params: &DecompConvParams,
+) -> Result<()> {
+    let kernel = if variant == Variant::Naive { &BRANCH_GRADIENT_NAIVE } else { &BRANCH_GRADIENT };
+    unsafe { kernel.launch(launcher, dtype, params.tile_grid(), params) }
+}
+
+/// Naive: z from x.
+///
+/// # Safety
+/// `x`, `w` and `z` are as documented, valid until the launch has completed on the launcher's stream.
+pub unsafe fn naive_branches(launcher: &dyn Launcher, dtype: DType, params: &DecompConvParams) -> Result<()> {
+    let elements = 3 * params.batch as usize * params.out_channels as usize * size(params.out_size);
+    unsafe { naive(&NAIVE_BRANCHES, launcher, dtype, params, elements) }
+}
+
+/// Naive: dw (those not null) from x and dz.
+///
+/// # Safety
+/// As for [`naive_branches`], with `dz` and `dw`.
+pub unsafe fn naive_weight_gradient(launcher: &dyn Launcher, dtype: DType, params: &DecompConvParams) -> Result<()> {
+    let fan_in = if params.dense == 1 { params.in_channels } else { 1 };
+    let elements = 3 * params.out_channels as usize * fan_in as usize * params.kernel as usize;
+    unsafe { naive(&NAIVE_WEIGHT_GRADIENT, launcher, dtype, params, elements) }
+}
+
+/// Naive: dx from dz.
+///
+/// # Safety
+/// As for [`naive_branches`], with `dz` and `dx`.
+pub unsafe fn naive_input_gradient(launcher: &dyn Launcher, dtype: DType, params: &DecompConvParams) -> Result<()> {
+    let elements = params.batch as usize * params.in_channels as usize * size(params.in_size);
+    unsafe { naive(&NAIVE_INPUT_GRADIENT, launcher, dtype, params, elements) }
+}
+
+unsafe fn naive(
+    kernel: &'static Kernel<DecompConvParams>,
+    launcher: &dyn Launcher,
+    dtype: DType,
+    params: &DecompConvParams,
+    elements: usize,
+) -> Result<()> {
+    let per_block = launcher.config(kernel.of(dtype))?.tile[0] as usize;
+    unsafe { kernel.launch(launcher, dtype, Grid::covering(elements, per_block), params) }
+}
+
+/// Dense: the columns of `sample` along `axis`.
+///
+/// # Safety
+/// `x` and `columns` are as documented, valid until the launch has completed on the launcher's stream.
+pub unsafe fn columns(launcher: &dyn Launcher, dtype: DType, params: &DecompConvParams) -> Result<()> {
+    let rows = params.in_channels as usize * params.kernel as usize;
+    unsafe { dense(&COLUMNS, launcher, dtype, params, rows, params.out_size) }
+}
+
+/// Dense: dx of `sample` from the gradients of the columns of all three axes.
+///
+/// # Safety
+/// As for [`columns`], with `dx`.
+pub unsafe fn dense_input_gradient(launcher: &dyn Launcher, dtype: DType, params: &DecompConvParams) -> Result<()> {
+    unsafe { dense(&DENSE_INPUT_GRADIENT, launcher, dtype, params, params.in_channels as usize, params.in_size) }
+}
+
+unsafe fn dense(
+    kernel: &'static Kernel<DecompConvParams>,
+    launcher: &dyn Launcher,
+    dtype: DType,
+    params: &DecompConvParams,
+    rows: usize,
+    [d1, d2, d3]: [u32; 3],
+) -> Result<()> {
+    let [threads, segment, ..] = launcher.config(kernel.of(dtype))?.tile;
+    let items = rows * size([d1, d2, d3.div_ceil(segment)]);
+    unsafe { kernel.launch(launcher, dtype, Grid::covering(items, threads as usize), params) }
+}
+
+fn size(size: [u32; 3]) -> usize {
+    size.iter().map(|&d| d as usize).product()
+}
