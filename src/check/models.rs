@@ -6,7 +6,7 @@ use super::{Case, Computed};
 use crate::Result;
 use crate::device::Device;
 use crate::nn::layers::Linear;
-use crate::nn::models::{ResNet, ResNetDepth};
+use crate::nn::models::{DcFormer, DcFormerConfig, ResNet, ResNetDepth};
 use crate::nn::{Forward, Mode, ParameterBuilder, Parameters};
 use crate::tensor::{DType, Tensor};
 
@@ -14,6 +14,7 @@ pub(super) fn run(case: &Case, device: &Device) -> Result<Computed> {
     match case.op.as_str() {
         "model.resnet18" => resnet(case, device, ResNetDepth::R18),
         "model.resnet50" => resnet(case, device, ResNetDepth::R50),
+        "model.dcformer" => dcformer(case, device),
         other => Err(case.refuse(format!("has the model {other:?}, which this version does not know"))),
     }
 }
@@ -62,18 +63,80 @@ fn resnet(case: &Case, device: &Device, depth: ResNetDepth) -> Result<Computed> 
         let up = upstream(case, device, &embedding, "embedding", Order::Same)?;
         arriving.push((embedding, up));
     }
+    finish(computed, &pass, &model.parameters, &x, &arriving, |data| Order::ChannelsLast.torch(shape, data))
+}
+
+/// Gradients of everything, and the buffers; `to_torch` brings the gradient of the input into the file's order.
+fn finish(
+    mut computed: Computed,
+    pass: &Forward,
+    parameters: &Parameters,
+    x: &crate::autograd::Var,
+    arriving: &[(crate::autograd::Var, Option<Tensor>)],
+    to_torch: impl Fn(&[f32]) -> Vec<f32>,
+) -> Result<Computed> {
     let pairs: Vec<_> = arriving.iter().filter_map(|(v, up)| Some((v, up.as_ref()?))).collect();
     if !pairs.is_empty() {
         let gradients = pass.tape.backward_from(&pairs)?;
-        if let Some(gradient) = gradients.get(&x) {
-            computed.insert("g.in.x".into(), Order::ChannelsLast.torch(shape, &gradient.to_vec()?));
+        if let Some(gradient) = gradients.get(x) {
+            computed.insert("g.in.x".into(), to_torch(&gradient.to_vec()?));
         }
-        for (name, _, data) in model.parameters.to_torch(model.parameters.gradients())? {
+        for (name, _, data) in parameters.to_torch(parameters.gradients())? {
             computed.insert(format!("g.w.{name}"), data);
         }
     }
-    for (name, _, data) in model.parameters.buffers_to_torch()? {
+    for (name, _, data) in parameters.buffers_to_torch()? {
         computed.insert(format!("after.{name}"), data);
     }
     Ok(computed)
+}
+
+fn dcformer(case: &Case, device: &Device) -> Result<Computed> {
+    let reduction = case.attr("reduction", Some("channel".to_string()))?;
+    if case.attr("vq", Some(false))? || reduction != "channel" {
+        return Err(case.refuse("asks for vector quantisation or a reduction other than channel"));
+    }
+    let config = DcFormerConfig {
+        channels: case.attr("channels", None)?,
+        blocks: case.attr("blocks", None)?,
+        kernels: case.attr("kernels", Some([13, 11, 9, 7]))?,
+        stem_activation: case.attr("stem_activation", Some(false))?,
+        projection: case.attr("projection", Some(None))?,
+    };
+    let mut b = ParameterBuilder::new();
+    let model = DcFormer::new(&mut b, &config)?;
+    let parameters = b.build(device, 0)?;
+    case.state_dict("w.").load_into(&parameters, &case.name)?;
+    // The file has [N, 1, D, H, W]; inside, as in the feature maps, depth comes last.
+    let (shape, data) = case.tensor("in.x")?;
+    let &[n, one, d, h, w] = &shape[..] else { return Err(case.refuse("in.x does not have five axes")) };
+    let volumes = transposed(data, [n * one, d, h * w]);
+    let mode = if case.is_training() { Mode::Train } else { Mode::Eval };
+    let pass = Forward::training(&parameters).with_mode(mode);
+    let x = pass.tape.leaf(&Tensor::from_slice(device, [n, one, h, w, d], DType::F32, &volumes)?);
+    let maps = model.feature_maps(&pass, &x)?;
+    let mut computed = Computed::new();
+    let mut arriving = Vec::new();
+    for (stage, map) in maps.iter().enumerate() {
+        let name = if stage == 4 { "y".to_string() } else { format!("s{stage}") };
+        computed.insert(format!("out.{name}"), map.tensor().to_vec()?);
+    }
+    let y = &maps[4];
+    if case.tensors.contains_key("out.embedding") {
+        let embedding = model.embedding(&pass, y)?;
+        computed.insert("out.embedding".into(), embedding.tensor().to_vec()?);
+        let up = upstream(case, device, &embedding, "embedding", Order::Same)?;
+        arriving.push((embedding, up));
+    }
+    arriving.push((y.clone(), upstream(case, device, y, "y", Order::Same)?));
+    finish(computed, &pass, &parameters, &x, &arriving, |data| transposed(data, [n * one, h * w, d]))
+}
+
+/// [batch, rows, columns] to [batch, columns, rows].
+fn transposed(data: &[f32], [batch, rows, columns]: [usize; 3]) -> Vec<f32> {
+    let place = |i: usize| {
+        let (b, c, r) = (i / (rows * columns), i / rows % columns, i % rows);
+        data[(b * rows + r) * columns + c]
+    };
+    (0..batch * rows * columns).map(place).collect()
 }

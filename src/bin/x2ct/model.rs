@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use x2ct::nn::ParameterBuilder;
-use x2ct::nn::models::{EncoderConfig, RadiographEncoder};
+use x2ct::nn::models::{DcFormer, DcFormerConfig, EncoderConfig, RadiographEncoder};
 
 use crate::Common;
 use crate::terminal::print_table;
@@ -12,34 +12,46 @@ use crate::terminal::print_table;
 /// Print a model's layers, parameters and multiply-adds
 #[derive(clap::Args)]
 pub struct ModelArgs {
-    /// resnet18 or resnet50
+    /// resnet18, resnet50, dcformer-nano, dcformer-naive, dcformer-tiny or dcformer-small
     name: String,
-    /// Channels of the first stage
+    /// Channels of the first stage (ResNet)
     #[arg(long, default_value_t = 64)]
     width: usize,
-    /// Height and width of the input
-    #[arg(long, default_value_t = 224)]
-    size: usize,
+    /// Height and width of the input; a DCFormer's is half as deep. Default 224, or 512 for a DCFormer
+    #[arg(long)]
+    size: Option<usize>,
     /// Dimensions of the embedding
     #[arg(long, default_value_t = 512)]
     embedding: usize,
 }
 
 pub fn run(args: ModelArgs, common: &Common) -> anyhow::Result<ExitCode> {
-    if !(32..=16384).contains(&args.size) {
-        anyhow::bail!("--size: {} is not usable; use 32 to 16384", args.size);
+    let dcformer = args.name.starts_with("dcformer");
+    let size = args.size.unwrap_or(if dcformer { 512 } else { 224 });
+    if !(32..=16384).contains(&size) {
+        anyhow::bail!("--size: {size} is not usable; use 32 to 16384");
     }
-    let config = EncoderConfig { embedding: args.embedding, ..EncoderConfig::new(&args.name, args.width) };
-    let model = RadiographEncoder::new(&mut ParameterBuilder::new(), &config)?;
-    let summary = model.summary([1, 3, args.size, args.size]);
+    let mut builder = ParameterBuilder::new();
+    let (input, summary, projection) = if dcformer {
+        let model = DcFormer::new(&mut builder, &DcFormerConfig::named(&args.name)?)?;
+        let input = [1, 1, size, size, size / 2];
+        (input.to_vec(), model.summary(input), Some(model.features() * args.embedding))
+    } else {
+        let config = EncoderConfig { embedding: args.embedding, ..EncoderConfig::new(&args.name, args.width) };
+        let input = [1, 3, size, size];
+        (input.to_vec(), RadiographEncoder::new(&mut builder, &config)?.summary(input), None)
+    };
     let stages = summary.stages();
     if common.json {
         let stages: Vec<_> =
             stages.iter().map(|(name, p, m)| json!({"name": name, "parameters": p, "macs": m})).collect();
-        let report = json!({
-            "model": args.name, "input": [1, 3, args.size, args.size],
+        let mut report = json!({
+            "model": args.name, "input": input,
             "parameters": summary.parameters(), "macs": summary.macs(), "stages": stages, "layers": summary.layers,
         });
+        if let Some(projection) = projection {
+            report["parameters_with_projection"] = json!(summary.parameters() + projection);
+        }
         println!("{}", serde_json::to_string_pretty(&report)?);
         return Ok(ExitCode::SUCCESS);
     }
@@ -52,5 +64,8 @@ pub fn run(args: ModelArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let rows = stages.iter().map(|(name, p, m)| vec![name.clone(), p.to_string(), m.to_string()]);
     let total = vec!["total".to_string(), summary.parameters().to_string(), summary.macs().to_string()];
     print_table(&["stage", "parameters", "macs"], &rows.chain([total]).collect::<Vec<_>>());
+    if let Some(projection) = projection {
+        println!("with a projection to {}: {} parameters", args.embedding, summary.parameters() + projection);
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,353 @@
+//! The CT encoder of DCFormer (Sec. 3): a MetaFormer over volumes whose token mixer is a decomposed convolution.
+
+use super::super::layers::Linear;
+use super::super::{BufferId, Forward, Init, Layout, ModelSummary, ParameterBuilder, ParameterId, StateDict};
+use crate::autograd::Var;
+use crate::ops::channels::{BiasGelu, LayerScale, PointwiseConv};
+use crate::ops::decomp_conv::{Activation, DecompConv, Groups, Norm};
+use crate::ops::norm::RunningStats;
+use crate::ops::pointwise::Reshape;
+use crate::ops::pool::{GlobalAvgPool, MaxPool3d};
+use crate::{Error, Result};
+
+/// Which encoder. The kernel sizes are those of the released code; the paper's text has 7 in every stage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DcFormerConfig {
+    /// Channels of the stem and of the four stages.
+    pub channels: [usize; 5],
+    /// Blocks of the four stages.
+    pub blocks: [usize; 4],
+    /// Taps of the four stages' token mixers; odd.
+    pub kernels: [usize; 4],
+    /// Whether a GELU follows each layer of the stem; the released code has none.
+    pub stem_activation: bool,
+    /// Dimensions of the embedding, or no projection.
+    pub projection: Option<usize>,
+}
+
+impl DcFormerConfig {
+    /// The names that [`DcFormerConfig::named`] takes.
+    pub const NAMES: [&str; 4] = ["dcformer-nano", "dcformer-naive", "dcformer-tiny", "dcformer-small"];
+
+    /// A published size, without projection.
+    ///
+    /// # Errors
+    /// A name that is not one of [`DcFormerConfig::NAMES`].
+    pub fn named(name: &str) -> Result<Self> {
+        let (blocks, channels) = match name {
+            "dcformer-nano" => ([1, 1, 1, 1], [32, 32, 64, 128, 256]),
+            "dcformer-naive" => ([2, 2, 2, 2], [32, 64, 128, 256, 512]),
+            "dcformer-tiny" => ([2, 3, 3, 2], [64, 96, 192, 384, 768]),
+            "dcformer-small" => ([2, 3, 6, 2], [64, 96, 192, 384, 768]),
+            _ => {
+                let hint = format!("use {}", Self::NAMES.join(", "));
+                return Err(Error::argument("model", format!("there is no DCFormer `{name}`"), hint));
+            }
+        };
+        Ok(DcFormerConfig { channels, blocks, kernels: [13, 11, 9, 7], stem_activation: false, projection: None })
+    }
+}
+
+/// A decomposed convolution with the parameters of its branches and norms.
+struct Decomposed {
+    weights: [ParameterId; 3],
+    biases: [ParameterId; 3],
+    norms: [BranchNorm; 3],
+    channels: [usize; 2],
+    kernel: usize,
+    stride: usize,
+    groups: Groups,
+    activation: Activation,
+}
+
+struct BranchNorm {
+    weight: ParameterId,
+    bias: ParameterId,
+    running_mean: BufferId,
+    running_var: BufferId,
+}
+
+impl Decomposed {
+    /// PyTorch's initialisation of `Conv3d`: uniform in +-1/sqrt(fan in), weights and biases.
+    fn new(b: &mut ParameterBuilder, channels: [usize; 2], kernel: usize, stride: usize, groups: Groups) -> Self {
+        let [inputs, outputs] = channels;
+        let fan_in = if groups == Groups::Dense { inputs } else { 1 };
+        let init = Init::Uniform(1.0 / ((fan_in * kernel) as f32).sqrt());
+        let norms = [0, 1, 2].map(|axis| {
+            b.scope(format!("norm.{axis}"), |b| BranchNorm {
+                weight: b.parameter("weight", [outputs], Layout::Plain, Init::Constant(1.0)),
+                bias: b.parameter("bias", [outputs], Layout::Plain, Init::Constant(0.0)),
+                running_mean: b.buffer("running_mean", [outputs], 0.0),
+                running_var: b.buffer("running_var", [outputs], 1.0),
+            })
+        });
+        let branches = [0, 1, 2].map(|axis| {
+            b.scope(format!("c{}.0", axis + 1), |b| {
+                let mut shape = [outputs, fan_in, 1, 1, 1];
+                shape[2 + axis] = kernel;
+                let weight = b.parameter("weight", shape, Layout::Plain, init);
+                (weight, b.parameter("bias", [outputs], Layout::Plain, init))
+            })
+        });
+        let (weights, biases) = (branches.map(|(weight, _)| weight), branches.map(|(_, bias)| bias));
+        Decomposed { weights, biases, norms, channels, kernel, stride, groups, activation: Activation::None }
+    }
+
+    fn forward(&self, f: &Forward, x: &Var) -> Result<Var> {
+        let running = self.norms.each_ref().map(|norm| RunningStats {
+            mean: f.buffer(norm.running_mean).clone(),
+            var: f.buffer(norm.running_var).clone(),
+        });
+        let op = DecompConv {
+            norm: Some(Norm::new(f.mode, running)),
+            activation: self.activation,
+            method: Some(f.method),
+            ..DecompConv::new(self.kernel, self.stride, self.groups)
+        };
+        let gammas = self.norms.each_ref().map(|norm| norm.weight);
+        let betas = self.norms.each_ref().map(|norm| norm.bias);
+        let ids = [self.weights, self.biases, gammas, betas];
+        let parameters = ids.iter().flatten().map(|&id| f.parameter(id)).collect::<Result<Vec<_>>>()?;
+        f.tape.apply(op, &std::iter::once(x).chain(&parameters).collect::<Vec<_>>())
+    }
+
+    fn summarise(&self, s: &mut ModelSummary, [n, _, d1, d2, d3]: [usize; 5]) -> [usize; 5] {
+        let [inputs, outputs] = self.channels;
+        let size = |d: usize| (d - 1) / self.stride + 1;
+        let output = [n, outputs, size(d1), size(d2), size(d3)];
+        let taps = self.kernel * if self.groups == Groups::Dense { inputs } else { 1 };
+        let products = output.iter().product::<usize>() * taps * 3;
+        s.layer("", &output.into(), 3 * outputs * (taps + 3), products as u64);
+        output
+    }
+}
+
+/// `x + gamma (W2 GELU(W1 mix(x) + b1) + b2)`; the first block of a stage pools and changes the channels before.
+struct Block {
+    projection: Option<ParameterId>,
+    mixer: Decomposed,
+    hidden: (ParameterId, ParameterId),
+    output: (ParameterId, ParameterId),
+    gamma: ParameterId,
+    inputs: usize,
+    channels: usize,
+}
+
+impl Block {
+    fn new(b: &mut ParameterBuilder, inputs: usize, channels: usize, kernel: usize, first: bool) -> Self {
+        let linear = |b: &mut ParameterBuilder, name: &str, [outputs, inputs]: [usize; 2]| {
+            let init = Init::Uniform(1.0 / (inputs as f32).sqrt());
+            b.scope(format!("mlp.mlp.{name}"), |b| {
+                let weight = b.parameter("weight", [outputs, inputs], Layout::Plain, init);
+                (weight, b.parameter("bias", [outputs], Layout::Plain, init))
+            })
+        };
+        let init = Init::Uniform(1.0 / (inputs as f32).sqrt());
+        Block {
+            gamma: b.parameter("gamma", [channels], Layout::Plain, Init::Constant(1e-6)),
+            projection: first.then(|| b.parameter("proj.weight", [channels, inputs, 1, 1, 1], Layout::Plain, init)),
+            mixer: b.scope("dwconv", |b| Decomposed::new(b, [channels; 2], kernel, 1, Groups::Depthwise)),
+            hidden: linear(b, "0", [4 * channels, channels]),
+            output: linear(b, "3", [channels, 4 * channels]),
+            inputs,
+            channels,
+        }
+    }
+
+    fn forward(&self, f: &Forward, x: &Var) -> Result<Var> {
+        let conv = PointwiseConv { method: f.method };
+        let x = match self.projection {
+            Some(weight) => {
+                let pooled = f.tape.apply(MaxPool3d::new(3, 2, 1), &[x])?;
+                f.tape.apply(conv, &[&pooled, &f.weight(weight)?])?
+            }
+            None => x.clone(),
+        };
+        let y = self.mixer.forward(f, &x)?;
+        let y = f.tape.apply(conv, &[&y, &f.weight(self.hidden.0)?])?;
+        let y = f.tape.apply(BiasGelu, &[&y, &f.parameter(self.hidden.1)?])?;
+        let y = f.tape.apply(conv, &[&y, &f.weight(self.output.0)?])?;
+        f.tape.apply(LayerScale, &[&x, &y, &f.parameter(self.gamma)?, &f.parameter(self.output.1)?])
+    }
+
+    fn summarise(&self, s: &mut ModelSummary, mut shape: [usize; 5]) -> [usize; 5] {
+        if self.projection.is_some() {
+            let [n, _, d1, d2, d3] = shape;
+            let pooled = |d: usize| (d + 2 - 3) / 2 + 1;
+            shape = [n, self.channels, pooled(d1), pooled(d2), pooled(d3)];
+            let voxels: usize = shape.iter().product();
+            s.layer("proj", &shape.into(), self.channels * self.inputs, (voxels * self.inputs) as u64);
+        }
+        s.scope("dwconv", |s| self.mixer.summarise(s, shape));
+        let (c, voxels) = (self.channels, shape.iter().product::<usize>());
+        let [n, _, d1, d2, d3] = shape;
+        s.layer("mlp.mlp.0", &[n, 4 * c, d1, d2, d3].into(), 4 * c * (c + 1), (voxels * 4 * c) as u64);
+        s.layer("mlp.mlp.3", &shape.into(), c * (4 * c + 1), (voxels * 4 * c) as u64);
+        s.layer("gamma", &shape.into(), c, 0);
+        shape
+    }
+}
+
+/// Volumes [N, 1, H, W, D] to feature maps and, pooled over all positions, to embeddings. Every size of the input is a
+/// multiple of 64, so that the last stage has whole voxels (others work, rounded up).
+///
+/// Names: `encoder.*` as in the released code and `to_visual_latent.weight`. The released code stores each branch's norm
+/// under two names, `norm.0` and `c1.1`; [`StateDict::load_into`] wants the first, which [`DcFormer::canonical`] makes of
+/// the second.
+pub struct DcFormer {
+    stem: Vec<Decomposed>,
+    stages: Vec<Vec<Block>>,
+    features: usize,
+    projection: Option<Linear>,
+}
+
+impl DcFormer {
+    /// # Errors
+    /// A channel count or block count of 0, an even kernel.
+    pub fn new(b: &mut ParameterBuilder, config: &DcFormerConfig) -> Result<Self> {
+        let DcFormerConfig { channels, blocks, kernels, .. } = config;
+        if channels.contains(&0) || blocks.contains(&0) || kernels.iter().any(|k| k % 2 == 0) {
+            return Err(Error::argument(
+                "model",
+                format!("channels {channels:?}, blocks {blocks:?}, kernels {kernels:?}"),
+                "use at least one channel and block a stage, and odd kernels",
+            ));
+        }
+        let activation = if config.stem_activation { Activation::Gelu } else { Activation::None };
+        let (stem, stages) = b.scope("encoder", |b| {
+            let stem = (0..4).map(|layer| {
+                let (inputs, kernel, stride) = if layer == 0 { (1, 7, 4) } else { (channels[0], 3, 1) };
+                let name = format!("s0.0.{layer}");
+                let conv = b.scope(name, |b| Decomposed::new(b, [inputs, channels[0]], kernel, stride, Groups::Dense));
+                Decomposed { activation, ..conv }
+            });
+            let stem: Vec<_> = stem.collect();
+            let stages = (0..4).map(|stage| {
+                let block = |b: &mut ParameterBuilder, i: usize| {
+                    let inputs = if i == 0 { channels[stage] } else { channels[stage + 1] };
+                    b.scope(format!("s{}.{i}", stage + 1), |b| {
+                        Block::new(b, inputs, channels[stage + 1], kernels[stage], i == 0)
+                    })
+                };
+                (0..blocks[stage]).map(|i| block(b, i)).collect()
+            });
+            (stem, stages.collect())
+        });
+        let features = channels[4];
+        let projection = config.projection.map(|p| b.scope("to_visual_latent", |b| Linear::new(b, features, p, false)));
+        Ok(DcFormer { stem, stages, features, projection })
+    }
+
+    /// Channels of the last feature map.
+    pub fn features(&self) -> usize {
+        self.features
+    }
+
+    /// The feature maps of the stem and of the four stages, [N, C, H', W', D'] each, of volumes [N, 1, H, W, D].
+    pub fn feature_maps(&self, f: &Forward, volumes: &Var) -> Result<Vec<Var>> {
+        let mut x = f.cast(volumes)?;
+        for layer in &self.stem {
+            x = layer.forward(f, &x)?;
+        }
+        let mut maps = vec![x];
+        for stage in &self.stages {
+            let mut x = maps[maps.len() - 1].clone();
+            for block in stage {
+                x = block.forward(f, &x)?;
+            }
+            maps.push(x);
+        }
+        Ok(maps)
+    }
+
+    /// Embeddings of the last feature map: its mean over all positions [N, C], projected where the model has a projection.
+    pub fn embedding(&self, f: &Forward, map: &Var) -> Result<Var> {
+        let [n, c, d1, d2, d3] = map.tensor().dims("feature map")?;
+        let columns = f.tape.apply(Reshape([n * c, d1 * d2 * d3, 1].into()), &[map])?;
+        let mean = f.tape.apply(GlobalAvgPool::default(), &[&columns])?;
+        let pooled = f.tape.apply(Reshape([n, c].into()), &[&mean])?;
+        match &self.projection {
+            Some(projection) => projection.forward(f, &pooled),
+            None => Ok(pooled),
+        }
+    }
+
+    /// A checkpoint of the released code under the names loaded here: `c1.1.weight` is an alias of `norm.0.weight`.
+    pub fn canonical(state: StateDict) -> StateDict {
+        let rename = |name: String| {
+            (1..=3).fold(name, |name, axis| name.replace(&format!(".c{axis}.1."), &format!(".norm.{}.", axis - 1)))
+        };
+        StateDict { tensors: state.tensors.into_iter().map(|(name, tensor)| (rename(name), tensor)).collect() }
+    }
+
+    /// Counted at the input size [N, 1, H, W, D].
+    pub fn summary(&self, input: [usize; 5]) -> ModelSummary {
+        let mut s = ModelSummary::default();
+        let mut shape = input;
+        s.scope("encoder", |s| {
+            s.stage("s0");
+            for (i, layer) in self.stem.iter().enumerate() {
+                shape = s.scope(format!("s0.0.{i}"), |s| layer.summarise(s, shape));
+            }
+            for (stage, blocks) in self.stages.iter().enumerate() {
+                s.stage(&format!("s{}", stage + 1));
+                for (i, block) in blocks.iter().enumerate() {
+                    shape = s.scope(format!("s{}.{i}", stage + 1), |s| block.summarise(s, shape));
+                }
+            }
+        });
+        if let Some(projection) = &self.projection {
+            s.scope("to_visual_latent", |s| projection.summarise(s, [shape[0], self.features].into()));
+        }
+        s
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Parameters and multiply-adds over 512x512x256, stage by stage.
+    #[test]
+    fn published_sizes_have_their_parameters_and_macs() {
+        let stem = [29_695_672_320, 117_373_403_136];
+        let expected: [(&str, [usize; 5], [u64; 5]); 4] = [
+            (
+                "dcformer-nano",
+                [29_472, 10_944, 37_888, 144_640, 566_272],
+                [stem[0], 1_371_537_408, 605_028_352, 292_290_560, 143_982_592],
+            ),
+            (
+                "dcformer-naive",
+                [29_472, 74_496, 282_624, 1_102_848, 4_362_240],
+                [stem[0], 9_512_681_472, 4_567_597_056, 2_242_904_064, 1_112_801_280],
+            ),
+            (
+                "dcformer-tiny",
+                [114_240, 163_968, 930_816, 3_661_056, 9_787_392],
+                [stem[1], 21_114_126_336, 15_108_931_584, 7_462_453_248, 2_499_674_112],
+            ),
+            (
+                "dcformer-small",
+                [114_240, 163_968, 930_816, 7_248_384, 9_787_392],
+                [stem[1], 21_114_126_336, 15_108_931_584, 14_773_911_552, 2_499_674_112],
+            ),
+        ];
+        for (name, parameters, macs) in expected {
+            let mut b = ParameterBuilder::new();
+            let model = DcFormer::new(&mut b, &DcFormerConfig::named(name).unwrap()).unwrap();
+            let stages = model.summary([1, 1, 512, 512, 256]).stages();
+            assert_eq!(stages.iter().map(|s| s.1).collect::<Vec<_>>(), parameters, "{name}");
+            assert_eq!(stages.iter().map(|s| s.2).collect::<Vec<_>>(), macs, "{name}");
+        }
+    }
+
+    #[test]
+    fn both_spellings_of_the_norms_are_one() {
+        let tensor = || ([1].into(), vec![0.0]);
+        let names = ["encoder.s0.0.1.c2.1.running_mean", "encoder.s1.0.dwconv.c3.0.bias"];
+        let state = StateDict { tensors: names.iter().map(|name| (name.to_string(), tensor())).collect() };
+        let names: Vec<_> = DcFormer::canonical(state).tensors.into_keys().collect();
+        assert_eq!(names, ["encoder.s0.0.1.norm.1.running_mean", "encoder.s1.0.dwconv.c3.0.bias"]);
+    }
+}
