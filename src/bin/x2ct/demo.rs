@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use serde_json::json;
+use x2ct::ct::phantom::{COARSE_SHAPE, COARSE_SPACING};
 use x2ct::data::phantom_set::{PhantomSet, PhantomStudy};
 use x2ct::data::rows;
 use x2ct::eval::probe::RidgeRegression;
@@ -44,7 +45,8 @@ pub struct DemoArgs {
 }
 
 const HELD_OUT: usize = 256;
-const SIDE: usize = 64;
+/// Pixels of a radiograph's side.
+const SIDE: usize = COARSE_SHAPE[0];
 
 /// Everything the demo does to patients and network; `--full` differs in amount only.
 struct Plan {
@@ -55,10 +57,9 @@ struct Plan {
 
 impl Plan {
     fn new(args: &DemoArgs, out: &Path) -> Self {
-        let (patients, epochs) = if args.full { (12_000, 16) } else { (2_048, 13) };
+        let (patients, epochs) = if args.full { (12_288, 18) } else { (2_048, 13) };
         let (patients, epochs) = (args.patients.unwrap_or(patients), args.epochs.unwrap_or(epochs));
-        // 6 mm voxels: 384 mm of patient in each direction.
-        let study = PhantomStudy { seed: args.seed, shape: [SIDE; 3], spacing: [6.0; 3] };
+        let study = PhantomStudy { seed: args.seed, shape: COARSE_SHAPE, spacing: COARSE_SPACING };
         let config = TrainConfig {
             out: out.to_path_buf(),
             epochs,
