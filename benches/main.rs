@@ -16,7 +16,6 @@ fn main() -> x2ct::Result<()> {
     let mut criterion =
         Criterion::default().sample_size(10).warm_up_time(Duration::from_millis(300)).configure_from_args();
     for mut case in cases::cases(&device, None)? {
-        println!("{}/{}: {} bytes, {} floating-point operations", case.family, case.name, case.bytes, case.flops);
         let mut group = criterion.benchmark_group(case.family);
         group.throughput(Throughput::Bytes(case.bytes));
         group.bench_function(&case.name, |bencher| {

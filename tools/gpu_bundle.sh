@@ -20,7 +20,6 @@ built() {
 }
 x2ct=$(built '/x2ct$' cargo build --profile "$profile" --bin x2ct)
 tests=$(built '/deps/x2ct-' cargo test --profile "$profile" --no-run --test x2ct)
-bench=$(built '/deps/x2ct-' cargo bench --profile "$profile" --no-run --bench x2ct)
 
 # Machine code in a fatbin starts with these bytes; without nvcc there is none.
 fatbin=$(printf '\x50\xed\x55\xba')
@@ -33,13 +32,12 @@ rm -rf "$bundle"
 mkdir -p "$bundle/tests" "$bundle/peers"
 strip -o "$bundle/x2ct" "$x2ct"
 strip -o "$bundle/x2ct_tests" "$tests"
-strip -o "$bundle/x2ct_bench" "$bench"
 cp -r tests/golden "$bundle/tests/golden"
 cp tools/peers/*.py "$bundle/peers/"
 cp tools/gpu_run.sh "$bundle/run.sh"
 chmod +x "$bundle/run.sh"
 
-needs=$(for file in x2ct x2ct_tests x2ct_bench; do objdump -T "$bundle/$file"; done |
+needs=$(for file in x2ct x2ct_tests; do objdump -T "$bundle/$file"; done |
     grep -oE 'GLIBC(XX)?_[0-9.]+' | sort -Vu | awk -F_ '{ newest[$1] = $0 } END { for (kind in newest) print newest[kind] }' | sort | paste -sd' ')
 commit=$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 [ -z "$(git status --porcelain -uno 2>/dev/null)" ] || commit="$commit with changes"

@@ -4,8 +4,8 @@
 #
 #   ./run.sh [STEP ...]        steps: check test sanitize bench peers (default: all, in this order)
 #
-# Variables: OUT (results; default ./results), FILTER (tests and benches whose name contains it), PYTHON, SANITIZER_FILTER
-# (tests run under compute-sanitizer; default ops::), PEER_FLAGS (such as --compile), BENCH_SECONDS (per case).
+# Variables: OUT (results; default ./results), FILTER (a kernel family: tests whose name contains it, its benches), PYTHON,
+# SANITIZER_FILTER (tests run under compute-sanitizer; default ops::), PEER_FLAGS (such as --compile), BENCH_SECONDS (a case).
 # Ends with status 1 if any step failed. Steps run again replace their own results only.
 set -uo pipefail
 cd "$(dirname "$0")"
@@ -51,16 +51,18 @@ forget() { [ ! -f "$OUT/status.tsv" ] || { grep -v "^$1" "$OUT/status.tsv" >"$OU
 
 check() {
     forget golden
-    step "golden cases" check.log ./x2ct check --device $device tests/golden/*.safetensors
+    local cases
+    mapfile -t cases < <(grep -laF x2ct-golden-1 tests/golden/*.safetensors) # other formats lie there too
+    step "golden cases" check.log ./x2ct check --device $device "${cases[@]}"
 }
 
 tests() {
     forget tests
     # A GPU is required, new memory is NaN, and the host runs beside it: the two are compared with the same references.
-    step "tests" tests.log env X2CT_REQUIRE_CUDA=1 X2CT_POISON=1 ./x2ct_tests device:: layout:: shim:: ops:: ${FILTER:+"$FILTER"}
+    step "tests" tests.log env X2CT_REQUIRE_CUDA=1 X2CT_POISON=1 ./x2ct_tests device:: layout:: shim:: "ops::${FILTER:-}"
     # Again without the memory pool, each launch waited for: another allocator, another order of events.
     step "tests, one launch at a time" tests_sync.log \
-        env X2CT_REQUIRE_CUDA=only X2CT_SYNC=1 X2CT_PLAIN_ALLOC=1 ./x2ct_tests device:: shim:: ops:: ${FILTER:+"$FILTER"}
+        env X2CT_REQUIRE_CUDA=only X2CT_SYNC=1 X2CT_PLAIN_ALLOC=1 ./x2ct_tests device:: shim:: "ops::${FILTER:-}"
 }
 
 sanitize() {
@@ -95,9 +97,12 @@ caught() {
 
 bench() {
     forget bench
-    export CRITERION_HOME="$OUT/criterion"
-    rm -rf "$CRITERION_HOME"
-    step "bench" bench.log env X2CT_DEVICE=$device ./x2ct_bench --bench --noplot --measurement-time "${BENCH_SECONDS:-0.5}" ${FILTER:+"$FILTER"}
+    # The programs' text goes to the log; the figures to a file that is complete or absent.
+    step "bench" bench.log figures ${FILTER:+"$FILTER"}
+}
+figures() {
+    rm -f "$OUT/bench.json"
+    ./x2ct bench "$@" --device $device --seconds "${BENCH_SECONDS:-0.5}" --json >"$OUT/bench.part" && mv "$OUT/bench.part" "$OUT/bench.json"
 }
 
 peers() {
@@ -113,7 +118,7 @@ peers() {
 # The figures as a Markdown table: ours, the peers', the ratio.
 table() {
     if [ -z "$PYTHON" ]; then
-        echo "no Python: the figures are in bench.log, not in a table"
+        echo "no Python: the figures are in bench.json, not in a table"
         return
     fi
     {

@@ -167,6 +167,7 @@ impl Tape {
     /// Applies an operator.
     pub fn apply<O: Op + 'static>(&self, op: O, inputs: &[&Var]) -> Result<Var> {
         let tensors: Vec<&Tensor> = inputs.iter().map(|v| &v.tensor).collect();
+        let _range = crate::device::profiler_range(op.name());
         let (tensor, context) = op.forward(&tensors).map_err(|e| with_shapes(e, op.name(), &tensors))?;
         if inputs.iter().all(|v| v.node.is_none()) {
             return Ok(Var { tensor, node: None });
@@ -190,6 +191,7 @@ impl Tape {
                 "detach the input if the gradient is meant to stop here",
             ));
         }
+        let _range = crate::device::profiler_range(op.name());
         let tensor = op.forward(&tensors).map_err(|e| with_shapes(e, op.name(), &tensors))?;
         Ok(Var { tensor, node: None })
     }
@@ -234,6 +236,7 @@ impl Tape {
             // Taken: an inner gradient is freed as soon as it has been used.
             let Some(upstream) = node.gradient.take() else { continue };
             let mut gradients = Gradients { nodes: earlier, inputs: &node.inputs };
+            let _range = crate::device::profiler_range(node.name);
             backward(&upstream, &mut gradients).map_err(|e| with_shapes(e, node.name, &[&upstream]))?;
         }
         let leaves = nodes.into_iter().map(|node| if node.parameter { None } else { node.gradient }).collect();

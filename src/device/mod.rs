@@ -19,6 +19,9 @@ mod host;
 mod host_gemm;
 
 #[cfg(feature = "cuda")]
+mod nvtx;
+
+#[cfg(feature = "cuda")]
 pub use cuda::CudaLauncher;
 /// The CUDA bindings that [`CudaLauncher`] speaks, at the version it speaks.
 #[cfg(feature = "cuda")]
@@ -252,6 +255,12 @@ impl std::fmt::Debug for Device {
         write!(f, "Device({})", self.name())
     }
 }
+
+/// Names what this thread queues until the guard is dropped, for a profiler.
+#[cfg(feature = "cuda")]
+pub(crate) use nvtx::range as profiler_range;
+#[cfg(not(feature = "cuda"))]
+pub(crate) fn profiler_range(_: &str) {}
 
 fn no_such_device(device: &str, problem: &str, hint: &str) -> Error {
     Error::Device { device: device.into(), problem: problem.into(), hint: hint.into() }

@@ -301,7 +301,7 @@ def encoder(bench):
         bench.variants("encoder", f"{name} step {batch}x{side}x{side} bf16", make, items=batch, graph=False)
 
 
-def adamw(bench):
+def optim(bench):
     # The shapes of a ResNet-50: 25.6 million parameters in 161 tensors.
     shapes = resnet50_shapes() if not bench.quick else [(64, 3, 7, 7), (64,), (1000, 64)]
     parameters = [nn.Parameter(0.02 * bench.random(*shape)) for shape in shapes]
@@ -319,8 +319,8 @@ def adamw(bench):
                     torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
                 optimizer.step()
 
-            task = f"{'clipped' if clip else 'unclipped'} {count}"
-            bench.time("adamw", task, f"AdamW({name})" + (", clip_grad_norm_(foreach)" if clip else ""), run)
+            task = f"adamw {'with' if clip else 'without'} clipping {count}"
+            bench.time("optim", task, f"AdamW({name})" + (", clip_grad_norm_(foreach)" if clip else ""), run)
 
 
 def resnet50_shapes():
@@ -344,7 +344,7 @@ def copy(bench):
     bench.time("copy", f"{megabytes} MiB", "device copy", lambda: destination.copy_(source), items=2 * source.numel())
 
 
-FAMILIES = {f.__name__: f for f in [copy, decomp_conv, contrastive, drr, encoder, adamw]}
+FAMILIES = {f.__name__: f for f in [copy, decomp_conv, contrastive, drr, encoder, optim]}
 
 
 def versions():

@@ -11,18 +11,10 @@ from pathlib import Path
 
 
 def ours(folder):
-    """(family, name) -> median seconds, spread, bytes that must move; from criterion's files."""
-    cases = {}
-    for path in sorted(folder.glob("criterion/**/new/estimates.json")):
-        about = json.loads((path.parent / "benchmark.json").read_text())
-        estimates = json.loads(path.read_text())
-        throughput = about.get("throughput") or {}
-        cases[about["group_id"], about["function_id"]] = {
-            "seconds": estimates["median"]["point_estimate"] * 1e-9,
-            "spread": estimates["median_abs_dev"]["point_estimate"] * 1e-9,
-            "bytes": throughput.get("Bytes", 0),
-        }
-    return cases
+    """(family, case) -> median seconds, spread, bytes and operations; what `x2ct bench --json` printed."""
+    path = folder / "bench.json"
+    results = json.loads(path.read_text())["results"] if path.exists() else []
+    return {(r["family"], r["case"]): r for r in results}
 
 
 def peers(folder):
@@ -53,7 +45,8 @@ def main(folder):
     theirs = peers(folder)
     if theirs["versions"]:
         print("- peers: " + ", ".join(f"{k} {v}" for k, v in theirs["versions"].items() if v))
-    print("- protocol: random data, device events around each run, L2 displaced before each, medians\n")
+    print("- protocol: random data, device events around each run, L2 displaced before each, medians; GB/s counts the bytes")
+    print("  that must move\n")
 
     status = folder / "status.tsv"
     if status.exists():
@@ -66,11 +59,13 @@ def main(folder):
 
     cases, matched = ours(folder), set()
     print("## Times\n")
-    row("family", "case", "x2ct", "+-", "GB/s of the bytes that must move", "peer", "peer's time", "peer / x2ct")
-    row(*["---"] * 8)
+    row("family", "case", "x2ct", "+-", "GB/s", "TFLOP/s", "peer", "peer's time", "peer / x2ct")
+    row(*["---"] * 9)
     for (family, name), case in cases.items():
-        rate = f"{case['bytes'] / case['seconds'] / 1e9:.0f}" if case["bytes"] else ""
-        own = (family, name, duration(case["seconds"]), duration(case["spread"]), rate)
+        seconds = case["median_us"] * 1e-6
+        bytes_rate = f"{case['bytes'] / seconds / 1e9:.0f}" if case["bytes"] else ""
+        flop_rate = f"{case['flops'] / seconds / 1e12:.2f}" if case["flops"] else ""
+        own = (family, name, duration(seconds), duration(case["spread_us"] * 1e-6), bytes_rate, flop_rate)
         found = [
             (i, r) for i, r in enumerate(theirs["rows"]) if r["family"] == family and words(r["task"]) <= words(name)
         ]
@@ -78,7 +73,7 @@ def main(folder):
             row(*own, "", "", "")
         for i, r in found:
             matched.add(i)
-            row(*own, r["peer"], duration(r["seconds"]), f"{r['seconds'] / case['seconds']:.2f}")
+            row(*own, r["peer"], duration(r["seconds"]), f"{r['seconds'] / seconds:.2f}")
     rest = [r for i, r in enumerate(theirs["rows"]) if i not in matched]
     if rest:
         print("\n## Peers without a case of ours beside them\n")
