@@ -23,7 +23,8 @@ impl Nvtx {
         }
         // Safety: NVIDIA's library does nothing at load; both functions have the types given here in every version.
         unsafe {
-            let library = ["libnvToolsExt.so.1", "libnvToolsExt.so"].iter().find_map(|name| Library::new(name).ok())?;
+            let library =
+                ["libnvToolsExt.so.1", "libnvToolsExt.so"].iter().find_map(|name| Library::new(*name).ok())?;
             let push = *library.get(b"nvtxRangePushA\0").ok()?;
             let pop = *library.get(b"nvtxRangePop\0").ok()?;
             Some(Nvtx { push, pop, _library: library })
