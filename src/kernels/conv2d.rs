@@ -56,24 +56,24 @@ kernels! {
     }
 
     kernels {
-        /// y, one thread an element; tile[0] elements a block.
+        /// y, one thread an element; `tile[0]` elements a block.
         FORWARD_NAIVE(Conv2dParams) = [conv2d_forward_naive_f32, conv2d_forward_naive_bf16];
-        /// dx, one thread an element; tile[0] elements a block.
+        /// dx, one thread an element; `tile[0]` elements a block.
         DGRAD_NAIVE(Conv2dParams) = [conv2d_dgrad_naive_f32, conv2d_dgrad_naive_bf16];
-        /// dw (f32), one thread an element; tile[0] elements a block.
+        /// dw (f32), one thread an element; `tile[0]` elements a block.
         WGRAD_NAIVE(Conv2dParams) = [conv2d_wgrad_naive_f32, conv2d_wgrad_naive_bf16];
-        /// y: wide and narrow bf16, TF32, f32; tile[0] pixels of y by tile[1] filters a block, tile[2] bytes deep a step.
+        /// y: wide and narrow bf16, TF32, f32; `tile[0]` pixels of y by `tile[1]` filters a block, `tile[2]` bytes deep a step.
         FORWARD_TILED(Conv2dParams) =
             [conv2d_forward_wide_bf16, conv2d_forward_narrow_bf16, conv2d_forward_tf32, conv2d_forward_f32];
-        /// dx: the same; tile[0] pixels of x by tile[1] channels of x.
+        /// dx: the same; `tile[0]` pixels of x by `tile[1]` channels of x.
         DGRAD_TILED(Conv2dParams) =
             [conv2d_dgrad_wide_bf16, conv2d_dgrad_narrow_bf16, conv2d_dgrad_tf32, conv2d_dgrad_f32];
-        /// dw: the same; tile[0] taps by tile[1] filters.
+        /// dw: the same; `tile[0]` taps by `tile[1]` filters.
         WGRAD_TILED(Conv2dParams) =
             [conv2d_wgrad_wide_bf16, conv2d_wgrad_narrow_bf16, conv2d_wgrad_tf32, conv2d_wgrad_f32];
-        /// tile[0] pixels of y make a thread worth its cost on the host.
+        /// `tile[0]` pixels of y make a thread worth its cost on the host.
         IM2COL(Conv2dParams) = [im2col_f32, im2col_bf16];
-        /// From f32 columns; groups of tile[1] channels of a pixel of x; tile[0] as above.
+        /// From f32 columns; groups of `tile[1]` channels of a pixel of x; `tile[0]` as above.
         COL2IM(Conv2dParams) = [col2im_f32, col2im_bf16];
     }
 }

@@ -354,7 +354,7 @@ static DEPTHWISE: [Depthwise; 3] = [
 fn depthwise(params: &DecompConvParams) -> &'static Depthwise {
     &DEPTHWISE[match params.kernel {
         ..=7 => 0,
-        ..=13 => 1,
+        8..=13 => 1,
         _ => 2,
     }]
 }

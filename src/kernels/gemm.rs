@@ -46,7 +46,7 @@ kernels! {
         AddPartsParams {
             /// [parts, m, n].
             partials: DevicePtr,
-            /// [n] of C's type, or null.
+            /// `[n]` of C's type, or null.
             bias: DevicePtr,
             /// [m, n].
             c: DevicePtr,
@@ -65,7 +65,7 @@ kernels! {
         ColumnSumParams {
             /// [m, n] for the first stage, [m, n] partial sums for the second.
             input: DevicePtr,
-            /// [chunks, n] f32 for the first stage, [n] for the second.
+            /// `[chunks, n]` f32 for the first stage, `[n]` for the second.
             out: DevicePtr,
             /// Rows of `input`.
             m: u64,
@@ -79,11 +79,11 @@ kernels! {
     }
 
     kernels {
-        /// One thread an element; tile[0] elements a block.
+        /// One thread an element; `tile[0]` elements a block.
         NAIVE(GemmParams) = [gemm_naive_f32, gemm_naive_bf16];
         /// The same, bf16 operands and an f32 result.
         NAIVE_TO_F32(GemmParams) = [gemm_naive_bf16_f32];
-        /// Tensor cores, tile[0] x tile[1] of C a block, tile[2] bytes of k a step; A and B plain or transposed.
+        /// Tensor cores, `tile[0]` x `tile[1]` of C a block, `tile[2]` bytes of k a step; A and B plain or transposed.
         WIDE_BF16(GemmParams) = [gemm_wide_bf16_nn, gemm_wide_bf16_nt, gemm_wide_bf16_tn, gemm_wide_bf16_tt];
         /// The same with half as many columns a block.
         NARROW_BF16(GemmParams) = [gemm_narrow_bf16_nn, gemm_narrow_bf16_nt, gemm_narrow_bf16_tn, gemm_narrow_bf16_tt];
@@ -91,11 +91,11 @@ kernels! {
         TILED_TF32(GemmParams) = [gemm_tf32_nn, gemm_tf32_nt, gemm_tf32_tn, gemm_tf32_tt];
         /// The same in full f32.
         TILED_F32(GemmParams) = [gemm_f32_nn, gemm_f32_nt, gemm_f32_tn, gemm_f32_tt];
-        /// Adds up the parts of split sums; by the storage type of C; tile[0] elements a block.
+        /// Adds up the parts of split sums; by the storage type of C; `tile[0]` elements a block.
         ADD_PARTS(AddPartsParams) = [gemm_add_parts_f32, gemm_add_parts_bf16];
-        /// out[chunk, j] = sum of `rows` rows of column j; a thread takes tile[0] columns of one chunk.
+        /// out[chunk, j] = sum of `rows` rows of column j; a thread takes `tile[0]` columns of one chunk.
         COLUMN_SUM_PARTIAL(ColumnSumParams) = [column_sum_partial_f32, column_sum_partial_bf16];
-        /// out[j] = sum over the chunks.
+        /// `out[j]` = sum over the chunks.
         COLUMN_SUM_FINISH(ColumnSumParams) = [column_sum_finish_f32, column_sum_finish_bf16];
     }
 }
@@ -133,7 +133,7 @@ pub struct GemmCall {
     pub a: DevicePtr,
     /// [k, n], or [n, k] with `transpose_b`.
     pub b: DevicePtr,
-    /// [n], added to every row (not scaled by alpha), or null.
+    /// `[n]`, added to every row (not scaled by alpha), or null.
     pub bias: DevicePtr,
     /// [m, n].
     pub c: DevicePtr,
@@ -302,7 +302,7 @@ pub fn column_sum_workspace(m: usize, n: usize) -> usize {
     m.div_ceil(chunk_rows(m)) * n
 }
 
-/// out[j] = sum over i of x[i, j], or `out +=` that; the order of the additions depends on `m` alone.
+/// `out[j]` = sum over i of `x[i, j]`, or `out +=` that; the order of the additions depends on `m` alone.
 ///
 /// # Safety
 /// `x` holds [m, n] elements of `dtype`, `out` n elements of `out_dtype`, `workspace` [`column_sum_workspace`] f32; all

@@ -43,7 +43,7 @@ kernels! {
             dbias: DevicePtr,
             /// `[2, channels]` f32.
             coefficients: DevicePtr,
-            /// f64 workspace, [`workspace_bytes`].
+            /// f64 workspace, as large as `workspace_bytes` says.
             partial: DevicePtr,
             /// Rows of x.
             rows: u64,

@@ -8,7 +8,7 @@ use crate::ops::gemm::Linear as LinearOp;
 use crate::ops::norm::{BatchNorm as BatchNormOp, RunningStats};
 use crate::tensor::Shape;
 
-/// `torch.nn.Conv2d` without bias, NHWC: [N,H,W,I] to [N,Ho,Wo,O], Ho = (H + 2 padding - kernel) / stride + 1.
+/// `torch.nn.Conv2d` without bias, NHWC: `[N,H,W,I]` to `[N,Ho,Wo,O]`, Ho = (H + 2 padding - kernel) / stride + 1.
 pub struct Conv2d {
     weight: ParameterId,
     inputs: usize,

@@ -10,7 +10,7 @@ use crate::ops::pointwise::cast;
 use crate::tensor::Tensor;
 
 /// y [N, HO, WO, O] = x [N, H, W, C] convolved with weight [O, KH, KW, C] (cross-correlation, as in PyTorch), plus a
-/// bias [O]. Inputs: x, weight, and, where there is one, the bias. Dilation 1, one group.
+/// bias `[O]`. Inputs: x, weight, and, where there is one, the bias. Dilation 1, one group.
 ///
 /// x is f32 or bf16 and y has its type; the parameters may be of the same type or f32 (they are then rounded to bf16 for
 /// the product, while their gradients are formed in f32). Deterministic: sums have a fixed order.

@@ -203,7 +203,7 @@ impl Op for MatMul {
     }
 }
 
-/// y [.., N] = x [.., K] weight^T + bias. Inputs: x, weight [N, K], and, where there is one, bias [N].
+/// y `[.., N]` = x `[.., K]` weight^T + bias. Inputs: x, weight `[N, K]`, and, where there is one, bias `[N]`.
 ///
 /// x is f32 or bf16 and y has its type; the parameters may be of the same type or f32 (they are then rounded to bf16 for
 /// the product, while their gradients are formed in f32).

@@ -104,8 +104,8 @@ impl Windows {
             ));
         }
         let mut out = [0; 3];
-        for axis in 0..3 {
-            out[axis] = output_size(name, self.input[axis], self.kernel[axis], self.stride[axis], self.padding[axis])?;
+        for (axis, out) in out.iter_mut().enumerate() {
+            *out = output_size(name, self.input[axis], self.kernel[axis], self.stride[axis], self.padding[axis])?;
         }
         Ok(out)
     }

@@ -99,7 +99,7 @@ pub fn run(args: DemoArgs, common: &Common) -> anyhow::Result<ExitCode> {
     train.radiographs.write(&plan.config.data.radiographs)?;
     train.cache.write(&plan.config.data.cache)?;
     test.radiographs.write(&out.join("test.radiographs.safetensors"))?;
-    test.cache.write(&out.join("test.cache.safetensors"))?;
+    test.cache.write(out.join("test.cache.safetensors"))?;
 
     let set = TrainingSet::join(&device, &train.radiographs, &train.cache)?;
     let (trainer, steps) = run_logged(&device, &plan.config, &set, true, &stop)?;

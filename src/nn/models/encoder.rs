@@ -37,7 +37,7 @@ impl EncoderConfig {
     }
 }
 
-/// Images [N,H,W,3] to embeddings [N,D], not normalised (the loss normalises). Names: `xray_encoder.*` (torchvision's
+/// Images `[N,H,W,3]` to embeddings `[N,D]`, not normalised (the loss normalises). Names: `xray_encoder.*` (torchvision's
 /// inside) and `to_xray_latent.weight`.
 pub struct RadiographEncoder {
     trunk: ResNet,

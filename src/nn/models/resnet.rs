@@ -32,7 +32,7 @@ impl ResNetDepth {
     }
 }
 
-/// A ResNet trunk: [N,H,W,3] to pooled features [N, features()].
+/// A ResNet trunk: `[N,H,W,3]` to pooled features `[N, features()]`.
 pub struct ResNet {
     conv1: Conv2d,
     bn1: BatchNorm,
@@ -127,7 +127,7 @@ impl ResNet {
         self.features
     }
 
-    /// Pooled features [N, features()] of images [N,H,W,3]; images are cast to the pass's storage type.
+    /// Pooled features `[N, features()]` of images `[N,H,W,3]`; images are cast to the pass's storage type.
     pub fn forward(&self, f: &Forward, x: &Var) -> Result<Var> {
         let x = self.conv1.forward(f, &f.cast(x)?)?;
         let x = self.bn1.forward(f, &x, true, None)?;
