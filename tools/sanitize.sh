@@ -20,7 +20,9 @@ done
 runtimes+=("$(readlink -f "$("$CXX" -print-file-name=libstdc++.so.6)")")
 
 export X2CT_SANITIZE=address,undefined
-build=(cargo test --target-dir target/sanitize --no-default-features --features host,cli --test x2ct)
+# The kernels are C++ and optimised all the same; optimising the dependencies would cost more than it saves here.
+export CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=line-tables-only
+build=(cargo test --config 'profile.dev.package."*".opt-level=0' --target-dir target/sanitize --no-default-features --features host,cli --test x2ct)
 "${build[@]}" --no-run
 binary=$("${build[@]}" --no-run --message-format=json 2>/dev/null |
     sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | grep '/x2ct-' | tail -1)
