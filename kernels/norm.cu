@@ -208,21 +208,20 @@ X2CT_DEVICE ChannelValues<W> channel_values(const BatchNormParams& p, uint64_t c
     return c;
 }
 
-template <class T, int W>
+template <class T, int W, bool Residual>
 X2CT_DEVICE void column_apply(const BatchNormParams& p) {
     const ColumnThread t = column_thread<W>(p.walk, p.rows, p.channels);
     if (!t.visits) return;
     const T* x = static_cast<const T*>(p.x) + t.offset;
-    const T* residual = p.residual ? static_cast<const T*>(p.residual) + t.offset : nullptr;
+    const T* residual = static_cast<const T*>(p.residual) + (Residual ? t.offset : 0);
     T* y = static_cast<T*>(p.y) + t.offset;
     const ChannelValues<W> c = channel_values<W>(p, t.channel);
-    const float floor = p.relu ? 0.0f : -INFINITY;
     for_visits<ColumnConfig::batch>(t.visits, [&](uint32_t i, auto batch) {
         constexpr int U = decltype(batch)::value;
         Vec<T, W> v[U], r[U] = {};
         X2CT_UNROLL
         for (int u = 0; u < U; ++u) v[u] = load_vec<W>(x + (i + u) * t.stride);
-        if (residual) {
+        if (Residual) {
             X2CT_UNROLL
             for (int u = 0; u < U; ++u) r[u] = load_vec<W>(residual + (i + u) * t.stride);
         }
@@ -231,12 +230,12 @@ X2CT_DEVICE void column_apply(const BatchNormParams& p) {
             float out[W];
             X2CT_UNROLL
             for (int j = 0; j < W; ++j) out[j] = normalized(to_float(v[u].v[j]), c.mean[j], c.scale[j], c.bias[j]);
-            if (residual) {
+            if (Residual) {
                 X2CT_UNROLL
                 for (int j = 0; j < W; ++j) out[j] += to_float(r[u].v[j]);
             }
             X2CT_UNROLL
-            for (int j = 0; j < W; ++j) out[j] = out[j] < floor ? floor : out[j];  // NaN passes through
+            for (int j = 0; j < W; ++j) out[j] = p.relu && out[j] < 0.0f ? 0.0f : out[j];  // NaN passes through
             store_float(y + (i + u) * t.stride, out);
         }
     });
@@ -373,8 +372,10 @@ X2CT_DEVICE void batch_norm_moments(const BatchNormParams& p) {
 template <class T>
 X2CT_DEVICE void batch_norm_apply(const BatchNormParams& p) {
     constexpr int width = vec_width<T>();
-    if (p.walk.vector) column_apply<T, width>(p);
-    else column_apply<T, 1>(p);
+    if (p.walk.vector && p.residual) column_apply<T, width, true>(p);
+    else if (p.walk.vector) column_apply<T, width, false>(p);
+    else if (p.residual) column_apply<T, 1, true>(p);
+    else column_apply<T, 1, false>(p);
 }
 template <class T>
 X2CT_DEVICE void batch_norm_gradient_sums(const BatchNormParams& p) {

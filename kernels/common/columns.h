@@ -39,6 +39,11 @@ X2CT_DEVICE ColumnThread column_thread(const Walk& w, uint64_t rows, uint64_t ch
     t.channel = (uint64_t(blockIdx.y) * w.columns + t.column) * W;
     const uint64_t row = t.first_row + uint64_t(t.lane) * w.lane_step;
     t.offset = row * channels + t.channel;
+#ifdef __CUDACC__
+    // Hidden from the optimizer: it would distribute the sum over the elements of a vector, and no longer see that their
+    // addresses are consecutive (16-byte stores became four).
+    asm("" : "+l"(t.offset));
+#endif
     t.stride = uint64_t(w.row_step) * channels;
     t.visits = 0;
     if (t.lane < w.lanes && t.channel < channels && row < rows) {
