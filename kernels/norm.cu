@@ -199,12 +199,13 @@ struct ChannelValues {
 template <int W>
 X2CT_DEVICE ChannelValues<W> channel_values(const BatchNormParams& p, uint64_t channel) {
     ChannelValues<W> c;
+    float rstd[W];
+    load_channels(p.mean + channel, c.mean);
+    load_channels(p.weight + channel, c.scale);
+    load_channels(p.bias + channel, c.bias);
+    load_channels(p.rstd + channel, rstd);
     X2CT_UNROLL
-    for (int j = 0; j < W; ++j) {
-        c.mean[j] = p.mean[channel + j];
-        c.scale[j] = p.weight[channel + j] * p.rstd[channel + j];
-        c.bias[j] = p.bias[channel + j];
-    }
+    for (int j = 0; j < W; ++j) c.scale[j] *= rstd[j];
     return c;
 }
 
@@ -216,6 +217,7 @@ X2CT_DEVICE void column_apply(const BatchNormParams& p) {
     const T* residual = static_cast<const T*>(p.residual) + (Residual ? t.offset : 0);
     T* y = static_cast<T*>(p.y) + t.offset;
     const ChannelValues<W> c = channel_values<W>(p, t.channel);
+    const float floor = p.relu ? 0.0f : -INFINITY;
     for_visits<ColumnConfig::batch>(t.visits, [&](uint32_t i, auto batch) {
         constexpr int U = decltype(batch)::value;
         Vec<T, W> v[U], r[U] = {};
@@ -235,7 +237,7 @@ X2CT_DEVICE void column_apply(const BatchNormParams& p) {
                 for (int j = 0; j < W; ++j) out[j] += to_float(r[u].v[j]);
             }
             X2CT_UNROLL
-            for (int j = 0; j < W; ++j) out[j] = p.relu && out[j] < 0.0f ? 0.0f : out[j];  // NaN passes through
+            for (int j = 0; j < W; ++j) out[j] = out[j] < floor ? floor : out[j];  // NaN passes through
             store_float(y + (i + u) * t.stride, out);
         }
     });
@@ -333,11 +335,8 @@ X2CT_DEVICE void column_gradient_apply(const BatchNormParams& p) {
     const ChannelValues<W> c = channel_values<W>(p, t.channel);
     float c0[W] = {}, c1[W] = {};
     if (p.training) {
-        X2CT_UNROLL
-        for (int j = 0; j < W; ++j) {
-            c0[j] = p.coefficients[t.channel + j];
-            c1[j] = p.coefficients[p.channels + t.channel + j];
-        }
+        load_channels(p.coefficients + t.channel, c0);
+        load_channels(p.coefficients + p.channels + t.channel, c1);
     }
     for_visits<ColumnConfig::gradient_batch>(t.visits, [&](uint32_t i, auto batch) {
         constexpr int U = decltype(batch)::value;

@@ -127,10 +127,12 @@ X2CT_DEVICE void layer_norm_rows(const RowNormParams& p) {
     }
     for (uint32_t i = 0; i < t.visits; ++i) {
         const uint32_t c = t.first + i * t.stride;
-        float v[W];
+        float v[W], weight[W], bias[W];
         load_float(x + c, v);
+        load_channels(p.weight + c, weight);
+        load_channels(p.bias + c, bias);
         X2CT_UNROLL
-        for (int j = 0; j < W; ++j) v[j] = (v[j] - mean) * rstd * p.weight[c + j] + p.bias[c + j];
+        for (int j = 0; j < W; ++j) v[j] = (v[j] - mean) * rstd * weight[j] + bias[j];
         store_float(y + c, v);
     }
 }
@@ -145,12 +147,13 @@ X2CT_DEVICE void layer_norm_gradient_rows(const RowNormParams& p) {
     float sum[W] = {}, sum_hat[W] = {};
     for (uint32_t i = 0; i < t.visits; ++i) {
         const uint32_t c = t.first + i * t.stride;
-        float xs[W], g[W];
+        float xs[W], g[W], weight[W];
         load_float(x + c, xs);
         load_float(dy + c, g);
+        load_channels(p.weight + c, weight);
         X2CT_UNROLL
         for (int j = 0; j < W; ++j) {
-            g[j] *= p.weight[c + j];
+            g[j] *= weight[j];
             sum[j] += g[j];
             sum_hat[j] += g[j] * ((xs[j] - mean) * rstd);
         }
@@ -161,11 +164,12 @@ X2CT_DEVICE void layer_norm_gradient_rows(const RowNormParams& p) {
     const float c0 = float(total[0] / double(p.channels)), c1 = float(total[1] / double(p.channels));
     for (uint32_t i = 0; i < t.visits; ++i) {
         const uint32_t c = t.first + i * t.stride;
-        float xs[W], g[W];
+        float xs[W], g[W], weight[W];
         load_float(x + c, xs);
         load_float(dy + c, g);
+        load_channels(p.weight + c, weight);
         X2CT_UNROLL
-        for (int j = 0; j < W; ++j) g[j] = rstd * (g[j] * p.weight[c + j] - c0 - (xs[j] - mean) * rstd * c1);
+        for (int j = 0; j < W; ++j) g[j] = rstd * (g[j] * weight[j] - c0 - (xs[j] - mean) * rstd * c1);
         store_gradient(dx + c, g, p.accumulate_dx);
     }
 }

@@ -54,6 +54,18 @@ X2CT_DEVICE ColumnThread column_thread(const Walk& w, uint64_t rows, uint64_t ch
     return t;
 }
 
+// W consecutive per-channel values, 16 bytes at a time.
+template <int W>
+X2CT_DEVICE void load_channels(const float* p, float (&out)[W]) {
+    constexpr int width = W % 4 == 0 ? 4 : 1;
+    X2CT_UNROLL
+    for (int j = 0; j < W; j += width) {
+        const Vec<float, width> v = load_vec<width>(p + j);
+        X2CT_UNROLL
+        for (int i = 0; i < width; ++i) out[j + i] = v.v[i];
+    }
+}
+
 // Calls f(first visit, std::integral_constant<int, U>) over all visits, `Batch` at a time as long as they last, so that
 // that many loads are under way together.
 template <int Batch, class F>

@@ -199,8 +199,22 @@ impl BatchNormParams {
         [self.rows as usize, self.channels as usize]
     }
 
-    fn pointers(&self) -> [DevicePtr; 7] {
-        [self.x, self.residual, self.y, self.dy, self.dz, self.dx, self.dresidual]
+    /// What vectors load from and store to.
+    fn pointers(&self) -> [DevicePtr; 12] {
+        [
+            self.x,
+            self.residual,
+            self.y,
+            self.dy,
+            self.dz,
+            self.dx,
+            self.dresidual,
+            self.weight,
+            self.bias,
+            self.mean,
+            self.rstd,
+            self.coefficients,
+        ]
     }
 
     /// Bytes of `partial` for either direction, whatever the variant.
@@ -395,7 +409,8 @@ impl RowNormParams {
             return Ok(());
         }
         let threads = launcher.config(kernel.of(dtype))?.tile[0];
-        let aligned = [self.x, self.y, self.dy, self.dx].iter().all(|p| p.0.is_multiple_of(16));
+        let pointers = [self.x, self.y, self.dy, self.dx, self.weight, self.bias];
+        let aligned = pointers.iter().all(|p| p.0.is_multiple_of(16));
         let vector = (aligned && channels.is_multiple_of(16 / dtype.size())) as u32;
         let params = RowNormParams { lanes: lanes.count(), vector, ..*self };
         let grid = Grid::covering(rows, (threads / lanes.count()) as usize);
