@@ -53,6 +53,14 @@ impl Error {
         Error::file(path, format!("cannot {action}: {error}"), hint)
     }
 
+    /// An [`Error::Argument`] whose value stands in a file, as an [`Error::File`]; others as they are.
+    pub fn of_file(self, path: impl AsRef<Path>) -> Self {
+        match self {
+            Error::Argument { what, problem, hint } => Error::file(path, format!("{what}: {problem}"), hint),
+            other => other,
+        }
+    }
+
     /// A [`Error::Argument`].
     pub fn argument(what: impl Into<String>, problem: impl Into<String>, hint: impl Into<String>) -> Self {
         Error::Argument { what: what.into(), problem: problem.into(), hint: hint.into() }

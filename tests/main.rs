@@ -1,11 +1,14 @@
 //! The one test binary. Operators are tested in `ops/NAME.rs`, flows in files of their own; `support` holds what they share.
 
+#[cfg(feature = "cli")]
+mod cli;
 mod data;
 mod device;
 mod eval;
 mod geometry;
 mod golden;
 mod image;
+mod ingest;
 mod layout;
 mod nifti;
 mod ops;

@@ -11,7 +11,7 @@ use super::cache::EmbeddingCache;
 use super::ct_rate::{Acquisition, CtRate, HuSource, Report, Split, Volume, VolumeName};
 use crate::ct::nifti;
 use crate::ct::phantom::teacher::{self, Teacher};
-use crate::ct::phantom::{Patient, PhantomConfig, Sex};
+use crate::ct::phantom::{Patient, PhantomConfig, Sex, check_grid};
 use crate::files::{create_folder, write_atomic};
 use crate::{Error, Result};
 
@@ -73,6 +73,7 @@ pub fn write_dataset(
             "CT-RATE's tables hold one in-plane spacing",
         ));
     }
+    check_grid(set.shape, set.spacing)?;
     claim(root, set)?;
     let written = AtomicUsize::new(0);
     let mut splits = Vec::new();

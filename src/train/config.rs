@@ -68,7 +68,7 @@ fn checkpoint_steps() -> usize {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// Radiographs (`x2ct drr --dataset`).
+    /// Radiographs (`x2ct radiographs`).
     pub radiographs: PathBuf,
     /// The teacher's embeddings.
     pub cache: PathBuf,
@@ -183,7 +183,7 @@ impl TrainConfig {
             *p = folder.join(&*p);
         }
         config.weights = config.weights.map(|p| folder.join(p));
-        config.check()?;
+        config.check().map_err(|e| e.of_file(path))?;
         Ok(config)
     }
 

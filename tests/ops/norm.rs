@@ -197,6 +197,10 @@ fn batch_norm_gives_the_same_bits_twice_and_under_every_thread_order() {
     }
 }
 
+fn vector_of(device: &Device, data: &[f32]) -> Tensor {
+    Tensor::from_slice(device, [data.len()], DType::F32, data).unwrap()
+}
+
 /// Vectors of 16 bytes need aligned rows: a view that starts elsewhere takes the other path.
 #[test]
 fn batch_norm_reads_unaligned_views() {
@@ -209,9 +213,14 @@ fn batch_norm_reads_unaligned_views() {
         let r = Tensor::from_slice(&device, [37, 8], DType::F32, &case.r).unwrap();
         let running = RunningStats { mean: vector(&case.mean), var: vector(&case.var) };
         let op = BatchNorm::new(Mode::Train, running).relu();
-        let (y, _) = op.forward(&[&x, &vector(&case.weight), &vector(&case.bias), &r]).unwrap();
+        let (weight, bias) = (vector(&case.weight), vector(&case.bias));
+        let (y, _) = op.forward(&[&x, &weight, &bias, &r]).unwrap();
         let y = y.to_vec().unwrap();
         assert_close(&name, &y, &case.reference(&y)[0], 1e-5);
+        // So may a parameter lie in the middle of an arena.
+        let padded = vector_of(&device, &[&[9.0], &case.weight[..]].concat());
+        let (again, _) = op.forward(&[&x, &padded.view(1, [8]).unwrap(), &bias, &r]).unwrap();
+        assert_eq!(again.to_vec().unwrap(), y, "{name}");
     }
 }
 

@@ -19,9 +19,15 @@ mod radiographs;
 mod terminal;
 mod train;
 
+const ENVIRONMENT: &str = "Environment:
+  X2CT_SYNC=1  Wait after every kernel on a GPU, so that a failure names the kernel and not a later one
+
+x2ct COMMAND --help says more of a command. Exit codes: 0 done, 1 failed (one line on standard error says what, where
+and what to do), 2 wrong usage, 130 interrupted.";
+
 /// Teach a chest X-ray what a CT shows: CUDA kernels and the pipeline around them.
 #[derive(Parser)]
-#[command(version, about, arg_required_else_help = true)]
+#[command(version, about, arg_required_else_help = true, after_help = ENVIRONMENT)]
 struct Cli {
     #[command(flatten)]
     common: Common,

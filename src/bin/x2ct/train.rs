@@ -29,10 +29,11 @@ pub fn run(args: TrainArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let config = TrainConfig::read(&args.config)?;
     let radiographs = RadiographSet::read(&config.data.radiographs)?;
     let cache = EmbeddingCache::read(&config.data.cache)?;
-    let set = TrainingSet::join(&device, &radiographs, &cache)?;
+    let set = TrainingSet::join(&device, &radiographs, &cache).map_err(|e| e.of_file(&config.data.cache))?;
     let stop = stop_flag()?;
     std::fs::create_dir_all(&config.out).map_err(|e| Error::io(&config.out, "create the folder", &e))?;
-    let (trainer, steps) = run_logged(&device, &config, &set, !args.restart, &stop)?;
+    let outcome = run_logged(&device, &config, &set, !args.restart, &stop);
+    let (trainer, steps) = outcome.map_err(|e| e.of_file(&args.config))?;
     let checkpoint = checkpoint_path(&config.out);
     if common.json {
         println!(
@@ -75,8 +76,11 @@ pub fn run_logged(
     };
     let mut watch = Watch::new(&path, &log_path, steps, trainer.total_steps(set))?;
     let outcome = trainer.run(set, &mut watch, stop);
-    let steps = watch.finish();
-    outcome.map(|()| (trainer, steps))
+    // A failure says all that is to be said itself.
+    if matches!(outcome, Err(Error::Interrupted(_)) | Ok(())) {
+        watch.finish();
+    }
+    outcome.map(|()| (trainer, watch.steps))
 }
 
 /// The lines of a log up to a step: what came after the checkpoint will be done, and logged, again.
@@ -126,11 +130,10 @@ impl Watch {
         })
     }
 
-    fn finish(mut self) -> Vec<StepLog> {
+    fn finish(&mut self) {
         if let Some(progress) = self.progress.take() {
             progress.finish(&self.note());
         }
-        self.steps
     }
 
     fn note(&self) -> String {

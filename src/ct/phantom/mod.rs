@@ -24,6 +24,7 @@ mod voxelise;
 pub use anatomy::{Anatomy, Sex};
 pub use findings::{Abnormality, Finding, Grade, Side, Zone};
 pub use report::Report;
+pub(crate) use voxelise::check_grid;
 
 use crate::ct::CtVolume;
 use crate::philox::Rng;

@@ -14,7 +14,8 @@ use crate::{Error, Result};
 /// Largest volume edge that is accepted.
 const MAX_EDGE: usize = 2048;
 
-pub(super) fn voxelise(patient: &Patient, shape: [usize; 3], spacing: [f64; 3]) -> Result<CtVolume> {
+/// Refuses a grid that no phantom is drawn on.
+pub(crate) fn check_grid(shape: [usize; 3], spacing: [f64; 3]) -> Result<()> {
     if shape.iter().any(|n| *n == 0 || *n > MAX_EDGE) {
         return Err(Error::argument(
             "phantom shape",
@@ -29,6 +30,11 @@ pub(super) fn voxelise(patient: &Patient, shape: [usize; 3], spacing: [f64; 3]) 
             "pass millimetres along x, y, z",
         ));
     }
+    Ok(())
+}
+
+pub(super) fn voxelise(patient: &Patient, shape: [usize; 3], spacing: [f64; 3]) -> Result<CtVolume> {
+    check_grid(shape, spacing)?;
     let body = &patient.anatomy;
     let grid = Grid::new(body, shape, spacing);
     let scene: Vec<Placed> = scene(patient).iter().filter_map(|p| p.place(&grid.to_voxel)).collect();

@@ -1,0 +1,401 @@
+//! The command line from end to end, and what it says about input it cannot use.
+
+use std::path::Path;
+use std::process::Output;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use assert_cmd::Command;
+use serde_json::Value;
+use x2ct::Device;
+use x2ct::ct::{Affine, AxisCodes, CtVolume, GrayImage, Voxels, image, nifti};
+use x2ct::data::phantom::{PhantomSet, cache, write_dataset};
+use x2ct::data::{ingest, labels, radiographs::RadiographSet};
+use x2ct::train::{TrainConfig, Trainer, TrainingSet};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_x2ct");
+
+/// Runs `x2ct` with arguments separated by spaces.
+fn x2ct(folder: &Path, arguments: &str) -> Output {
+    Command::new(BINARY).args(arguments.split_whitespace()).current_dir(folder).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Standard output of a run that must succeed.
+fn succeed(folder: &Path, arguments: &str) -> String {
+    let output = x2ct(folder, arguments);
+    assert!(output.status.success(), "x2ct {arguments}: {}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+fn json(folder: &Path, arguments: &str) -> Value {
+    serde_json::from_str(&succeed(folder, &format!("{arguments} --json"))).unwrap()
+}
+
+fn configuration(data: &Path, epochs: usize, batch: usize) -> String {
+    let data = data.display();
+    format!(
+        "out = \"run\"\nepochs = {epochs}\nbatch = {batch}\ncheckpoint_steps = 1\n\
+         [model]\nname = \"resnet18\"\nwidth = 8\n\
+         [data]\nradiographs = \"{data}/train.radiographs.safetensors\"\ncache = \"{data}/train.cache.safetensors\"\n\
+         teacher = \"phantom teacher\"\nimage_size = 32\n[optimizer]\nlr = 1e-3\n"
+    )
+}
+
+fn is_share(value: &Value) -> bool {
+    value.as_f64().is_some_and(|v| (0.0..=1.0).contains(&v))
+}
+
+#[test]
+fn from_ct_volumes_to_predictions() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let phantom = "phantom --out . --train 24 --valid 8 --shape 40x40x40 --spacing 9";
+    let made = json(at, phantom);
+    assert_eq!((&made["train"], &made["valid"], &made["teacher"]), (&24.into(), &8.into(), &"phantom teacher".into()));
+    assert_eq!(text(&x2ct(at, phantom).stdout).matches("phantom teacher").count(), 2);
+    for (split, count) in [("train", 24), ("valid", 8)] {
+        let out = format!("{split}.radiographs.safetensors");
+        let made = json(at, &format!("radiographs --dataset . --split {split} --size 32x32 --out {out}"));
+        assert_eq!((&made["radiographs"], &made["failed"]), (&count.into(), &Value::Array(Vec::new())));
+    }
+
+    std::fs::write(at.join("run.toml"), configuration(at, 2, 12)).unwrap();
+    let trained = json(at, "train run.toml");
+    assert_eq!(trained["position"]["step"], 4);
+    assert!(trained["last"]["loss"].as_f64().unwrap() > 0.0);
+    assert_eq!(std::fs::read_to_string(at.join("run/log.jsonl")).unwrap().lines().count(), 4);
+
+    let evaluate = "eval --checkpoint run/checkpoint.safetensors --radiographs valid.radiographs.safetensors \
+                    --cache valid.cache.safetensors --dataset .";
+    let scores = json(at, evaluate);
+    assert_eq!(scores["gallery"], 8);
+    for way in ["cxr_to_ct", "ct_to_cxr", "cxr_to_report", "report_to_cxr"] {
+        let recall: Vec<f64> =
+            ["r1", "r5", "r10", "r50"].map(|k| scores["retrieval"][way][k].as_f64().unwrap()).to_vec();
+        assert!(recall.is_sorted() && recall[2] == 1.0, "{way}: {recall:?} of a gallery of 8");
+    }
+    assert!(is_share(&scores["zero_shot"]["auc_macro"]) && is_share(&scores["zero_shot"]["ap_macro"]));
+    assert!(succeed(at, evaluate).contains("teacher: phantom teacher; gallery: 8"));
+
+    // The same radiograph as PNG and as NIfTI.
+    let set = RadiographSet::read(&at.join("valid.radiographs.safetensors")).unwrap();
+    let picture = GrayImage::new(set.image(3).iter().map(|&v| f32::from(v)).collect(), 32, 32).unwrap();
+    for name in ["image.png", "image.nii.gz"] {
+        image::write(at.join(name), &picture, &Default::default(), 12.0).unwrap();
+    }
+    let predict = "predict image.png image.nii.gz --checkpoint run/checkpoint.safetensors \
+                   --cache train.cache.safetensors --dataset . --nearest 2";
+    let predictions = json(at, predict);
+    let [png, nii] = &predictions.as_array().unwrap()[..] else { panic!("two images: {predictions}") };
+    assert_eq!((&png["image"], &nii["image"]), (&"image.png".into(), &"image.nii.gz".into()));
+    assert_eq!((&png["probabilities"], &png["reports"]), (&nii["probabilities"], &nii["reports"]));
+    assert_eq!(png["teacher"], "phantom teacher");
+    let probabilities = png["probabilities"].as_object().unwrap();
+    assert!(probabilities.keys().eq(labels::NAMES) && probabilities.values().all(is_share));
+    let reports = png["reports"].as_array().unwrap();
+    assert_eq!(reports.len(), 2);
+    for report in reports {
+        let (id, text) = (report["id"].as_str().unwrap(), report["text"].as_str().unwrap());
+        assert!(id.starts_with("train_") && text.len() > 20 && report["cosine"].as_f64().unwrap().abs() <= 1.0001);
+    }
+    assert!(succeed(at, predict).contains("image.png (teacher: phantom teacher)"));
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_training_goes_on_where_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path();
+    prepare(data);
+    let run = |name: &str| {
+        let run = data.join(name);
+        std::fs::create_dir(&run).unwrap();
+        std::fs::write(run.join("run.toml"), configuration(data, 100, 4)).unwrap();
+        run
+    };
+    let (whole, broken) = (run("whole"), run("broken"));
+    succeed(&whole, "train run.toml --device host");
+
+    let child = std::process::Command::new(BINARY)
+        .args(["train", "run.toml", "--device", "host"])
+        .current_dir(&broken)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let log = broken.join("run/log.jsonl");
+    let lines = || std::fs::read_to_string(&log).map_or(0, |text| text.lines().count());
+    let start = Instant::now();
+    while lines() == 0 {
+        assert!(start.elapsed() < Duration::from_secs(60), "no step in a minute");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert!(std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let stopped = child.wait_with_output().unwrap();
+    let (said, done) = (text(&stopped.stderr), lines());
+    assert_eq!(stopped.status.code(), Some(130), "{said}");
+    assert!(
+        said.lines().any(|line| line.starts_with(&format!("x2ct: interrupted: after step {done} of 100"))),
+        "{said}"
+    );
+    assert!(text(&stopped.stdout).is_empty() && done < 100);
+
+    let resumed = x2ct(&broken, "train run.toml --device host");
+    assert!(resumed.status.success() && text(&resumed.stderr).contains(&format!("resuming after step {done} of 100")));
+    let logs = [&whole, &broken].map(|run| std::fs::read_to_string(run.join("run/log.jsonl")).unwrap());
+    assert_eq!(logs[0].lines().count(), 100);
+    assert_eq!(logs[0], logs[1]);
+}
+
+/// Four phantoms with radiographs, cache and an untrained checkpoint, by the library.
+fn prepare(at: &Path) {
+    let device = Device::host();
+    let phantoms = PhantomSet { seed: 3, train: 4, valid: 1, shape: [16; 3], spacing: [24.0; 3], ..Default::default() };
+    let data = &write_dataset(at, &phantoms, &|_, _| Ok(())).unwrap()[0];
+    let made = ingest::radiographs(&device, data, [32, 32], &AtomicBool::new(false), &mut |_, _| {}).unwrap();
+    let teacher = cache(&phantoms, data);
+    made.radiographs.write(&at.join("train.radiographs.safetensors")).unwrap();
+    teacher.write(at.join("train.cache.safetensors")).unwrap();
+    std::fs::write(at.join("good.toml"), configuration(at, 1, 4)).unwrap();
+    let mut trainer = Trainer::new(&device, &TrainConfig::read(&at.join("good.toml")).unwrap()).unwrap();
+    let set = TrainingSet::join(&device, &made.radiographs, &teacher).unwrap();
+    struct Silent;
+    impl x2ct::train::Observer for Silent {
+        fn step(&mut self, _: &x2ct::train::StepLog, _: x2ct::train::Position) -> x2ct::Result<()> {
+            Ok(())
+        }
+        fn checkpoint(&mut self, _: &Trainer) -> x2ct::Result<()> {
+            Ok(())
+        }
+    }
+    trainer.run(&set, &mut Silent, &AtomicBool::new(false)).unwrap();
+    trainer.checkpoint().unwrap().write(&at.join("checkpoint.safetensors")).unwrap();
+}
+
+/// Files with something wrong, beside the good ones of [`prepare`].
+fn spoil(at: &Path) {
+    let read = |name: &str| std::fs::read(at.join(name)).unwrap();
+    let write = |name: &str, bytes: &[u8]| std::fs::write(at.join(name), bytes).unwrap();
+    let volume = "dataset/train_fixed/train_1/train_1_a/train_1_a_1.nii.gz";
+    let whole = read(volume);
+    write("cut.nii.gz", &whole[..whole.len() * 2 / 3]);
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 2] ^= 0x10;
+    write("flipped.nii.gz", &flipped);
+    write("volume.nii.gz", &whole);
+    let good = CtVolume::new(
+        Voxels::F32(vec![0.5; 64]),
+        [8, 8, 1],
+        Affine::centred(AxisCodes::LPS, [1.0; 3], [8, 8, 1]).unwrap(),
+    );
+    let good = good.unwrap();
+    let Voxels::F32(mut values) = good.voxels.clone() else { unreachable!() };
+    values[11] = f32::NAN;
+    nifti::write(at.join("nan.nii.gz"), &CtVolume { voxels: Voxels::F32(values), ..good }).unwrap();
+    write("text.png", b"not an image");
+
+    for name in ["checkpoint.safetensors", "train.cache.safetensors", "train.radiographs.safetensors"] {
+        let whole = read(name);
+        write(&format!("cut.{name}"), &whole[..whole.len() - 9]);
+        let mut flipped = whole.clone();
+        flipped[whole.len() - 9] ^= 1;
+        write(&format!("flipped.{name}"), &flipped);
+    }
+    let mut other = x2ct::data::cache::EmbeddingCache::read(at.join("train.cache.safetensors")).unwrap();
+    other.teacher = "CT-CLIP".into();
+    other.write(at.join("other.cache.safetensors")).unwrap();
+    other.teacher = "phantom teacher".into();
+    other.ids[2] = "train_9_a_1".into();
+    other.write(at.join("stranger.cache.safetensors")).unwrap();
+
+    let toml = text(&read("good.toml"));
+    for (name, from, to) in [
+        ("zero.toml", "batch = 4", "batch = 0"),
+        ("field.toml", "batch = 4", "batchsize = 4"),
+        ("type.toml", "lr = 1e-3", "lr = \"fast\""),
+        ("model.toml", "resnet18", "vgg16"),
+        ("teacher.toml", "phantom teacher", "CT-CLIP"),
+        ("other.toml", "train.cache", "other.cache"),
+        ("stranger.toml", "train.cache", "stranger.cache"),
+        ("cut_cache.toml", "train.cache", "cut.train.cache"),
+        ("cut_set.toml", "train.radiographs", "cut.train.radiographs"),
+        ("flipped_set.toml", "train.radiographs", "flipped.train.radiographs"),
+        ("absent_set.toml", "train.radiographs", "absent"),
+        ("absent_weights.toml", "batch = 4", "batch = 4\nweights = \"absent.safetensors\""),
+    ] {
+        assert!(toml.contains(from));
+        write(name, toml.replace(from, to).replace("\"run\"", &format!("\"run_{name}\"")).as_bytes());
+    }
+    // The same data set with a table whose columns are wrong.
+    let copy = |table: &str, to: &str, from: &str, with: &str| {
+        std::fs::create_dir_all(at.join(to).join(table).parent().unwrap()).unwrap();
+        write(&format!("{to}/{table}"), text(&read(table)).replacen(from, with, 1).as_bytes());
+    };
+    let tables = [
+        "dataset/radiology_text_reports/train_reports.csv",
+        "dataset/multi_abnormality_labels/train_predicted_labels.csv",
+        "dataset/metadata/train_metadata.csv",
+    ];
+    for table in tables {
+        copy(table, "columns", "Lung nodule,", "Lung node,");
+        copy(table, "slope", ",1,,", ",one,,");
+    }
+    std::fs::create_dir(at.join("empty")).unwrap();
+}
+
+/// Arguments, and what the one line says.
+#[rustfmt::skip] // one line a case
+const BAD: &[(&str, &[&str])] = &[
+    // Volumes and images.
+    ("predict cut.nii.gz PREDICT", &["cut.nii.gz: ", "truncated"]),
+    ("predict flipped.nii.gz PREDICT", &["flipped.nii.gz: ", "damaged"]),
+    ("predict nan.nii.gz PREDICT", &["nan.nii.gz: voxel [3, 1, 0] is NaN"]),
+    ("predict volume.nii.gz PREDICT", &["volume.nii.gz: a volume of 16 slices", "drr"]),
+    ("predict text.png PREDICT", &["text.png: neither PNG nor NIfTI"]),
+    ("predict absent.png PREDICT", &["absent.png: cannot read"]),
+    ("drr cut.nii.gz --out x.png", &["cut.nii.gz: ", "truncated"]),
+    ("drr flipped.nii.gz --out x.png", &["flipped.nii.gz: ", "damaged"]),
+    ("drr nan.nii.gz --out x.png", &["nan.nii.gz: voxel [3, 1, 0] is NaN"]),
+    ("drr volume.nii.gz --out x.jpg", &["x.jpg: unknown image format"]),
+    ("drr volume.nii.gz --out absent/x.png", &["absent/x.png: cannot write"]),
+    ("drr absent.nii.gz --out x.png", &["absent.nii.gz: cannot read"]),
+    // Data sets.
+    ("radiographs --dataset absent --split train --out x", &["absent: cannot read the folder"]),
+    ("radiographs --dataset good.toml --split train --out x", &["good.toml: cannot read the folder"]),
+    ("radiographs --dataset empty --split train --out x", &["train_reports.csv: cannot open the table"]),
+    ("radiographs --dataset columns --split train --out x", &["train_predicted_labels.csv: missing columns: Lung nodule", "unexpected columns: Lung node"]),
+    ("radiographs --dataset slope --split train --out x", &["train_metadata.csv: line 2, column RescaleSlope: \"one\" is not"]),
+    ("radiographs --dataset . --split train --hu-source csv --out x", &["dataset/train: cannot read the folder", "already-hu"]),
+    ("radiographs --dataset . --split train --out absent/x", &["absent/x: cannot write"]),
+    ("radiographs --dataset . --split train --out empty", &["empty: is a folder"]),
+    ("phantom --out good.toml", &["good.toml: cannot create the folder"]),
+    ("phantom --out . --seed 4", &["phantom.json: ", "other settings"]),
+    ("phantom --out fresh --train 0 --valid 0", &["no patients"]),
+    ("phantom --out fresh --spacing 0", &["phantom spacing: [0.0, 0.0, 0.0]"]),
+    // Configurations and what they name.
+    ("train absent.toml", &["absent.toml: cannot read"]),
+    ("train zero.toml", &["zero.toml: batch: must be at least 2"]),
+    ("train field.toml", &["field.toml: line 3: unknown field `batchsize`"]),
+    ("train type.toml", &["type.toml: line 14: ", "string"]),
+    ("train model.toml", &["model.toml: model.name: there is no model `vgg16`"]),
+    ("train teacher.toml", &["data.teacher: is \"CT-CLIP\", the cache is of \"phantom teacher\""]),
+    ("train other.toml", &["data.teacher: is \"phantom teacher\", the cache is of \"CT-CLIP\""]),
+    ("train stranger.toml", &["stranger.cache.safetensors: ", "no embedding of train_3_a_1"]),
+    ("train cut_cache.toml", &["cut.train.cache.safetensors: is not a whole safetensors file"]),
+    ("train cut_set.toml", &["cut.train.radiographs.safetensors: is not a whole safetensors file"]),
+    ("train flipped_set.toml", &["flipped.train.radiographs.safetensors: ", "was changed or damaged"]),
+    ("train absent_set.toml", &["absent.safetensors: cannot open the radiographs"]),
+    ("train absent_weights.toml", &["absent.safetensors: cannot"]),
+    // Checkpoints and caches.
+    ("EVAL --checkpoint cut.checkpoint.safetensors --cache train.cache.safetensors", &["cut.checkpoint.safetensors: is not a whole safetensors file"]),
+    ("EVAL --checkpoint flipped.checkpoint.safetensors --cache train.cache.safetensors", &["flipped.checkpoint.safetensors: ", "was changed or damaged"]),
+    ("EVAL --checkpoint train.cache.safetensors --cache train.cache.safetensors", &["train.cache.safetensors: has format \"x2ct-cache-1\", not \"x2ct-checkpoint-1\""]),
+    ("EVAL --checkpoint checkpoint.safetensors --cache other.cache.safetensors", &["other.cache.safetensors: ", "teacher is \"CT-CLIP\", but \"phantom teacher\" is expected"]),
+    ("EVAL --checkpoint checkpoint.safetensors --cache train.cache.safetensors", &["has no labels for train_1_a_1"]),
+    ("predict volume.nii.gz --checkpoint checkpoint.safetensors --cache other.cache.safetensors", &["other.cache.safetensors: ", "teacher is"]),
+    // Devices, golden files, benches, models.
+    ("train good.toml --device tpu", &["tpu: no such device", "cuda:N"]),
+    ("train good.toml --device cuda:4096", &["cuda:4096"]),
+    ("phantom --out fresh --device tpu", &["tpu: no such device"]),
+    ("check absent.safetensors", &["absent.safetensors: cannot read"]),
+    ("check train.cache.safetensors", &["train.cache.safetensors: has format \"x2ct-cache-1\", not \"x2ct-golden-1\""]),
+    ("check good.toml", &["good.toml: is not a whole safetensors file"]),
+    ("bench warp", &["there is no kernel family `warp`", "contrastive"]),
+    ("bench pointwise --baseline good.toml", &["good.toml: is no output of `x2ct bench --json`"]),
+    ("model vgg16", &["there is no model `vgg16`", "resnet50"]),
+    ("model resnet18 --size 3", &["--size: 3"]),
+];
+
+#[test]
+fn bad_input_is_named_in_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    prepare(at);
+    spoil(at);
+    let mut wrong = Vec::new();
+    for (arguments, says) in BAD {
+        let arguments = arguments
+            .replace("PREDICT", "--checkpoint checkpoint.safetensors --cache train.cache.safetensors")
+            .replace("EVAL", "eval --radiographs train.radiographs.safetensors --dataset .");
+        let output = x2ct(at, &arguments);
+        let said = text(&output.stderr);
+        let one_line = said.lines().count() == 1 && said.starts_with("x2ct: ") && said.ends_with('\n');
+        if output.status.code() != Some(1) || !one_line || !says.iter().all(|s| said.contains(s)) {
+            wrong.push(format!("x2ct {arguments}\n  exit {:?}, not with {says:?}:\n{said}", output.status.code()));
+        }
+        assert!(text(&output.stdout).is_empty(), "x2ct {arguments} printed {}", text(&output.stdout));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // Nothing that failed left a file behind.
+    assert!(["x", "x.png", "x.jpg", "fresh"].iter().all(|name| !at.join(name).exists()));
+}
+
+#[test]
+fn radiographs_without_a_bad_volume_are_written_and_the_exit_code_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    prepare(at);
+    let bad = at.join("dataset/train_fixed/train_2/train_2_a/train_2_a_1.nii.gz");
+    std::fs::write(bad, b"\x1f\x8b").unwrap();
+    let output = x2ct(at, "radiographs --dataset . --split train --size 32x32 --out some.safetensors --json");
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    let lines: Vec<&str> = said.lines().filter(|line| line.starts_with("x2ct: ")).collect();
+    assert!(lines.len() == 1 && lines[0].starts_with("x2ct: train_2_a_1 is left out: "), "{said}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&report["radiographs"], &report["failed"][0]["id"]), (&3.into(), &"train_2_a_1".into()));
+    let some = RadiographSet::read(&at.join("some.safetensors")).unwrap();
+    assert_eq!(some.ids(), ["train_1_a_1", "train_3_a_1", "train_4_a_1"]);
+}
+
+#[test]
+fn every_subcommand_explains_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let help = succeed(folder.path(), "--help");
+    assert!(help.contains("X2CT_SYNC=1"), "{help}");
+    let commands = help.split("Commands:").nth(1).unwrap().split("Options:").next().unwrap();
+    let names: Vec<&str> = commands
+        .lines()
+        .filter_map(|l| l.strip_prefix("  "))
+        .filter_map(|l| l.split(' ').next())
+        .filter(|n| !n.is_empty())
+        .collect();
+    for name in ["phantom", "radiographs", "drr", "train", "eval", "predict", "demo", "check", "bench", "doctor", "model"] {
+        assert!(names.contains(&name), "{names:?}");
+    }
+    for name in names.into_iter().filter(|name| *name != "help") {
+        let help = succeed(folder.path(), &format!("{name} --help"));
+        // A first line that says what it is for, every option with a word about it.
+        assert!(help.lines().next().is_some_and(|line| line.len() > 20), "{name}: {help}");
+        assert!(help.contains("--device") && help.contains("--json"), "{name}");
+        assert!(help.lines().all(|line| line.chars().count() <= 120), "{name}: {help}");
+    }
+}
+
+#[test]
+fn the_example_configuration_holds_the_defaults() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/train.toml");
+    let example = TrainConfig::read(&path).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let minimal = folder.path().join("minimal.toml");
+    // Only what has no default; the augmentation of the paper is not ours, which is none.
+    let needed =
+        "out = \"run\"\nepochs = 50\n[model]\nname = \"resnet50\"\n[data]\nradiographs = \"r\"\ncache = \"c\"\n";
+    std::fs::write(&minimal, needed).unwrap();
+    let mut minimal = TrainConfig::read(&minimal).unwrap();
+    minimal.out = example.out.clone();
+    minimal.data.radiographs = example.data.radiographs.clone();
+    minimal.data.cache = example.data.cache.clone();
+    minimal.data.teacher = example.data.teacher.clone();
+    minimal.augmentation = x2ct::train::Augmentation::cxr_clip();
+    assert_eq!(example, minimal);
+    // X2CT-CLIP's settings.
+    let o = &example.optimizer;
+    assert_eq!((example.batch, example.seed, example.data.image_size), (360, 1024, 224));
+    assert_eq!((o.lr, o.weight_decay, o.betas, o.max_norm), (5e-5, 1e-4, [0.9, 0.99], 0.5));
+    assert_eq!((example.loss.temperature, example.model.width, example.model.embedding), (0.07, 64, 512));
+}

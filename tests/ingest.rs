@@ -1,0 +1,171 @@
+//! A data set's volumes to radiographs: the pixels, both sources of HU, volumes that cannot be used, interruption.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use x2ct::ct::{Affine, AxisCodes, CtVolume, RadiographOptions, Voxels, nifti, radiograph};
+use x2ct::data::ct_rate::{CtRate, HuSource, Split};
+use x2ct::data::ingest;
+use x2ct::data::phantom::{PhantomSet, cache, write_dataset};
+use x2ct::data::radiographs::RadiographSet;
+use x2ct::{Device, Error};
+
+const SIZE: [usize; 2] = [24, 20];
+
+fn phantoms() -> PhantomSet {
+    PhantomSet { seed: 5, train: 5, valid: 0, shape: [20, 18, 16], spacing: [16.0; 3], ..Default::default() }
+}
+
+fn data_set(root: &Path) -> CtRate {
+    write_dataset(root, &phantoms(), &|_, _| Ok(())).unwrap().remove(0)
+}
+
+fn make(data: &CtRate) -> x2ct::Result<ingest::Ingested> {
+    ingest::radiographs(&Device::host(), data, SIZE, &AtomicBool::new(false), &mut |_, _| {})
+}
+
+#[test]
+fn images_are_resized_as_torchvision_does() {
+    let image = |h: usize, w: usize| -> Vec<u8> {
+        (0..h * w).map(|i| ((37 * (i / w) + 11 * (i % w) + 5 * (i / w) * (i % w)) % 251) as u8).collect()
+    };
+    // torch.nn.functional.interpolate(mode="bilinear", antialias=True) of the shorter side, torchvision's centre crop.
+    let tall = [
+        28.401, 49.966, 75.463, 97.027, 89.952, 123.605, 163.395, 155.961, 161.426, 165.233, 114.786, 94.885, 127.964,
+        66.042, 124.645, 162.824,
+    ];
+    let wide = [
+        27.163, 48.321, 73.857, 99.393, 89.189, 122.435, 162.56, 154.368, 158.94, 169.277, 117.431, 95.778, 151.129,
+        65.301, 107.955, 152.455,
+    ];
+    let much_smaller = [
+        123.692, 123.009, 123.636, 123.734, 123.258, 125.617, 125.341, 123.931, 125.617, 126.071, 123.799, 125.32,
+        124.727, 122.617, 123.498,
+    ];
+    let larger = [0.0, 4.812, 11.688, 18.562, 25.438, 32.312, 39.188, 44.0];
+    let cases: [([usize; 2], [usize; 2], &[f64]); 4] = [
+        ([9, 7], [4, 4], &tall),
+        ([7, 9], [4, 4], &wide),
+        ([301, 257], [5, 3], &much_smaller),
+        ([5, 5], [8, 8], &larger),
+    ];
+    for (from, to, want) in cases {
+        let got = RadiographSet::fit(&image(from[0], from[1]), from, to);
+        assert_eq!(got.len(), to[0] * to[1]);
+        for (i, (&got, &want)) in got.iter().zip(want).enumerate() {
+            assert!((f64::from(got) - want).abs() <= 0.501, "{from:?} to {to:?}, pixel {i}: {got}, not {want}");
+        }
+    }
+    let same = image(6, 11);
+    assert_eq!(RadiographSet::fit(&same, [6, 11], [6, 11]), same);
+}
+
+#[test]
+fn radiographs_are_those_of_each_volume_whatever_the_source_of_hu() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = data_set(folder.path());
+    let made = make(&data).unwrap();
+    assert!(made.failed.is_empty());
+    assert_eq!(made.radiographs.ids(), ["train_1_a_1", "train_2_a_1", "train_3_a_1", "train_4_a_1", "train_5_a_1"]);
+    for (i, row) in data.volumes.iter().enumerate() {
+        let volume = nifti::read(data.path(row)).unwrap();
+        let image = radiograph(&Device::host(), &volume, &RadiographOptions::default()).unwrap();
+        // 1 mm: 16 voxels of 16 mm high, 20 wide.
+        assert_eq!((image.height, image.width), (256, 320));
+        let bytes = RadiographSet::fit(&RadiographSet::to_bytes(&image.pixels), [256, 320], SIZE);
+        assert_eq!(made.radiographs.image(i), bytes);
+        assert_ne!(made.radiographs.image(i), made.radiographs.image((i + 1) % 5));
+    }
+    // The same as the original release has it: other stored values, a header that is wrong in every respect.
+    let mut original = CtRate { hu_source: HuSource::CsvRescale, ..data.clone() };
+    for row in &mut original.volumes {
+        let fixed = nifti::read(data.path(row)).unwrap();
+        let Voxels::I16(hu) = &fixed.voxels else { panic!("phantoms are int16") };
+        let stored = Voxels::I16(hu.iter().map(|v| 2 * (v + 1024)).collect());
+        let affine = Affine::centred(AxisCodes::RAS, [1.0; 3], fixed.shape).unwrap();
+        let path = row.name.path(folder.path(), HuSource::CsvRescale);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        nifti::write(path, &CtVolume { voxels: stored, affine, slope: 3.0, intercept: 7.0, ..fixed }).unwrap();
+        (row.acquisition.slope, row.acquisition.intercept) = (0.5, -1024.0);
+    }
+    original.write("phantom").unwrap();
+    let read = CtRate::read(folder.path(), Split::Train, HuSource::CsvRescale).unwrap();
+    let by_table = make(&read).unwrap().radiographs;
+    assert_eq!(by_table.pixels(), made.radiographs.pixels());
+    assert_ne!(by_table.preprocessing_digest(), made.radiographs.preprocessing_digest());
+}
+
+#[test]
+fn a_bad_volume_is_left_out_and_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = data_set(folder.path());
+    let whole = make(&data).unwrap().radiographs;
+    let [second, fourth] = [1, 3].map(|i| data.path(&data.volumes[i]));
+    let bytes = std::fs::read(&second).unwrap();
+    std::fs::write(&second, &bytes[..bytes.len() / 2]).unwrap();
+    std::fs::remove_file(&fourth).unwrap();
+    let mut told = Vec::new();
+    let made = ingest::radiographs(&Device::host(), &data, SIZE, &AtomicBool::new(false), &mut |done, failure| {
+        told.push((done, failure.map(|(name, _)| name.to_string())));
+    })
+    .unwrap();
+    assert_eq!(told.iter().map(|(done, _)| *done).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+    let mut named: Vec<String> = told.into_iter().filter_map(|(_, name)| name).collect();
+    named.sort();
+    assert_eq!(named, ["train_2_a_1", "train_4_a_1"]);
+    assert_eq!(made.radiographs.ids(), ["train_1_a_1", "train_3_a_1", "train_5_a_1"]);
+    assert_eq!(made.radiographs.image(1), whole.image(2));
+    let errors: Vec<String> = made.failed.iter().map(|(name, e)| format!("{name} {e}")).collect();
+    assert!(errors[0].starts_with("train_2_a_1 ") && errors[0].contains("truncated"), "{}", errors[0]);
+    assert!(errors[1].starts_with("train_4_a_1 ") && errors[1].contains("cannot read"), "{}", errors[1]);
+
+    for row in &data.volumes {
+        std::fs::write(data.path(row), b"nothing").unwrap();
+    }
+    let error = make(&data).map(drop).unwrap_err().to_string();
+    assert!(error.contains("none of its 5 volumes") && error.contains("train_1_a_1"), "{error}");
+    let original = CtRate { hu_source: HuSource::CsvRescale, ..data };
+    let error = make(&original).map(drop).unwrap_err().to_string();
+    assert!(error.contains("dataset/train: cannot read the folder") && error.contains("already-hu"), "{error}");
+}
+
+#[test]
+fn interruption_ends_the_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, stop) = (data_set(folder.path()), AtomicBool::new(false));
+    let outcome = ingest::radiographs(&Device::host(), &data, SIZE, &stop, &mut |done, _| {
+        stop.store(done == 2, Ordering::Relaxed);
+    });
+    let error = outcome.map(drop).unwrap_err();
+    assert!(matches!(&error, Error::Interrupted(_)) && error.to_string().contains("after 2 of 5"), "{error}");
+}
+
+#[test]
+fn a_phantom_set_goes_on_where_it_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, set) = (folder.path(), phantoms());
+    let once = |done: usize, _| if done == 2 { Err(Error::Interrupted("stopped".into())) } else { Ok(()) };
+    assert!(write_dataset(root, &set, &once).is_err());
+    let data = data_set(root);
+    let all = |data: &CtRate| -> Vec<Vec<u8>> {
+        data.volumes.iter().map(|row| std::fs::read(data.path(row)).unwrap()).collect()
+    };
+    let elsewhere = tempfile::tempdir().unwrap();
+    let undisturbed = data_set(elsewhere.path());
+    assert!(all(&data) == all(&undisturbed));
+    assert_eq!(cache(&set, &data), cache(&set, &undisturbed));
+
+    // What is whole stays, what was damaged is made again, and a larger set keeps the patients it has.
+    let [kept, damaged] = [0, 1].map(|i| data.path(&data.volumes[i]));
+    let modified = |path: &Path| std::fs::metadata(path).unwrap().modified().unwrap();
+    let before = modified(&kept);
+    std::fs::write(&damaged, b"damaged").unwrap();
+    let larger = write_dataset(root, &PhantomSet { train: 6, ..set }, &|_, _| Ok(())).unwrap().remove(0);
+    assert_eq!(modified(&kept), before);
+    assert!(all(&larger)[..5] == all(&undisturbed));
+    let (small, large) = (cache(&set, &data), cache(&set, &larger));
+    assert!(large.ids.len() == 6 && large.ct[..small.ct.len()] == small.ct);
+
+    let error = write_dataset(root, &PhantomSet { seed: 6, ..set }, &|_, _| Ok(())).unwrap_err().to_string();
+    assert!(error.contains("phantom.json: is of a phantom set with other settings"), "{error}");
+}
