@@ -2,11 +2,14 @@
 
 use x2ct::data::ct_rate::Split;
 
-/// `AxB...` as N numbers, each at least 1.
+/// `AxB...` as N numbers from 1 to 16384.
 pub fn sizes<const N: usize>(text: &str) -> Result<[usize; N], String> {
-    let form = || ["480", "640", "240"][..N].join("x");
-    let numbers: Option<Vec<usize>> = text.split('x').map(|n| n.parse().ok().filter(|&n| n > 0)).collect();
-    numbers.and_then(|n| n.try_into().ok()).ok_or_else(|| format!("give {N} positive numbers, such as {}", form()))
+    let number = |part: &str| part.parse().ok().filter(|n| (1..=16384).contains(n));
+    let numbers: Option<Vec<usize>> = text.split(['x', 'X']).map(number).collect();
+    let example = ["512", "640", "240"][..N].join("x");
+    numbers
+        .and_then(|n| n.try_into().ok())
+        .ok_or_else(|| format!("give {N} numbers from 1 to 16384, such as {example}"))
 }
 
 /// A split by its name.

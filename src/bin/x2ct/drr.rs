@@ -14,6 +14,7 @@ use x2ct::data::ct_rate;
 use x2ct::ops::drr::Projector;
 
 use crate::Common;
+use crate::arguments::sizes;
 
 /// Make a radiograph of a CT volume
 #[derive(clap::Args)]
@@ -36,7 +37,7 @@ pub struct DrrArgs {
     #[arg(long, value_enum, default_value = "ap")]
     view: ViewName,
     /// Rows x columns [default: 512x512; for mean-hu the 1 mm grid itself]
-    #[arg(long, value_name = "HxW", value_parser = parse_size)]
+    #[arg(long, value_name = "HxW", value_parser = sizes::<2>)]
     size: Option<[usize; 2]>,
     /// Detector pixel in mm [default: the volume's extent, magnified onto the detector, over the size]
     #[arg(long, value_name = "MM")]
@@ -102,13 +103,6 @@ enum PhotometricName {
 enum HuSourceName {
     Header,
     Csv,
-}
-
-fn parse_size(text: &str) -> Result<[usize; 2], String> {
-    let number = |part: &str| part.parse().ok().filter(|n| (1..=16384).contains(n));
-    text.split_once(['x', 'X'])
-        .and_then(|(rows, columns)| Some([number(rows)?, number(columns)?]))
-        .ok_or_else(|| "give rows x columns from 1x1 to 16384x16384, such as 512x512".into())
 }
 
 pub fn run(args: DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
