@@ -114,7 +114,7 @@ fn an_interrupted_training_goes_on_where_it_was() {
     let run = |name: &str| {
         let run = data.join(name);
         std::fs::create_dir(&run).unwrap();
-        std::fs::write(run.join("run.toml"), configuration(data, 100, 4)).unwrap();
+        std::fs::write(run.join("run.toml"), configuration(data, 60, 4)).unwrap();
         run
     };
     let (whole, broken) = (run("whole"), run("broken"));
@@ -139,15 +139,15 @@ fn an_interrupted_training_goes_on_where_it_was() {
     let (said, done) = (text(&stopped.stderr), lines());
     assert_eq!(stopped.status.code(), Some(130), "{said}");
     assert!(
-        said.lines().any(|line| line.starts_with(&format!("x2ct: interrupted: after step {done} of 100"))),
+        said.lines().any(|line| line.starts_with(&format!("x2ct: interrupted: after step {done} of 60"))),
         "{said}"
     );
-    assert!(text(&stopped.stdout).is_empty() && done < 100);
+    assert!(text(&stopped.stdout).is_empty() && done < 60);
 
     let resumed = x2ct(&broken, "train run.toml --device host");
-    assert!(resumed.status.success() && text(&resumed.stderr).contains(&format!("resuming after step {done} of 100")));
+    assert!(resumed.status.success() && text(&resumed.stderr).contains(&format!("resuming after step {done} of 60")));
     let logs = [&whole, &broken].map(|run| std::fs::read_to_string(run.join("run/log.jsonl")).unwrap());
-    assert_eq!(logs[0].lines().count(), 100);
+    assert_eq!(logs[0].lines().count(), 60);
     assert_eq!(logs[0], logs[1]);
 }
 

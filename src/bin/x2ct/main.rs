@@ -19,15 +19,15 @@ mod radiographs;
 mod terminal;
 mod train;
 
-const ENVIRONMENT: &str = "Environment:
-  X2CT_SYNC=1  Wait after every kernel on a GPU, so that a failure names the kernel and not a later one
+const MORE: &str = "Environment:
+  X2CT_SYNC=1  Wait after every kernel on a GPU, so that a failure names the kernel at fault
 
-x2ct COMMAND --help says more of a command. Exit codes: 0 done, 1 failed (one line on standard error says what, where
-and what to do), 2 wrong usage, 130 interrupted.";
+`x2ct COMMAND --help` says more of a command. Exit codes: 0 done; 1 failed, and one line on
+standard error says what, where and what to do; 2 wrong usage; 130 interrupted.";
 
 /// Teach a chest X-ray what a CT shows: CUDA kernels and the pipeline around them.
 #[derive(Parser)]
-#[command(version, about, arg_required_else_help = true, after_help = ENVIRONMENT)]
+#[command(version, arg_required_else_help = true, after_help = MORE)]
 struct Cli {
     #[command(flatten)]
     common: Common,
@@ -39,10 +39,10 @@ struct Cli {
 #[derive(clap::Args, Clone)]
 pub struct Common {
     /// Where to run: host, cuda:N, or auto for the first GPU when there is one
-    #[arg(long, global = true, default_value = "auto")]
+    #[arg(long, global = true, default_value = "auto", display_order = 900)]
     device: String,
     /// Print JSON instead of text
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 900)]
     json: bool,
 }
 
