@@ -12,6 +12,8 @@ pub mod contrastive;
 pub mod conv2d;
 #[path = "decomp_conv.rs"]
 pub mod decomp_conv;
+#[path = "drr.rs"]
+pub mod drr;
 #[path = "gemm.rs"]
 pub mod gemm;
 #[path = "image.rs"]
@@ -24,6 +26,8 @@ pub mod optim;
 pub mod pointwise;
 #[path = "pool.rs"]
 pub mod pool;
+#[path = "resample.rs"]
+pub mod resample;
 
 /// One thing to time: a launch sequence, and what it must move and compute.
 pub struct Case {
@@ -48,12 +52,14 @@ pub const FAMILIES: &[(&str, MakeCases)] = &[
     ("contrastive", contrastive::cases),
     ("conv2d", conv2d::cases),
     ("decomp_conv", decomp_conv::cases),
+    ("drr", drr::cases),
     ("gemm", gemm::cases),
     ("image", image::cases),
     ("norm", norm::cases),
     ("optim", optim::cases),
     ("pointwise", pointwise::cases),
     ("pool", pool::cases),
+    ("resample", resample::cases),
 ];
 
 /// The cases of a family, or of all.

@@ -2,7 +2,8 @@
 
 use x2ct::Device;
 use x2ct::ct::{
-    Affine, AxisCodes, CtVolume, Geometry, HuSource, Mode, Preset, Projection, RadiographOptions, Voxels, radiograph,
+    Affine, AxisCodes, CtVolume, Geometry, HuSource, Mode, Preset, Projection, RadiographOptions, Voxels, image, nifti,
+    radiograph,
 };
 use x2ct::ops::drr::Projector;
 use x2ct::tensor::DType;
@@ -209,4 +210,106 @@ fn presets_do_not_depend_on_the_stored_axis_order() {
     for codes in AxisCodes::all() {
         assert_eq!(apply(&volume.clone().reorient(codes)), want, "{codes}");
     }
+}
+
+/// `x2ct drr` with these arguments: whether it succeeded, what it printed, what it complained about.
+fn drr(arguments: &[&str]) -> (bool, String, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_x2ct"))
+        .args(["drr", "--device", "host"])
+        .args(arguments)
+        .output()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.success(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn the_command_writes_every_format() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let ct = path("train_1_a_1.nii.gz");
+    let volume = marked(AxisCodes::RAS);
+    nifti::write(&ct, &volume).unwrap();
+
+    let (ok, out, err) = drr(&[&ct, "--out", &path("mean.safetensors"), "--json"]);
+    assert!(ok, "{err}");
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(report["size"], serde_json::json!([12, 14]));
+    assert_eq!((&report["mode"], &report["pitch_mm"]), (&"mean-hu".into(), &1.0.into()));
+    let bytes = std::fs::read(path("mean.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let view = tensors.tensor("image").unwrap();
+    assert_eq!((view.shape(), view.dtype()), (&[12, 14][..], safetensors::Dtype::F32));
+    let values: Vec<f32> = view.data().chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+    let want = radiograph(&Device::host(), &volume, &RadiographOptions::default()).unwrap();
+    assert_eq!(values, want.pixels);
+
+    let common =
+        ["--mode", "attenuation", "--geometry", "cone", "--size", "40x50", "--view", "lateral", "--pitch", "0.4"];
+    for (name, extra) in [
+        ("a.png", vec!["--bits", "16"]),
+        ("b.png", vec!["--photometric", "monochrome1"]),
+        ("c.nii.gz", vec!["--projector", "trilinear", "--step", "0.3"]),
+    ] {
+        let (ok, _, err) = drr(&[&[ct.as_str(), "--out", &path(name)], &common[..], &extra[..]].concat());
+        assert!(ok, "{err}");
+        let picture = image::read(path(name)).unwrap();
+        assert_eq!((picture.height, picture.width), (40, 50), "{name}");
+        let ends = picture.pixels.iter().fold((f32::MAX, f32::MIN), |(a, b), &v| (a.min(v), b.max(v)));
+        match name {
+            "a.png" => assert_eq!(ends, (0.0, 65535.0)),
+            "b.png" => assert_eq!((ends, picture.pixels[0]), ((0.0, 255.0), 255.0)),
+            _ => assert!(ends.0 == 0.0 && ends.1 > 0.0 && ends.1 < 0.1),
+        }
+    }
+}
+
+#[test]
+fn the_command_takes_rescale_and_spacing_from_the_metadata_table() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let (ct, table) = (path("train_1_a_1.nii.gz"), path("metadata.csv"));
+    nifti::write(&ct, &marked(AxisCodes::LPS)).unwrap();
+    let header = "VolumeName,RescaleSlope,RescaleIntercept,XYSpacing,ZSpacing";
+    std::fs::write(&table, format!("{header}\ntrain_1_a_1.nii.gz,1,800,\"[2.0, 2.0]\",3.0\n")).unwrap();
+    let arguments = [&ct, "--out", &path("a.safetensors"), "--json", "--hu-source", "csv"];
+    let (ok, out, err) = drr(&[&arguments[..], &["--metadata", &table]].concat());
+    assert!(ok, "{err}");
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(report["volume"]["spacing_mm"], serde_json::json!([2.0, 2.0, 3.0]));
+    assert_eq!((&report["size"], &report["min"]), (&serde_json::json!([36, 28]), &(-200.0).into()));
+
+    let (ok, _, err) = drr(&arguments);
+    assert!(!ok && err.contains("--metadata"), "{err}");
+    std::fs::write(&table, format!("{header}\ntrain_2_a_1.nii.gz,1,800,\"[2.0, 2.0]\",3.0\n")).unwrap();
+    let (ok, _, err) = drr(&[&arguments[..], &["--metadata", &table]].concat());
+    assert!(!ok && err.contains("metadata.csv: has no row for train_1_a_1.nii.gz"), "{err}");
+}
+
+#[test]
+fn the_command_refuses_in_one_line_and_leaves_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let (ct, out) = (path("ct.nii.gz"), path("out.png"));
+    nifti::write(&ct, &marked(AxisCodes::LPS)).unwrap();
+    let whole = std::fs::read(&ct).unwrap();
+    std::fs::write(path("short.nii.gz"), &whole[..whole.len() / 2]).unwrap();
+    let cone = ["--geometry", "cone"];
+    for (file, extra, expected) in [
+        (path("absent.nii.gz"), &[][..], "check the path"),
+        (path("short.nii.gz"), &[], "short.nii.gz: "),
+        (ct.clone(), &cone, "cone beam has no voxel axis"),
+        (ct.clone(), &["--mode", "attenuation", "--geometry", "cone", "--sod", "9000"], "0 < sod <= sdd"),
+        (ct.clone(), &["--mode", "attenuation", "--pitch", "-1"], "pitch"),
+    ] {
+        let (ok, _, err) = drr(&[&[file.as_str(), "--out", &out], extra].concat());
+        assert!(!ok && err.contains(expected) && err.trim_end().lines().count() == 1, "{extra:?}: {err}");
+    }
+    let (ok, _, err) = drr(&[&ct, "--out", &path("out.jpg")]);
+    assert!(!ok && err.contains("out.jpg: unknown image format"), "{err}");
+    for size in ["512", "0x5", "5x5x5", "99999x2"] {
+        let (ok, _, err) = drr(&[&ct, "--out", &out, "--size", size]);
+        assert!(!ok && err.contains("rows x columns"), "{size}: {err}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
 }

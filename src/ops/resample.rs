@@ -113,6 +113,18 @@ impl Resample {
         self.grid(volume)?.run(volume.device(), volume.voxel(), volume.ptr(), self.dtype)
     }
 
+    /// The gradient of the volume, given that of the output; `context` is that of the forward pass.
+    pub fn gradient(
+        &self,
+        (volume, out): &(Tensor, Tensor),
+        upstream: &Tensor,
+        gradient: &Tensor,
+        write: Write,
+    ) -> Result<()> {
+        let grid = self.grid(&DeviceVolume::from_tensor(volume, self.hu)?)?;
+        grid.gradient(volume, out, upstream, gradient, write)
+    }
+
     fn grid(&self, volume: &DeviceVolume) -> Result<Grid> {
         let mut used = self.axes.map(|a| a.axis);
         used.sort();
@@ -173,10 +185,9 @@ impl Op for Resample {
         Ok((out.clone(), (inputs[0].clone(), out)))
     }
 
-    fn backward(&self, (volume, out): &Self::Context, upstream: &Tensor, gradients: &mut Gradients) -> Result<()> {
+    fn backward(&self, context: &Self::Context, upstream: &Tensor, gradients: &mut Gradients) -> Result<()> {
         let Some((gradient, write)) = gradients.wanted(0)? else { return Ok(()) };
-        let grid = self.grid(&DeviceVolume::from_tensor(volume, self.hu)?)?;
-        grid.gradient(volume, out, upstream, &gradient, write)
+        self.gradient(context, upstream, &gradient, write)
     }
 }
 
