@@ -38,7 +38,7 @@ def run_x2ct(binary, ct, args, projector, view):
         begin = time.perf_counter()
         report = json.loads(subprocess.run([str(c) for c in command], check=True, capture_output=True).stdout)
         print(f"x2ct {projector} {view}: {time.perf_counter() - begin:.2f} s, of which projecting {report['seconds']['project']:.2f} s")
-        return load_file(out)["image"].astype(np.float64)
+        return load_file(out)["image"].astype(np.float64)[::args.every]
 
 
 def run_nanodrr(image, args, samples, view):
@@ -56,7 +56,8 @@ def run_nanodrr(image, args, samples, view):
     # Row by row: all samples of an image at once need tens of gigabytes.
     from nanodrr.drr.renderer import _make_src, _make_tgt
     target = _make_tgt(k_inv, sdd, args.size, args.size, "cpu", torch.float32).reshape(1, args.size, args.size, 3)
-    for first in range(0, args.size, args.chunk):
+    target = target[:, ::args.every]
+    for first in range(0, target.shape[1], args.chunk):
         part = target[:, first:first + args.chunk].reshape(1, -1, 3)
         height = part.shape[1] // args.size
         rows.append(render(subject, k_inv, rt_inv, sdd, height, args.size, samples, src=_make_src(False, part, sdd),
@@ -76,10 +77,11 @@ def run_diffdrr(image, args, renderer, view, **options):
     pose = convert(torch.zeros(1, 3), torch.tensor([[0.0, distance, 0.0]]), parameterization="euler_angles",
                    convention="ZXY")
     source, target = drr.detector(pose, None)
+    target = target.reshape(1, args.size, args.size, 3)[:, ::args.every].reshape(1, -1, 3)
     step = args.chunk * args.size
     parts = [drr.render(drr.density, source, target[:, i:i + step], **options)[0, 0]
              for i in range(0, target.shape[1], step)]
-    return torch.cat(parts).reshape(args.size, args.size).numpy().astype(np.float64)
+    return torch.cat(parts).reshape(-1, args.size).numpy().astype(np.float64)
 
 
 def compare(name, ours, theirs, limit):
@@ -103,6 +105,7 @@ def main():
     parser.add_argument("--mu-water", type=float, default=0.02)
     parser.add_argument("--samples", type=int, default=1500, help="of nanodrr, along a ray")
     parser.add_argument("--chunk", type=int, default=8, help="image rows at a time in the peers")
+    parser.add_argument("--every", type=int, default=1, help="the peers make only every Nth row: they take minutes")
     parser.add_argument("--views", nargs="+", default=["ap", "pa"], choices=["ap", "pa"])
     args = parser.parse_args()
 
