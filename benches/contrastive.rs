@@ -18,10 +18,16 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
             let info_nce = InfoNce::new(Scale::Fixed(1.0 / 0.07)).general();
             for (name, loss, leaves) in [("tri_modal", tri_modal, 1), ("info_nce", info_nce, 2)] {
                 for variant in Variant::ALL {
-                    // The naive variant is the reference, not a competitor: one size is enough.
-                    if variant != Variant::Naive || (n == 128 && dtype == DType::F32) {
+                    let wanted = match variant {
+                        // The reference, not a competitor: one size is enough.
+                        Variant::Naive => n == 128 && dtype == DType::F32,
+                        Variant::Tiled => true,
+                        // A processor only imitates them.
+                        Variant::TensorCores => !device.is_host(),
+                    };
+                    if wanted {
                         let loss = Contrastive { variant, ..loss.clone() };
-                        cases.push(case(name, variant, loss, &tensors[..], leaves));
+                        cases.push(case(name, variant, loss, &tensors, leaves));
                     }
                 }
             }
@@ -40,7 +46,7 @@ fn case(name: &str, variant: Variant, loss: Contrastive, tensors: &[Tensor], lea
         family: "contrastive",
         name: format!("{name} {variant:?} {n}x{d} {}", tensors[0].dtype().name()),
         bytes: sets.iter().chain(&sets[..leaves]).map(|t| t.bytes() as u64).sum(),
-        // The logits once forward; again, and the product with the partner, for each gradient.
+        // Every pair's logits forward; again, and the product with the partner, for each pair of each gradient.
         flops: products * (pairs + 2 * leaves.max(pairs as usize) as u64),
         run: Box::new(move || {
             let tape = Tape::recording();

@@ -52,7 +52,7 @@ struct alignas(16) Float4 {
     X2CT_DEVICE float operator[](int i) const { return lane[i]; }
 };
 #else
-typedef float Float4 __attribute__((vector_size(16)));
+typedef float Float4 __attribute__((vector_size(16), may_alias));
 #endif
 
 // sum += a * b
