@@ -309,7 +309,7 @@ fn the_command_refuses_in_one_line_and_leaves_no_file() {
     assert!(!ok && err.contains("out.jpg: unknown image format"), "{err}");
     for size in ["512", "0x5", "5x5x5", "99999x2"] {
         let (ok, _, err) = drr(&[&ct, "--out", &out, "--size", size]);
-        assert!(!ok && err.contains("rows x columns"), "{size}: {err}");
+        assert!(!ok && err.contains("such as 512x640"), "{size}: {err}");
     }
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
 }

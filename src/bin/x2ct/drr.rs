@@ -40,19 +40,19 @@ pub struct DrrArgs {
     #[arg(long, value_name = "HxW", value_parser = sizes::<2>)]
     size: Option<[usize; 2]>,
     /// Detector pixel in mm [default: the volume's extent, magnified onto the detector, over the size]
-    #[arg(long, value_name = "MM")]
+    #[arg(long, allow_negative_numbers = true, value_name = "MM")]
     pitch: Option<f64>,
     /// Source to detector, cone beam
-    #[arg(long, value_name = "MM", default_value_t = 1800.0)]
+    #[arg(long, allow_negative_numbers = true, value_name = "MM", default_value_t = 1800.0)]
     sdd: f64,
     /// Source to isocentre (the volume's centre), cone beam
-    #[arg(long, value_name = "MM", default_value_t = 1500.0)]
+    #[arg(long, allow_negative_numbers = true, value_name = "MM", default_value_t = 1500.0)]
     sod: f64,
     /// Attenuation of water per mm
     #[arg(long, default_value_t = x2ct::ct::radiograph::MU_WATER)]
     mu_water: f64,
     /// Distance of samples, trilinear [default: half the shortest voxel edge]
-    #[arg(long, value_name = "MM")]
+    #[arg(long, allow_negative_numbers = true, value_name = "MM")]
     step: Option<f64>,
     /// Bits of a PNG sample
     #[arg(long, default_value = "8", value_parser = ["8", "16"])]
