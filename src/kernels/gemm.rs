@@ -244,7 +244,8 @@ pub unsafe fn gemm(launcher: &dyn Launcher, variant: Variant, call: &GemmCall, w
     let launch = |entry: &'static Entry, grid: Grid, params: &GemmParams| unsafe {
         launcher.launch(entry, grid, (params as *const GemmParams).cast())
     };
-    if variant == Variant::Naive {
+    // Tiles are written in pairs of elements, which a view of C from an odd element on would not allow.
+    if variant == Variant::Naive || call.c.0 % (2 * call.out.size() as u64) != 0 {
         let entry = if call.dtype == call.out { NAIVE.of(call.dtype) } else { NAIVE_TO_F32.entry() };
         let per_block = launcher.config(entry)?.tile[0] as usize;
         return launch(entry, Grid::covering(call.m * call.n, per_block), &params);
@@ -305,7 +306,7 @@ pub fn column_sum_workspace(m: usize, n: usize) -> usize {
 /// `out[j]` = sum over i of `x[i, j]`, or `out +=` that; the order of the additions depends on `m` alone.
 ///
 /// # Safety
-/// `x` holds [m, n] elements of `dtype`, `out` n elements of `out_dtype`, `workspace` [`column_sum_workspace`] f32; all
+/// `x` holds [m, n] elements of `dtype`, aligned to 16 bytes, `out` n elements of `out_dtype`, `workspace` [`column_sum_workspace`] f32; all
 /// valid until the launches have completed on the launcher's stream.
 #[allow(clippy::too_many_arguments)] // a launch is its operands
 pub unsafe fn column_sum(

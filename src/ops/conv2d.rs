@@ -5,7 +5,7 @@ use crate::autograd::{Gradients, Op};
 use crate::device::Device;
 use crate::kernels::conv2d::{self as kernel, Conv2dShape, Variant};
 use crate::kernels::{DType, DevicePtr, Write};
-use crate::ops::gemm::{Backend, Method, Operand, column_sum_into, product_into};
+use crate::ops::gemm::{Backend, Method, Operand, aligned, column_sum_into, product_into};
 use crate::ops::pointwise::cast;
 use crate::tensor::Tensor;
 
@@ -42,8 +42,8 @@ impl Op for Conv2d {
     }
 
     fn forward(&self, inputs: &[&Tensor]) -> Result<(Tensor, Self::Context)> {
-        let (x, device) = (inputs[0], inputs[0].device());
-        let weight = cast(inputs[1], x.dtype())?;
+        let (x, device) = (&aligned(inputs[0])?, inputs[0].device());
+        let weight = cast(&aligned(inputs[1])?, x.dtype())?;
         weight.expect("weight", device, inputs[1].shape(), x.dtype())?;
         let shape = Conv2dShape::new(x.dims("image")?, weight.dims("weight")?, self.stride, self.padding)?;
         let bias = inputs.get(2).map(|bias| cast(bias, x.dtype())).transpose()?;

@@ -141,10 +141,21 @@ pub fn product_into(
     unsafe { kernel::gemm(device.launcher(), variant, &call, workspace.ptr()) }
 }
 
+/// The tensor, or, when it is a view that does not start at a multiple of 16 bytes, a copy that does.
+pub(super) fn aligned(x: &Tensor) -> Result<Tensor> {
+    if x.ptr().0 % 16 == 0 {
+        return Ok(x.clone());
+    }
+    let copy = Tensor::empty(x.device(), x.shape(), x.dtype(), "aligned copy")?;
+    copy.copy_from(x)?;
+    Ok(copy)
+}
+
 /// `out[j] = sum over i of x[i, j]`, or `out +=` that: the gradient of a bias added to every row.
 pub fn column_sum_into(x: &Tensor, out: &Tensor, write: Write) -> Result<()> {
     let Operand { rows, columns, .. } = Operand::new(x, false);
     out.expect("column sum", x.device(), [columns], out.dtype())?;
+    let x = &aligned(x)?;
     let workspace =
         Tensor::empty(x.device(), [kernel::column_sum_workspace(rows, columns)], DType::F32, "column sums")?;
     let (launcher, size) = (x.device().launcher(), [rows, columns]);

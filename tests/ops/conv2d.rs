@@ -214,3 +214,19 @@ fn sizes_that_do_not_fit_are_refused() {
     let text = Conv2d { stride: 1, padding: 1, method }.forward(&[&x, &w, &b]).err().unwrap().to_string();
     assert!(text.contains("bias") && text.contains("[2] f32"), "{text}");
 }
+
+#[test]
+fn views_from_any_element_on_are_convolved() {
+    for (name, device) in devices() {
+        for method in methods() {
+            let (x, w) = (normal(12, 2 * 5 * 5 * 8 + 1), normal(13, 8 * 9 * 8 + 1));
+            let make = |data: &[f32]| Tensor::from_slice(&device, [data.len()], DType::F32, data).unwrap();
+            let op = Conv2d { stride: 1, padding: 1, method };
+            let (x_shape, w_shape) = ([2, 5, 5, 8], [8, 3, 3, 8]);
+            let views = [make(&x).view(1, x_shape).unwrap(), make(&w).view(1, w_shape).unwrap()];
+            let copies = [make(&x[1..]).reshape(x_shape).unwrap(), make(&w[1..]).reshape(w_shape).unwrap()];
+            let run = |[x, w]: &[Tensor; 2]| op.forward(&[x, w]).unwrap().0.to_vec().unwrap();
+            assert_eq!(run(&views), run(&copies), "{name} {method:?}");
+        }
+    }
+}

@@ -245,3 +245,33 @@ fn operands_that_do_not_fit_are_refused() {
     let text = linear.forward(&[&x, &make(&[4, 6], DType::F32), &bias]).unwrap_err().to_string();
     assert!(text.contains("bias") && text.contains("[4] f32"), "{text}");
 }
+
+#[test]
+fn views_from_any_element_on_are_operands_and_destinations() {
+    for (name, device) in devices() {
+        for method in methods(FULL) {
+            for dtype in [DType::F32, DType::Bf16] {
+                let [m, n, k] = [33, 72, 40];
+                let view = |elements: usize, shape: [usize; 2], seed| {
+                    let data = round_bf16(&normal(seed, elements + 1));
+                    let all = Tensor::from_slice(&device, [elements + 1], dtype, &data).unwrap();
+                    (all.view(1, shape).unwrap(), data[1..].to_vec(), all)
+                };
+                let (a, data_a, _) = view(m * k, [m, k], 18);
+                let (b, data_b, _) = view(k * n, [n, k], 19);
+                let (c, _, all) = view(m * n, [m, n], 20);
+                let (a, b) = (Operand::new(&a, false), Operand::new(&b, true));
+                let before = all.to_vec().unwrap()[0];
+                product_into(a, b, None, &c, Write::Overwrite, method).unwrap();
+                let want = reference([m, n, k], &data_a, false, &data_b, true);
+                assert_close(&format!("{name} {method:?} {dtype:?}"), &c.to_vec().unwrap(), &want, 4e-3);
+                assert_eq!(all.to_vec().unwrap()[0], before);
+                let sums = Tensor::zeros(&device, [n], DType::F32, "sums").unwrap();
+                column_sum_into(&c, &sums, Write::Overwrite).unwrap();
+                let c = c.to_vec().unwrap();
+                let want: Vec<f64> = (0..n).map(|j| (0..m).map(|i| c[i * n + j] as f64).sum()).collect();
+                assert_close(&format!("{name} sums"), &sums.to_vec().unwrap(), &want, 1e-5);
+            }
+        }
+    }
+}
