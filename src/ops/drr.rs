@@ -101,8 +101,8 @@ pub struct LineIntegral {
     pub views: Views,
     /// How.
     pub projector: Projector,
-    /// Most millimetres between samples of the trilinear rule; `None` is half the shortest voxel edge, at which the error
-    /// of the midpoint rule on a chest CT is below that of f32 images (about 1e-4 of the image).
+    /// Most millimetres between samples of the trilinear rule; `None` is half the shortest voxel edge: on a chest CT
+    /// within 1.4e-5 (relative L2) of the limit of small steps; one edge gives 2e-5, two give 5e-4.
     pub step: Option<f32>,
     /// What.
     pub quantity: Quantity,
