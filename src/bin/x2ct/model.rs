@@ -32,10 +32,14 @@ pub fn run(args: ModelArgs, common: &Common) -> anyhow::Result<ExitCode> {
         anyhow::bail!("--size: {size} is not usable; use 32 to 16384");
     }
     let mut builder = ParameterBuilder::new();
-    let (input, summary, projection) = if dcformer {
+    let (input, summary, published) = if dcformer {
         let model = DcFormer::new(&mut builder, &DcFormerConfig::named(&args.name)?)?;
         let input = [1, 1, size, size, size / 2];
-        (input.to_vec(), model.summary(input), Some(model.features() * args.embedding))
+        (
+            input.to_vec(),
+            model.summary(input),
+            Some((model.features() * args.embedding, model.normalized_values(input))),
+        )
     } else {
         let config = EncoderConfig { embedding: args.embedding, ..EncoderConfig::new(&args.name, args.width) };
         let input = [1, 3, size, size];
@@ -49,8 +53,10 @@ pub fn run(args: ModelArgs, common: &Common) -> anyhow::Result<ExitCode> {
             "model": args.name, "input": input,
             "parameters": summary.parameters(), "macs": summary.macs(), "stages": stages, "layers": summary.layers,
         });
-        if let Some(projection) = projection {
+        if let Some((projection, normalized)) = published {
             report["parameters_with_projection"] = json!(summary.parameters() + projection);
+            report["fvcore_train"] = json!(summary.macs() + 5 * normalized);
+            report["fvcore_eval"] = json!(summary.macs() + 2 * normalized);
         }
         println!("{}", serde_json::to_string_pretty(&report)?);
         return Ok(ExitCode::SUCCESS);
@@ -64,8 +70,10 @@ pub fn run(args: ModelArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let rows = stages.iter().map(|(name, p, m)| vec![name.clone(), p.to_string(), m.to_string()]);
     let total = vec!["total".to_string(), summary.parameters().to_string(), summary.macs().to_string()];
     print_table(&["stage", "parameters", "macs"], &rows.chain([total]).collect::<Vec<_>>());
-    if let Some(projection) = projection {
+    if let Some((projection, normalized)) = published {
         println!("with a projection to {}: {} parameters", args.embedding, summary.parameters() + projection);
+        let [train, eval] = [5, 2].map(|operations| summary.macs() + operations * normalized);
+        println!("as fvcore counts, batch norms included: {train} in training, {eval} in evaluation");
     }
     Ok(ExitCode::SUCCESS)
 }
