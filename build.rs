@@ -14,7 +14,17 @@ const CUDA_ARCHS: &str = "80,86,89,90a";
 fn main() {
     println!("cargo:rustc-check-cfg=cfg(x2ct_nvcc)");
     println!("cargo:rustc-check-cfg=cfg(x2ct_sanitize)");
-    for name in ["NVCC", "CUDA_HOME", "CUDA_PATH", "PATH", "X2CT_CUDA_ARCHS", "X2CT_SANITIZE", "X2CT_NVCC_DIR", "CXX"] {
+    for name in [
+        "NVCC",
+        "CUDA_HOME",
+        "CUDA_PATH",
+        "PATH",
+        "X2CT_CUDA_ARCHS",
+        "X2CT_SANITIZE",
+        "X2CT_NVCC_DIR",
+        "DOCS_RS",
+        "CXX",
+    ] {
         println!("cargo:rerun-if-env-changed={name}");
     }
     println!("cargo:rerun-if-changed=kernels");
