@@ -1,4 +1,11 @@
 //! x2ct: hand-written CUDA kernels and a thin model runtime.
+//!
+//! From the bottom up, imports running downward only: [`kernels`] (parameter structs and unsafe launches, for programs with a
+//! CUDA runtime of their own), [`device`], [`tensor`], [`autograd`], [`ops`], [`nn`]; [`ct`] and [`data`] (volumes, radiographs,
+//! data sets), [`train`], [`eval`], and [`check`], which runs golden files. The README shows the command line.
+
+// Without a device there is nothing to call what devices share.
+#![cfg_attr(not(any(feature = "host", feature = "cuda")), allow(dead_code))]
 
 pub mod archive;
 pub mod autograd;
