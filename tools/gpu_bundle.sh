@@ -47,6 +47,10 @@ built: $(date -u +%Y-%m-%d) with $(rustc --version | cut -d' ' -f1-2), profile $
 system: $(uname -m), needs $needs
 END
 
+# The kernels are in both programs: together and compressed they are a third.
+tar -C "$bundle" -czf "$bundle/programs.tar.gz" x2ct x2ct_tests
+rm "$bundle/x2ct" "$bundle/x2ct_tests"
+
 size_kb=$(du -sk "$bundle" | cut -f1)
 cat "$bundle/INFO"
 echo "$bundle: $((size_kb / 1024)) MB"

@@ -9,6 +9,7 @@
 # Ends with status 1 if any step failed. Steps run again replace their own results only.
 set -uo pipefail
 cd "$(dirname "$0")"
+[ -x x2ct ] && [ -x x2ct_tests ] || tar -xzf programs.tar.gz || exit 1
 OUT=${OUT:-results}
 mkdir -p "$OUT"
 OUT=$(cd "$OUT" && pwd)
