@@ -15,6 +15,7 @@ mod eval;
 mod model;
 mod phantom;
 mod predict;
+mod projection;
 mod radiographs;
 mod terminal;
 mod train;
