@@ -3,7 +3,7 @@
 use x2ct::Device;
 use x2ct::ct::{
     Affine, AxisCodes, CtVolume, Geometry, HuSource, Mode, Preset, Projection, RadiographOptions, Voxels, image, nifti,
-    radiograph,
+    radiograph, radiographs,
 };
 use x2ct::ops::drr::Projector;
 use x2ct::tensor::DType;
@@ -47,6 +47,20 @@ fn row_0_is_superior_and_column_0_right_or_anterior_for_all_axis_codes() {
             }
         }
     }
+}
+
+#[test]
+fn several_views_at_once_equal_one_after_the_other() {
+    let (device, volume) = (Device::host(), marked(AxisCodes::LPS));
+    let views = [Projection::Lateral, Projection::Ap, Projection::Pa];
+    for mode in [Mode::MeanHu, Mode::Attenuation] {
+        let options = RadiographOptions { mode, ..Default::default() };
+        let single =
+            views.map(|view| radiograph(&device, &volume, &RadiographOptions { view, ..options.clone() }).unwrap());
+        assert_eq!(radiographs(&device, &volume, &views, &options).unwrap(), single, "{mode:?}");
+    }
+    let error = radiographs(&device, &volume, &[], &RadiographOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("views: there are none"), "{error}");
 }
 
 #[test]

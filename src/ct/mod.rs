@@ -12,6 +12,6 @@ pub mod volume;
 pub use geometry::{Affine, AxisCodes};
 pub use image::GrayImage;
 pub use preprocess::Preset;
-pub use radiograph::{Mode, RadiographOptions, radiograph};
+pub use radiograph::{Mode, RadiographOptions, radiograph, radiographs};
 pub use view::{Geometry, Projection, View};
 pub use volume::{AffineSource, CtVolume, HuSource, Voxels};

@@ -33,7 +33,7 @@ pub enum Mode {
 }
 
 /// How a radiograph is made. The default is X2CT-CLIP's.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RadiographOptions {
     /// What a pixel is.
     pub mode: Mode,
@@ -54,7 +54,8 @@ pub struct RadiographOptions {
     pub mu_water: f64,
     /// Grid of the mean, mm; `None` is the volume's own.
     pub spacing: Option<f64>,
-    /// What turns the volume's values into HU.
+    /// What turns the volume's values into HU. Not part of how a radiograph is made: it belongs to the volume.
+    #[serde(skip)]
     pub hu: HuSource,
 }
 
@@ -141,31 +142,63 @@ fn extent(volume: &CtVolume, direction: [f64; 3]) -> f64 {
 /// # Errors
 /// Options that contradict each other or are out of range, a volume with NaN, a device that fails.
 pub fn radiograph(device: &Device, volume: &CtVolume, options: &RadiographOptions) -> Result<GrayImage> {
+    let mut images = radiographs(device, volume, &[options.view], options)?;
+    Ok(images.remove(0))
+}
+
+/// Radiographs of a volume from several `views` (which stand for the one in `options`), in their order. The volume is copied
+/// to the device once; attenuation takes one launch for all.
+///
+/// # Errors
+/// Those of [`radiograph`]; no views.
+pub fn radiographs(
+    device: &Device,
+    volume: &CtVolume,
+    views: &[Projection],
+    options: &RadiographOptions,
+) -> Result<Vec<GrayImage>> {
     if let Some(size @ [rows, columns]) = options.size
         && size.contains(&0)
     {
         return Err(Error::argument("size", format!("{rows} x {columns} pixels"), "give at least one row and column"));
     }
+    if views.is_empty() {
+        return Err(Error::argument("views", "there are none", "name at least one"));
+    }
     let on_device = volume.to_device(device, options.hu)?;
-    let image = match options.mode {
-        Mode::MeanHu => mean(volume, &on_device, options)?,
-        Mode::Attenuation => attenuation(volume, &on_device, options)?,
-    };
-    let [.., rows, columns] = image.shape()[..] else { unreachable!("a projection has rows and columns") };
-    GrayImage::new(image.to_vec()?, rows, columns)
+    let options: Vec<_> = views.iter().map(|&view| RadiographOptions { view, ..options.clone() }).collect();
+    match options[0].mode {
+        Mode::MeanHu => {
+            let images = options.iter().map(|options| gray(&mean(volume, &on_device, options)?));
+            Ok(images.collect::<Result<Vec<_>>>()?.concat())
+        }
+        Mode::Attenuation => gray(&attenuation(volume, &on_device, &options)?),
+    }
 }
 
-fn attenuation(volume: &CtVolume, on_device: &DeviceVolume, options: &RadiographOptions) -> Result<Tensor> {
-    if !(options.mu_water > 0.0 && options.mu_water.is_finite()) {
-        return Err(Error::argument("mu_water", format!("is {} per mm", options.mu_water), "give a positive number"));
+/// The images of a tensor [..., rows, columns].
+fn gray(images: &Tensor) -> Result<Vec<GrayImage>> {
+    let [.., rows, columns] = images.shape()[..] else { unreachable!("a projection has rows and columns") };
+    let pixels = images.to_vec()?;
+    pixels.chunks_exact(rows * columns).map(|image| GrayImage::new(image.to_vec(), rows, columns)).collect()
+}
+
+/// One image a view, [1, views, rows, columns].
+fn attenuation(volume: &CtVolume, on_device: &DeviceVolume, options: &[RadiographOptions]) -> Result<Tensor> {
+    let first = &options[0];
+    if !(first.mu_water > 0.0 && first.mu_water.is_finite()) {
+        return Err(Error::argument("mu_water", format!("is {} per mm", first.mu_water), "give a positive number"));
     }
-    let (size, pitch) = (options.resolved_size(volume), options.resolved_pitch(volume));
-    let view = View::standard(options.view, options.geometry, volume.affine.centre(volume.shape), pitch, size)?;
-    let views = View::upload(on_device.device(), &[view], &volume.affine)?;
+    let view = |options: &RadiographOptions| {
+        let (size, pitch) = (options.resolved_size(volume), options.resolved_pitch(volume));
+        View::standard(options.view, options.geometry, volume.affine.centre(volume.shape), pitch, size)
+    };
+    let views = options.iter().map(view).collect::<Result<Vec<_>>>()?;
+    let views = View::upload(on_device.device(), &views, &volume.affine)?;
     let integral = LineIntegral {
-        step: options.step.map(|mm| mm as f32),
-        quantity: Quantity::Attenuation { mu_water: options.mu_water as f32 },
-        ..LineIntegral::new(views, options.projector)
+        step: first.step.map(|mm| mm as f32),
+        quantity: Quantity::Attenuation { mu_water: first.mu_water as f32 },
+        ..LineIntegral::new(views, first.projector)
     };
     integral.project(on_device)
 }

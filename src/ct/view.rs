@@ -49,7 +49,8 @@ pub enum Projection {
 }
 
 /// The beam of a standard projection.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Geometry {
     /// Parallel rays.
     #[default]

@@ -147,7 +147,8 @@ unsafe impl bytemuck::Zeroable for DrrView {}
 unsafe impl bytemuck::Pod for DrrView {}
 
 /// The rule that gives each voxel its weight in a ray's sum.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Projector {
     /// The length of the ray inside the voxel, exactly (Siddon, "Fast calculation of the exact radiological path", 1985).
     Siddon,
