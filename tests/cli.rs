@@ -188,14 +188,15 @@ fn spoil(at: &Path) {
     write("flipped.nii.gz", &flipped);
     write("volume.nii.gz", &whole);
     let good = CtVolume::new(
-        Voxels::F32(vec![0.5; 64]),
+        Voxels::F32(vec![0.5; 64].into()),
         [8, 8, 1],
         Affine::centred(AxisCodes::LPS, [1.0; 3], [8, 8, 1]).unwrap(),
     );
     let good = good.unwrap();
-    let Voxels::F32(mut values) = good.voxels.clone() else { unreachable!() };
+    let Voxels::F32(values) = &good.voxels else { unreachable!() };
+    let mut values = values.to_vec();
     values[11] = f32::NAN;
-    nifti::write(at.join("nan.nii.gz"), &CtVolume { voxels: Voxels::F32(values), ..good }).unwrap();
+    nifti::write(at.join("nan.nii.gz"), &CtVolume { voxels: values.into(), ..good }).unwrap();
     write("text.png", b"not an image");
 
     for name in ["checkpoint.safetensors", "train.cache.safetensors", "train.radiographs.safetensors"] {

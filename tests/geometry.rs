@@ -121,7 +121,7 @@ fn reorientation_moves_no_voxel_in_the_world() {
         let straight = Affine::centred(from, [0.5, 0.75, 2.0], shape).unwrap();
         let affine = turned(straight, rotation([12.0, -9.0, 15.0]));
         for target in AxisCodes::all() {
-            let before = CtVolume::new(Voxels::I16(values.clone()), shape, affine).unwrap();
+            let before = CtVolume::new(Voxels::I16(values.clone().into()), shape, affine).unwrap();
             let after = before.clone().reorient(target);
             assert_eq!(after.axis_codes(), target);
             let [nx, ny, nz] = after.shape;
@@ -144,9 +144,9 @@ fn reorientation_moves_no_voxel_in_the_world() {
 #[test]
 fn float_volumes_reorient_too() {
     let affine = Affine::centred(AxisCodes::RAS, [1.0; 3], [3, 1, 1]).unwrap();
-    let volume = CtVolume::new(Voxels::F32(vec![1.5, 2.5, 3.5]), [3, 1, 1], affine).unwrap();
+    let volume = CtVolume::new(Voxels::F32(vec![1.5, 2.5, 3.5].into()), [3, 1, 1], affine).unwrap();
     let turned = volume.reorient("SAL".parse().unwrap());
-    assert_eq!((turned.voxels, turned.shape), (Voxels::F32(vec![3.5, 2.5, 1.5]), [1, 1, 3]));
+    assert_eq!((turned.voxels, turned.shape), (Voxels::F32(vec![3.5, 2.5, 1.5].into()), [1, 1, 3]));
 }
 
 #[test]

@@ -137,7 +137,7 @@ fn every_kind_of_png_becomes_grey() {
 #[test]
 fn nifti_images_apply_their_scaling_and_must_be_flat() {
     let affine = |shape| Affine::centred(AxisCodes::LIA, [1.0; 3], shape).unwrap();
-    let mut flat = CtVolume::new(Voxels::I16(vec![1, 2, 3, 4, 5, 6]), [3, 2, 1], affine([3, 2, 1])).unwrap();
+    let mut flat = CtVolume::new(Voxels::I16(vec![1, 2, 3, 4, 5, 6].into()), [3, 2, 1], affine([3, 2, 1])).unwrap();
     (flat.slope, flat.intercept) = (2.0, -1.0);
     let read = image::read_bytes(&nifti::encode(&flat).unwrap(), "case.nii").unwrap();
     assert_eq!(read, GrayImage::new(vec![1.0, 3.0, 5.0, 7.0, 9.0, 11.0], 2, 3).unwrap());
@@ -145,7 +145,7 @@ fn nifti_images_apply_their_scaling_and_must_be_flat() {
     let error = image::read_bytes(&nifti::encode(&flat).unwrap(), "case.nii").unwrap_err().to_string();
     assert!(error.starts_with("case.nii: ") && error.contains("is inf"), "{error}");
 
-    let deep = CtVolume::new(Voxels::I16(vec![0; 6]), [3, 1, 2], affine([3, 1, 2])).unwrap();
+    let deep = CtVolume::new(Voxels::I16(vec![0; 6].into()), [3, 1, 2], affine([3, 1, 2])).unwrap();
     let error = image::read_bytes(&nifti::encode(&deep).unwrap(), "case.nii").unwrap_err().to_string();
     assert!(error.contains("a volume of 2 slices where one image is wanted"), "{error}");
 }

@@ -549,7 +549,7 @@ fn writing_is_atomic_and_repeatable() {
     let error = nifti::read(folder.path().join("torn.nii.gz")).unwrap_err().to_string();
     assert!(error.contains("torn.nii.gz: the gzip data are damaged or truncated"), "{error}");
 
-    let long = CtVolume::new(Voxels::I16(vec![0; 40_000]), [40_000, 1, 1], volume.affine).unwrap();
+    let long = CtVolume::new(Voxels::I16(vec![0; 40_000].into()), [40_000, 1, 1], volume.affine).unwrap();
     assert!(nifti::encode(&long).unwrap_err().to_string().contains("axis 0 has 40000 voxels"));
 }
 
@@ -557,17 +557,17 @@ fn writing_is_atomic_and_repeatable() {
 fn a_volume_checks_itself() {
     let affine = Affine::new(ROWS).unwrap();
     let text = |voxels, shape| CtVolume::new(voxels, shape, affine).unwrap_err().to_string();
-    assert!(text(Voxels::I16(vec![0; 7]), [2, 2, 2]).contains("7 voxels given for shape [2, 2, 2]"));
-    assert!(text(Voxels::I16(vec![]), [0, 2, 2]).contains("0 voxels"));
-    assert!(text(Voxels::I16(vec![0]), [usize::MAX, 2, 2]).contains("1 voxels"));
-    assert!(text(Voxels::F32(vec![0.0, f32::NAN, 0.0, 0.0]), [2, 2, 1]).contains("voxel [1, 0, 0] is NaN"));
+    assert!(text(Voxels::I16(vec![0; 7].into()), [2, 2, 2]).contains("7 voxels given for shape [2, 2, 2]"));
+    assert!(text(Voxels::I16(vec![].into()), [0, 2, 2]).contains("0 voxels"));
+    assert!(text(Voxels::I16(vec![0].into()), [usize::MAX, 2, 2]).contains("1 voxels"));
+    assert!(text(Voxels::F32(vec![0.0, f32::NAN, 0.0, 0.0].into()), [2, 2, 1]).contains("voxel [1, 0, 0] is NaN"));
 }
 
 fn volumes() -> impl Strategy<Value = CtVolume> {
     let voxels = |n: usize| {
         prop_oneof![
-            prop::collection::vec(any::<i16>(), n).prop_map(Voxels::I16),
-            prop::collection::vec(-1e30f32..1e30, n).prop_map(Voxels::F32),
+            prop::collection::vec(any::<i16>(), n).prop_map(Voxels::from),
+            prop::collection::vec(-1e30f32..1e30, n).prop_map(Voxels::from),
         ]
     };
     let geometry = (0usize..48, [0.1f64..5.0, 0.1..5.0, 0.1..5.0], [-0.2f64..0.2, -0.2..0.2, -0.2..0.2]);

@@ -16,7 +16,7 @@ fn marked(codes: AxisCodes) -> CtVolume {
     // In LPS: x to the left, y to the back, z to the head.
     voxels[3 + 14 * (2 + 10 * 9)] = 1000;
     let affine = Affine::centred(AxisCodes::LPS, [1.0, 1.0, 1.0], shape).unwrap();
-    CtVolume::new(Voxels::I16(voxels), shape, affine).unwrap().reorient(codes)
+    CtVolume::new(Voxels::I16(voxels.into()), shape, affine).unwrap().reorient(codes)
 }
 
 fn brightest(image: &x2ct::ct::GrayImage) -> (usize, usize) {
@@ -76,7 +76,7 @@ fn a_cone_beam_magnifies_what_is_near_the_source() {
             }
         }
         let affine = Affine::centred(AxisCodes::LPS, [2.0; 3], shape).unwrap();
-        let volume = CtVolume::new(Voxels::I16(voxels), shape, affine).unwrap();
+        let volume = CtVolume::new(Voxels::I16(voxels.into()), shape, affine).unwrap();
         let options = RadiographOptions {
             mode: Mode::Attenuation,
             view,
@@ -104,7 +104,7 @@ fn mean_hu_is_the_f64_mean_of_the_resized_volume() {
     let voxels: Vec<i16> = normal(1, 23 * 31 * 9).iter().map(|v| (v * 900.0) as i16).collect();
     let affine = Affine::centred(AxisCodes::LPS, [0.7, 0.8, 2.5], shape).unwrap();
     let volume =
-        CtVolume { slope: 1.0, intercept: -24.0, ..CtVolume::new(Voxels::I16(voxels), shape, affine).unwrap() };
+        CtVolume { slope: 1.0, intercept: -24.0, ..CtVolume::new(Voxels::I16(voxels.into()), shape, affine).unwrap() };
     let resized = Preset::x2ct().apply(&device, &volume, HuSource::AlreadyHu, DType::F32).unwrap();
     assert_eq!(resized.shape()[..], [1, 22, 24, 16]);
     let values = resized.to_vec().unwrap();
@@ -125,7 +125,7 @@ fn mean_hu_on_another_pixel_grid_is_interpolated_and_surrounded_by_air() {
     let shape = [8, 3, 6];
     let affine = Affine::centred(AxisCodes::LPS, [1.0; 3], shape).unwrap();
     let ramp: Vec<f32> = (0..8 * 3 * 6).map(|i| (i % 8) as f32 * 10.0).collect();
-    let volume = CtVolume::new(Voxels::F32(ramp), shape, affine).unwrap();
+    let volume = CtVolume::new(Voxels::F32(ramp.into()), shape, affine).unwrap();
     let grid = |size, pitch| {
         let options = RadiographOptions { size: Some(size), pitch: Some(pitch), ..Default::default() };
         radiograph(&device, &volume, &options).unwrap()
@@ -148,7 +148,7 @@ fn attenuation_ignores_padding_and_scales_with_mu() {
     let shape = [4, 5, 6];
     let affine = Affine::centred(AxisCodes::LPS, [1.0, 2.0, 1.0], shape).unwrap();
     let of = |hu: f32, mu_water: f64, projector| {
-        let volume = CtVolume::new(Voxels::F32(vec![hu; 120]), shape, affine).unwrap();
+        let volume = CtVolume::new(Voxels::F32(vec![hu; 120].into()), shape, affine).unwrap();
         let (mode, size, pitch) = (Mode::Attenuation, Some([4, 4]), Some(0.5));
         let options = RadiographOptions { mode, size, pitch, mu_water, projector, ..Default::default() };
         radiograph(&device, &volume, &options).unwrap().pixels
@@ -179,7 +179,7 @@ fn bad_requests_say_what_is_wrong() {
     assert!(refuse(RadiographOptions { geometry, ..attenuation() }).contains("0 < sod <= sdd"));
     assert!(refuse(RadiographOptions { size: Some([0, 5]), ..attenuation() }).contains("0 x 5"));
     let mut spoilt = volume.clone();
-    spoilt.voxels = Voxels::F32(vec![f32::NAN; 14 * 10 * 12]);
+    spoilt.voxels = Voxels::F32(vec![f32::NAN; 14 * 10 * 12].into());
     for options in [RadiographOptions::default(), attenuation()] {
         let error = radiograph(&device, &spoilt, &options).unwrap_err().to_string();
         assert!(error.contains("is NaN; check the volume"), "{error}");
@@ -217,7 +217,7 @@ fn presets_do_not_depend_on_the_stored_axis_order() {
     let shape = [21, 15, 9];
     let voxels: Vec<i16> = normal(1, 21 * 15 * 9).iter().map(|v| (v * 800.0 - 200.0) as i16).collect();
     let affine = Affine::centred(AxisCodes::LPS, [1.5, 1.0, 2.0], shape).unwrap();
-    let volume = CtVolume::new(Voxels::I16(voxels), shape, affine).unwrap();
+    let volume = CtVolume::new(Voxels::I16(voxels.into()), shape, affine).unwrap();
     let preset = Preset { size: Some([30, 25, 11]), ..Preset::ct_clip_v2() };
     let apply = |v: &CtVolume| preset.apply(&device, v, HuSource::AlreadyHu, DType::F32).unwrap().to_vec().unwrap();
     let want = apply(&volume);

@@ -191,6 +191,8 @@ impl AxisCodes {
     pub const RAS: AxisCodes = AxisCodes { axes: [(0, true), (1, true), (2, true)] };
     /// Left, posterior, superior: DICOM's world, and the corrected CT-RATE volumes.
     pub const LPS: AxisCodes = AxisCodes { axes: [(0, false), (1, false), (2, true)] };
+    /// Left, posterior, inferior: RadChest-CT.
+    pub const LPI: AxisCodes = AxisCodes { axes: [(0, false), (1, false), (2, false)] };
     /// Left, anterior, superior: what nibabel takes files without any orientation to be.
     pub const LAS: AxisCodes = AxisCodes { axes: [(0, false), (1, true), (2, true)] };
     /// Left, inferior, anterior: columns, rows and depth of a frontal radiograph.

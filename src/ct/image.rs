@@ -7,7 +7,7 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use super::geometry::{Affine, AxisCodes};
 use super::nifti;
-use super::volume::{CtVolume, HuSource, Voxels};
+use super::volume::{CtVolume, HuSource};
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
 
@@ -174,7 +174,7 @@ pub fn write_nifti(path: impl AsRef<Path>, image: &GrayImage, pitch: f64) -> Res
     image.check()?;
     let shape = [image.width, image.height, 1];
     let affine = Affine::centred(AxisCodes::LIA, [pitch, pitch, 1.0], shape)?;
-    nifti::write(path, &CtVolume::new(Voxels::F32(image.pixels.clone()), shape, affine)?)
+    nifti::write(path, &CtVolume::new(image.pixels.clone().into(), shape, affine)?)
 }
 
 /// Reads a PNG or a 2-D NIfTI, told apart by their first bytes.

@@ -5,7 +5,9 @@ pub mod image;
 pub mod nifti;
 pub mod phantom;
 pub mod preprocess;
+pub mod radchest;
 pub mod radiograph;
+pub mod read;
 pub mod view;
 pub mod volume;
 
@@ -13,5 +15,6 @@ pub use geometry::{Affine, AxisCodes};
 pub use image::GrayImage;
 pub use preprocess::Preset;
 pub use radiograph::{Mode, RadiographOptions, radiograph, radiographs};
+pub use read::{ReadOptions, read, read_bytes, read_with};
 pub use view::{Geometry, Projection, View};
 pub use volume::{AffineSource, CtVolume, HuSource, Voxels};

@@ -3,18 +3,31 @@
 use rayon::prelude::*;
 
 use super::geometry::{Affine, AxisCodes, AxisMap};
-use crate::device::Device;
+use crate::device::{Device, HostArray};
 use crate::error::{Error, Result};
 use crate::ops::volume::DeviceVolume;
-use crate::tensor::{DType, Tensor};
 
 /// Voxel values as stored in the file, before any slope and intercept.
+///
+/// Made from a `Vec` with `into()`; readers decode into memory that the device reads directly.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Voxels {
     /// Every integer file whose values fit, without loss: half the memory of f32.
-    I16(Vec<i16>),
+    I16(HostArray<i16>),
     /// Everything else, all finite.
-    F32(Vec<f32>),
+    F32(HostArray<f32>),
+}
+
+impl From<Vec<i16>> for Voxels {
+    fn from(values: Vec<i16>) -> Self {
+        Voxels::I16(values.into())
+    }
+}
+
+impl From<Vec<f32>> for Voxels {
+    fn from(values: Vec<f32>) -> Self {
+        Voxels::F32(values.into())
+    }
 }
 
 impl Voxels {
@@ -61,6 +74,8 @@ pub enum AffineSource {
     /// Voxel sizes alone. The orientation is then a convention (nibabel's: x to the left, y to the front, z to the
     /// head, centred), not a fact about the patient.
     Pixdim,
+    /// The data set's documentation: the file holds no geometry at all (RadChest-CT).
+    Convention,
 }
 
 /// One CT volume.
@@ -131,15 +146,13 @@ impl CtVolume {
         }
     }
 
-    /// A copy in device memory, as stored, with the scaling to Hounsfield units beside it.
+    /// The volume in device memory, as stored, with the scaling to Hounsfield units beside it: on the host the very same
+    /// memory where it is aligned, else a copy.
     pub fn to_device(&self, device: &Device, source: HuSource) -> Result<DeviceVolume> {
         let scale = self.hu_scale(source);
         match &self.voxels {
-            Voxels::I16(v) => DeviceVolume::from_i16(device, v, self.shape, scale),
-            Voxels::F32(v) => {
-                let [nx, ny, nz] = self.shape;
-                DeviceVolume::from_tensor(&Tensor::from_slice(device, [nz, ny, nx], DType::F32, v)?, scale)
-            }
+            Voxels::I16(v) => DeviceVolume::share_i16(device, v, self.shape, scale),
+            Voxels::F32(v) => DeviceVolume::share_f32(device, v, self.shape, scale),
         }
     }
 
@@ -153,8 +166,8 @@ impl CtVolume {
         let shape = map.source.map(|source| self.shape[source]);
         let affine = self.affine.remap(&map, self.shape);
         let voxels = match &self.voxels {
-            Voxels::I16(v) => Voxels::I16(rearrange(v, self.shape, &map)),
-            Voxels::F32(v) => Voxels::F32(rearrange(v, self.shape, &map)),
+            Voxels::I16(v) => rearrange(v, self.shape, &map).into(),
+            Voxels::F32(v) => rearrange(v, self.shape, &map).into(),
         };
         CtVolume { voxels, shape, affine, ..self }
     }

@@ -26,7 +26,7 @@ mod memory;
 pub use launcher::CudaLauncher;
 use launcher::bind;
 use library::Library;
-use memory::{Pool, Staging};
+use memory::{LockedPages, Pool, Staging};
 
 /// How many CUDA devices there are; `Err` says why none can be opened.
 pub(super) fn count() -> Result<usize> {
@@ -37,6 +37,7 @@ pub(super) fn count() -> Result<usize> {
 struct Gpu {
     launcher: CudaLauncher,
     pool: Pool,
+    locked: LockedPages,
     /// cuBLASLt, or (problem, hint).
     library: OnceLock<std::result::Result<Library, (String, String)>>,
     context: Arc<CudaContext>,
@@ -70,7 +71,7 @@ impl Gpu {
         unsafe { context.disable_event_tracking() };
         let launcher = CudaLauncher::new(&context.default_stream(), FAMILIES)?;
         let pool = Pool::new(&context).map_err(|e| failed("create a memory pool", e))?;
-        let gpu = Arc::new(Gpu { launcher, pool, library: OnceLock::new(), context });
+        let gpu = Arc::new(Gpu { launcher, pool, locked: LockedPages::default(), library: OnceLock::new(), context });
         open.push((ordinal, gpu.clone()));
         Ok(gpu)
     }
@@ -220,6 +221,25 @@ impl Backend for CudaDevice {
     unsafe fn upload(&self, destination: DevicePtr, source: &[u8]) -> Result<()> {
         self.enter("uploading")?;
         self.with_staging("upload", |staging| unsafe { staging.upload(destination, source, self.stream()) })
+    }
+
+    fn lock_pages(&self, bytes: usize) -> Option<*mut u8> {
+        self.launcher.bind().ok()?;
+        self.gpu.locked.take(bytes)
+    }
+
+    unsafe fn unlock_pages(&self, start: *mut u8, bytes: usize) {
+        if self.launcher.bind().is_ok() {
+            unsafe { self.gpu.locked.give(start, bytes) };
+        }
+    }
+
+    unsafe fn upload_locked(&self, destination: DevicePtr, source: &[u8]) -> Result<()> {
+        self.enter("uploading")?;
+        // Safety: the destination is the caller's; the source stays until the wait is over.
+        unsafe { result::memcpy_htod_async(destination.0, source, self.stream()) }
+            .map_err(|e| self.failed("upload", e))?;
+        self.launcher.synchronize().map_err(|e| self.failed("upload", e))
     }
 
     unsafe fn download(&self, destination: &mut [u8], source: DevicePtr) -> Result<()> {

@@ -6,7 +6,7 @@ use std::ffi::{CStr, c_char, c_void};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::{Backend, RawEvent, RawGraph, host_gemm};
+use super::{Backend, HostMemory, RawEvent, RawGraph, host_gemm};
 use crate::kernels::gemm::GemmCall;
 use crate::kernels::{DevicePtr, Entry, Grid, KernelConfig, Launcher, Properties};
 use crate::{Error, Result};
@@ -35,8 +35,6 @@ pub struct HostOptions {
     pub poison: bool,
 }
 
-/// Alignment of every buffer, that of `cudaMalloc`.
-const ALIGNMENT: usize = 256;
 /// Reused buffers kept at most, bytes.
 const CACHE_BYTES: usize = 2 << 30;
 
@@ -68,7 +66,7 @@ impl Drop for Cache {
 }
 
 fn layout(bytes: usize) -> Layout {
-    Layout::from_size_align(bytes, ALIGNMENT).expect("an allocation that succeeded has a valid layout")
+    Layout::from_size_align(bytes, HostMemory::ALIGNMENT).expect("an allocation that succeeded has a valid layout")
 }
 
 /// One queued operation of a graph.
@@ -251,7 +249,7 @@ impl Backend for HostDevice {
         }
         // Safety: the size is not zero (Device::alloc asks for at least one byte).
         let allocate = |layout| unsafe { std::alloc::alloc(layout) };
-        let ptr = Layout::from_size_align(bytes, ALIGNMENT).map_or(std::ptr::null_mut(), allocate);
+        let ptr = Layout::from_size_align(bytes, HostMemory::ALIGNMENT).map_or(std::ptr::null_mut(), allocate);
         if ptr.is_null() {
             return Err(Error::OutOfMemory {
                 device: "host".into(),

@@ -21,6 +21,8 @@ mod host_gemm;
 #[cfg(feature = "cuda")]
 mod nvtx;
 
+mod host_array;
+
 #[cfg(feature = "cuda")]
 pub use cuda::CudaLauncher;
 /// The CUDA bindings that [`CudaLauncher`] speaks, at the version it speaks.
@@ -28,6 +30,8 @@ pub use cuda::CudaLauncher;
 pub use cudarc;
 #[cfg(feature = "host")]
 pub use host::{HostOptions, ThreadOrder};
+pub use host_array::HostArray;
+pub(crate) use host_array::HostMemory;
 
 /// What a device does for the rest of the crate. Pointers are the caller's responsibility, hence `unsafe`.
 pub(crate) trait Backend: Launcher + Send + Sync {
@@ -40,6 +44,16 @@ pub(crate) trait Backend: Launcher + Send + Sync {
     unsafe fn free(&self, ptr: DevicePtr, bytes: usize);
     /// `source` may be reused when this returns.
     unsafe fn upload(&self, destination: DevicePtr, source: &[u8]) -> Result<()>;
+    /// Page-locked memory of this machine, where the device profits from it and the driver grants it.
+    fn lock_pages(&self, _bytes: usize) -> Option<*mut u8> {
+        None
+    }
+    /// Gives it back; every copy from it is done.
+    unsafe fn unlock_pages(&self, _start: *mut u8, _bytes: usize) {}
+    /// As [`Backend::upload`], from page-locked memory.
+    unsafe fn upload_locked(&self, destination: DevicePtr, source: &[u8]) -> Result<()> {
+        unsafe { self.upload(destination, source) }
+    }
     /// Waits for the data.
     unsafe fn download(&self, destination: &mut [u8], source: DevicePtr) -> Result<()>;
     unsafe fn copy(&self, destination: DevicePtr, source: DevicePtr, bytes: usize) -> Result<()>;
@@ -204,7 +218,7 @@ impl Device {
         let ptr = self.backend.alloc(bytes.max(1), what)?;
         let live = self.memory.live.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.memory.peak.fetch_max(live, Ordering::Relaxed);
-        Ok(Buffer { device: self.clone(), ptr, bytes })
+        Ok(Buffer { device: self.clone(), ptr, bytes, lender: None })
     }
 
     /// Waits until everything queued has completed; reports a failure of any of it.
@@ -283,11 +297,13 @@ pub struct Memory {
     pub peak: usize,
 }
 
-/// An allocation; freed when dropped.
+/// An allocation, freed when dropped; or another's memory, kept until then and only read.
 pub struct Buffer {
     device: Device,
     ptr: DevicePtr,
     bytes: usize,
+    /// Whose memory it is, if not the device's.
+    lender: Option<Arc<dyn std::any::Any + Send + Sync>>,
 }
 
 impl Buffer {
@@ -308,7 +324,7 @@ impl Buffer {
 
     /// Copies `source` into the buffer at `offset` bytes.
     pub fn upload(&self, offset: usize, source: &[u8]) -> Result<()> {
-        self.check(offset, source.len(), "upload")?;
+        self.check_written(offset, source.len(), "upload")?;
         // Safety: the range lies inside the allocation.
         unsafe { self.device.backend.upload(self.ptr.offset(offset), source) }
     }
@@ -322,14 +338,14 @@ impl Buffer {
 
     /// Sets `bytes` bytes at `offset` to `byte`.
     pub fn fill(&self, offset: usize, bytes: usize, byte: u8) -> Result<()> {
-        self.check(offset, bytes, "fill")?;
+        self.check_written(offset, bytes, "fill")?;
         // Safety: the range lies inside the allocation.
         unsafe { self.device.backend.fill(self.ptr.offset(offset), byte, bytes) }
     }
 
     /// Copies `bytes` bytes from `source` at `source_offset` to `offset`, on the device.
     pub fn copy_from(&self, offset: usize, source: &Buffer, source_offset: usize, bytes: usize) -> Result<()> {
-        self.check(offset, bytes, "copy")?;
+        self.check_written(offset, bytes, "copy")?;
         source.check(source_offset, bytes, "copy")?;
         if !self.device.same_memory(&source.device) {
             return Err(Error::argument("copy", "the buffers are on different devices", "download and upload instead"));
@@ -339,6 +355,13 @@ impl Buffer {
         }
         // Safety: both ranges lie inside their allocations, on one device.
         unsafe { self.device.backend.copy(self.ptr.offset(offset), source.ptr.offset(source_offset), bytes) }
+    }
+
+    fn check_written(&self, offset: usize, bytes: usize, what: &str) -> Result<()> {
+        if self.lender.is_some() {
+            return Err(Error::argument(what, "the buffer is shared and only read", "write to one of its own"));
+        }
+        self.check(offset, bytes, what)
     }
 
     fn check(&self, offset: usize, bytes: usize, what: &str) -> Result<()> {
@@ -355,6 +378,9 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
+        if self.lender.is_some() {
+            return;
+        }
         self.device.memory.live.fetch_sub(self.bytes, Ordering::Relaxed);
         // Safety: the pointer came from this backend with this size, and nothing else owns it.
         unsafe { self.device.backend.free(self.ptr, self.bytes.max(1)) }

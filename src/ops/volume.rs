@@ -1,9 +1,9 @@
 //! CT voxels in device memory, as the projection and resampling operators read them.
 
-use crate::device::{Buffer, Device};
+use crate::device::{Buffer, Device, HostArray};
 use crate::kernels::DevicePtr;
 use crate::kernels::volume::VoxelType;
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
 /// One or more volumes of one shape: `[B, Z, Y, X]`, x fastest, with what turns stored values into Hounsfield units.
@@ -32,6 +32,21 @@ impl DeviceVolume {
         buffer.upload(0, bytemuck::cast_slice(voxels))?;
         let batch = voxels.len() / one;
         Self { storage: Storage::Int16(buffer), batch, shape, scale }.checked()
+    }
+
+    /// As [`DeviceVolume::from_i16`] for one volume, shared with the host device rather than copied where it can be.
+    pub fn share_i16(device: &Device, voxels: &HostArray<i16>, shape: [usize; 3], scale: (f32, f32)) -> Result<Self> {
+        check_one(voxels.len(), shape)?;
+        let buffer = device.share(voxels, "CT volume")?;
+        Self { storage: Storage::Int16(buffer), batch: 1, shape, scale }.checked()
+    }
+
+    /// The same for f32.
+    pub fn share_f32(device: &Device, voxels: &HostArray<f32>, shape: [usize; 3], scale: (f32, f32)) -> Result<Self> {
+        check_one(voxels.len(), shape)?;
+        let [nx, ny, nz] = shape;
+        let tensor = Tensor::from_buffer(device.share(voxels, "CT volume")?, [nz, ny, nx], DType::F32);
+        Self::from_tensor(&tensor, scale)
     }
 
     /// Shares the memory of a tensor `[Z, Y, X]` or `[B, Z, Y, X]`, f32 or bf16.
@@ -108,6 +123,14 @@ impl DeviceVolume {
     pub fn strides(&self) -> [i64; 3] {
         [1, self.shape[0] as i64, (self.shape[0] * self.shape[1]) as i64]
     }
+}
+
+fn check_one(voxels: usize, shape: [usize; 3]) -> Result<()> {
+    if checked_size(shape)? == voxels {
+        return Ok(());
+    }
+    let problem = format!("{voxels} voxels are not one volume of {shape:?}");
+    Err(Error::argument("CT volume", problem, "give nx * ny * nz voxels, x fastest"))
 }
 
 /// Voxels of a volume; an error when it has none, or an axis too long for 32-bit indices.

@@ -39,6 +39,13 @@ impl Tensor {
         Ok(Tensor { buffer: Arc::new(device.alloc(bytes, &what)?), offset: 0, shape, dtype })
     }
 
+    /// What `buffer` holds, which is `shape` elements.
+    pub(crate) fn from_buffer(buffer: Buffer, shape: impl Into<Shape>, dtype: DType) -> Self {
+        let shape = shape.into();
+        debug_assert_eq!(shape.numel() * dtype.size(), buffer.bytes());
+        Tensor { buffer: Arc::new(buffer), offset: 0, shape, dtype }
+    }
+
     /// All zeros.
     pub fn zeros(device: &Device, shape: impl Into<Shape>, dtype: DType, what: &str) -> Result<Self> {
         let tensor = Self::empty(device, shape, dtype, what)?;

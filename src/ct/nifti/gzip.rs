@@ -4,8 +4,6 @@
 //! The raw binding rather than libdeflater's safe wrapper, because only libdeflate's `_ex` call says where a member
 //! ends, and a .nii.gz may have several (bgzip, concatenation).
 
-use std::mem::MaybeUninit;
-
 use libdeflate_sys::{
     libdeflate_alloc_decompressor, libdeflate_decompressor, libdeflate_free_decompressor,
     libdeflate_gzip_decompress_ex, libdeflate_result_LIBDEFLATE_INSUFFICIENT_SPACE,
@@ -30,18 +28,15 @@ pub(super) enum Failure {
     Damaged { member: usize, at: usize },
     /// The data go on beyond the given output.
     TooLong,
-    /// The output cannot be allocated.
-    NoMemory,
 }
 
 /// The first bytes of the decompressed file, so that its header can say how long the rest is, and whether the data are
 /// sound up to there. Bytes past what was decoded are zero. Nothing is verified yet: parse the header again from
 /// [`decompress`]'s output.
 pub(super) fn peek(input: &[u8]) -> (Vec<u8>, Result<usize, Failure>) {
-    let mut output = vec![MaybeUninit::new(0); PEEK];
-    let outcome = Inflater::new().members(input, &mut output);
-    // SAFETY: every byte was initialised above; the decoder only overwrites.
-    (output.iter().map(|byte| unsafe { byte.assume_init() }).collect(), outcome)
+    let mut output = vec![0; PEEK];
+    let outcome = decompress(input, &mut output);
+    (output, outcome)
 }
 
 /// Whether `input` can possibly decompress to `length` bytes.
@@ -49,19 +44,9 @@ pub(super) fn can_hold(input: &[u8], length: usize) -> bool {
     length <= input.len().saturating_mul(MAX_RATIO)
 }
 
-/// All members of `input` decompressed into elements of T, and how many bytes they were: `length` or fewer. A last
-/// element that the data fill only in part is dropped. Memory that no data fill is reserved but never touched, so a
-/// false length costs nothing.
-pub(super) fn decompress<T: bytemuck::Pod>(input: &[u8], length: usize) -> Result<(Vec<T>, usize), Failure> {
-    let mut output: Vec<T> = Vec::new();
-    output.try_reserve_exact(length.div_ceil(size_of::<T>())).map_err(|_| Failure::NoMemory)?;
-    let spare = output.spare_capacity_mut();
-    // SAFETY: the same memory seen as bytes, at least `length` of them; uninitialised before and after.
-    let bytes = unsafe { std::slice::from_raw_parts_mut(spare.as_mut_ptr().cast::<MaybeUninit<u8>>(), length) };
-    let written = Inflater::new().members(input, bytes)?;
-    // SAFETY: libdeflate has written that many bytes from the start, and any bytes are a valid T.
-    unsafe { output.set_len(written / size_of::<T>()) };
-    Ok((output, written))
+/// All members of `input`, one after the other; how many bytes they were: as many as `output` has, or fewer.
+pub(super) fn decompress(input: &[u8], output: &mut [u8]) -> Result<usize, Failure> {
+    Inflater::new().members(input, output)
 }
 
 struct Inflater(*mut libdeflate_decompressor);
@@ -72,7 +57,7 @@ impl Inflater {
         Inflater(unsafe { libdeflate_alloc_decompressor() })
     }
 
-    fn members(&mut self, input: &[u8], output: &mut [MaybeUninit<u8>]) -> Result<usize, Failure> {
+    fn members(&mut self, input: &[u8], output: &mut [u8]) -> Result<usize, Failure> {
         let (mut read, mut written, mut member) = (0, 0, 0);
         while read < input.len() {
             let damaged = Failure::Damaged { member, at: read };

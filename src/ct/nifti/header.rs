@@ -4,6 +4,7 @@
 //! NaN slope into NaN or zero voxels, and it reads no NIfTI-2. The dozen fields that matter fit in one table of offsets.
 
 use crate::ct::geometry::{Affine, AxisCodes};
+use crate::ct::read::Problem;
 use crate::ct::volume::AffineSource;
 
 /// Length of the NIfTI-1 header, which is also its first field.
@@ -62,26 +63,13 @@ impl Datatype {
             1792 => return Err(unsupported("complex128")),
             2048 => return Err(unsupported("complex256")),
             2304 => return Err(unsupported("RGBA32")),
-            _ => return Err(Problem::damaged(format!("datatype {code} is not defined"))),
+            _ => return Err(damaged(format!("datatype {code} is not defined"))),
         })
     }
 }
 
-/// What is wrong with a file and what to do about it; the reader adds the path.
-#[derive(Debug)]
-pub(super) struct Problem {
-    pub what: String,
-    pub hint: &'static str,
-}
-
-impl Problem {
-    pub fn new(what: impl Into<String>, hint: &'static str) -> Self {
-        Problem { what: what.into(), hint }
-    }
-
-    pub fn damaged(what: impl Into<String>) -> Self {
-        Problem::new(what, "the header is damaged or not NIfTI: copy or export the volume again")
-    }
+pub(super) fn damaged(what: impl Into<String>) -> Problem {
+    Problem::new(what, "the header is damaged or not NIfTI: copy or export the volume again")
 }
 
 /// Everything a checked header says.
@@ -141,27 +129,21 @@ impl Header {
         let datatype = Datatype::from_code(raw.datatype)?;
         if usize::try_from(raw.bitpix) != Ok(datatype.bytes() * 8) {
             let expected = datatype.bytes() * 8;
-            return Err(Problem::damaged(format!(
-                "bitpix is {} but datatype {} has {expected}",
-                raw.bitpix, raw.datatype
-            )));
+            return Err(damaged(format!("bitpix is {} but datatype {} has {expected}", raw.bitpix, raw.datatype)));
         }
         let (slope, intercept) = scaling(raw.slope, raw.intercept)?;
         let least = raw.length + 4;
         let offset = match usize::try_from(raw.offset) {
             Ok(offset) if offset >= least => offset,
             _ => {
-                return Err(Problem::damaged(format!(
-                    "vox_offset is {}, voxels cannot start before {least}",
-                    raw.offset
-                )));
+                return Err(damaged(format!("vox_offset is {}, voxels cannot start before {least}", raw.offset)));
             }
         };
         let total = shape
             .iter()
             .try_fold(datatype.bytes(), |n, &d| n.checked_mul(d))
             .and_then(|n| n.checked_add(offset))
-            .ok_or_else(|| Problem::damaged(format!("vox_offset is {offset}, beyond any file")))?;
+            .ok_or_else(|| damaged(format!("vox_offset is {offset}, beyond any file")))?;
         let (affine, affine_source) = raw.affine(shape)?;
         Ok(Header {
             big_endian: raw.big_endian,
@@ -186,19 +168,19 @@ fn short(length: usize, needed: usize) -> Problem {
 
 fn shape(dim: &[i64; 8]) -> Result<[usize; 3], Problem> {
     if !(2..=7).contains(&dim[0]) {
-        return Err(Problem::damaged(format!("dim[0] is {}: a CT volume has 3 dimensions", dim[0])));
+        return Err(damaged(format!("dim[0] is {}: a CT volume has 3 dimensions", dim[0])));
     }
     let mut shape = [1usize; 3];
     let mut voxels = 1u64;
     for axis in 1..=dim[0] as usize {
         let extent = match u64::try_from(dim[axis]) {
             Ok(extent @ 1..) => extent,
-            _ => return Err(Problem::damaged(format!("dim[{axis}] is {}", dim[axis]))),
+            _ => return Err(damaged(format!("dim[{axis}] is {}", dim[axis]))),
         };
         if axis <= 3 {
             voxels = voxels.saturating_mul(extent);
             if voxels > MAX_VOXELS {
-                return Err(Problem::damaged(format!("dim[{axis}] is {extent}: more than {MAX_VOXELS} voxels in all")));
+                return Err(damaged(format!("dim[{axis}] is {extent}: more than {MAX_VOXELS} voxels in all")));
             }
             shape[axis - 1] = extent as usize;
         } else if extent > 1 {
@@ -218,7 +200,7 @@ fn scaling(slope: f64, intercept: f64) -> Result<(f32, f32), Problem> {
     }
     let fits = |name: &str, value: f64| {
         let rounded = value as f32;
-        if rounded.is_finite() { Ok(rounded) } else { Err(Problem::damaged(format!("{name} is {value}"))) }
+        if rounded.is_finite() { Ok(rounded) } else { Err(damaged(format!("{name} is {value}"))) }
     };
     Ok((fits("scl_slope", slope)?, fits("scl_inter", intercept)?))
 }
@@ -249,16 +231,16 @@ impl Raw {
             0 | 2 => 1.0,
             1 => 1e3,
             3 => 1e-3,
-            code => return Err(Problem::damaged(format!("xyzt_units names the undefined unit of length {code}"))),
+            code => return Err(damaged(format!("xyzt_units names the undefined unit of length {code}"))),
         };
         for axis in 1..=3 {
             if !self.pixdim[axis].is_finite() {
-                return Err(Problem::damaged(format!("pixdim[{axis}] is {}", self.pixdim[axis])));
+                return Err(damaged(format!("pixdim[{axis}] is {}", self.pixdim[axis])));
             }
         }
         let named = |field: &str, error: crate::Error| match error {
-            crate::Error::Argument { problem, .. } => Problem::damaged(format!("{field}: {problem}")),
-            other => Problem::damaged(format!("{field}: {other}")),
+            crate::Error::Argument { problem, .. } => damaged(format!("{field}: {problem}")),
+            other => damaged(format!("{field}: {other}")),
         };
         if self.sform_code > 0 {
             let rows = self.srow.map(|row| row.map(|v| v * unit));
@@ -273,13 +255,13 @@ impl Raw {
             let size = self.pixdim[axis + 1];
             let unset = size == 0.0 && axis == 2 && self.dim[0] == 2;
             if size <= 0.0 && !unset {
-                return Err(Problem::damaged(format!("pixdim[{}] is {size}: voxels need a size", axis + 1)));
+                return Err(damaged(format!("pixdim[{}] is {size}: voxels need a size", axis + 1)));
             }
             *edge = if unset { unit } else { size * unit };
         }
         if self.qform_code > 0 {
             if self.pixdim[0].is_nan() {
-                return Err(Problem::damaged("pixdim[0] (qfac) is NaN"));
+                return Err(damaged("pixdim[0] (qfac) is NaN"));
             }
             let qfac = if self.pixdim[0] < 0.0 { -1.0 } else { 1.0 };
             let affine =
@@ -303,7 +285,7 @@ impl Raw {
         }
         // Writers differ in their care; a quaternion longer than this is damage.
         if square.is_nan() || rest < -1e-5 {
-            return Err(Problem::damaged(format!("quatern_b, quatern_c, quatern_d ({b}, {c}, {d}) are longer than 1")));
+            return Err(damaged(format!("quatern_b, quatern_c, quatern_d ({b}, {c}, {d}) are longer than 1")));
         }
         Ok([rest.max(0.0).sqrt(), b, c, d])
     }
@@ -354,11 +336,11 @@ impl Fields<'_> {
                     "convert the pair to one .nii file",
                 ));
             }
-            _ => return Err(Problem::damaged("magic is not \"n+1\" (Analyze 7.5 files have none and no orientation)")),
+            _ => return Err(damaged("magic is not \"n+1\" (Analyze 7.5 files have none and no orientation)")),
         }
         let offset = self.f32(108);
         if offset.fract() != 0.0 {
-            return Err(Problem::damaged(format!("vox_offset is {offset}")));
+            return Err(damaged(format!("vox_offset is {offset}")));
         }
         Ok(Raw {
             length: NIFTI1_LENGTH,
@@ -389,7 +371,7 @@ impl Fields<'_> {
                     "convert the pair to one .nii file",
                 ));
             }
-            _ => return Err(Problem::damaged("magic is not \"n+2\" with its line-end guard")),
+            _ => return Err(damaged("magic is not \"n+2\" with its line-end guard")),
         }
         Ok(Raw {
             length: NIFTI2_LENGTH,

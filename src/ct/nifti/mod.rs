@@ -9,9 +9,11 @@ mod write;
 
 use std::path::Path;
 
+use super::read::{Place, Placed, Problem, read_file};
 use super::volume::{CtVolume, Voxels, unravel};
+use crate::device::HostArray;
 use crate::error::{Error, Result};
-use header::{Datatype, Header, Problem};
+use header::{Datatype, Header};
 
 pub use write::{encode, write};
 
@@ -29,8 +31,7 @@ pub use write::{encode, write};
 /// .hdr/.img pairs, zero or impossible dimensions, non-finite pixdim, singular affine, NaN or infinite voxels.
 pub fn read(path: impl AsRef<Path>) -> Result<CtVolume> {
     let path = path.as_ref();
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", &e))?;
-    read_bytes(&bytes, path)
+    read_bytes(&read_file(path)?, path)
 }
 
 /// Whether `bytes` start as gzip or as a NIfTI header does.
@@ -40,12 +41,13 @@ pub(crate) fn is_nifti(bytes: &[u8]) -> bool {
 
 /// As [`read`], from a file's bytes; `path` only labels errors.
 pub fn read_bytes(bytes: &[u8], path: impl AsRef<Path>) -> Result<CtVolume> {
-    decode(bytes).map_err(|problem| Error::file(path, problem.what, problem.hint))
+    decode(bytes, &Place::default()).map_err(|problem| Error::file(path, problem.what, problem.hint))
 }
 
-fn decode(bytes: &[u8]) -> Result<CtVolume, Problem> {
+/// As [`read_bytes`], with the voxels put where `place` says.
+pub(super) fn decode(bytes: &[u8], place: &Place) -> Result<CtVolume, Problem> {
     let (header, voxels) = if gzip::is_gzip(bytes) {
-        decode_gzip(bytes)?
+        decode_gzip(bytes, place)?
     } else {
         let header = Header::parse(bytes)?;
         check_length(bytes.len(), &header)?;
@@ -71,28 +73,26 @@ fn check_length(length: usize, header: &Header) -> Result<(), Problem> {
     Err(Problem::new(format!("{length} bytes where the header's dimensions ask for {}", header.total), TRUNCATED))
 }
 
-fn decode_gzip(bytes: &[u8]) -> Result<(Header, Voxels), Problem> {
+fn decode_gzip(bytes: &[u8], place: &Place) -> Result<(Header, Voxels), Problem> {
     let header = announced(bytes)?;
     let foreign = header.big_endian != cfg!(target_endian = "big");
     // int16 and float32, what CTs are stored as, are decompressed straight into the volume's own memory.
     let voxels = match header.datatype {
-        Datatype::I16 if header.offset.is_multiple_of(2) => {
-            let mut values: Vec<i16> = inflate(bytes, &header)?;
-            values.drain(..header.offset / 2);
+        Datatype::I16 => {
+            let mut file = inflate(bytes, &header, place)?;
             if foreign {
-                values.iter_mut().for_each(|v| *v = v.swap_bytes());
+                file.payload().as_chunks_mut::<2>().0.iter_mut().for_each(|v| v.reverse());
             }
-            Voxels::I16(values)
+            Voxels::I16(file.finish())
         }
-        Datatype::F32 if header.offset.is_multiple_of(4) => {
-            let mut values: Vec<f32> = inflate(bytes, &header)?;
-            values.drain(..header.offset / 4);
+        Datatype::F32 => {
+            let mut file = inflate(bytes, &header, place)?;
             if foreign {
-                values.iter_mut().for_each(|v| *v = f32::from_bits(v.to_bits().swap_bytes()));
+                file.payload().as_chunks_mut::<4>().0.iter_mut().for_each(|v| v.reverse());
             }
-            Voxels::F32(finite(values, header.shape)?)
+            Voxels::F32(finite(file.finish(), header.shape)?)
         }
-        _ => convert(&inflate::<u8>(bytes, &header)?[header.offset..], &header)?,
+        _ => convert(inflate(bytes, &header, &Place::default())?.payload(), &header)?,
     };
     Ok((header, voxels))
 }
@@ -113,15 +113,16 @@ fn announced(bytes: &[u8]) -> Result<Header, Problem> {
     Ok(header)
 }
 
-/// The whole decompressed file, of exactly the length `header` announces, as elements of T.
-fn inflate<T: bytemuck::Pod>(bytes: &[u8], header: &Header) -> Result<Vec<T>, Problem> {
-    let (values, length) = gzip::decompress(bytes, header.total).map_err(failed)?;
-    check_length(length, header)?;
+/// The whole decompressed file, of exactly the length `header` announces.
+fn inflate(bytes: &[u8], header: &Header, place: &Place) -> Result<Placed, Problem> {
+    let no_memory = || Problem::new("not enough memory to decompress it", "use a machine with more memory");
+    let mut file = place.reserve(header.offset, header.total, bytes.len()).ok_or_else(no_memory)?;
+    check_length(gzip::decompress(bytes, file.bytes()).map_err(failed)?, header)?;
     // Only now are the data verified, so the header is read once more.
-    if Header::parse(bytemuck::cast_slice(&values))? != *header {
-        return Err(Problem::damaged("the header reads differently the second time"));
+    if Header::parse(file.bytes())? != *header {
+        return Err(header::damaged("the header reads differently the second time"));
     }
-    Ok(values)
+    Ok(file)
 }
 
 fn failed(failure: gzip::Failure) -> Problem {
@@ -132,7 +133,6 @@ fn failed(failure: gzip::Failure) -> Problem {
             Problem::new(format!("gzip member {member} at byte {at} is damaged, truncated or not gzip"), AGAIN)
         }
         gzip::Failure::TooLong => Problem::new("more data than the header's dimensions ask for", AGAIN),
-        gzip::Failure::NoMemory => Problem::new("not enough memory to decompress it", "use a machine with more memory"),
     }
 }
 
@@ -140,15 +140,17 @@ fn failed(failure: gzip::Failure) -> Problem {
 fn convert(data: &[u8], header: &Header) -> Result<Voxels, Problem> {
     let big = header.big_endian;
     Ok(match header.datatype {
-        Datatype::U8 => Voxels::I16(elements(data, false, |[b]: [u8; 1]| i16::from(b))),
-        Datatype::I8 => Voxels::I16(elements(data, false, |b| i16::from(i8::from_le_bytes(b)))),
-        Datatype::I16 => Voxels::I16(elements(data, big, i16::from_le_bytes)),
+        Datatype::U8 => elements(data, false, |[b]: [u8; 1]| i16::from(b)).into(),
+        Datatype::I8 => elements(data, false, |b| i16::from(i8::from_le_bytes(b))).into(),
+        Datatype::I16 => elements(data, big, i16::from_le_bytes).into(),
         Datatype::U16 => narrow(elements(data, big, |b| i32::from(u16::from_le_bytes(b)))),
         Datatype::I32 => narrow(elements(data, big, i32::from_le_bytes)),
         Datatype::U32 => narrow(elements(data, big, u32::from_le_bytes)),
-        Datatype::F32 => Voxels::F32(finite(elements(data, big, f32::from_le_bytes), header.shape)?),
+        Datatype::F32 => Voxels::F32(finite(elements(data, big, f32::from_le_bytes).into(), header.shape)?),
         // A finite f64 beyond f32's range becomes infinite here and is refused with the rest.
-        Datatype::F64 => Voxels::F32(finite(elements(data, big, |b| f64::from_le_bytes(b) as f32), header.shape)?),
+        Datatype::F64 => {
+            Voxels::F32(finite(elements(data, big, |b| f64::from_le_bytes(b) as f32).into(), header.shape)?)
+        }
     })
 }
 
@@ -169,10 +171,10 @@ fn elements<const N: usize, T>(data: &[u8], big_endian: bool, read: impl Fn([u8;
 /// Integers as int16 where all of them fit, else as the nearest f32.
 fn narrow<T: Copy + TryInto<i16> + Into<f64>>(values: Vec<T>) -> Voxels {
     let small: Option<Vec<i16>> = values.iter().map(|&v| v.try_into().ok()).collect();
-    small.map_or_else(|| Voxels::F32(values.iter().map(|&v| v.into() as f32).collect()), Voxels::I16)
+    small.map_or_else(|| Voxels::F32(values.iter().map(|&v| v.into() as f32).collect()), Voxels::from)
 }
 
-fn finite(values: Vec<f32>, shape: [usize; 3]) -> Result<Vec<f32>, Problem> {
+fn finite(values: HostArray<f32>, shape: [usize; 3]) -> Result<HostArray<f32>, Problem> {
     match values.iter().position(|v| !v.is_finite()) {
         None => Ok(values),
         Some(at) => {

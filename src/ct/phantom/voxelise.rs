@@ -7,7 +7,7 @@ use super::anatomy::{Anatomy, LUNG_CENTRE_Y};
 use super::lesions::Lesions;
 use super::organs;
 use super::shapes::{Canvas, Paint, Placed, Primitive, ToVoxel, Vec3, add, apply, scale, sub};
-use crate::ct::{Affine, CtVolume, Voxels};
+use crate::ct::{Affine, CtVolume};
 use crate::philox::philox4x32_10;
 use crate::{Error, Result};
 
@@ -83,7 +83,7 @@ pub(super) fn voxelise(patient: &Patient, shape: [usize; 3], spacing: [f64; 3]) 
     let half = |axis: usize| 0.5 * (shape[axis] as f64 - 1.0) * spacing[axis];
     let [dx, dy, dz] = spacing;
     let affine = Affine::new([[-dx, 0.0, 0.0, half(0)], [0.0, -dy, 0.0, half(1)], [0.0, 0.0, dz, -half(2)]])?;
-    CtVolume::new(Voxels::I16(hu), shape, affine)
+    CtVolume::new(hu.into(), shape, affine)
 }
 
 struct Scratch {

@@ -1,6 +1,6 @@
 //! Device memory from a pool of this crate's own, and pinned staging for copies to and from the host.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use cudarc::driver::CudaContext;
 use cudarc::driver::result::{self, DriverError};
@@ -105,6 +105,51 @@ fn create_pool(context: &CudaContext) -> DriverResult<sys::CUmemoryPool> {
         let attribute = PoolAttribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
         result::mem_pool::set_attribute(pool, attribute, (&raw mut keep).cast())?;
         Ok(pool)
+    }
+}
+
+/// Page-locked memory for whole volumes. Locking pages takes longer than filling them, so what is given back is kept for the
+/// next volume, to the end of the process.
+#[derive(Default)]
+pub(super) struct LockedPages {
+    /// (address, bytes) of what nobody uses.
+    free: Mutex<Vec<(usize, usize)>>,
+}
+
+/// Sizes are rounded up to this, so that volumes of about one size share blocks.
+const LOCKED_UNIT: usize = 32 << 20;
+/// Kept at most, bytes.
+const LOCKED_KEPT: usize = 4 << 30;
+
+impl LockedPages {
+    /// A block of at least `bytes`; `None` when the driver refuses. The context is current.
+    pub(super) fn take(&self, bytes: usize) -> Option<*mut u8> {
+        let bytes = bytes.checked_next_multiple_of(LOCKED_UNIT)?;
+        let mut free = super::lock(&self.free);
+        if let Some(at) = free.iter().position(|(_, held)| *held == bytes) {
+            return Some(free.swap_remove(at).0 as *mut u8);
+        }
+        drop(free);
+        // Safety: freed by `give`, or kept to the end of the process.
+        let start: *mut u8 = unsafe { result::malloc_host(bytes, 0) }.ok()?.cast();
+        // Safety: just allocated with this size. A slice needs initialised bytes.
+        unsafe { std::ptr::write_bytes(start, 0, bytes) };
+        Some(start)
+    }
+
+    /// Takes back what `take` gave for `bytes`.
+    ///
+    /// # Safety
+    /// Nothing uses the block any more; the context is current.
+    pub(super) unsafe fn give(&self, start: *mut u8, bytes: usize) {
+        let bytes = bytes.next_multiple_of(LOCKED_UNIT);
+        let mut free = super::lock(&self.free);
+        if free.iter().map(|(_, held)| held).sum::<usize>() + bytes <= LOCKED_KEPT {
+            free.push((start.addr(), bytes));
+        } else {
+            // Safety: from `malloc_host`, freed once.
+            let _ = unsafe { result::free_host(start.cast()) };
+        }
     }
 }
 

@@ -1,0 +1,227 @@
+//! RadChest-CT volumes: `.npz` files with one int16 array `ct`, and the table that says what they leave out.
+//!
+//! The array is `[Z, Y, X]`, slice 0 at the head; its published reader turns it by `rot90(k=-1, axes=(0, 2))`, which is
+//! x, y, z with z reversed. So x grows to the patient's left, y to the back and the stored z to the feet (LPI); nothing in
+//! the file says so, it is the data set's convention. Voxels are cubes. HU = `orig_slope` * stored, without an intercept, as
+//! X2CT-CLIP's code has it.
+
+use std::io::Cursor;
+use std::path::Path;
+
+use libdeflater::{Crc, DecompressionError, Decompressor};
+use zip::CompressionMethod;
+
+use super::geometry::{Affine, AxisCodes};
+use super::read::{Place, Placed, Problem};
+use super::volume::{AffineSource, CtVolume, Voxels};
+use crate::error::{Error, Result};
+
+/// What the table `CT_Scan_Metadata_Complete_35747.csv` says of one volume.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Acquisition {
+    /// `final_spacing`: the edge of a voxel, mm.
+    pub spacing: f64,
+    /// `orig_slope`: HU a stored unit.
+    pub slope: f64,
+}
+
+const COLUMNS: [&str; 3] = ["VolumeAcc_DEID", "final_spacing", "orig_slope"];
+
+/// The row of one volume, named with or without `.npz`.
+///
+/// # Errors
+/// A table that cannot be read or lacks a column (others are ignored), a volume it does not list or lists twice, numbers
+/// that are none or not positive.
+pub fn acquisition_of(table: impl AsRef<Path>, name: &str) -> Result<Acquisition> {
+    let table = table.as_ref();
+    let refuse = |problem: String, hint: &str| Error::file(table, problem, hint);
+    let broken = |e: csv::Error| refuse(format!("is no CSV table: {e}"), "fetch the file again");
+    let file = std::fs::File::open(table).map_err(|e| Error::io(table, "open the table", &e))?;
+    let mut rows = csv::Reader::from_reader(file);
+    let header = rows.headers().map_err(broken)?.clone();
+    let at = COLUMNS.map(|column| header.iter().position(|h| h == column));
+    let [Some(id), Some(spacing), Some(slope)] = at else {
+        let missing: Vec<&str> = COLUMNS.into_iter().zip(at).filter(|(_, at)| at.is_none()).map(|(c, _)| c).collect();
+        return Err(refuse(format!("missing columns: {}", missing.join(", ")), "use RadChest-CT's metadata table"));
+    };
+    let stem = |name: &str| name.strip_suffix(".npz").unwrap_or(name).to_string();
+    let wanted = stem(name);
+    let mut found = None;
+    for row in rows.records() {
+        let row = row.map_err(broken)?;
+        if stem(row.get(id).unwrap_or("").trim()) != wanted {
+            continue;
+        }
+        let number = |column: usize, name: &str| {
+            let text = row.get(column).unwrap_or("").trim();
+            let value = text.parse().ok().filter(|v: &f64| v.is_finite() && *v > 0.0);
+            value.ok_or_else(|| refuse(format!("{wanted}: {name} is {text:?}"), "a positive number must stand there"))
+        };
+        let row = Acquisition { spacing: number(spacing, COLUMNS[1])?, slope: number(slope, COLUMNS[2])? };
+        if found.replace(row).is_some() {
+            return Err(refuse(format!("lists {wanted} twice"), "remove one of the rows"));
+        }
+    }
+    found.ok_or_else(|| refuse(format!("has no row for {wanted}"), "check the file's name"))
+}
+
+pub(super) fn is_zip(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"PK\x03\x04")
+}
+
+/// No deflate stream expands further.
+const MAX_RATIO: usize = 1032;
+const DAMAGED: &str = "copy or download the file again";
+const NOT_RADCHEST: &str = "give a RadChest-CT volume: np.savez with ct = int16 [Z, Y, X]";
+
+pub(super) fn decode(bytes: &[u8], row: Option<Acquisition>, place: &Place) -> Result<CtVolume, Problem> {
+    let Some(row) = row else {
+        let hint = "give the data set's metadata table, CT_Scan_Metadata_Complete_35747.csv";
+        return Err(Problem::new("an .npz says nothing of voxel size and Hounsfield units", hint));
+    };
+    let entry = Entry::find(bytes)?;
+    // The first bytes tell where the voxels start; what they say counts once the checksum has been compared.
+    let header = NpyHeader::parse(&entry.start(NpyHeader::MOST)?)?;
+    let voxels = header.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+    let total = voxels.and_then(|n| n.checked_mul(2)).and_then(|n| n.checked_add(header.length));
+    if total != Some(entry.size) || voxels == Some(0) {
+        let problem = format!("ct.npy has {} bytes for the shape {:?} of int16", entry.size, header.shape);
+        return Err(Problem::new(problem, DAMAGED));
+    }
+    let mut file = entry.decompress(header.length, place)?;
+    if NpyHeader::parse(file.bytes())? != header {
+        return Err(Problem::new("the header of ct.npy reads differently the second time", DAMAGED));
+    }
+    if cfg!(target_endian = "big") {
+        file.payload().as_chunks_mut::<2>().0.iter_mut().for_each(|v| v.reverse());
+    }
+    let [nz, ny, nx] = header.shape;
+    let shape = [nx, ny, nz];
+    let (lpi, bad) = (AxisCodes::LPI, |e: Error| Problem::new(e.to_string(), "check the metadata table"));
+    let affine = Affine::centred(lpi, [row.spacing; 3], shape).map_err(bad)?;
+    Ok(CtVolume {
+        affine_source: AffineSource::Convention,
+        slope: row.slope as f32,
+        ..CtVolume::new(Voxels::I16(file.finish()), shape, affine).map_err(bad)?
+    })
+}
+
+/// `ct.npy` in the archive.
+struct Entry<'a> {
+    data: &'a [u8],
+    deflated: bool,
+    size: usize,
+    crc: u32,
+}
+
+impl<'a> Entry<'a> {
+    fn find(bytes: &'a [u8]) -> Result<Self, Problem> {
+        let broken = |e: &dyn std::fmt::Display| Problem::new(format!("is no whole .npz archive ({e})"), DAMAGED);
+        let mut archive = zip::ZipArchive::new(Cursor::new(bytes)).map_err(|e| broken(&e))?;
+        let at = archive.index_for_name("ct.npy").ok_or_else(|| Problem::new("has no array `ct`", NOT_RADCHEST))?;
+        let entry = archive.by_index_raw(at).map_err(|e| broken(&e))?;
+        let deflated = match entry.compression() {
+            CompressionMethod::STORE => false,
+            CompressionMethod::DEFLATE => true,
+            other => return Err(Problem::new(format!("ct.npy is compressed by {other}"), "save it with np.savez")),
+        };
+        if entry.encrypted() {
+            return Err(Problem::new("ct.npy is encrypted", "save it without a password"));
+        }
+        let range = |begin: u64, length: u64| {
+            let begin = usize::try_from(begin).ok()?;
+            bytes.get(begin..begin.checked_add(usize::try_from(length).ok()?)?)
+        };
+        let data = entry.data_start().and_then(|begin| range(begin, entry.compressed_size()));
+        let data = data.ok_or_else(|| broken(&"ct.npy lies outside it"))?;
+        let most = if deflated { data.len().saturating_mul(MAX_RATIO) } else { data.len() };
+        let size = usize::try_from(entry.size()).ok().filter(|&size| size <= most && (deflated || size == most));
+        let size = size.ok_or_else(|| broken(&"ct.npy cannot have the size stated"))?;
+        Ok(Entry { data, deflated, size, crc: entry.crc32() })
+    }
+
+    /// Up to `most` bytes from the start, not yet covered by a checksum.
+    fn start(&self, most: usize) -> Result<Vec<u8>, Problem> {
+        let length = most.min(self.size);
+        if !self.deflated {
+            return Ok(self.data[..length].to_vec());
+        }
+        let mut start = vec![0; START.min(self.size)];
+        match Decompressor::new().deflate_decompress(self.data, &mut start) {
+            // Out of space is what a longer array comes to: what fits has been written.
+            Ok(_) | Err(DecompressionError::InsufficientSpace) => {}
+            Err(_) => return Err(Problem::new("ct.npy is damaged", DAMAGED)),
+        }
+        start.truncate(length);
+        Ok(start)
+    }
+
+    /// All of it, checked; elements behind `offset` aligned.
+    fn decompress(&self, offset: usize, place: &Place) -> Result<Placed, Problem> {
+        let mut file = place
+            .reserve(offset, self.size, self.data.len())
+            .ok_or_else(|| Problem::new("not enough memory to decompress it", "use a machine with more memory"))?;
+        let written = if self.deflated {
+            Decompressor::new().deflate_decompress(self.data, file.bytes()).ok()
+        } else {
+            file.bytes().copy_from_slice(self.data);
+            Some(self.size)
+        };
+        let mut crc = Crc::new();
+        crc.update(file.bytes());
+        if written != Some(self.size) || crc.sum() != self.crc {
+            return Err(Problem::new("ct.npy is damaged: its checksum differs", DAMAGED));
+        }
+        Ok(file)
+    }
+}
+
+/// A stored block, the largest unit libdeflate refuses to start when it does not fit, holds 65,535 bytes; a header fits too.
+const START: usize = 128 << 10;
+
+/// The header of NumPy's array format, versions 1 to 3.
+#[derive(Debug, PartialEq)]
+struct NpyHeader {
+    /// Bytes before the elements.
+    length: usize,
+    shape: [usize; 3],
+}
+
+impl NpyHeader {
+    /// Longer headers than this are not read.
+    const MOST: usize = 4096;
+
+    fn parse(bytes: &[u8]) -> Result<Self, Problem> {
+        let refuse = |what: String| Problem::new(format!("ct.npy: {what}"), NOT_RADCHEST);
+        let damaged = || refuse("its header is damaged".into());
+        let version = bytes.strip_prefix(b"\x93NUMPY").and_then(|rest| rest.first()).copied();
+        let (at, text_length) = match (version, bytes.get(8..12)) {
+            (Some(1), Some(&[a, b, ..])) => (10, u16::from_le_bytes([a, b]).into()),
+            (Some(2 | 3), Some(&[a, b, c, d])) => (12, u32::from_le_bytes([a, b, c, d]) as usize),
+            _ => return Err(damaged()),
+        };
+        if text_length > NpyHeader::MOST - at {
+            return Err(refuse(format!("its header has {text_length} bytes")));
+        }
+        let text = bytes.get(at..at + text_length).and_then(|text| std::str::from_utf8(text).ok());
+        let text = text.ok_or_else(damaged)?;
+        let value = |key: &str| {
+            let (_, rest) = text.split_once(&format!("'{key}':"))?;
+            Some(rest.trim_start())
+        };
+        let descr = value("descr").and_then(|rest| rest.strip_prefix('\'')?.split('\'').next()).ok_or_else(damaged)?;
+        if descr != "<i2" {
+            return Err(refuse(format!("elements are {descr:?}, not little-endian int16")));
+        }
+        if !value("fortran_order").is_some_and(|rest| rest.starts_with("False")) {
+            return Err(refuse("it is stored in Fortran order".into()));
+        }
+        let sizes = value("shape").and_then(|rest| rest.strip_prefix('(')?.split(')').next()).ok_or_else(damaged)?;
+        let sizes: Option<Vec<usize>> =
+            sizes.split(',').map(str::trim).filter(|s| !s.is_empty()).map(|s| s.parse().ok()).collect();
+        let sizes = sizes.ok_or_else(damaged)?;
+        let shape =
+            sizes.as_slice().try_into().map_err(|_| refuse(format!("its shape is {sizes:?}, not [Z, Y, X]")))?;
+        Ok(NpyHeader { length: at + text_length, shape })
+    }
+}
