@@ -3,13 +3,23 @@
 //! A file is an ordinary safetensors file whose metadata holds `format` and `checksum`. The checksum is BLAKE3, lower-case
 //! hex, over first `key 00 value 00` for every other metadata entry in ascending order of keys, then
 //! `name 00 SIZES 00 data` for the tensors in ascending order of names (00 is a zero byte; sizes in decimal joined by `x`;
-//! data little-endian as stored). Equal content gives equal bytes. Writing is atomic; reading maps the file and verifies all.
+//! data little-endian as stored). Equal content gives equal bytes. Writing is atomic and holds no copy of the tensors;
+//! reading maps the file.
+//!
+//! # What is verified when
+//! Opening a file verifies its structure, its length and its checksum, which means reading all of it. For tens of gigabytes
+//! that is too much for every start, so a tensor `NAME` [N, ...] may have a companion `NAME.blake3` [N, 32] u8: row i is the
+//! BLAKE3 of `NAME[i]`. The checksum then covers the companion, and of `NAME` no data but name and sizes; its rows are verified
+//! by whoever reads them ([`Archive::verify_rows`]), in the same pass.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
+use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::json;
 
@@ -17,51 +27,53 @@ use crate::{Error, Result, files};
 
 const CHECKSUM: &str = "checksum";
 
-/// Named tensors and text, verified as a whole.
-pub struct Archive {
-    path: PathBuf,
-    metadata: BTreeMap<String, String>,
-    tensors: BTreeMap<String, Entry>,
-    bytes: Bytes,
+/// BLAKE3 of one row.
+pub type Digest = [u8; 32];
+
+/// The companion of a tensor whose rows have digests.
+fn companion(name: &str) -> String {
+    format!("{name}.blake3")
 }
 
-struct Entry {
+/// The checksum: `data` hands out a tensor's bytes, or none where a companion stands for them.
+fn checksum<'a>(
+    metadata: &BTreeMap<String, String>,
+    tensors: impl Iterator<Item = (&'a str, &'a [usize], Option<&'a [u8]>)>,
+) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for (key, value) in metadata.iter().filter(|(key, _)| *key != CHECKSUM) {
+        hasher.update(format!("{key}\0{value}\0").as_bytes());
+    }
+    for (name, shape, data) in tensors {
+        let sizes = shape.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
+        hasher.update(format!("{name}\0{sizes}\0").as_bytes());
+        hasher.update(data.unwrap_or_default());
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+/// An archive to be written: borrows what it can and copies nothing.
+pub struct Writer<'a> {
+    metadata: BTreeMap<String, String>,
+    tensors: BTreeMap<String, Content<'a>>,
+}
+
+struct Content<'a> {
     dtype: Dtype,
     shape: Vec<usize>,
-    range: Range<usize>,
+    bytes: usize,
+    data: Data<'a>,
 }
 
-enum Bytes {
-    Owned(Vec<u8>),
-    Mapped(Mmap),
+enum Data<'a> {
+    Whole(&'a [u8]),
+    Rows { digests: &'a [Digest], row: &'a dyn Fn(usize) -> Result<Cow<'a, [u8]>> },
 }
 
-impl Bytes {
-    fn get(&self, range: &Range<usize>) -> &[u8] {
-        match self {
-            Bytes::Owned(bytes) => &bytes[range.clone()],
-            Bytes::Mapped(map) => &map[range.clone()],
-        }
-    }
-}
-
-fn dtype_name(dtype: Dtype) -> &'static str {
-    match dtype {
-        Dtype::U8 => "U8",
-        Dtype::I64 => "I64",
-        _ => "F32",
-    }
-}
-
-impl Archive {
-    /// An empty archive of a format, to be written.
+impl<'a> Writer<'a> {
+    /// An empty archive of a format.
     pub fn new(format: &str) -> Self {
-        Archive {
-            path: PathBuf::new(),
-            metadata: BTreeMap::from([("format".to_string(), format.to_string())]),
-            tensors: BTreeMap::new(),
-            bytes: Bytes::Owned(Vec::new()),
-        }
+        Writer { metadata: BTreeMap::from([("format".to_string(), format.to_string())]), tensors: BTreeMap::new() }
     }
 
     /// Adds text.
@@ -70,57 +82,105 @@ impl Archive {
     }
 
     /// Adds a tensor of f32.
-    pub fn put_f32(&mut self, name: &str, shape: &[usize], data: &[f32]) {
-        self.put(name, Dtype::F32, shape, bytemuck::cast_slice(data));
+    pub fn put_f32(&mut self, name: &str, shape: &[usize], data: &'a [f32]) {
+        let data = Data::Whole(bytemuck::cast_slice(data));
+        self.put(name, Dtype::F32, shape, data);
     }
 
-    /// Adds a tensor of u8.
-    pub fn put_u8(&mut self, name: &str, shape: &[usize], data: &[u8]) {
-        self.put(name, Dtype::U8, shape, data);
+    /// Adds a tensor of `shape` [N, ...] row by row, with its companion: `digests` are those of its N rows, and `row` hands
+    /// them out when the archive is written, one at a time. A row of another digest stops the writing.
+    pub fn put_rows(
+        &mut self,
+        name: &str,
+        dtype: Dtype,
+        shape: &[usize],
+        digests: &'a [Digest],
+        row: &'a dyn Fn(usize) -> Result<Cow<'a, [u8]>>,
+    ) {
+        let all = Data::Whole(digests.as_flattened());
+        self.put(&companion(name), Dtype::U8, &[digests.len(), size_of::<Digest>()], all);
+        self.put(name, dtype, shape, Data::Rows { digests, row });
     }
 
-    fn put(&mut self, name: &str, dtype: Dtype, shape: &[usize], data: &[u8]) {
-        let Bytes::Owned(bytes) = &mut self.bytes else { unreachable!("only new archives are added to") };
-        let begin = bytes.len();
-        bytes.extend_from_slice(data);
-        self.tensors.insert(name.into(), Entry { dtype, shape: shape.to_vec(), range: begin..bytes.len() });
-    }
-
-    fn digest(&self) -> String {
-        let mut hasher = blake3::Hasher::new();
-        for (key, value) in self.metadata.iter().filter(|(key, _)| *key != CHECKSUM) {
-            hasher.update(format!("{key}\0{value}\0").as_bytes());
-        }
-        for (name, entry) in &self.tensors {
-            let sizes = entry.shape.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
-            hasher.update(format!("{name}\0{sizes}\0").as_bytes());
-            hasher.update(self.bytes.get(&entry.range));
-        }
-        hasher.finalize().to_hex().to_string()
+    fn put(&mut self, name: &str, dtype: Dtype, shape: &[usize], data: Data<'a>) {
+        let bytes = shape.iter().product::<usize>() * dtype.bitsize() / 8;
+        self.tensors.insert(name.into(), Content { dtype, shape: shape.to_vec(), bytes, data });
     }
 
     /// Writes the archive, whole or not at all.
     pub fn write(&self, path: &Path) -> Result<()> {
+        files::write_atomic_with(path, |out| self.write_to(out, path))
+    }
+
+    /// Writes the archive's bytes; `path` only labels errors.
+    pub fn write_to(&self, out: &mut dyn Write, path: &Path) -> Result<()> {
+        let mut put = |bytes: &[u8]| out.write_all(bytes).map_err(|e| Error::io(path, "write", &e));
+        let header = self.header();
+        put(&(header.len() as u64).to_le_bytes())?;
+        put(header.as_bytes())?;
+        for (name, content) in &self.tensors {
+            match &content.data {
+                Data::Whole(data) => put(data)?,
+                Data::Rows { digests, row } => {
+                    for (i, digest) in digests.iter().enumerate() {
+                        let data = row(i)?;
+                        if blake3::hash(&data) != *digest {
+                            let problem = format!("row {i} of {name} is not what its digest says");
+                            return Err(Error::file(path, problem, "check the disk and run again"));
+                        }
+                        put(&data)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The safetensors header. Not that crate's own: its metadata has the order of a hash map.
+    fn header(&self) -> String {
         let mut metadata = self.metadata.clone();
-        metadata.insert(CHECKSUM.into(), self.digest());
-        // Not safetensors::serialize: its metadata order is a hash map's, and equal content shall be equal bytes.
+        let tensors = self.tensors.iter().map(|(name, content)| {
+            let data = match &content.data {
+                Data::Whole(data) => Some(*data),
+                Data::Rows { .. } => None,
+            };
+            (name.as_str(), &content.shape[..], data)
+        });
+        metadata.insert(CHECKSUM.into(), checksum(&self.metadata, tensors));
         let mut header = serde_json::Map::new();
-        for (name, e) in &self.tensors {
-            let entry =
-                json!({"dtype": dtype_name(e.dtype), "shape": e.shape, "data_offsets": [e.range.start, e.range.end]});
+        let mut begin = 0;
+        for (name, content) in &self.tensors {
+            let end = begin + content.bytes;
+            let entry = json!({
+                "dtype": format!("{:?}", content.dtype), "shape": content.shape, "data_offsets": [begin, end],
+            });
             header.insert(name.clone(), entry);
+            begin = end;
         }
         header.insert("__metadata__".into(), json!(metadata));
         let mut header = json!(header).to_string();
         header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
-        let data = match &self.bytes {
-            Bytes::Owned(bytes) => &bytes[..],
-            Bytes::Mapped(map) => &map[..],
-        };
-        files::write_atomic(path, &[&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat())
+        header
     }
+}
 
-    /// Maps an archive of `format` and verifies all of it. `what` says what it is, `advice` what to do when it is bad.
+/// Named tensors and text in a mapped file.
+pub struct Archive {
+    path: PathBuf,
+    metadata: BTreeMap<String, String>,
+    tensors: BTreeMap<String, Entry>,
+    map: Mmap,
+}
+
+struct Entry {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    range: Range<usize>,
+}
+
+impl Archive {
+    /// Maps an archive of `format` and verifies it, but for tensors with a companion. `what` says what it is, `advice` what to
+    /// do when it is bad.
     pub fn read(path: &Path, format: &str, what: &str, advice: &str) -> Result<Self> {
         let file = std::fs::File::open(path).map_err(|e| Error::io(path, &format!("open the {what}"), &e))?;
         // SAFETY: the map is only read. Archives are replaced by renaming, never written in place.
@@ -144,8 +204,12 @@ impl Archive {
             (name.to_string(), Entry { dtype: view.dtype(), shape: view.shape().to_vec(), range })
         });
         let tensors = tensors.collect();
-        let archive = Archive { path: path.to_path_buf(), metadata, tensors, bytes: Bytes::Mapped(map) };
-        let (recorded, computed) = (archive.text(CHECKSUM)?, archive.digest());
+        let archive = Archive { path: path.to_path_buf(), metadata, tensors, map };
+        let covered = archive.tensors.iter().map(|(name, entry)| {
+            let data = (!archive.tensors.contains_key(&companion(name))).then(|| &archive.map[entry.range.clone()]);
+            (name.as_str(), &entry.shape[..], data)
+        });
+        let (recorded, computed) = (archive.text(CHECKSUM)?, checksum(&archive.metadata, covered));
         if computed != recorded {
             let problem = format!("its content has checksum {computed}, but {recorded} is recorded");
             return Err(format!("{problem}: it was changed or damaged"));
@@ -159,6 +223,11 @@ impl Archive {
 
     fn refuse(&self, problem: String) -> Error {
         Error::file(&self.path, problem, "write it again with this version of x2ct")
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// A text.
@@ -176,22 +245,41 @@ impl Archive {
         self.tensors.keys().map(String::as_str)
     }
 
-    fn entry(&self, name: &str, dtype: Dtype) -> Result<(&[usize], &[u8])> {
-        match self.tensors.get(name) {
-            Some(e) if e.dtype == dtype => Ok((&e.shape, self.bytes.get(&e.range))),
-            Some(e) => Err(self.refuse(format!("tensor {name} is {:?}, not {dtype:?}", e.dtype))),
-            None => Err(self.refuse(format!("has no tensor {name}"))),
-        }
+    fn entry(&self, name: &str) -> Result<&Entry> {
+        self.tensors.get(name).ok_or_else(|| self.refuse(format!("has no tensor {name}")))
     }
 
     /// Shape and values of an f32 tensor.
     pub fn f32(&self, name: &str) -> Result<(&[usize], Vec<f32>)> {
-        let (shape, data) = self.entry(name, Dtype::F32)?;
-        Ok((shape, data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()))
+        let entry = self.entry(name)?;
+        if entry.dtype != Dtype::F32 {
+            return Err(self.refuse(format!("tensor {name} is {:?}, not F32", entry.dtype)));
+        }
+        let data = &self.map[entry.range.clone()];
+        Ok((&entry.shape, data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()))
     }
 
-    /// Shape and mapped values of a u8 tensor.
-    pub fn u8(&self, name: &str) -> Result<(&[usize], &[u8])> {
-        self.entry(name, Dtype::U8)
+    /// Type, shape and mapped bytes of a tensor.
+    pub fn tensor(&self, name: &str) -> Result<(Dtype, &[usize], &[u8])> {
+        let entry = self.entry(name)?;
+        Ok((entry.dtype, &entry.shape, &self.map[entry.range.clone()]))
+    }
+
+    /// The digests of a tensor's rows, from its companion.
+    pub fn digests(&self, name: &str) -> Result<&[Digest]> {
+        let (rows, companion) = (self.entry(name)?.shape.first().copied().unwrap_or(0), companion(name));
+        let (dtype, shape, data) = self.tensor(&companion)?;
+        if dtype != Dtype::U8 || shape != [rows, size_of::<Digest>()] {
+            return Err(self.refuse(format!("tensor {companion} is {dtype:?} {shape:?}, not U8 [{rows}, 32]")));
+        }
+        Ok(data.as_chunks::<32>().0)
+    }
+
+    /// Compares rows of a tensor with their digests, on every core.
+    pub fn verify_rows(&self, name: &str, rows: Range<usize>) -> Result<()> {
+        let (digests, (_, shape, data)) = (self.digests(name)?, self.tensor(name)?);
+        let bytes = data.len() / shape[0].max(1);
+        let bad = rows.into_par_iter().find_first(|&i| blake3::hash(&data[i * bytes..][..bytes]) != digests[i]);
+        bad.map_or(Ok(()), |i| Err(self.refuse(format!("row {i} of {name} was changed or damaged"))))
     }
 }

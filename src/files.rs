@@ -1,6 +1,6 @@
 //! Whole-file output: complete or absent, never half-written.
 
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use atomic_write_file::AtomicWriteFile;
@@ -12,12 +12,16 @@ use crate::error::{Error, Result};
 /// umask), an existing one keeps its own.
 pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
     let path = path.as_ref();
-    let write = || {
-        let mut file = AtomicWriteFile::open(path)?;
-        file.write_all(bytes)?;
-        file.commit()
-    };
-    write().map_err(|e: std::io::Error| Error::io(path, "write", &e))
+    write_atomic_with(path, |out| out.write_all(bytes).map_err(|e| Error::io(path, "write", &e)))
+}
+
+/// As [`write_atomic`], with content that `fill` writes piece by piece; its error leaves the old file.
+pub fn write_atomic_with(path: impl AsRef<Path>, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    let path = path.as_ref();
+    let refuse = |e: std::io::Error| Error::io(path, "write", &e);
+    let mut file = BufWriter::with_capacity(1 << 20, AtomicWriteFile::open(path).map_err(refuse)?);
+    fill(&mut file)?;
+    file.into_inner().map_err(|e| refuse(e.into_error()))?.commit().map_err(refuse)
 }
 
 /// Whether [`write_atomic`] could write `path` now, found out by beginning to and giving up: no file is made or changed.

@@ -425,7 +425,7 @@ fn files_of_another_format_are_refused() {
         &write(&[("checksum", "0"), ("format", "x2ct-cache-1")]),
         &["but 0 is recorded: it was changed or damaged"],
     );
-    let mut sound = x2ct::archive::Archive::new("x2ct-cache-1");
+    let mut sound = x2ct::archive::Writer::new("x2ct-cache-1");
     sound.put_f32("fc.weight", &[2, 2], &[0.0; 4]);
     sound.write(&path).unwrap();
     let error = EmbeddingCache::read(&path).unwrap_err().to_string();

@@ -70,7 +70,7 @@ fn files_that_are_no_golden_case_are_refused() {
     std::fs::write(&path, b"short").unwrap();
     let error = Case::read(&path).map(drop).unwrap_err().to_string();
     assert!(error.contains("case.safetensors") && error.contains("not a whole safetensors file"), "{error}");
-    let mut archive = x2ct::archive::Archive::new("x2ct-golden-1");
+    let mut archive = x2ct::archive::Writer::new("x2ct-golden-1");
     archive.set("op", "frobnicate");
     archive.write(&path).unwrap();
     let error = Case::read(&path).unwrap().run(&crate::support::host(Default::default())).unwrap_err().to_string();

@@ -7,7 +7,7 @@ use x2ct::data::phantom_set::{PhantomSet, PhantomStudy};
 use x2ct::data::radiographs::RadiographSet;
 use x2ct::eval::scores::Scores;
 use x2ct::nn::models::EncoderConfig;
-use x2ct::ops::image::{ImageSet, Normalization};
+use x2ct::ops::image::Normalization;
 use x2ct::train::{
     Augmentation, Checkpoint, DataConfig, Observer, Position, StepLog, TrainConfig, Trainer, TrainingSet,
 };
@@ -130,7 +130,7 @@ fn a_stopped_and_resumed_run_equals_one_that_was_not() {
 
 /// R@5 and macro AUC on held-out patients.
 fn held_out(device: &Device, trainer: &Trainer, p: &PhantomSet) -> (f64, f64) {
-    let images = ImageSet::new(device, p.radiographs.pixels(), p.radiographs.size()).unwrap();
+    let images = p.radiographs.upload(device).unwrap();
     let scores = Scores::of(&trainer.embed(&images).unwrap(), &p.targets()).unwrap();
     (scores.retrieval.cxr_to_ct.r5, scores.zero_shot.auc_macro.unwrap())
 }
@@ -203,7 +203,7 @@ fn damaged_checkpoints_and_radiographs_are_refused() {
         let whole = std::fs::read(path).unwrap();
         let read = || match path == &checkpoint {
             true => Checkpoint::read(path).map(drop).unwrap_err().to_string(),
-            false => RadiographSet::read(path).map(drop).unwrap_err().to_string(),
+            false => RadiographSet::read(path).and_then(|set| set.verify()).unwrap_err().to_string(),
         };
         for end in [0, 7, whole.len() / 2, whole.len() - 1] {
             std::fs::write(path, &whole[..end]).unwrap();

@@ -27,7 +27,7 @@
 //! are not allowed. `tools/export_ct_clip.py` writes this format.
 
 use super::{labels, rows};
-use crate::archive::Archive;
+use crate::archive::{Archive, Writer};
 use crate::error::{Error, Result};
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
@@ -103,7 +103,7 @@ impl EmbeddingCache {
     /// Errors: content that [`Self::read`] would refuse; a file that cannot be written.
     pub fn write(&self, path: impl AsRef<Path>) -> Result<()> {
         self.validate()?;
-        let mut archive = Archive::new(FORMAT);
+        let mut archive = Writer::new(FORMAT);
         archive.set("ids", json!(self.ids).to_string());
         archive.set("teacher", self.teacher.as_str());
         archive.set("checkpoint_digest", self.checkpoint_digest.as_str());

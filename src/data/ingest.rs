@@ -23,7 +23,7 @@ pub struct Ingested {
     pub failed: Vec<(VolumeName, Error)>,
 }
 
-/// Makes the radiograph of every volume of a split, [`RadiographSet::fit`] to `size` [H, W]. A volume that cannot be read or
+/// Makes the radiograph of every volume of a split, [`super::pixels::fit`] to `size` [H, W]. A volume that cannot be read or
 /// projected is left out and returned with its error. `progress` is told how many volumes are done, and of each that failed;
 /// `stop` ends the work with [`Error::Interrupted`].
 ///
@@ -137,5 +137,5 @@ fn read(data: &CtRate, row: &Volume) -> Result<CtVolume> {
 fn image(device: &Device, volume: &CtVolume, size: [usize; 2]) -> Result<Vec<u8>> {
     let options = RadiographOptions { spacing: Some(GRID_MM), ..Default::default() };
     let image = radiograph(device, volume, &options)?;
-    Ok(RadiographSet::fit(&RadiographSet::to_bytes(&image.pixels), [image.height, image.width], size))
+    Ok(super::pixels::fit(&super::pixels::to_bytes(&image.pixels), [image.height, image.width], size))
 }

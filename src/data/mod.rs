@@ -6,5 +6,6 @@ pub mod ingest;
 pub mod labels;
 pub mod phantom;
 pub mod phantom_set;
+pub mod pixels;
 pub mod radiographs;
 pub mod rows;

@@ -88,7 +88,7 @@ impl PhantomStudy {
                 };
                 let volume = DeviceVolume::from_i16(device, voxels, volume.shape, (1.0, 0.0))?;
                 let image = projection.project(&volume)?.to_vec()?;
-                pixels.extend(RadiographSet::to_bytes(&image));
+                pixels.extend(super::pixels::to_bytes(&image));
                 ids.push(self.id(patient.index));
                 ct.extend(c);
                 report.extend(r);

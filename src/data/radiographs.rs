@@ -1,25 +1,50 @@
-//! A data set's radiographs in one file: 8 bits a pixel, one size, mapped rather than read.
+//! A data set's radiographs: one size, 8 or 16 bits a pixel, in files that are mapped rather than read.
 //!
-//! # Format `x2ct-radiographs-1`
-//! An [`Archive`] with the tensor `image` [N, H, W] u8 (each radiograph's minimum and maximum stretched to 0 and 255, as
-//! X2CT-CLIP stores them; `image[0,0]` is superior and the patient's right) and the metadata `ids` (JSON array of N
-//! distinct strings), `source` (what they were made of and how, JSON) and `preprocessing_digest` (BLAKE3 of `source`).
+//! # Format `x2ct-radiographs-2`
+//! An [`Archive`] with the tensor `image` [N, H, W] and its companion `image.blake3`; `image[i][0][0]` is superior and the
+//! patient's right (frontal views) or anterior (lateral). Each radiograph's minimum and maximum are stretched to the ends of
+//! the pixel type: u8 from 0 to 255, as X2CT-CLIP stores them, or bf16 from 0 to 1. Metadata:
+//!
+//! | key | is |
+//! |---|---|
+//! | `ids` | JSON array of N distinct strings |
+//! | `source` | JSON: what they were made of and how |
+//! | `preprocessing_digest` | BLAKE3 of `source` |
+//! | `shard` | `I/N` of a set in several files, in this order; `1/1` of a set in one |
+//!
+//! Opening verifies the structure, the length, the metadata and the digests, not the pixels: that takes milliseconds at any
+//! size. [`RadiographSet::upload`], which is how training reads them, verifies every radiograph as it copies it.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use safetensors::Dtype;
 use serde_json::json;
 
-use crate::archive::Archive;
+use super::pixels;
+use crate::archive::{Archive, Digest, Writer};
+use crate::device::Device;
+use crate::ops::image::{ImageSet, PixelType};
 use crate::{Error, Result};
 
-const FORMAT: &str = "x2ct-radiographs-1";
+const FORMAT: &str = "x2ct-radiographs-2";
+const IMAGE: &str = "image";
+const AGAIN: &str = "make the radiographs again";
 
-/// Radiographs of one size with their ids.
+/// Radiographs of one size with their ids, in memory or in one or more mapped files.
 pub struct RadiographSet {
     ids: Vec<String>,
     size: [usize; 2],
+    pixel: PixelType,
     source: serde_json::Value,
+    parts: Vec<Part>,
+}
+
+/// Rows from `first` on.
+struct Part {
+    first: usize,
+    count: usize,
     pixels: Pixels,
 }
 
@@ -28,8 +53,43 @@ enum Pixels {
     Mapped(Archive),
 }
 
+/// What a file says beside its pixels.
+pub(super) struct Description<'a> {
+    pub ids: &'a [String],
+    pub size: [usize; 2],
+    pub pixel: PixelType,
+    pub source: &'a serde_json::Value,
+    pub shard: [usize; 2],
+}
+
+impl Description<'_> {
+    /// The archive of these radiographs: digests now, pixels when it is written.
+    pub(super) fn writer<'a>(
+        &self,
+        digests: &'a [Digest],
+        row: &'a dyn Fn(usize) -> Result<Cow<'a, [u8]>>,
+    ) -> Writer<'a> {
+        let mut archive = Writer::new(FORMAT);
+        archive.set("ids", json!(self.ids).to_string());
+        archive.set("source", self.source.to_string());
+        archive.set("preprocessing_digest", digest(self.source));
+        archive.set("shard", format!("{}/{}", self.shard[0], self.shard[1]));
+        let dtype = match self.pixel {
+            PixelType::U8 => Dtype::U8,
+            PixelType::Bf16 => Dtype::BF16,
+        };
+        archive.put_rows(IMAGE, dtype, &[self.ids.len(), self.size[0], self.size[1]], digests, row);
+        archive
+    }
+}
+
+/// BLAKE3 of what radiographs were made of and how, lower-case hex.
+pub fn digest(source: &serde_json::Value) -> String {
+    blake3::hash(source.to_string().as_bytes()).to_hex().to_string()
+}
+
 impl RadiographSet {
-    /// `pixels` is [ids, H, W]; `source` says what they were made of and how.
+    /// 8-bit radiographs in memory: `pixels` is [ids, H, W]; `source` says what they were made of and how.
     pub fn new(ids: Vec<String>, size: [usize; 2], pixels: Vec<u8>, source: serde_json::Value) -> Result<Self> {
         if pixels.len() != ids.len() * size[0] * size[1] || pixels.is_empty() {
             let problem = format!("{} bytes for {} images of {} x {}", pixels.len(), ids.len(), size[0], size[1]);
@@ -37,62 +97,50 @@ impl RadiographSet {
         }
         check_distinct(&ids)
             .map_err(|id| Error::argument("radiographs", format!("the id {id} occurs twice"), "name each once"))?;
-        Ok(RadiographSet { ids, size, source, pixels: Pixels::Owned(pixels) })
+        let parts = vec![Part { first: 0, count: ids.len(), pixels: Pixels::Owned(pixels) }];
+        Ok(RadiographSet { ids, size, pixel: PixelType::U8, source, parts })
     }
 
-    /// Minimum and maximum stretched to 0 and 255, truncated; a constant image is all 0.
-    pub fn to_bytes(image: &[f32]) -> Vec<u8> {
-        let (low, high) = image.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(l, h), &x| (l.min(x), h.max(x)));
-        let scale = if high > low { 255.0 / (high - low) } else { 0.0 };
-        image.iter().map(|&x| ((x - low) * scale) as u8).collect()
-    }
-
-    /// An image [H, W] at another size: the shorter side (relative to the new ones) resized to fit, the centre kept, as
-    /// CXR-CLIP's evaluation transform does (torchvision's Resize with antialias, CenterCrop).
-    pub fn fit(image: &[u8], from: [usize; 2], to: [usize; 2]) -> Vec<u8> {
-        let [h, w] = from;
-        // Resized to [to[0], trunc(w to[0] / h)] where that is wide enough, else the other way round.
-        let resized = if w * to[0] >= h * to[1] { [to[0], w * to[0] / h] } else { [h * to[1] / w, to[1]] };
-        let cut = |axis: usize| ((resized[axis] - to[axis]) as f64 / 2.0).round_ties_even() as usize;
-        let [rows, columns] = [0, 1].map(|axis| {
-            let (first, scale) = (cut(axis), from[axis] as f64 / resized[axis] as f64);
-            (first..first + to[axis]).map(|i| Taps::triangle(i, scale, from[axis])).collect::<Vec<_>>()
-        });
-        let across: Vec<f32> = image.chunks_exact(w).flat_map(|row| columns.iter().map(|t| t.of(row, 1))).collect();
-        let pixel = |row: &Taps, x: usize| row.of(&across[x..], to[1]).round() as u8;
-        rows.iter().flat_map(|row| (0..to[1]).map(move |x| pixel(row, x))).collect()
-    }
-
-    /// Maps a file and verifies it.
+    /// Maps a set: a file; a folder, for all `.safetensors` files in it; or a file name with `*`, for all files it fits. Several
+    /// files must be the shards of one set, whole in number; they are put in order. Pixels are not verified yet: see
+    /// [`Self::verify`] and [`Self::upload`].
+    ///
+    /// # Errors
+    /// No such file, another format, a file cut short or changed, shards that are missing or of different sets, no radiograph.
     pub fn read(path: &Path) -> Result<Self> {
-        let archive = Archive::read(path, FORMAT, "radiographs", "make the radiographs again")?;
-        let ids: Vec<String> = archive.get_json("ids")?;
-        let source = archive.get_json("source")?;
-        let (shape, _) = archive.u8("image")?;
-        let &[n, h, w] = shape else {
-            return Err(Error::file(
-                path,
-                format!("image has the shape {shape:?}, not [N, H, W]"),
-                "make the radiographs again",
-            ));
-        };
-        if n != ids.len() || n * h * w == 0 {
-            let problem = format!("image has the shape {shape:?} for {} ids", ids.len());
-            return Err(Error::file(path, problem, "make the radiographs again"));
+        let mut files = files_of(path)?.into_iter().map(|file| Mapped::read(&file)).collect::<Result<Vec<_>>>()?;
+        files.sort_by_key(|file| file.shard);
+        let first = &files[0];
+        for (i, file) in files.iter().enumerate() {
+            if (file.size, file.pixel, &file.source) != (first.size, first.pixel, &first.source) {
+                let problem = format!("is of another set than {}", first.archive.path().display());
+                return Err(Error::file(file.archive.path(), problem, "name the files of one set, as FOLDER/ap*"));
+            }
+            let ([at, of], wanted) = (file.shard, i + 1);
+            if [at, of] != [wanted, files.len()] {
+                let problem = format!("is shard {at} of {of} where shard {wanted} of {} is wanted", files.len());
+                return Err(Error::file(file.archive.path(), problem, "name every shard of one set, and each once"));
+            }
         }
-        check_distinct(&ids)
-            .map_err(|id| Error::file(path, format!("the id {id} occurs twice"), "make the radiographs again"))?;
-        Ok(RadiographSet { ids, size: [h, w], source, pixels: Pixels::Mapped(archive) })
+        let (size, pixel, source) = (first.size, first.pixel, first.source.clone());
+        let (mut ids, mut parts) = (Vec::new(), Vec::new());
+        for file in files {
+            parts.push(Part { first: ids.len(), count: file.ids.len(), pixels: Pixels::Mapped(file.archive) });
+            ids.extend(file.ids);
+        }
+        if ids.is_empty() {
+            return Err(Error::file(path, "holds no radiograph", AGAIN));
+        }
+        check_distinct(&ids).map_err(|id| Error::file(path, format!("the id {id} occurs twice"), AGAIN))?;
+        Ok(RadiographSet { ids, size, pixel, source, parts })
     }
 
-    /// Writes the file, whole or not at all.
+    /// Writes the set as one file, whole or not at all.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let mut archive = Archive::new(FORMAT);
-        archive.set("ids", json!(self.ids).to_string());
-        archive.set("source", self.source.to_string());
-        archive.set("preprocessing_digest", self.preprocessing_digest());
-        archive.put_u8("image", &[self.ids.len(), self.size[0], self.size[1]], self.pixels());
-        archive.write(path)
+        let digests: Vec<Digest> = (0..self.ids.len()).map(|i| *blake3::hash(self.image(i)).as_bytes()).collect();
+        let row = |i: usize| Ok(Cow::Borrowed(self.image(i)));
+        let RadiographSet { ids, size, pixel, source, .. } = self;
+        Description { ids, size: *size, pixel: *pixel, source, shard: [1, 1] }.writer(&digests, &row).write(path)
     }
 
     /// One id a radiograph, in order.
@@ -105,6 +153,11 @@ impl RadiographSet {
         self.size
     }
 
+    /// How a pixel is stored.
+    pub fn pixel(&self) -> PixelType {
+        self.pixel
+    }
+
     /// What the radiographs were made of and how.
     pub fn source(&self) -> &serde_json::Value {
         &self.source
@@ -112,43 +165,142 @@ impl RadiographSet {
 
     /// BLAKE3 of [`Self::source`], lower-case hex.
     pub fn preprocessing_digest(&self) -> String {
-        blake3::hash(self.source.to_string().as_bytes()).to_hex().to_string()
+        digest(&self.source)
     }
 
-    /// [ids, H, W], row-major.
-    pub fn pixels(&self) -> &[u8] {
+    fn image_bytes(&self) -> usize {
+        self.size[0] * self.size[1] * self.pixel.bytes()
+    }
+
+    /// The stored bytes of one radiograph, row-major, little-endian.
+    pub fn image(&self, index: usize) -> &[u8] {
+        let part = &self.parts[self.parts.partition_point(|part| part.first + part.count <= index)];
+        &part.bytes()[(index - part.first) * self.image_bytes()..][..self.image_bytes()]
+    }
+
+    /// One radiograph in grey from 0 to 1.
+    pub fn grey(&self, index: usize) -> Vec<f32> {
+        pixels::decode(self.image(index), self.pixel)
+    }
+
+    /// Compares every radiograph with its digest, which reads all files.
+    ///
+    /// # Errors
+    /// Names the first that was changed or damaged.
+    pub fn verify(&self) -> Result<()> {
+        self.parts.iter().try_for_each(|part| part.verify(0..part.count))
+    }
+
+    /// Copies all radiographs to the device, each verified on the way.
+    ///
+    /// # Errors
+    /// Names the first that was changed or damaged; a device without the memory.
+    pub fn upload(&self, device: &Device) -> Result<ImageSet> {
+        const AT_ONCE: usize = 256;
+        let mut images = ImageSet::empty(device, self.ids.len(), self.size, self.pixel)?;
+        for part in &self.parts {
+            for begin in (0..part.count).step_by(AT_ONCE) {
+                let rows = begin..(begin + AT_ONCE).min(part.count);
+                part.verify(rows.clone())?;
+                let bytes = &part.bytes()[rows.start * self.image_bytes()..rows.end * self.image_bytes()];
+                images.put(part.first + begin, bytes)?;
+            }
+        }
+        Ok(images)
+    }
+}
+
+impl Part {
+    fn bytes(&self) -> &[u8] {
         match &self.pixels {
             Pixels::Owned(bytes) => bytes,
-            Pixels::Mapped(archive) => archive.u8("image").map(|(_, data)| data).unwrap_or_default(),
+            Pixels::Mapped(archive) => archive.tensor(IMAGE).map(|(.., data)| data).unwrap_or_default(),
         }
     }
 
-    /// One radiograph.
-    pub fn image(&self, index: usize) -> &[u8] {
-        let area = self.size[0] * self.size[1];
-        &self.pixels()[index * area..(index + 1) * area]
+    fn verify(&self, rows: std::ops::Range<usize>) -> Result<()> {
+        match &self.pixels {
+            Pixels::Owned(_) => Ok(()),
+            Pixels::Mapped(archive) => archive.verify_rows(IMAGE, rows),
+        }
     }
 }
 
-/// The input samples of one output sample, with weights that sum to 1.
-struct Taps {
-    first: usize,
-    weights: Vec<f32>,
+/// One file of a set.
+pub(super) struct Mapped {
+    pub ids: Vec<String>,
+    pub size: [usize; 2],
+    pub pixel: PixelType,
+    pub source: serde_json::Value,
+    pub shard: [usize; 2],
+    pub archive: Archive,
 }
 
-impl Taps {
-    /// A triangle as wide as the output sample, never narrower than an input sample; `scale` is input over output.
-    fn triangle(i: usize, scale: f64, n: usize) -> Self {
-        let (centre, half) = ((i as f64 + 0.5) * scale, scale.max(1.0));
-        let first = (centre - half + 0.5).max(0.0) as usize;
-        let end = ((centre + half + 0.5) as usize).min(n);
-        let weight = |j: usize| (1.0 - ((j as f64 + 0.5 - centre) / half).abs()).max(0.0);
-        let sum: f64 = (first..end).map(weight).sum();
-        Taps { first, weights: (first..end).map(|j| (weight(j) / sum) as f32).collect() }
+impl Mapped {
+    pub(super) fn read(path: &Path) -> Result<Self> {
+        let refuse = |problem: String| Error::file(path, problem, AGAIN);
+        let archive = Archive::read(path, FORMAT, "radiographs", AGAIN)?;
+        let ids: Vec<String> = archive.get_json("ids")?;
+        let source = archive.get_json("source")?;
+        let text = archive.get("shard")?;
+        let number = |text: &str| text.parse().ok().filter(|n| *n > 0);
+        let shard = text.split_once('/').and_then(|(at, of)| Some([number(at)?, number(of)?]));
+        let shard = shard.ok_or_else(|| refuse(format!("its shard is {text:?}, not I/N")))?;
+        let (dtype, shape, _) = archive.tensor(IMAGE)?;
+        let pixel = match dtype {
+            Dtype::U8 => PixelType::U8,
+            Dtype::BF16 => PixelType::Bf16,
+            _ => return Err(refuse(format!("image is {dtype:?}, not U8 or BF16"))),
+        };
+        let &[n, h, w] = shape else { return Err(refuse(format!("image has the shape {shape:?}, not [N, H, W]"))) };
+        if n != ids.len() || h * w == 0 {
+            return Err(refuse(format!("image has the shape {shape:?} for {} ids", ids.len())));
+        }
+        archive.digests(IMAGE)?;
+        Ok(Mapped { ids, size: [h, w], pixel, source, shard, archive })
     }
 
-    fn of<T: Copy + Into<f32>>(&self, samples: &[T], stride: usize) -> f32 {
-        self.weights.iter().enumerate().map(|(k, w)| w * samples[(self.first + k) * stride].into()).sum()
+    /// Stored bytes and digest of one radiograph.
+    pub(super) fn image(&self, index: usize) -> Result<(&[u8], Digest)> {
+        let bytes = self.size[0] * self.size[1] * self.pixel.bytes();
+        let (.., data) = self.archive.tensor(IMAGE)?;
+        Ok((&data[index * bytes..][..bytes], self.archive.digests(IMAGE)?[index]))
+    }
+}
+
+/// The files that a path stands for, in the order of their names; at least one.
+fn files_of(path: &Path) -> Result<Vec<PathBuf>> {
+    const ENDING: &str = ".safetensors";
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let (folder, pattern) = match (path.is_dir(), name.contains('*') && !path.exists()) {
+        (true, _) => (path, "*"),
+        (false, true) => (path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")), name.as_str()),
+        _ => return Ok(vec![path.to_path_buf()]),
+    };
+    let unreadable = |e: std::io::Error| Error::io(folder, "read the folder", &e);
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(unreadable)? {
+        let name = entry.map_err(unreadable)?.file_name();
+        let text = name.to_string_lossy();
+        // Hidden files are unfinished ones.
+        if text.ends_with(ENDING) && !text.starts_with('.') && fits(&text, pattern) {
+            files.push(folder.join(&name));
+        }
+    }
+    if files.is_empty() {
+        return Err(Error::file(path, format!("no {ENDING} file is there"), "make the radiographs with `x2ct drr`"));
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Whether `*` in a pattern can stand for what makes it the name.
+fn fits(name: &str, pattern: &str) -> bool {
+    match pattern.split_once('*') {
+        None => name == pattern,
+        Some((start, rest)) => name.strip_prefix(start).is_some_and(|name| {
+            name.char_indices().map(|(i, _)| i).chain([name.len()]).any(|i| fits(&name[i..], rest))
+        }),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::device::{Buffer, Device};
 use crate::kernels::image as kernel;
+pub use crate::kernels::image::PixelType;
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
@@ -41,11 +42,12 @@ impl Warp {
     }
 }
 
-/// Radiographs of one size in device memory, 8 bits a pixel.
+/// Radiographs of one size in device memory.
 pub struct ImageSet {
     pixels: Buffer,
     count: usize,
     size: [usize; 2],
+    pixel: PixelType,
 }
 
 impl ImageSet {
@@ -56,9 +58,29 @@ impl ImageSet {
             let problem = format!("{} bytes are not a whole number of {} x {} images", pixels.len(), size[0], size[1]);
             return Err(Error::argument("radiographs", problem, "pass at least one image of that size"));
         }
-        let buffer = device.alloc(pixels.len(), "radiographs")?;
-        buffer.upload(0, pixels)?;
-        Ok(ImageSet { pixels: buffer, count: pixels.len() / area, size })
+        let mut images = Self::empty(device, pixels.len() / area, size, PixelType::U8)?;
+        images.put(0, pixels)?;
+        Ok(images)
+    }
+
+    /// Room for `count` radiographs [H, W], to be filled by [`Self::put`].
+    pub fn empty(device: &Device, count: usize, size: [usize; 2], pixel: PixelType) -> Result<Self> {
+        let bytes = count * size[0] * size[1] * pixel.bytes();
+        if bytes == 0 {
+            let problem = format!("{count} images of {} x {} pixels", size[0], size[1]);
+            return Err(Error::argument("radiographs", problem, "pass at least one image of at least one pixel"));
+        }
+        Ok(ImageSet { pixels: device.alloc(bytes, "radiographs")?, count, size, pixel })
+    }
+
+    /// Copies the stored bytes of whole radiographs to the places from `first` on.
+    pub fn put(&mut self, first: usize, bytes: &[u8]) -> Result<()> {
+        let each = self.size[0] * self.size[1] * self.pixel.bytes();
+        if !bytes.len().is_multiple_of(each) || first + bytes.len() / each > self.count {
+            let problem = format!("{} bytes from image {first} on, in a set of {}", bytes.len(), self.count);
+            return Err(Error::argument("radiographs", problem, "pass whole images that have a place"));
+        }
+        self.pixels.upload(first * each, bytes)
     }
 
     /// How many radiographs.
@@ -107,7 +129,7 @@ impl ImageSet {
             inv_std: norm.std.map(|s| 1.0 / s),
         };
         // Safety: the buffers have the extents stated, the indices were checked; frees are ordered behind the launch.
-        unsafe { kernel::launch(device.launcher(), dtype, &params)? };
+        unsafe { kernel::launch(device.launcher(), self.pixel, dtype, &params)? };
         Ok(out)
     }
 }

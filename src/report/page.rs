@@ -132,8 +132,8 @@ fn loss_chart(s: &Study) -> Result<String> {
 
 fn film(s: &Study, patient: usize, class: &str, caption: &str) -> Result<String> {
     let [h, w] = s.radiographs.size();
-    let pixels = s.radiographs.image(patient).iter().map(|&p| p as f32).collect();
-    let window = Window::Range { low: 0.0, high: 255.0 };
+    let pixels = s.radiographs.grey(patient);
+    let window = Window::Range { low: 0.0, high: 1.0 };
     let options = PngOptions { depth: Depth::Eight, window, photometric: Photometric::Monochrome2 };
     let png = STANDARD.encode(encode_png(&GrayImage::new(pixels, h, w)?, &options)?);
     let id = escape(&s.radiographs.ids()[patient]);

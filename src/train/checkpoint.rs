@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::TrainConfig;
-use crate::archive::Archive;
+use crate::archive::{Archive, Writer};
 use crate::nn::{Parameters, StateDict};
 use crate::tensor::Shape;
 use crate::{Error, Result};
@@ -47,7 +47,7 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// Writes the checkpoint, whole or not at all.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let mut archive = Archive::new(FORMAT);
+        let mut archive = Writer::new(FORMAT);
         archive.set("config", serde_json::json!(self.config).to_string());
         archive.set("position", serde_json::json!(self.position).to_string());
         archive.set("optimizer_steps", self.optimizer_steps.to_string());

@@ -43,7 +43,7 @@ impl TrainingSet {
         });
         let found: Vec<usize> = found.collect::<Result<_>>()?;
         Ok(TrainingSet {
-            images: ImageSet::new(device, radiographs.pixels(), radiographs.size())?,
+            images: radiographs.upload(device)?,
             ids: radiographs.ids().to_vec(),
             ct: rows::select(&cache.ct, cache.dim, &found),
             report: rows::select(&cache.report, cache.dim, &found),

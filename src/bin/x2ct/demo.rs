@@ -12,7 +12,7 @@ use x2ct::data::rows;
 use x2ct::eval::probe::RidgeRegression;
 use x2ct::eval::scores::Scores;
 use x2ct::nn::models::EncoderConfig;
-use x2ct::ops::image::{ImageSet, Normalization};
+use x2ct::ops::image::Normalization;
 use x2ct::report::{Study, html};
 use x2ct::train::{
     Augmentation, DataConfig, LossConfig, OptimizerConfig, ScheduleConfig, ScheduleKind, StepLog, TrainConfig,
@@ -103,7 +103,7 @@ pub fn run(args: DemoArgs, common: &Common) -> anyhow::Result<ExitCode> {
 
     let set = TrainingSet::join(&device, &train.radiographs, &train.cache)?;
     let (trainer, steps) = run_logged(&device, &plan.config, &set, true, &stop)?;
-    let embeddings = trainer.embed(&ImageSet::new(&device, test.radiographs.pixels(), test.radiographs.size())?)?;
+    let embeddings = trainer.embed(&test.radiographs.upload(&device)?)?;
 
     let targets = test.targets();
     let encoder = Scores::of(&embeddings, &targets)?;
@@ -138,10 +138,7 @@ fn patients(
 fn ridge_from_pixels(train: &PhantomSet, test: &PhantomSet) -> x2ct::Result<Vec<f32>> {
     // A linear model has as many parameters as it can use with these many patients; more only slows the fit.
     const MOST: usize = 4096;
-    let pixels = |set: &PhantomSet, n: usize| -> Vec<f32> {
-        let area = SIDE * SIDE;
-        set.radiographs.pixels()[..n * area].iter().map(|&p| p as f32 / 255.0).collect()
-    };
+    let pixels = |set: &PhantomSet, n: usize| -> Vec<f32> { (0..n).flat_map(|i| set.radiographs.grey(i)).collect() };
     let n = train.radiographs.ids().len().min(MOST);
     let dim = train.cache.dim;
     let y: Vec<f32> = train.cache.ct[..n * dim].iter().zip(&train.cache.report).map(|(c, r)| c + r).collect();

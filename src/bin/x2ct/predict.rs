@@ -8,7 +8,7 @@ use x2ct::ct::image;
 use x2ct::data::cache::EmbeddingCache;
 use x2ct::data::ct_rate::{CtRate, HuSource};
 use x2ct::data::labels;
-use x2ct::data::radiographs::RadiographSet;
+use x2ct::data::pixels;
 use x2ct::eval::{retrieval, zero_shot};
 use x2ct::ops::image::ImageSet;
 use x2ct::train::{Checkpoint, Trainer};
@@ -46,15 +46,14 @@ pub fn run(args: PredictArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let cache = EmbeddingCache::read(&args.cache)?;
     cache.expect_teacher(&checkpoint.teacher).map_err(|e| e.of_file(&args.cache))?;
     let trainer = Trainer::resume(&device, &checkpoint)?;
-    // Resized as the radiographs of `x2ct radiographs` are.
+    // Resized as the radiographs of `x2ct drr --dataset` are.
     let size = [checkpoint.config.data.image_size; 2];
     let texts = report_texts(&args)?;
     let mut results = Vec::new();
     for path in &args.images {
         let picture = image::read(path)?;
-        let pixels = RadiographSet::to_bytes(&picture.pixels);
-        let pixels = RadiographSet::fit(&pixels, [picture.height, picture.width], size);
-        let embedding = trainer.embed(&ImageSet::new(&device, &pixels, size)?)?;
+        let bytes = pixels::fit(&pixels::to_bytes(&picture.pixels), [picture.height, picture.width], size);
+        let embedding = trainer.embed(&ImageSet::new(&device, &bytes, size)?)?;
         let probabilities =
             zero_shot::probabilities(&embedding, &cache.prompts_positive, &cache.prompts_negative, cache.dim, 1.0)?;
         let nearest = retrieval::nearest(&embedding, &cache.report, cache.dim, args.nearest)?;
