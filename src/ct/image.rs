@@ -1,13 +1,14 @@
 //! Radiographs as files: 8- and 16-bit PNG, safetensors and NIfTI out; PNG and 2-D NIfTI in.
 
+use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::path::Path;
 
-use safetensors::tensor::{Dtype, TensorView};
-
+use super::annotate::Letters;
 use super::geometry::{Affine, AxisCodes};
 use super::nifti;
 use super::volume::{CtVolume, HuSource};
+use crate::archive::Writer;
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
 
@@ -43,6 +44,8 @@ pub enum Window {
     MinMax,
     /// Given limits, `low < high`.
     Range { low: f32, high: f32 },
+    /// The values below which these percentages of the pixels lie, 0 <= `low` < `high` <= 100, interpolated between pixels.
+    Percentiles { low: f32, high: f32 },
 }
 
 /// Which end of the window is bright (DICOM PS3.3, C.7.6.3.1.2). PNG has no field for it, so the grey levels
@@ -62,6 +65,24 @@ pub struct PngOptions {
     pub depth: Depth,
     pub window: Window,
     pub photometric: Photometric,
+    /// Drawn into the picture; never into float files.
+    pub letters: Option<Letters>,
+}
+
+/// What a file says of its image beside the pixels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Description {
+    /// Millimetres from pixel to pixel.
+    pub pitch: f64,
+    /// Text for the header of safetensors files, such as [`super::RadiographOptions::describe`] gives.
+    pub entries: BTreeMap<String, String>,
+}
+
+impl From<f64> for Description {
+    /// The pitch alone.
+    fn from(pitch: f64) -> Self {
+        Description { pitch, entries: BTreeMap::new() }
+    }
 }
 
 impl GrayImage {
@@ -88,22 +109,59 @@ impl GrayImage {
         }
     }
 
-    fn limits(&self) -> (f32, f32) {
+    /// Smallest and largest value.
+    pub fn limits(&self) -> (f32, f32) {
         self.pixels.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), &v| (low.min(v), high.max(v)))
+    }
+
+    /// The values below which `percent` (0 to 100, each) of the pixels lie, linearly between the two nearest.
+    fn percentiles(&self, percent: [f32; 2]) -> [f32; 2] {
+        let mut sorted = self.pixels.clone();
+        sorted.sort_unstable_by(f32::total_cmp);
+        percent.map(|p| {
+            let at = f64::from(p) / 100.0 * (sorted.len() - 1) as f64;
+            let (low, high) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
+            (f64::from(low) + at.fract() * (f64::from(high) - f64::from(low))) as f32
+        })
+    }
+
+    /// The values that the darkest and the brightest grey stand for.
+    fn window(&self, window: Window) -> Result<(f32, f32)> {
+        match window {
+            Window::MinMax => Ok(self.limits()),
+            Window::Range { low, high } if low < high && (high - low).is_finite() => Ok((low, high)),
+            Window::Percentiles { low, high } if 0.0 <= low && low < high && high <= 100.0 => {
+                let [low, high] = self.percentiles([low, high]);
+                Ok((low, high))
+            }
+            Window::Range { low, high } => {
+                let problem = format!("{low} to {high} is not a range");
+                Err(Error::argument("window", problem, "give low < high"))
+            }
+            Window::Percentiles { low, high } => {
+                let problem = format!("{low} to {high} is not a range of percentages");
+                Err(Error::argument("percentiles", problem, "give 0 <= low < high <= 100"))
+            }
+        }
     }
 }
 
 /// Writes `image` in the format `path` ends in: `.png` (by `png`), `.safetensors` or `.nii.gz` / `.nii` (both f32,
-/// values as they are). Pixels of `.nii` files are `pitch` mm apart. Always atomic; equal images give equal bytes.
-pub fn write(path: impl AsRef<Path>, image: &GrayImage, png: &PngOptions, pitch: f64) -> Result<()> {
-    let path = path.as_ref();
+/// values as they are). Always atomic; equal images and descriptions give equal bytes.
+pub fn write(
+    path: impl AsRef<Path>,
+    image: &GrayImage,
+    png: &PngOptions,
+    description: impl Into<Description>,
+) -> Result<()> {
+    let (path, description) = (path.as_ref(), description.into());
     let name = path.to_string_lossy();
     if name.ends_with(".png") {
         write_png(path, image, png)
     } else if name.ends_with(".safetensors") {
-        write_safetensors(path, image)
+        write_safetensors(path, image, &description)
     } else if name.ends_with(".nii.gz") || name.ends_with(".nii") {
-        write_nifti(path, image, pitch)
+        write_nifti(path, image, description.pitch)
     } else {
         Err(Error::file(path, "unknown image format", "end the name in .png, .safetensors or .nii.gz"))
     }
@@ -119,27 +177,22 @@ pub fn write_png(path: impl AsRef<Path>, image: &GrayImage, options: &PngOptions
 /// The bytes of [`write_png`]'s file, for embedding.
 pub fn encode_png(image: &GrayImage, options: &PngOptions) -> Result<Vec<u8>> {
     image.check()?;
-    let (low, high) = match options.window {
-        Window::MinMax => image.limits(),
-        Window::Range { low, high } if low < high && (high - low).is_finite() => (low, high),
-        Window::Range { low, high } => {
-            let problem = format!("{low} to {high} is not a range");
-            return Err(Error::argument("window", problem, "give low < high"));
-        }
-    };
+    let (low, high) = image.window(options.window)?;
     // f64: the range of two finite f32 may exceed f32, and 16 bits deserve exact rounding.
     let (low, range) = (f64::from(low), f64::from(high) - f64::from(low));
-    let level = |value: f32, most: f64| {
+    let most = if options.depth == Depth::Eight { 255 } else { u16::MAX };
+    let level = |value: f32| {
         let t = if range > 0.0 { ((f64::from(value) - low) / range).clamp(0.0, 1.0) } else { 0.0 };
         let t = if options.photometric == Photometric::Monochrome1 { 1.0 - t } else { t };
-        (t * most).round()
+        (t * f64::from(most)).round() as u16
     };
+    let mut levels: Vec<u16> = image.pixels.iter().map(|&v| level(v)).collect();
+    if let Some(letters) = &options.letters {
+        letters.draw(&mut levels, image.width, most);
+    }
     let (depth, data): (_, Vec<u8>) = match options.depth {
-        Depth::Eight => (png::BitDepth::Eight, image.pixels.iter().map(|&v| level(v, 255.0) as u8).collect()),
-        Depth::Sixteen => {
-            let samples = image.pixels.iter().flat_map(|&v| (level(v, 65535.0) as u16).to_be_bytes());
-            (png::BitDepth::Sixteen, samples.collect())
-        }
+        Depth::Eight => (png::BitDepth::Eight, levels.iter().map(|&v| v as u8).collect()),
+        Depth::Sixteen => (png::BitDepth::Sixteen, levels.iter().flat_map(|v| v.to_be_bytes()).collect()),
     };
     let side = |n: usize| {
         u32::try_from(n).map_err(|_| Error::argument("image", format!("{n} pixels on one side"), "make it smaller"))
@@ -156,15 +209,20 @@ pub fn encode_png(image: &GrayImage, options: &PngOptions) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Writes one safetensors tensor `image`, f32 `[height, width]`.
-pub fn write_safetensors(path: impl AsRef<Path>, image: &GrayImage) -> Result<()> {
-    let path = path.as_ref();
+/// The format that [`write_safetensors`] names in its files.
+const FORMAT: &str = "x2ct-image";
+
+/// Writes one safetensors tensor `image`, f32 `[height, width]`; the pitch in mm, the description's entries, a format and a
+/// checksum (see [`crate::archive`]) stand in the metadata.
+pub fn write_safetensors(path: impl AsRef<Path>, image: &GrayImage, description: &Description) -> Result<()> {
     image.check()?;
-    let data: Vec<u8> = image.pixels.iter().flat_map(|v| v.to_le_bytes()).collect();
-    let bytes = TensorView::new(Dtype::F32, vec![image.height, image.width], &data)
-        .and_then(|view| safetensors::serialize([("image", view)], None))
-        .map_err(|e| Error::file(path, format!("cannot serialize: {e}"), "write .nii.gz instead"))?;
-    write_atomic(path, &bytes)
+    let mut archive = Writer::new(FORMAT);
+    archive.set("pitch_mm", description.pitch.to_string());
+    for (key, value) in &description.entries {
+        archive.set(key, value);
+    }
+    archive.put_f32("image", &[image.height, image.width], &image.pixels);
+    archive.write(path.as_ref())
 }
 
 /// Writes an f32 NIfTI of shape `[width, height, 1]`, columns fastest, pixels `pitch` mm apart and centred at the

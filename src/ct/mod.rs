@@ -1,9 +1,11 @@
 //! CT volumes: files, geometry, Hounsfield units, procedural phantoms.
 
+pub mod annotate;
 pub mod geometry;
 pub mod image;
 pub mod nifti;
 pub mod phantom;
+pub mod physics;
 pub mod preprocess;
 pub mod radchest;
 pub mod radiograph;
@@ -16,5 +18,5 @@ pub use image::GrayImage;
 pub use preprocess::Preset;
 pub use radiograph::{Mode, RadiographOptions, radiograph, radiographs};
 pub use read::{ReadOptions, read, read_bytes, read_with};
-pub use view::{Geometry, Projection, View};
+pub use view::{Geometry, Placement, Projection, View};
 pub use volume::{AffineSource, CtVolume, HuSource, Voxels};

@@ -1,7 +1,11 @@
 //! A radiograph of a CT volume in one call.
 //!
 //! Orientation, for any axis codes of the volume: `image[0, 0]` is superior and the patient's right (AP and PA), superior and
-//! anterior (lateral). The isocentre is the centre of the volume.
+//! anterior (left lateral), superior and posterior (right lateral). The isocentre is the centre of the volume unless given.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,14 +17,13 @@ use crate::ops::resample::resized;
 use crate::ops::volume::DeviceVolume;
 use crate::tensor::Tensor;
 
-use super::image::GrayImage;
-use super::view::{Geometry, Projection, View};
-use super::volume::{CtVolume, HuSource};
+use super::annotate::Letters;
+use super::image::{GrayImage, Window};
+use super::physics::{Film, MU_WATER};
+use super::view::{Geometry, Placement, Projection, View};
+use super::volume::{AffineSource, CtVolume, HuSource};
 
-/// Attenuation of water per millimetre at the mean energy of a chest radiograph, about 70 keV (NIST: 0.193 per cm), rounded.
-pub const MU_WATER: f64 = 0.02;
-
-/// What a pixel is.
+/// What a pixel is. As text: `mean-hu`, `attenuation`, `transmission`, `absorption`, `film`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
@@ -28,8 +31,63 @@ pub enum Mode {
     /// nearest to the beam (X2CT-CLIP's radiographs, with `spacing` 1 mm).
     #[default]
     MeanHu,
-    /// Line integral of mu = mu_water (1 + HU / 1000), no less than 0: dimensionless, -ln of the transmitted fraction.
+    /// Line integral p of mu = mu_water (1 + HU / 1000), no less than 0: dimensionless, -ln of the transmitted fraction.
     Attenuation,
+    /// exp(-p), the transmitted fraction (Beer and Lambert): air 1, bone dark.
+    Transmission,
+    /// 1 - exp(-p), the absorbed fraction: air 0, bone bright.
+    Absorption,
+    /// A film behind the patient on a light box, 0 black to 1 clear: [`Film`] of p.
+    Film,
+}
+
+impl Mode {
+    /// All of them.
+    pub const ALL: [Mode; 5] = [Mode::MeanHu, Mode::Attenuation, Mode::Transmission, Mode::Absorption, Mode::Film];
+
+    /// The text form.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::MeanHu => "mean-hu",
+            Mode::Attenuation => "attenuation",
+            Mode::Transmission => "transmission",
+            Mode::Absorption => "absorption",
+            Mode::Film => "film",
+        }
+    }
+
+    /// What values are measured in.
+    pub fn unit(self) -> &'static str {
+        match self {
+            Mode::MeanHu => "HU",
+            Mode::Attenuation => "(line integral)",
+            Mode::Transmission => "(transmitted fraction)",
+            Mode::Absorption => "(absorbed fraction)",
+            Mode::Film => "(film grey)",
+        }
+    }
+
+    /// The window that suits a picture: the whole scale of a film, whose contrast is the film's own; else the values found.
+    pub fn window(self) -> Window {
+        if self == Mode::Film { Window::Range { low: 0.0, high: 1.0 } } else { Window::MinMax }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Mode {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Mode::ALL.into_iter().find(|m| m.name() == text).ok_or_else(|| {
+            let names = Mode::ALL.map(Mode::name).join(", ");
+            Error::argument("mode", format!("{text:?} is none"), format!("give one of {names}"))
+        })
+    }
 }
 
 /// How a radiograph is made. The default is X2CT-CLIP's.
@@ -39,6 +97,11 @@ pub struct RadiographOptions {
     pub mode: Mode,
     /// From where.
     pub view: Projection,
+    /// How the imaging system is moved from there; [`Mode::MeanHu`] takes none.
+    pub placement: Placement,
+    /// What the system turns about and is centred on, RAS+ mm; `None` is the centre of the volume, and all [`Mode::MeanHu`]
+    /// takes.
+    pub isocentre: Option<[f64; 3]>,
     /// Beam; [`Mode::MeanHu`] is parallel.
     pub geometry: Geometry,
     /// Rule of the line integral.
@@ -50,8 +113,10 @@ pub struct RadiographOptions {
     /// Detector pixel, mm. `None` shows the whole volume: its extent at the isocentre, magnified onto the detector, over
     /// `size`, the larger of both directions.
     pub pitch: Option<f64>,
-    /// Attenuation of water per millimetre.
+    /// Attenuation of water per millimetre; [`mu_water_at`](super::physics::mu_water_at) knows it for an energy.
     pub mu_water: f64,
+    /// Characteristic curve of [`Mode::Film`].
+    pub film: Film,
     /// Grid of the mean, mm; `None` is the volume's own.
     pub spacing: Option<f64>,
     /// What turns the volume's values into HU. Not part of how a radiograph is made: it belongs to the volume.
@@ -64,12 +129,15 @@ impl Default for RadiographOptions {
         RadiographOptions {
             mode: Mode::default(),
             view: Projection::default(),
+            placement: Placement::default(),
+            isocentre: None,
             geometry: Geometry::default(),
             projector: Projector::Siddon,
             step: None,
             size: None,
             pitch: None,
             mu_water: MU_WATER,
+            film: Film::default(),
             spacing: Some(1.0),
             hu: HuSource::AlreadyHu,
         }
@@ -80,13 +148,12 @@ impl RadiographOptions {
     /// `[rows, columns]` of the image.
     pub fn resolved_size(&self, volume: &CtVolume) -> [usize; 2] {
         self.size.unwrap_or_else(|| match self.mode {
-            Mode::Attenuation => [512, 512],
-            Mode::MeanHu if self.pitch.is_some() => [512, 512],
-            Mode::MeanHu => {
+            Mode::MeanHu if self.pitch.is_none() => {
                 let [row, column] = self.image_axes(volume);
                 let to = self.mean_grid(volume);
                 [to[row.axis], to[column.axis]]
             }
+            _ => [512, 512],
         })
     }
 
@@ -94,13 +161,93 @@ impl RadiographOptions {
     pub fn resolved_pitch(&self, volume: &CtVolume) -> f64 {
         self.pitch.unwrap_or_else(|| {
             let [rows, columns] = self.resolved_size(volume).map(|n| n as f64);
-            let [_, down, right] = self.view.frame();
-            let pitch = (extent(volume, down) / rows).max(extent(volume, right) / columns);
+            let [_, down, right] = self.placement.frame(self.view);
+            // Off the volume's centre, the farther side decides.
+            let (centre, aim) = (volume.affine.centre(volume.shape), self.aim(volume));
+            let off = |u: [f64; 3]| (0..3).map(|a| u[a] * (centre[a] - aim[a])).sum::<f64>().abs();
+            let span = |u: [f64; 3]| extent(volume, u) + 2.0 * off(u);
+            let pitch = (span(down) / rows).max(span(right) / columns);
             match self.mode {
                 Mode::MeanHu if self.size.is_none() => self.spacing.unwrap_or(pitch),
                 _ => pitch * self.geometry.magnification(),
             }
         })
+    }
+
+    /// Orientation letters for a picture of `volume`; `None` when its file does not say how the patient lies.
+    pub fn letters(&self, volume: &CtVolume) -> Option<Letters> {
+        let [_, down, right] = self.placement.frame(self.view);
+        (volume.affine_source != AffineSource::Pixdim).then(|| Letters::of(down, right))
+    }
+
+    /// Every option that has a say in the pixels, as text: equal settings, equal text.
+    fn settings(&self) -> BTreeMap<String, String> {
+        let mut settings = BTreeMap::new();
+        let mut set = |key: &str, value: String| settings.insert(key.to_string(), value);
+        let triple = |v: [f64; 3]| v.map(|x| x.to_string()).join(",");
+        set("mode", self.mode.to_string());
+        set("view", self.view.to_string());
+        if let HuSource::CsvRescale { slope, intercept } = self.hu {
+            set("hu_rescale", format!("{slope},{intercept}"));
+        }
+        if let Some([rows, columns]) = self.size {
+            set("size", format!("{rows}x{columns}"));
+        }
+        if let Some(pitch) = self.pitch {
+            set("pitch_mm", pitch.to_string());
+        }
+        if self.mode == Mode::MeanHu {
+            set("geometry", "parallel".into());
+            set("grid_mm", self.spacing.map_or("volume".into(), |mm| mm.to_string()));
+            return settings;
+        }
+        match self.geometry {
+            Geometry::Parallel => set("geometry", "parallel".into()),
+            Geometry::Cone { sdd, sod } => set("geometry", format!("cone sdd_mm={sdd} sod_mm={sod}")),
+        };
+        let [primary, secondary] = self.placement.positioner_angles(self.view);
+        set("positioner_primary_angle", primary.to_string());
+        set("positioner_secondary_angle", secondary.to_string());
+        set("rotation_deg", triple(self.placement.rotation));
+        set("translation_mm", triple(self.placement.translation));
+        set("isocentre_mm", self.isocentre.map_or("centre".into(), triple));
+        set("projector", format!("{:?}", self.projector).to_lowercase());
+        if self.projector != Projector::Siddon {
+            set("step_mm", self.step.map_or("half a voxel".into(), |mm| mm.to_string()));
+        }
+        set("mu_water_per_mm", self.mu_water.to_string());
+        if self.mode == Mode::Film {
+            set("film_centre", self.film.centre.map_or("automatic".into(), |p| p.to_string()));
+            set("film_width", self.film.width.to_string());
+        }
+        settings
+    }
+
+    /// Identifies the options: BLAKE3, lower-case hex, of their JSON form.
+    pub fn digest(&self) -> String {
+        let json = serde_json::to_vec(self).expect("numbers and names serialize");
+        blake3::hash(&json).to_hex().to_string()
+    }
+
+    /// What a file says of a radiograph of `volume`: settings, their digest, the resolved pitch, and the edges' letters
+    /// (`patient_orientation`: towards the right edge, towards the bottom, as DICOM orders them).
+    pub fn describe(&self, volume: &CtVolume) -> super::image::Description {
+        let mut entries = self.settings();
+        entries.insert("digest".into(), self.digest());
+        if let Some(letters) = self.letters(volume) {
+            let [_, down, _] = self.placement.frame(self.view);
+            let orientation = format!("{}\\{}", letters.right, super::annotate::Label::of(down));
+            entries.insert("patient_orientation".into(), orientation);
+        }
+        let pitch = self.resolved_pitch(volume);
+        entries.insert("pitch_mm".into(), pitch.to_string());
+        super::image::Description { pitch, entries }
+    }
+
+    /// Where the central ray passes: the isocentre and the shift.
+    fn aim(&self, volume: &CtVolume) -> [f64; 3] {
+        let isocentre = self.isocentre.unwrap_or_else(|| volume.affine.centre(volume.shape));
+        std::array::from_fn(|a| isocentre[a] + self.placement.translation[a])
     }
 
     /// Voxel axes shown downwards and to the right.
@@ -131,10 +278,11 @@ fn along(volume: &CtVolume, direction: [f64; 3]) -> (usize, usize, bool) {
     (axis, world, axes[axis].1)
 }
 
-/// Millimetres of the volume's bounding box along a world axis.
+/// Millimetres of the volume along a world direction.
 fn extent(volume: &CtVolume, direction: [f64; 3]) -> f64 {
-    let row = volume.affine.rows()[direction.iter().position(|v| *v != 0.0).unwrap_or(0)];
-    (0..3).map(|a| row[a].abs() * volume.shape[a] as f64).sum()
+    let rows = volume.affine.rows();
+    let edge = |axis: usize| (0..3).map(|world| direction[world] * rows[world][axis]).sum::<f64>();
+    (0..3).map(|axis| edge(axis).abs() * volume.shape[axis] as f64).sum()
 }
 
 /// The radiograph of a volume.
@@ -172,7 +320,18 @@ pub fn radiographs(
             let images = options.iter().map(|options| gray(&mean(volume, &on_device, options)?));
             Ok(images.collect::<Result<Vec<_>>>()?.concat())
         }
-        Mode::Attenuation => gray(&attenuation(volume, &on_device, &options)?),
+        mode => {
+            let mut images = gray(&attenuation(volume, &on_device, &options)?)?;
+            for image in &mut images {
+                match mode {
+                    Mode::Film => *image = options[0].film.develop(image)?,
+                    Mode::Transmission => image.pixels.iter_mut().for_each(|p| *p = (-*p).exp()),
+                    Mode::Absorption => image.pixels.iter_mut().for_each(|p| *p = -(-*p).exp_m1()),
+                    Mode::MeanHu | Mode::Attenuation => {}
+                }
+            }
+            Ok(images)
+        }
     }
 }
 
@@ -191,7 +350,8 @@ fn attenuation(volume: &CtVolume, on_device: &DeviceVolume, options: &[Radiograp
     }
     let view = |options: &RadiographOptions| {
         let (size, pitch) = (options.resolved_size(volume), options.resolved_pitch(volume));
-        View::standard(options.view, options.geometry, volume.affine.centre(volume.shape), pitch, size)
+        let isocentre = options.isocentre.unwrap_or_else(|| volume.affine.centre(volume.shape));
+        View::placed(options.view, &options.placement, options.geometry, isocentre, pitch, size)
     };
     let views = options.iter().map(view).collect::<Result<Vec<_>>>()?;
     let views = View::upload(on_device.device(), &views, &volume.affine)?;
@@ -209,6 +369,13 @@ fn mean(volume: &CtVolume, on_device: &DeviceVolume, options: &RadiographOptions
             "mean HU",
             "a cone beam has no voxel axis to average along",
             "use the parallel geometry, or attenuation",
+        ));
+    }
+    if !options.placement.is_none() || options.isocentre.is_some() {
+        return Err(Error::argument(
+            "mean HU",
+            "an oblique or shifted beam has no voxel axis to average along",
+            "use a standard view about the volume's centre, or attenuation",
         ));
     }
     if options.spacing.is_some_and(|mm| !(mm > 0.0 && mm.is_finite())) {

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::plot::{Axes, Series, lines};
 use crate::Result;
-use crate::ct::image::{Depth, GrayImage, Photometric, PngOptions, Window, encode_png};
+use crate::ct::image::{Depth, GrayImage, PngOptions, Window, encode_png};
 use crate::data::labels;
 use crate::data::radiographs::RadiographSet;
 use crate::eval::metrics::roc_curve;
@@ -134,7 +134,7 @@ fn film(s: &Study, patient: usize, class: &str, caption: &str) -> Result<String>
     let [h, w] = s.radiographs.size();
     let pixels = s.radiographs.grey(patient);
     let window = Window::Range { low: 0.0, high: 1.0 };
-    let options = PngOptions { depth: Depth::Eight, window, photometric: Photometric::Monochrome2 };
+    let options = PngOptions { depth: Depth::Eight, window, ..PngOptions::default() };
     let png = STANDARD.encode(encode_png(&GrayImage::new(pixels, h, w)?, &options)?);
     let id = escape(&s.radiographs.ids()[patient]);
     Ok(format!(

@@ -1,5 +1,8 @@
 //! Values that several subcommands take.
 
+use std::str::FromStr;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use x2ct::data::ct_rate::Split;
 
 /// `AxB...` as N numbers from 1 to 16384.
@@ -10,6 +13,22 @@ pub fn sizes<const N: usize>(text: &str) -> Result<[usize; N], String> {
     numbers
         .and_then(|n| n.try_into().ok())
         .ok_or_else(|| format!("give {N} numbers from 1 to 16384, such as {example}"))
+}
+
+/// `A,B...` as N finite numbers.
+pub fn numbers<const N: usize>(text: &str) -> Result<[f64; N], String> {
+    let number = |part: &str| part.trim().parse().ok().filter(|v: &f64| v.is_finite());
+    let numbers: Option<Vec<f64>> = text.split(',').map(number).collect();
+    let example = ["10", "-5.5", "0"][..N].join(",");
+    numbers.and_then(|n| n.try_into().ok()).ok_or_else(|| format!("give {N} numbers, such as {example}"))
+}
+
+/// A value that the library reads from one of these names.
+pub fn named<T>(names: impl IntoIterator<Item = &'static str>) -> impl TypedValueParser<Value = T>
+where
+    T: FromStr<Err = x2ct::Error> + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<T>())
 }
 
 /// A split by its name.

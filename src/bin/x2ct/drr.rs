@@ -6,12 +6,13 @@ use std::time::Instant;
 
 use clap::ValueEnum;
 use serde_json::json;
-use x2ct::ct::image;
-use x2ct::ct::{Affine, AffineSource, CtVolume, HuSource, RadiographOptions, nifti, radiograph};
+use x2ct::ct::image::{self, PngOptions};
+use x2ct::ct::physics::padding_voxels;
+use x2ct::ct::{Affine, AffineSource, CtVolume, HuSource, Mode, RadiographOptions, nifti, radiograph};
 use x2ct::data::ct_rate;
 
 use crate::Common;
-use crate::projection::{GeometryName, HuSourceName, ModeName, ProjectionArgs};
+use crate::projection::{GeometryName, HuSourceName, ProjectionArgs};
 
 /// Make a radiograph of a CT volume
 #[derive(clap::Args)]
@@ -31,17 +32,19 @@ pub fn run(args: DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let mut volume = nifti::read(&args.file)?;
     if volume.affine_source == AffineSource::Pixdim {
         let path = args.file.display();
-        eprintln!("x2ct: warning: {path}: has no orientation; left and right are assumed, not known");
+        eprintln!("x2ct: warning: {path}: has no orientation; left and right are assumed, not known, and letters are left out");
     }
     let hu = hu_source(&args, &mut volume)?;
     let read = begin.elapsed().as_secs_f64();
     let options = RadiographOptions { hu, ..args.projection.options()? };
     let picture = radiograph(&device, &volume, &options)?;
     let project = begin.elapsed().as_secs_f64() - read;
-    let pitch = options.resolved_pitch(&volume);
-    image::write(&args.out, &picture, &args.projection.png(), pitch)?;
+    let description = options.describe(&volume);
+    let letters = options.letters(&volume).filter(|_| !args.projection.no_letters);
+    image::write(&args.out, &picture, &PngOptions { letters, ..args.projection.png() }, description.clone())?;
+    let pitch = description.pitch;
     let seconds = begin.elapsed().as_secs_f64();
-    let (low, high) = picture.pixels.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(a, b), &v| (a.min(v), b.max(v)));
+    let (low, high) = picture.limits();
     let value = |name: Option<clap::builder::PossibleValue>| name.map(|n| n.get_name().to_string());
     if common.json {
         let cone = args.projection.geometry == GeometryName::Cone;
@@ -50,21 +53,21 @@ pub fn run(args: DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
             "volume": {
                 "shape": volume.shape, "spacing_mm": volume.spacing(), "axis_codes": volume.axis_codes().to_string(),
             },
-            "mode": value(args.projection.mode.to_possible_value()), "view": value(args.projection.view.to_possible_value()),
-            "geometry": value(args.projection.geometry.to_possible_value()),
-            "projector": value(args.projection.projector.to_possible_value()).filter(|_| args.projection.mode == ModeName::Attenuation),
+            "mode": options.mode, "view": options.view, "geometry": value(args.projection.geometry.to_possible_value()),
+            "projector": value(args.projection.projector.to_possible_value()).filter(|_| options.mode != Mode::MeanHu),
             "sdd_mm": cone.then_some(args.projection.sdd), "sod_mm": cone.then_some(args.projection.sod),
             "size": [picture.height, picture.width], "pitch_mm": pitch, "min": low, "max": high,
+            "settings": description.entries, "padding_voxels": padding_voxels(&volume, hu), "letters": letters.is_some(),
             "seconds": {"read": read, "project": project, "total": seconds},
         });
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
-        let unit = if args.projection.mode == ModeName::MeanHu { "HU" } else { "(line integral)" };
         println!(
-            "{}: {} x {} pixels of {pitch:.3} mm, {low:.4} to {high:.4} {unit}, {seconds:.2} s on {}",
+            "{}: {} x {} pixels of {pitch:.3} mm, {low:.4} to {high:.4} {}, {seconds:.2} s on {}",
             args.out.display(),
             picture.height,
             picture.width,
+            options.mode.unit(),
             device.name()
         );
     }

@@ -3,18 +3,20 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use x2ct::ct::image::{Depth, Photometric, PngOptions};
-use x2ct::ct::{Geometry, Mode, Projection, RadiographOptions};
+use x2ct::ct::image::{Depth, Photometric, PngOptions, Window};
+use x2ct::ct::physics::{self, Film, mu_water_at};
+use x2ct::ct::{Geometry, Mode, Placement, Projection, RadiographOptions};
 use x2ct::ops::drr::Projector;
 
-use crate::arguments::sizes;
+use crate::arguments::{named, numbers, sizes};
 
 /// How a volume is projected, and how the image becomes a picture.
 #[derive(clap::Args)]
 pub struct ProjectionArgs {
-    /// Mean HU as X2CT-CLIP, or the attenuation line integral (dimensionless)
-    #[arg(long, value_enum, default_value = "mean-hu")]
-    pub mode: ModeName,
+    /// What a pixel is: mean HU as X2CT-CLIP; the attenuation line integral p; transmission exp(-p); absorption 1 - exp(-p);
+    /// a screen film of it
+    #[arg(long, default_value = "mean-hu", value_parser = named::<Mode>(Mode::ALL.map(Mode::name)))]
+    pub mode: Mode,
     /// Exact, or samples of the trilinear interpolant (attenuation)
     #[arg(long, value_enum, default_value = "siddon")]
     pub projector: ProjectorName,
@@ -22,8 +24,23 @@ pub struct ProjectionArgs {
     #[arg(long, value_enum, default_value = "parallel")]
     pub geometry: GeometryName,
     /// Projection; lateral is left lateral, anterior on the image's left
-    #[arg(long, value_enum, default_value = "ap")]
-    pub view: ViewName,
+    #[arg(long, default_value = "ap", value_parser = named::<Projection>(["ap", "pa", "lateral", "left-lateral", "right-lateral"]))]
+    pub view: Projection,
+    /// Turn the detector about the head-foot axis, added to the view's angle (DICOM Positioner Primary Angle: + to LAO)
+    #[arg(long, allow_negative_numbers = true, value_name = "DEG", default_value_t = 0.0)]
+    pub primary_angle: f64,
+    /// Then tilt it (DICOM Positioner Secondary Angle: + cranial)
+    #[arg(long, allow_negative_numbers = true, value_name = "DEG", default_value_t = 0.0)]
+    pub secondary_angle: f64,
+    /// Then turn source and detector about the isocentre: rotation vector in degrees, to the patient's right, front, head
+    #[arg(long, allow_hyphen_values = true, value_name = "X,Y,Z", value_parser = numbers::<3>)]
+    pub rotation: Option<[f64; 3]>,
+    /// Then shift both, mm to the patient's right, front, head
+    #[arg(long, allow_hyphen_values = true, value_name = "X,Y,Z", value_parser = numbers::<3>)]
+    pub translation: Option<[f64; 3]>,
+    /// Isocentre in the file's world (RAS+ mm) [default: the volume's centre]
+    #[arg(long, allow_hyphen_values = true, value_name = "X,Y,Z", value_parser = numbers::<3>)]
+    pub isocentre: Option<[f64; 3]>,
     /// Rows x columns [default: 512x512; for mean-hu the 1 mm grid itself]
     #[arg(long, value_name = "HxW", value_parser = sizes::<2>)]
     pub size: Option<[usize; 2]>,
@@ -33,12 +50,21 @@ pub struct ProjectionArgs {
     /// Source to detector, cone beam
     #[arg(long, allow_negative_numbers = true, value_name = "MM", default_value_t = 1800.0)]
     pub sdd: f64,
-    /// Source to isocentre (the volume's centre), cone beam
+    /// Source to isocentre, cone beam
     #[arg(long, allow_negative_numbers = true, value_name = "MM", default_value_t = 1500.0)]
     pub sod: f64,
     /// Attenuation of water per mm
-    #[arg(long, default_value_t = x2ct::ct::radiograph::MU_WATER)]
+    #[arg(long, allow_negative_numbers = true, value_name = "PER_MM", default_value_t = physics::MU_WATER)]
     pub mu_water: f64,
+    /// Photon energy that decides the attenuation of water (NIST), 20 to 150
+    #[arg(long, allow_negative_numbers = true, value_name = "KEV", conflicts_with = "mu_water")]
+    pub energy: Option<f64>,
+    /// Film: line integral shown mid-grey [default: automatic exposure, the median behind the patient]
+    #[arg(long, allow_negative_numbers = true, value_name = "P")]
+    pub film_centre: Option<f64>,
+    /// Film: range of line integrals from black to clear
+    #[arg(long, allow_negative_numbers = true, value_name = "P", default_value_t = Film::default().width)]
+    pub film_width: f64,
     /// Distance of samples, trilinear [default: half the shortest voxel edge]
     #[arg(long, allow_negative_numbers = true, value_name = "MM")]
     pub step: Option<f64>,
@@ -48,18 +74,21 @@ pub struct ProjectionArgs {
     /// PNG: which end is bright; monochrome2 shows bone white
     #[arg(long, value_enum, default_value = "monochrome2")]
     pub photometric: PhotometricName,
+    /// PNG: the values shown darkest and brightest [default: smallest and largest; 0,1 for film]
+    #[arg(long, allow_hyphen_values = true, value_name = "LOW,HIGH", value_parser = numbers::<2>)]
+    pub window: Option<[f64; 2]>,
+    /// PNG: the same in percentiles of the pixels, such as 1,99
+    #[arg(long, allow_hyphen_values = true, value_name = "LOW,HIGH", value_parser = numbers::<2>, conflicts_with = "window")]
+    pub percentiles: Option<[f64; 2]>,
+    /// PNG: no orientation letters
+    #[arg(long)]
+    pub no_letters: bool,
     /// Where Hounsfield units come from: the file itself, or CT-RATE's metadata table (original release)
     #[arg(long, value_enum, default_value = "header")]
     pub hu_source: HuSourceName,
     /// The metadata table, for `--hu-source csv`: rescale and spacing of the file of this name
     #[arg(long, value_name = "CSV", required_if_eq("hu_source", "csv"))]
     pub metadata: Option<PathBuf>,
-}
-
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-pub enum ModeName {
-    MeanHu,
-    Attenuation,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -72,13 +101,6 @@ pub enum ProjectorName {
 pub enum GeometryName {
     Parallel,
     Cone,
-}
-
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-pub enum ViewName {
-    Ap,
-    Pa,
-    Lateral,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -97,15 +119,15 @@ impl ProjectionArgs {
     /// How a volume is projected; what turns its values into HU is the caller's to say.
     pub fn options(&self) -> anyhow::Result<RadiographOptions> {
         Ok(RadiographOptions {
-            mode: match self.mode {
-                ModeName::MeanHu => Mode::MeanHu,
-                ModeName::Attenuation => Mode::Attenuation,
+            mode: self.mode,
+            view: self.view,
+            placement: Placement {
+                primary_angle: self.primary_angle,
+                secondary_angle: self.secondary_angle,
+                rotation: self.rotation.unwrap_or_default(),
+                translation: self.translation.unwrap_or_default(),
             },
-            view: match self.view {
-                ViewName::Ap => Projection::Ap,
-                ViewName::Pa => Projection::Pa,
-                ViewName::Lateral => Projection::Lateral,
-            },
+            isocentre: self.isocentre,
             geometry: match self.geometry {
                 GeometryName::Parallel => Geometry::Parallel,
                 GeometryName::Cone => Geometry::Cone { sdd: self.sdd, sod: self.sod },
@@ -117,20 +139,28 @@ impl ProjectionArgs {
             step: self.step,
             size: self.size,
             pitch: self.pitch,
-            mu_water: self.mu_water,
+            mu_water: self.energy.map_or(Ok(self.mu_water), mu_water_at)?,
+            film: Film { centre: self.film_centre, width: self.film_width },
             ..RadiographOptions::default()
         })
     }
 
-    /// How values become grey levels.
+    /// How values become grey levels, without letters.
     pub fn png(&self) -> PngOptions {
+        let range = |[low, high]: [f64; 2]| (low as f32, high as f32);
+        let window = match (self.window.map(range), self.percentiles.map(range)) {
+            (Some((low, high)), _) => Window::Range { low, high },
+            (None, Some((low, high))) => Window::Percentiles { low, high },
+            (None, None) => self.mode.window(),
+        };
         PngOptions {
             depth: if self.bits == "16" { Depth::Sixteen } else { Depth::Eight },
+            window,
             photometric: match self.photometric {
                 PhotometricName::Monochrome1 => Photometric::Monochrome1,
                 PhotometricName::Monochrome2 => Photometric::Monochrome2,
             },
-            ..PngOptions::default()
+            letters: None,
         }
     }
 }
