@@ -32,7 +32,9 @@ pub fn run(args: DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let mut volume = nifti::read(&args.file)?;
     if volume.affine_source == AffineSource::Pixdim {
         let path = args.file.display();
-        eprintln!("x2ct: warning: {path}: has no orientation; left and right are assumed, not known, and letters are left out");
+        eprintln!(
+            "x2ct: warning: {path}: has no orientation; left and right are assumed, not known, and letters are left out"
+        );
     }
     let hu = hu_source(&args, &mut volume)?;
     let read = begin.elapsed().as_secs_f64();
