@@ -49,7 +49,7 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
             name: format!("{projector:?} adjoint 1 cone view {side}x{side} of {nx}x{ny}x{nz} f32"),
             bytes: (voxels * 24 + side * side * 8) as u64,
             flops: 0,
-            run: Box::new(move || op.adjoint(&x, &image, &gradient, Write::Overwrite)),
+            run: Box::new(move || op.adjoint(&x, None, &image, &gradient, Write::Overwrite)),
         });
     }
     for side in [64, nx] {

@@ -1,37 +1,27 @@
-// Radiographs from CT: line integrals and mean projections, each with its adjoint.
+// Radiographs from CT: line integrals and mean projections, each with its adjoint, and the gradient of the geometry.
 //
 //   volume   int16, f32 or bf16 [B, Z, Y, X], x fastest; value = max(floor, slope * stored + intercept)
-//   image    f32 [B, V, H, W]          image[b,v,r,c] = sum over voxels of value * weight
-//   Siddon   weight = millimetres of the ray inside the voxel (Siddon 1985)
-//   trilinear  weight of the midpoint rule on the trilinear interpolant (drr_ray.cuh)
+//   image    f32 [B, V, H, W]          p[b,v,r,c] = sum over voxels of value * weight; image = gain * response(p) + shift
+//   Siddon     weight = millimetres of the ray inside the voxel (Siddon 1985)
+//   Joseph     bilinear on the planes of the steepest axis (Joseph 1982)
+//   trilinear  weight of the midpoint rule on the trilinear interpolant
 //   mean     image f32 [B, rows, columns] = sum over the third axis of w[k] * clip(slope * stored + intercept, low, high)
 //
-// Gradient: the adjoint walks the very same rays and adds weight * upstream to the voxels. The sums are 64-bit integers in
-// units of a power of two, so the order of the additions does not matter and the result is deterministic; the unit comes
-// from the largest upstream value and leaves at least 2^-35 of it for a million rays. A last pass makes it f32 or bf16 and
-// applies the chain rule of `value`. The mean's adjoint is a gather.
+// Gradient of the volume: the adjoint walks the very same rays and adds weight * upstream to the voxels. The sums are 64-bit
+// integers in units of a power of two, so the order of the additions does not matter and the result is deterministic; the
+// unit comes from the largest upstream value and leaves at least 2^-35 of it for a million rays. A last pass makes it f32 or
+// bf16 and applies the chain rule of `value`. The mean's adjoint is a gather. Gradient of the geometry: drr_pose.cuh.
 //
-// Bytes: the volume once (a batch of views shares it through L2), the images once. The adjoint adds 8 bytes a voxel, twice.
-// Variants: 0 naive (nearest of three planes; bounds tested for every neighbour), 1 slab by slab, interior without tests.
+// Bytes: the volume once (views share it through L2: blocks of all views that look at the same rows run side by side), the
+// images once. The adjoint adds 8 bytes a voxel, twice; the geometry's gradient 24 bytes a ray, twice.
+// Variants: 0 naive (nearest of three planes; bounds tested for every neighbour), 1 slab by slab, interior without tests, air
+// skipped where a map of bricks is given (drr_bricks.cuh), int16 voxels in pairs where the ray runs along x, 2 the same with
+// every ray in 8 parts, for detectors of fewer pixels than the GPU has threads.
 // Test: cargo test --release ops::drr     Time: x2ct bench drr
+#include "drr_mean.cuh"
+#include "drr_params.cuh"
 #include "drr_ray.cuh"
-
-struct DrrParams {
-    const void* volume;
-    const DrrView* views;      // [V]
-    float* image;              // forward: written; adjoint: upstream, read
-    unsigned long long* sums;  // adjoint: [B, Z, Y, X], zero before
-    uint32_t* peak;            // adjoint: bits of the largest |upstream|, zero before
-    void* gradient;            // adjoint: f32 or bf16 [B, Z, Y, X]
-    uint64_t voxels;           // of one volume
-    uint32_t n[3];             // X, Y, Z
-    uint32_t batch, count, rows, columns;
-    float slope, intercept, floor;
-    float step;                // trilinear: millimetres between samples, at most
-    float bound;               // adjoint: no voxel's weights sum to more
-    uint32_t accumulate;
-};
-X2CT_FIELDS(DrrParams, volume, views, image, sums, peak, gradient, voxels, n, batch, count, rows, columns, slope, intercept, floor, step, bound, accumulate)
+#include "drr_rules.cuh"
 
 struct DrrConfig : KernelDefaults {
     static constexpr uint32_t threads = 128;
@@ -39,54 +29,187 @@ struct DrrConfig : KernelDefaults {
     static_assert(tile0 * tile1 == threads, "one thread, one ray");
 };
 
-// Runs f(view, r, c, volume index, pixel index) for this thread's pixel.
-template <class F>
-X2CT_DEVICE void for_pixel(const DrrParams& p, F f) {
-    const uint32_t across = (p.columns + DrrConfig::tile0 - 1) / DrrConfig::tile0;
-    const uint32_t down = (p.rows + DrrConfig::tile1 - 1) / DrrConfig::tile1;
+// A warp, a part of 32 rays.
+struct DrrSplitConfig : KernelDefaults {
+    static constexpr uint32_t threads = 256;
+    static constexpr uint32_t tile0 = 16, tile1 = 2;
+    static constexpr uint32_t parts = threads / (tile0 * tile1);
+    static_assert(tile0 * tile1 == 32, "a warp takes one part of its rays");
+    struct Shared {
+        float sum[parts][32];
+    };
+};
+
+struct BricksConfig : KernelDefaults {
+    static constexpr uint32_t tile0 = threads;  // bricks of a block
+};
+
+// Where a thread works.
+struct DrrPlace {
+    uint32_t view, volume, r, c;
+    uint64_t pixel;
+    bool inside;
+};
+
+// Blocks run over column tiles, then views, then row tiles, then volumes: views that look at the same slab of the volume from
+// different sides read it while it is in L2.
+template <class Config>
+X2CT_DEVICE DrrPlace place_of(const DrrParams& p) {
+    const uint32_t across = (p.columns + Config::tile0 - 1) / Config::tile0, down = (p.rows + Config::tile1 - 1) / Config::tile1;
+    const uint32_t ray = threadIdx.x % (Config::tile0 * Config::tile1);
     uint32_t block = blockIdx.x;
-    const uint32_t c = block % across * DrrConfig::tile0 + threadIdx.x % DrrConfig::tile0;
+    DrrPlace at;
+    at.c = block % across * Config::tile0 + ray % Config::tile0;
     block /= across;
-    const uint32_t r = block % down * DrrConfig::tile1 + threadIdx.x / DrrConfig::tile0;
-    block /= down;
-    const uint32_t view = block % p.count, volume = block / p.count;
-    if (r >= p.rows || c >= p.columns) return;
-    f(p.views[view], r, c, volume, (uint64_t(block) * p.rows + r) * p.columns + c);
+    const uint32_t view = block % p.count;
+    block /= p.count;
+    at.r = block % down * Config::tile1 + ray / Config::tile0;
+    at.volume = block / down;
+    at.view = at.volume * p.view_stride + view;
+    at.pixel = ((uint64_t(at.volume) * p.count + view) * p.rows + at.r) * p.columns + at.c;
+    at.inside = at.r < p.rows && at.c < p.columns;
+    return at;
 }
+
+// Runs f(view, r, c, volume index, pixel index) for this thread's pixel.
+template <class Config, class F>
+X2CT_DEVICE void for_pixel(const DrrParams& p, F f) {
+    const DrrPlace at = place_of<Config>(p);
+    if (at.inside) f(p.views[at.view], at.r, at.c, at.volume, at.pixel);
+}
+
+#include "drr_bricks.cuh"
+#include "drr_pose.cuh"
 
 struct Siddon {
     static constexpr double margin = 0.0;
     template <class Visit>
-    static X2CT_DEVICE void walk(const DrrRay& ray, const DrrParams& p, Visit visit) { siddon_slabs(ray, p.n, visit); }
+    static X2CT_DEVICE void walk(const DrrRay& ray, double from, double to, const DrrParams& p, Visit visit) {
+        siddon_slabs(part_of(ray, from, to), p.n, visit);
+    }
 };
 struct SiddonNaive {
     static constexpr double margin = 0.0;
     template <class Visit>
-    static X2CT_DEVICE void walk(const DrrRay& ray, const DrrParams& p, Visit visit) { siddon_naive(ray, p.n, visit); }
+    static X2CT_DEVICE void walk(const DrrRay& ray, double from, double to, const DrrParams& p, Visit visit) {
+        siddon_planes(part_of(ray, from, to), p.n, visit);
+    }
 };
+template <bool Interior>
+struct JosephRule {
+    static constexpr double margin = 0.5;
+    template <class Visit>
+    static X2CT_DEVICE void walk(const DrrRay& ray, double from, double to, const DrrParams& p, Visit visit) {
+        joseph_planes<Interior>(ray, from, to, p.n, visit);
+    }
+};
+using Joseph = JosephRule<true>;
+using JosephNaive = JosephRule<false>;
 template <bool Interior>
 struct TrilinearRule {
     static constexpr double margin = 0.5;
     template <class Visit>
-    static X2CT_DEVICE void walk(const DrrRay& ray, const DrrParams& p, Visit visit) {
-        trilinear_march<Interior>(ray, p.n, p.step, visit);
+    static X2CT_DEVICE void walk(const DrrRay& ray, double from, double to, const DrrParams& p, Visit visit) {
+        trilinear_march<Interior>(ray, from, to, p.n, p.step, visit);
     }
 };
 using Trilinear = TrilinearRule<true>;
 using TrilinearNaive = TrilinearRule<false>;
 
+// Voxels as floats, one load each.
+template <class T>
+struct VoxelReader {
+    const T* voxels;
+    template <int S>
+    X2CT_DEVICE float operator()(Slot<S>, int64_t voxel) const {
+        return to_float(voxels[voxel]);
+    }
+};
+
+// int16 voxels in aligned pairs. Along x every other voxel lies in the word read last: half the loads, of which each would be a
+// memory sector of its own for every lane.
+struct PairReader {
+    const int16_t* words;  // at an even element of the buffer
+    uint32_t odd;          // whether voxel 0 is the second of its word
+    // Low halves of the words' places: a slot's reads never lie 2^32 words apart.
+    uint32_t held[4] = {~0u, ~0u, ~0u, ~0u};
+    Vec<int16_t, 2> word[4];
+
+    X2CT_DEVICE PairReader(const int16_t* voxels) {
+        odd = uint32_t(reinterpret_cast<uintptr_t>(voxels) / sizeof(int16_t)) & 1;
+        words = voxels - odd;
+    }
+    template <int S>
+    X2CT_DEVICE float operator()(Slot<S>, int64_t voxel) {
+        const int64_t at = voxel + odd;
+        if (uint32_t(at >> 1) != held[S]) {
+            held[S] = uint32_t(at >> 1);
+            word[S] = load_vec<2>(words + (at & ~int64_t(1)));
+        }
+        return float(at & 1 ? word[S].v[1] : word[S].v[0]);
+    }
+};
+
+// The sum of a ray between two of its positions.
+template <class Rule, class Reader>
+X2CT_DEVICE float ray_sum(const DrrParams& p, const DrrRay& ray, double from, double to, Reader read) {
+    float sum = 0.0f;
+    Rule::walk(ray, from, to, p, [&](auto slot, int64_t voxel, float weight) { sum += value_of(p, read(slot, voxel)) * weight; });
+    return sum;
+}
+
+// The same over part `part` of `parts` of the whole ray.
+template <class Rule, class T>
+X2CT_DEVICE float integrate(const DrrParams& p, const DrrPlace& at, uint32_t part, uint32_t parts) {
+    const T* voxels = static_cast<const T*>(p.volume) + at.volume * p.voxels;
+    const uint8_t* bricks = p.bricks ? p.bricks + at.volume * bricks_of(p.n) : nullptr;
+    const DrrRay ray = make_ray(p.views[at.view], at.r, at.c, p.n, Rule::margin);
+    double from = ray.begin, to = ray.end;
+    clip_to_bricks(ray, bricks, p.n, from, to);
+    const double share = (to - from) / parts, begin = from + share * part, end = part + 1 == parts ? to : from + share * (part + 1);
+    if constexpr (std::is_same<T, int16_t>::value)
+        if (steepest_axis(ray) == 0) return ray_sum<Rule>(p, ray, begin, end, PairReader(voxels));
+    return ray_sum<Rule>(p, ray, begin, end, VoxelReader<T>{voxels});
+}
+
+X2CT_DEVICE void write_pixel(const DrrParams& p, uint64_t pixel, float sum) {
+    if (p.integrals) p.integrals[pixel] = sum;
+    const float response = p.response == kIntegral ? sum : p.response == kTransmission ? expf(-sum) : -expm1f(-sum);
+    p.image[pixel] = p.gain * response + p.shift;
+}
+
 template <class Rule, class T>
 X2CT_DEVICE void line_integral(const DrrParams& p) {
-    for_pixel(p, [&p](const DrrView& view, uint32_t r, uint32_t c, uint32_t volume, uint64_t pixel) {
+    const DrrPlace at = place_of<DrrConfig>(p);
+    if (at.inside) write_pixel(p, at.pixel, integrate<Rule, T>(p, at, 0, 1));
+}
+
+template <class Rule, class T>
+X2CT_DEVICE void line_integral_naive(const DrrParams& p) {
+    for_pixel<DrrConfig>(p, [&p](const DrrView& view, uint32_t r, uint32_t c, uint32_t volume, uint64_t pixel) {
         const T* voxels = static_cast<const T*>(p.volume) + volume * p.voxels;
+        const DrrRay ray = make_ray(view, r, c, p.n, Rule::margin);
         float sum = 0.0f;
-        Rule::walk(make_ray(view, r, c, p.n, Rule::margin), p, [&](int64_t voxel, float weight) {
-            const float value = p.slope * to_float(voxels[voxel]) + p.intercept;
-            // Written so that a NaN voxel shows in the image.
-            sum += (value < p.floor ? p.floor : value) * weight;
+        Rule::walk(ray, ray.begin, ray.end, p, [&](auto, int64_t voxel, float weight) {
+            sum += value_of(p, to_float(voxels[voxel])) * weight;
         });
-        p.image[pixel] = sum;
+        write_pixel(p, pixel, sum);
     });
+}
+
+// Neighbouring rays stay in neighbouring lanes; the parts of a ray are in as many warps and are added in order.
+template <class Rule, class T>
+X2CT_DEVICE void line_integral_split(const DrrParams& p) {
+    auto& sum = shared_memory<DrrSplitConfig::Shared>().sum;
+    const DrrPlace at = place_of<DrrSplitConfig>(p);
+    const uint32_t part = threadIdx.x / 32, lane = threadIdx.x % 32;
+    sum[part][lane] = at.inside ? integrate<Rule, T>(p, at, part, DrrSplitConfig::parts) : 0.0f;
+    __syncthreads();
+    if (part > 0 || !at.inside) return;
+    float total = 0.0f;
+    X2CT_UNROLL
+    for (uint32_t k = 0; k < DrrSplitConfig::parts; ++k) total += sum[k][lane];
+    write_pixel(p, at.pixel, total);
 }
 
 // One thread takes `peak_items` pixels: one atomic for all of them.
@@ -100,7 +223,7 @@ X2CT_DEVICE void upstream_peak(const DrrParams& p) {
     for (uint32_t k = 0; k < kPeakItems; ++k) {
         const uint64_t i = (uint64_t(blockIdx.x) * kPeakItems + k) * PeakConfig::threads + threadIdx.x;
         // Without its sign a float orders as its bits; NaN comes last.
-        if (i < pixels) most = max(most, __float_as_uint(p.image[i]) & 0x7fffffffu);
+        if (i < pixels) most = max(most, __float_as_uint(upstream_of(p, i)) & 0x7fffffffu);
     }
     atomicMax(p.peak, most);
 }
@@ -116,11 +239,12 @@ X2CT_DEVICE float power_of_two(int e) { return __uint_as_float(uint32_t(e + 127)
 template <class Rule>
 X2CT_DEVICE void line_integral_adjoint(const DrrParams& p) {
     if (!finite_upstream(p)) return;
-    for_pixel(p, [&p](const DrrView& view, uint32_t r, uint32_t c, uint32_t volume, uint64_t pixel) {
-        const float upstream = p.image[pixel] * power_of_two(unit_exponent(p));
+    for_pixel<DrrConfig>(p, [&p](const DrrView& view, uint32_t r, uint32_t c, uint32_t volume, uint64_t pixel) {
+        const float upstream = upstream_of(p, pixel) * power_of_two(unit_exponent(p));
         if (upstream == 0.0f) return;
         unsigned long long* sums = p.sums + volume * p.voxels;
-        Rule::walk(make_ray(view, r, c, p.n, Rule::margin), p, [&](int64_t voxel, float weight) {
+        const DrrRay ray = make_ray(view, r, c, p.n, Rule::margin);
+        Rule::walk(ray, ray.begin, ray.end, p, [&](auto, int64_t voxel, float weight) {
             atomicAdd(sums + voxel, (unsigned long long)(llrintf(upstream * weight)));
         });
     });
@@ -149,102 +273,52 @@ X2CT_DEVICE void adjoint_finish(const DrrParams& p) {
 X2CT_KERNEL(drr_siddon_f32, DrrParams, DrrConfig, line_integral<Siddon, float>)
 X2CT_KERNEL(drr_siddon_bf16, DrrParams, DrrConfig, line_integral<Siddon, bf16>)
 X2CT_KERNEL(drr_siddon_i16, DrrParams, DrrConfig, line_integral<Siddon, int16_t>)
-X2CT_KERNEL(drr_siddon_naive_f32, DrrParams, DrrConfig, line_integral<SiddonNaive, float>)
-X2CT_KERNEL(drr_siddon_naive_bf16, DrrParams, DrrConfig, line_integral<SiddonNaive, bf16>)
-X2CT_KERNEL(drr_siddon_naive_i16, DrrParams, DrrConfig, line_integral<SiddonNaive, int16_t>)
+X2CT_KERNEL(drr_siddon_naive_f32, DrrParams, DrrConfig, line_integral_naive<SiddonNaive, float>)
+X2CT_KERNEL(drr_siddon_naive_bf16, DrrParams, DrrConfig, line_integral_naive<SiddonNaive, bf16>)
+X2CT_KERNEL(drr_siddon_naive_i16, DrrParams, DrrConfig, line_integral_naive<SiddonNaive, int16_t>)
+X2CT_KERNEL(drr_siddon_split_f32, DrrParams, DrrSplitConfig, line_integral_split<Siddon, float>)
+X2CT_KERNEL(drr_siddon_split_bf16, DrrParams, DrrSplitConfig, line_integral_split<Siddon, bf16>)
+X2CT_KERNEL(drr_siddon_split_i16, DrrParams, DrrSplitConfig, line_integral_split<Siddon, int16_t>)
+X2CT_KERNEL(drr_joseph_f32, DrrParams, DrrConfig, line_integral<Joseph, float>)
+X2CT_KERNEL(drr_joseph_bf16, DrrParams, DrrConfig, line_integral<Joseph, bf16>)
+X2CT_KERNEL(drr_joseph_i16, DrrParams, DrrConfig, line_integral<Joseph, int16_t>)
+X2CT_KERNEL(drr_joseph_naive_f32, DrrParams, DrrConfig, line_integral_naive<JosephNaive, float>)
+X2CT_KERNEL(drr_joseph_naive_bf16, DrrParams, DrrConfig, line_integral_naive<JosephNaive, bf16>)
+X2CT_KERNEL(drr_joseph_naive_i16, DrrParams, DrrConfig, line_integral_naive<JosephNaive, int16_t>)
+X2CT_KERNEL(drr_joseph_split_f32, DrrParams, DrrSplitConfig, line_integral_split<Joseph, float>)
+X2CT_KERNEL(drr_joseph_split_bf16, DrrParams, DrrSplitConfig, line_integral_split<Joseph, bf16>)
+X2CT_KERNEL(drr_joseph_split_i16, DrrParams, DrrSplitConfig, line_integral_split<Joseph, int16_t>)
 X2CT_KERNEL(drr_trilinear_f32, DrrParams, DrrConfig, line_integral<Trilinear, float>)
 X2CT_KERNEL(drr_trilinear_bf16, DrrParams, DrrConfig, line_integral<Trilinear, bf16>)
 X2CT_KERNEL(drr_trilinear_i16, DrrParams, DrrConfig, line_integral<Trilinear, int16_t>)
-X2CT_KERNEL(drr_trilinear_naive_f32, DrrParams, DrrConfig, line_integral<TrilinearNaive, float>)
-X2CT_KERNEL(drr_trilinear_naive_bf16, DrrParams, DrrConfig, line_integral<TrilinearNaive, bf16>)
-X2CT_KERNEL(drr_trilinear_naive_i16, DrrParams, DrrConfig, line_integral<TrilinearNaive, int16_t>)
+X2CT_KERNEL(drr_trilinear_naive_f32, DrrParams, DrrConfig, line_integral_naive<TrilinearNaive, float>)
+X2CT_KERNEL(drr_trilinear_naive_bf16, DrrParams, DrrConfig, line_integral_naive<TrilinearNaive, bf16>)
+X2CT_KERNEL(drr_trilinear_naive_i16, DrrParams, DrrConfig, line_integral_naive<TrilinearNaive, int16_t>)
+X2CT_KERNEL(drr_trilinear_split_f32, DrrParams, DrrSplitConfig, line_integral_split<Trilinear, float>)
+X2CT_KERNEL(drr_trilinear_split_bf16, DrrParams, DrrSplitConfig, line_integral_split<Trilinear, bf16>)
+X2CT_KERNEL(drr_trilinear_split_i16, DrrParams, DrrSplitConfig, line_integral_split<Trilinear, int16_t>)
+X2CT_KERNEL(drr_bricks_f32, DrrParams, BricksConfig, mark_bricks<float>)
+X2CT_KERNEL(drr_bricks_bf16, DrrParams, BricksConfig, mark_bricks<bf16>)
+X2CT_KERNEL(drr_bricks_i16, DrrParams, BricksConfig, mark_bricks<int16_t>)
 X2CT_KERNEL(drr_peak, DrrParams, PeakConfig, upstream_peak)
 X2CT_KERNEL(drr_siddon_adjoint, DrrParams, DrrConfig, line_integral_adjoint<Siddon>)
 X2CT_KERNEL(drr_siddon_naive_adjoint, DrrParams, DrrConfig, line_integral_adjoint<SiddonNaive>)
+X2CT_KERNEL(drr_joseph_adjoint, DrrParams, DrrConfig, line_integral_adjoint<Joseph>)
+X2CT_KERNEL(drr_joseph_naive_adjoint, DrrParams, DrrConfig, line_integral_adjoint<JosephNaive>)
 X2CT_KERNEL(drr_trilinear_adjoint, DrrParams, DrrConfig, line_integral_adjoint<Trilinear>)
 X2CT_KERNEL(drr_trilinear_naive_adjoint, DrrParams, DrrConfig, line_integral_adjoint<TrilinearNaive>)
 X2CT_KERNEL(drr_finish_f32, DrrParams, FinishConfig, adjoint_finish<float>)
 X2CT_KERNEL(drr_finish_bf16, DrrParams, FinishConfig, adjoint_finish<bf16>)
-
-// ---- mean projection
-
-struct DrrMeanParams {
-    const void* volume;
-    const float* weights;  // [terms]
-    float* image;          // [B, rows, columns]; adjoint: upstream, read
-    void* gradient;        // adjoint: as the volume
-    uint64_t voxels;       // of one volume
-    int64_t row, column, term;  // elements from one voxel to the next along the image's rows, columns, and the sum
-    uint32_t batch, rows, columns, terms;
-    float slope, intercept, low, high;
-    uint32_t accumulate;
-};
-X2CT_FIELDS(DrrMeanParams, volume, weights, image, gradient, voxels, row, column, term, batch, rows, columns, terms, slope, intercept, low, high, accumulate)
-
-constexpr uint32_t kMeanWidth = 8;  // columns of a thread
-struct DrrMeanConfig : KernelDefaults {
-    static constexpr uint32_t threads = 128;
-    static constexpr uint32_t tile0 = kMeanWidth;
-    static constexpr uint32_t tile1 = threads * 8;  // voxels of a block of the adjoint
-};
-
-X2CT_DEVICE float clipped(float value, float low, float high) {
-    return value < low ? low : value > high ? high : value;  // NaN stays NaN
-}
-
-template <class T>
-X2CT_DEVICE void mean_forward(const DrrMeanParams& p) {
-    const uint32_t across = (p.columns + kMeanWidth - 1) / kMeanWidth;
-    const uint64_t item = uint64_t(blockIdx.x) * DrrMeanConfig::threads + threadIdx.x;
-    const uint64_t line = item / across;
-    if (line >= uint64_t(p.batch) * p.rows) return;
-    const uint32_t c = uint32_t(item % across) * kMeanWidth, width = min(kMeanWidth, p.columns - c);
-    const uint32_t volume = uint32_t(line / p.rows), r = uint32_t(line % p.rows);
-    const T* voxels = static_cast<const T*>(p.volume) + volume * p.voxels + r * p.row + c * p.column;
-    // f64: sums of hundreds of voxels are asked for to 1e-3 HU, and the pass waits for memory anyway.
-    double sum[kMeanWidth] = {};
-    if (width == kMeanWidth && p.column == 1) {
-        for (uint32_t k = 0; k < p.terms; ++k) {
-            const float w = p.weights[k];
-            const T* from = voxels + k * p.term;
-            X2CT_UNROLL
-            for (uint32_t j = 0; j < kMeanWidth; ++j)
-                sum[j] += double(w * clipped(p.slope * to_float(from[j]) + p.intercept, p.low, p.high));
-        }
-    } else {
-        for (uint32_t k = 0; k < p.terms; ++k) {
-            const float w = p.weights[k];
-            const T* from = voxels + k * p.term;
-            X2CT_UNROLL
-            for (uint32_t j = 0; j < kMeanWidth; ++j)
-                if (j < width) sum[j] += double(w * clipped(p.slope * to_float(from[j * p.column]) + p.intercept, p.low, p.high));
-        }
-    }
-    float* image = p.image + line * p.columns + c;
-    X2CT_UNROLL
-    for (uint32_t j = 0; j < kMeanWidth; ++j)
-        if (j < width) image[j] = float(sum[j]);
-}
-
-// Every voxel lies on one line of the sum: its gradient is one product.
-template <class T>
-X2CT_DEVICE void mean_backward(const DrrMeanParams& p) {
-    const uint64_t total = p.voxels * p.batch;
-    for (uint32_t k = 0; k < DrrMeanConfig::tile1 / DrrMeanConfig::threads; ++k) {
-        uint64_t item = uint64_t(blockIdx.x) * DrrMeanConfig::tile1 + k * DrrMeanConfig::threads + threadIdx.x;
-        if (item >= total) return;
-        const uint32_t c = uint32_t(item % p.columns);
-        item /= p.columns;
-        const uint32_t r = uint32_t(item % p.rows);
-        item /= p.rows;
-        const uint32_t term = uint32_t(item % p.terms), volume = uint32_t(item / p.terms);
-        const uint64_t voxel = volume * p.voxels + r * p.row + c * p.column + term * p.term;
-        const float value = p.slope * to_float(static_cast<const T*>(p.volume)[voxel]) + p.intercept;
-        const float slope = value < p.low || value > p.high ? 0.0f : p.slope;
-        const float upstream = p.image[(uint64_t(volume) * p.rows + r) * p.columns + c];
-        write_gradient(static_cast<T*>(p.gradient) + voxel, slope * p.weights[term] * upstream, p.accumulate);
-    }
-}
+X2CT_KERNEL(drr_siddon_pose_f32, DrrParams, DrrConfig, ray_gradients<SiddonPose, float>)
+X2CT_KERNEL(drr_siddon_pose_bf16, DrrParams, DrrConfig, ray_gradients<SiddonPose, bf16>)
+X2CT_KERNEL(drr_siddon_pose_i16, DrrParams, DrrConfig, ray_gradients<SiddonPose, int16_t>)
+X2CT_KERNEL(drr_joseph_pose_f32, DrrParams, DrrConfig, ray_gradients<JosephPose, float>)
+X2CT_KERNEL(drr_joseph_pose_bf16, DrrParams, DrrConfig, ray_gradients<JosephPose, bf16>)
+X2CT_KERNEL(drr_joseph_pose_i16, DrrParams, DrrConfig, ray_gradients<JosephPose, int16_t>)
+X2CT_KERNEL(drr_trilinear_pose_f32, DrrParams, DrrConfig, ray_gradients<TrilinearPose, float>)
+X2CT_KERNEL(drr_trilinear_pose_bf16, DrrParams, DrrConfig, ray_gradients<TrilinearPose, bf16>)
+X2CT_KERNEL(drr_trilinear_pose_i16, DrrParams, DrrConfig, ray_gradients<TrilinearPose, int16_t>)
+X2CT_KERNEL(drr_pose_sum, DrrParams, PoseSumConfig, sum_ray_gradients)
 
 X2CT_KERNEL(drr_mean_f32, DrrMeanParams, DrrMeanConfig, mean_forward<float>)
 X2CT_KERNEL(drr_mean_bf16, DrrMeanParams, DrrMeanConfig, mean_forward<bf16>)

@@ -6,6 +6,7 @@ pub mod image;
 pub mod nifti;
 pub mod phantom;
 pub mod physics;
+pub mod pose;
 pub mod preprocess;
 pub mod radchest;
 pub mod radiograph;
@@ -15,6 +16,7 @@ pub mod volume;
 
 pub use geometry::{Affine, AxisCodes};
 pub use image::GrayImage;
+pub use pose::{Pose, PosedProjection};
 pub use preprocess::Preset;
 pub use radiograph::{Mode, RadiographOptions, radiograph, radiographs};
 pub use read::{ReadOptions, read, read_bytes, read_with};
