@@ -131,20 +131,25 @@ struct VoxelReader {
 struct PairReader {
     const int16_t* words;  // at an even element of the buffer
     uint32_t odd;          // whether voxel 0 is the second of its word
+    uint64_t end;          // elements from `words` to the end of the buffer
     // Low halves of the words' places: a slot's reads never lie 2^32 words apart.
     uint32_t held[4] = {~0u, ~0u, ~0u, ~0u};
     Vec<int16_t, 2> word[4];
 
-    X2CT_DEVICE PairReader(const int16_t* voxels) {
+    X2CT_DEVICE PairReader(const int16_t* voxels, uint64_t left) {
         odd = uint32_t(reinterpret_cast<uintptr_t>(voxels) / sizeof(int16_t)) & 1;
         words = voxels - odd;
+        end = left + odd;
     }
     template <int S>
     X2CT_DEVICE float operator()(Slot<S>, int64_t voxel) {
         const int64_t at = voxel + odd;
         if (uint32_t(at >> 1) != held[S]) {
             held[S] = uint32_t(at >> 1);
-            word[S] = load_vec<2>(words + (at & ~int64_t(1)));
+            if (uint64_t(at | 1) < end)
+                word[S] = load_vec<2>(words + (at & ~int64_t(1)));
+            else
+                word[S].v[0] = words[at];  // the last of an odd number
         }
         return float(at & 1 ? word[S].v[1] : word[S].v[0]);
     }
@@ -168,7 +173,7 @@ X2CT_DEVICE float integrate(const DrrParams& p, const DrrPlace& at, uint32_t par
     clip_to_bricks(ray, bricks, p.n, from, to);
     const double share = (to - from) / parts, begin = from + share * part, end = part + 1 == parts ? to : from + share * (part + 1);
     if constexpr (std::is_same<T, int16_t>::value)
-        if (steepest_axis(ray) == 0) return ray_sum<Rule>(p, ray, begin, end, PairReader(voxels));
+        if (steepest_axis(ray) == 0) return ray_sum<Rule>(p, ray, begin, end, PairReader(voxels, (p.batch - at.volume) * p.voxels));
     return ray_sum<Rule>(p, ray, begin, end, VoxelReader<T>{voxels});
 }
 

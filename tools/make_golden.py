@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from golden import ct, losses, models, operators, trajectory  # noqa: E402
+from golden import ct, losses, models, operators, projectors, trajectory  # noqa: E402
 
 
 def main():
@@ -29,7 +29,7 @@ def main():
     args.out.mkdir(parents=True, exist_ok=True)
 
     total, unfair = 0, []
-    for module in [trajectory] if args.large else [operators, losses, models, ct, trajectory]:
+    for module in [trajectory] if args.large else [operators, losses, models, ct, projectors, trajectory]:
         for case in module.large() if args.large else module.cases():
             if not case.name.startswith(args.only):
                 continue

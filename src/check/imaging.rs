@@ -4,8 +4,7 @@ use super::Computed;
 use super::layout::Order;
 use super::operators::Runner;
 use crate::Result;
-use crate::ct::Affine;
-use crate::ct::view::View;
+use crate::ct::{Affine, PosedProjection, View};
 use crate::ops::drr::{LineIntegral, MeanProjection, Projector};
 use crate::ops::resample::{Layout, Resample, resized};
 
@@ -21,6 +20,33 @@ pub(super) fn mean_hu(run: &Runner) -> Result<Computed> {
 }
 
 pub(super) fn line_integral(run: &Runner) -> Result<Computed> {
+    let (view, affine) = placement(run)?;
+    let op = LineIntegral::new(View::upload(run.device, &[view], &affine)?, projector(run)?);
+    run.single(op, &VOLUME, ("image", Order::Same))
+}
+
+pub(super) fn posed(run: &Runner) -> Result<Computed> {
+    let (view, affine) = placement(run)?;
+    let (projector, step) = (projector(run)?, run.case.attr("step", None)?);
+    let about = run.case.attr("about", Some([0.0; 3]))?;
+    let integral = |views| LineIntegral { step, ..LineIntegral::new(views, projector) };
+    let op = PosedProjection::new(run.device, &[view], affine, about, integral)?;
+    run.single(op, &[("in.volume", Order::Same), ("in.pose", Order::Same)], ("image", Order::Same))
+}
+
+fn projector(run: &Runner) -> Result<Projector> {
+    let name: String = run.case.attr("projector", Some("siddon".into()))?;
+    match name.as_str() {
+        "siddon" => Ok(Projector::Siddon),
+        "joseph" => Ok(Projector::Joseph),
+        "trilinear" => Ok(Projector::Trilinear),
+        other => {
+            Err(run.case.refuse(format!("attribute projector is {other:?}; it can be siddon, joseph or trilinear")))
+        }
+    }
+}
+
+fn placement(run: &Runner) -> Result<(View, Affine)> {
     let case = run.case;
     let a: [f64; 12] = case.attr("affine", None)?;
     let affine = Affine::new([0, 4, 8].map(|r| [a[r], a[r + 1], a[r + 2], a[r + 3]]))?;
@@ -33,14 +59,7 @@ pub(super) fn line_integral(run: &Runner) -> Result<Computed> {
         "parallel" => View::parallel(case.attr("direction", None)?, origin, row, column, size),
         other => return Err(case.refuse(format!("attribute geometry is {other:?}; it can be cone or parallel"))),
     };
-    let projector: String = case.attr("projector", Some("siddon".into()))?;
-    let projector = match projector.as_str() {
-        "siddon" => Projector::Siddon,
-        "trilinear" => Projector::Trilinear,
-        other => return Err(case.refuse(format!("attribute projector is {other:?}; it can be siddon or trilinear"))),
-    };
-    let op = LineIntegral::new(View::upload(run.device, &[view], &affine)?, projector);
-    run.single(op, &VOLUME, ("image", Order::Same))
+    Ok((view, affine))
 }
 
 pub(super) fn resample(run: &Runner) -> Result<Computed> {

@@ -74,6 +74,7 @@ pub(super) fn run(case: &Case, device: &Device) -> Result<Computed> {
         "adamw" => run.adamw(),
         "drr_mean_hu" => imaging::mean_hu(&run),
         "drr_line_integral" => imaging::line_integral(&run),
+        "drr_posed" => imaging::posed(&run),
         "ct_resample" => imaging::resample(&run),
         other => Err(case.refuse(format!("has the operation {other:?}, which this version does not know"))),
     }

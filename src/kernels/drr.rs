@@ -245,8 +245,7 @@ pub const BRICK: usize = 8;
 /// Fills `params.image`, and `params.integrals` unless it is null.
 ///
 /// # Safety
-/// `volume` holds `batch * voxels` voxels of type `voxel` with `voxels = n[0] n[1] n[2]`, aligned to 4 bytes and readable up
-/// to a multiple of 4; `views` holds `count` finite views, or `batch * count` where `view_stride` is `count` rather than 0;
+/// `volume` holds `batch * voxels` voxels of type `voxel` with `voxels = n[0] n[1] n[2]`, aligned to 4 bytes; `views` holds `count` finite views, or `batch * count` where `view_stride` is `count` rather than 0;
 /// `bricks` is null or what [`mark_bricks`] made of this volume, slope, intercept and floor, with a floor of 0; `image` and
 /// `integrals` hold `batch * count * rows * columns` f32; all are valid until the launch has completed on the launcher's
 /// stream. No `n` is 0; `step > 0` for the trilinear rule.

@@ -28,8 +28,7 @@ impl DeviceVolume {
             let problem = format!("{} voxels are not a whole number of volumes of {shape:?}", voxels.len());
             return Err(Error::argument("CT volume", problem, "give nx * ny * nz voxels a volume, x fastest"));
         }
-        // Whole words: kernels read voxels in pairs.
-        let buffer = device.alloc((voxels.len() * 2).next_multiple_of(4), "CT volume")?;
+        let buffer = device.alloc(voxels.len() * 2, "CT volume")?;
         buffer.upload(0, bytemuck::cast_slice(voxels))?;
         let batch = voxels.len() / one;
         Self { storage: Storage::Int16(buffer), batch, shape, scale }.checked()

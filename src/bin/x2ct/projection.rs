@@ -17,7 +17,7 @@ pub struct ProjectionArgs {
     /// a screen film of it
     #[arg(long, default_value = "mean-hu", value_parser = named::<Mode>(Mode::ALL.map(Mode::name)))]
     pub mode: Mode,
-    /// Exact, or samples of the trilinear interpolant (attenuation)
+    /// Exact; bilinear on planes (the fastest); or samples of the trilinear interpolant (attenuation)
     #[arg(long, value_enum, default_value = "siddon")]
     pub projector: ProjectorName,
     /// Beam (mean HU is parallel)
@@ -94,6 +94,7 @@ pub struct ProjectionArgs {
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 pub enum ProjectorName {
     Siddon,
+    Joseph,
     Trilinear,
 }
 
@@ -134,6 +135,7 @@ impl ProjectionArgs {
             },
             projector: match self.projector {
                 ProjectorName::Siddon => Projector::Siddon,
+                ProjectorName::Joseph => Projector::Joseph,
                 ProjectorName::Trilinear => Projector::Trilinear,
             },
             step: self.step,
