@@ -16,7 +16,7 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
     let affine = Affine::centred(AxisCodes::LPS, [0.7, 0.7, 1.0], shape)?;
     let preset = Preset { size: Some([480 / k, 480 / k, 240 / k]), ..Preset::ct_clip_v2() };
     let mut cases = Vec::new();
-    for variant in [Variant::Naive, Variant::Tiled] {
+    for variant in [Variant::Naive, Variant::Strips] {
         for dtype in [DType::F32, DType::Bf16] {
             let op = Resample { variant, ..preset.operator(shape, &affine, dtype)? };
             let volume = DeviceVolume::from_i16(device, &hu, shape, (1.0, 0.0))?;

@@ -11,8 +11,10 @@
 //
 // Gradient: a gather; a voxel looks for the outputs whose samples touch it, found by the same integer arithmetic.
 //
-// Bytes: the volume once, the output once. Variants: 0 naive (a thread an output, in output order), 1 tiles of 32 x 32 in
-// (x, y) that are read along x and written along y through shared memory where the output's fastest axis is y.
+// Bytes: the volume once, the output once. Variants: 0 naive (a thread an output, in output order), 1 strips: a thread owns four
+// neighbours along x and walks along y. It interpolates each source row once, in registers, and keeps two of them; taps along x
+// and z are found once a strip, a tap along y once for four outputs. Where the output's fastest axis is y, four steps make a
+// 4 x 4 block that is stored turned, 16 bytes at a time: no shared memory, no barrier.
 // Test: cargo test --release ops::resample     Time: x2ct bench resample
 #include "common/common.h"
 
@@ -70,12 +72,9 @@ X2CT_DEVICE float sample(const ResampleParams& p, const T* voxels, const Tap& x,
 
 struct ResampleConfig : KernelDefaults {
     static constexpr uint32_t threads = 128;
-    static constexpr uint32_t tile0 = 32, tile1 = 32;      // x and y of a block of the tiled variant
-    static constexpr uint32_t tile2 = threads * 8;         // outputs of a block of the naive variant, voxels of the backward
-    static constexpr uint32_t lines = threads / tile0;     // rows of a tile that the block does at a time
-    struct Shared {
-        float tile[tile1][tile0 + 1];  // + 1: a column is read without bank conflicts
-    };
+    static constexpr uint32_t tile0 = 4, tile1 = 64;  // x and y of a thread's strip
+    static constexpr uint32_t tile2 = threads * 8;    // outputs of a block of the naive variant, voxels of the backward
+    static_assert(tile0 == 4 && tile1 % 4 == 0 && tile0 * tile1 <= 256, "blocks of 4 x 4 are turned; see `item` below");
 };
 
 // Whether output index `o` of an axis lies inside the resized volume; `r` receives its place there.
@@ -105,38 +104,212 @@ X2CT_DEVICE void resample_naive(const ResampleParams& p) {
     }
 }
 
-template <class In, class Out>
-X2CT_DEVICE void resample_tiled(const ResampleParams& p) {
-    using C = ResampleConfig;
-    auto& tile = shared_memory<C::Shared>().tile;
-    const uint32_t across = (p.size[0] + C::tile0 - 1) / C::tile0, down = (p.size[1] + C::tile1 - 1) / C::tile1;
-    uint32_t block = blockIdx.x;
-    const uint32_t x0 = block % across * C::tile0;
-    block /= across;
-    const uint32_t y0 = block % down * C::tile1;
-    block /= down;
-    const uint32_t z = block % p.size[2], volume = block / p.size[2];
-    const In* voxels = static_cast<const In*>(p.volume) + volume * p.volume_stride + p.first;
-    Out* out = static_cast<Out*>(p.out) + volume * p.out_volume_stride + z * p.out_stride[2];
+// ---- strips
 
-    const uint32_t lane = threadIdx.x % C::tile0, line = threadIdx.x / C::tile0, x = x0 + lane;
-    const bool turned = p.out_stride[1] == 1;  // the same for every thread
-    uint32_t rx, ry, rz;
-    const bool column = inside(p, 0, x, rx) & inside(p, 2, z, rz);
-    const Tap tx = tap(column ? rx : 0, p.from[0], p.to[0]), tz = tap(column ? rz : 0, p.from[2], p.to[2]);
-    for (uint32_t j = line; j < C::tile1; j += C::lines) {
-        const uint32_t y = y0 + j;
-        const float value = column & inside(p, 1, y, ry) ? sample(p, voxels, tx, tap(ry, p.from[1], p.to[1]), tz) : p.pad;
-        if (turned)
-            tile[j][lane] = value;
-        else if (x < p.size[0] && y < p.size[1])
-            out[x * p.out_stride[0] + y * p.out_stride[1]] = from_float<Out>(value);
+#ifdef __CUDACC__
+X2CT_DEVICE Float4 all(float x) { return {x, x, x, x}; }
+X2CT_DEVICE Float4 mix(const Float4& a, const Float4& b, const Float4& w) {
+    Float4 r;
+    X2CT_UNROLL
+    for (int k = 0; k < 4; ++k) r[k] = a[k] + w[k] * (b[k] - a[k]);
+    return r;
+}
+X2CT_DEVICE Float4 clipped(const Float4& v, const Float4& low, const Float4& high) {
+    Float4 r;
+    X2CT_UNROLL
+    for (int k = 0; k < 4; ++k) r[k] = clipped(v[k], low[k], high[k]);
+    return r;
+}
+X2CT_DEVICE Float4 affine(const Float4& v, const Float4& scale, const Float4& shift) {
+    Float4 r;
+    X2CT_UNROLL
+    for (int k = 0; k < 4; ++k) r[k] = scale[k] * v[k] + shift[k];
+    return r;
+}
+#else
+inline Float4 all(float x) { return Float4{x, x, x, x}; }
+inline Float4 mix(Float4 a, Float4 b, Float4 w) { return a + w * (b - a); }
+inline Float4 clipped(Float4 v, Float4 low, Float4 high) {
+    v = v < low ? low : v;
+    return v > high ? high : v;
+}
+inline Float4 affine(Float4 v, Float4 scale, Float4 shift) { return scale * v + shift; }
+#endif
+
+// Voxels of one row at the places i and j.
+template <class T>
+X2CT_DEVICE void gather(const T* row, const int64_t (&i)[4], const int64_t (&j)[4], Float4& a, Float4& b) {
+    a = Float4{to_float(row[i[0]]), to_float(row[i[1]]), to_float(row[i[2]]), to_float(row[i[3]])};
+    b = Float4{to_float(row[j[0]]), to_float(row[j[1]]), to_float(row[j[2]]), to_float(row[j[3]])};
+}
+// The 4 x 4 block turned.
+X2CT_DEVICE void turn(Float4 (&v)[4]) {
+#ifdef __CUDACC__
+    X2CT_UNROLL
+    for (int r = 0; r < 4; ++r) {
+        X2CT_UNROLL
+        for (int c = r + 1; c < 4; ++c) {
+            const float other = v[r][c];
+            v[r][c] = v[c][r];
+            v[c][r] = other;
+        }
     }
-    if (!turned) return;
-    __syncthreads();  // a thread writes what others sampled
-    for (uint32_t j = line; j < C::tile0; j += C::lines)
-        if (x0 + j < p.size[0] && y0 + lane < p.size[1])
-            out[(x0 + j) * p.out_stride[0] + (y0 + lane)] = from_float<Out>(tile[lane][j]);
+#else
+    typedef int32_t Int4 __attribute__((vector_size(16)));
+    const Float4 a = __builtin_shuffle(v[0], v[1], Int4{0, 4, 1, 5}), b = __builtin_shuffle(v[0], v[1], Int4{2, 6, 3, 7});
+    const Float4 c = __builtin_shuffle(v[2], v[3], Int4{0, 4, 1, 5}), d = __builtin_shuffle(v[2], v[3], Int4{2, 6, 3, 7});
+    v[0] = __builtin_shuffle(a, c, Int4{0, 1, 4, 5});
+    v[1] = __builtin_shuffle(a, c, Int4{2, 3, 6, 7});
+    v[2] = __builtin_shuffle(b, d, Int4{0, 1, 4, 5});
+    v[3] = __builtin_shuffle(b, d, Int4{2, 3, 6, 7});
+#endif
+}
+
+// What a strip reads and how: four places along x in two slices.
+template <class T>
+struct Columns {
+    const T *low, *high;  // the slices
+    int64_t stride;       // from row to row
+    int64_t i[4], j[4];
+    Float4 between, w;    // the slices, the places
+    Float4 floor, ceiling;
+    bool paired;          // on a processor: j[k] = i[k] + 1
+
+    // Source row y at the four places.
+    X2CT_DEVICE Float4 row(uint32_t y) const {
+        const int64_t line = y * stride;
+        Float4 a, b, c, d;
+        both(low + line, a, b);
+        both(high + line, c, d);
+        a = mix(clipped(a, floor, ceiling), clipped(c, floor, ceiling), between);
+        b = mix(clipped(b, floor, ceiling), clipped(d, floor, ceiling), between);
+        return mix(a, b, w);
+    }
+
+    X2CT_DEVICE void both(const T* row, Float4& a, Float4& b) const {
+#ifndef __CUDACC__
+        if constexpr (std::is_same<T, int16_t>::value) {
+            if (paired) return pairs(row, a, b);
+        }
+#endif
+        gather(row, i, j, a, b);
+    }
+
+#ifndef __CUDACC__
+    // Neighbours in one load each, and eight conversions as two: most of the kernel's time on a processor.
+    void pairs(const int16_t* row, Float4& a, Float4& b) const {
+        typedef int32_t Int4 __attribute__((vector_size(16)));
+        int32_t two[4];
+        for (int k = 0; k < 4; ++k) memcpy(&two[k], row + i[k], 4);
+        const Int4 v = {two[0], two[1], two[2], two[3]};
+        constexpr bool little = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__;
+        const Int4 lower = (v << 16) >> 16, upper = v >> 16;
+        a = __builtin_convertvector(little ? lower : upper, Float4);
+        b = __builtin_convertvector(little ? upper : lower, Float4);
+    }
+#endif
+};
+
+// Four outputs, `step` elements apart, of which `count` exist.
+template <class Out>
+X2CT_DEVICE void store_four(Out* out, int64_t step, const Float4& v, uint32_t count, bool whole) {
+    if (whole && count == 4) {
+        Vec<Out, 4> packed;
+        X2CT_UNROLL
+        for (int k = 0; k < 4; ++k) packed.v[k] = from_float<Out>(v[k]);
+        store_vec<4>(out, packed);
+        return;
+    }
+    X2CT_UNROLL
+    for (uint32_t k = 0; k < 4; ++k)
+        if (k < count) out[k * step] = from_float<Out>(v[k]);
+}
+
+template <class In, class Out>
+X2CT_DEVICE void resample_strips(const ResampleParams& p) {
+    using C = ResampleConfig;
+    const uint32_t across = (p.size[0] + 3) / 4, down = (p.size[1] + C::tile1 - 1) / C::tile1;
+    uint32_t item = blockIdx.x * C::threads + threadIdx.x;  // a strip has up to 256 outputs: 2^40 in all
+    const uint32_t x0 = item % across * 4;
+    item /= across;
+    const uint32_t y0 = item % down * C::tile1;
+    item /= down;
+    const uint32_t z = item % p.size[2];
+    item /= p.size[2];
+    if (item >= p.batch) return;
+    const uint32_t volume = item, columns = min(4u, p.size[0] - x0), end = min(y0 + C::tile1, p.size[1]);
+    Out* const out = static_cast<Out*>(p.out) + volume * p.out_volume_stride + z * p.out_stride[2] + x0 * p.out_stride[0];
+
+    uint32_t rz;
+    const bool slice = inside(p, 2, z, rz);
+    const Tap tz = tap(slice ? rz : 0, p.from[2], p.to[2]);
+    Columns<In> from;
+    from.low = static_cast<const In*>(p.volume) + volume * p.volume_stride + p.first + tz.i * p.stride[2];
+    from.high = from.low + (tz.j - tz.i) * p.stride[2];
+    from.stride = p.stride[1];
+    from.between = all(tz.w);
+    from.floor = all(p.stored_low);
+    from.ceiling = all(p.stored_high);
+    from.paired = p.stride[0] == 1 && p.from[0] > 1;
+    bool live[4];
+    X2CT_UNROLL
+    for (int k = 0; k < 4; ++k) {
+        uint32_t rx;
+        live[k] = inside(p, 0, x0 + k, rx);
+        Tap t = tap(live[k] ? rx : 0, p.from[0], p.to[0]);
+        if (from.paired && t.i == t.j) t = {t.i - 1, t.j, 1.0f};  // the last voxel, as the end of a pair
+        from.i[k] = t.i * p.stride[0];
+        from.j[k] = t.j * p.stride[0];
+        from.w[k] = t.w;
+    }
+    const bool any = slice & (live[0] | live[1] | live[2] | live[3]);
+    const bool turned = p.out_stride[1] == 1;
+    // Vectors run along the fastest axis; every one starts at a multiple of four elements where the lines do.
+    const int64_t odd = p.out_volume_stride | p.out_stride[2] | (turned ? p.out_stride[0] : p.out_stride[1]);
+    const bool whole = (turned || p.out_stride[0] == 1) && odd % 4 == 0 && uintptr_t(p.out) % (4 * sizeof(Out)) == 0;
+
+    // Hounsfield units, clip and scale as one product, one sum and a clip to the images of its limits.
+    const float ends[2] = {p.scale * p.low + p.shift, p.scale * p.high + p.shift};
+    const bool falling = ends[1] < ends[0];
+    const Float4 slope = all(p.scale * p.slope), intercept = all(p.scale * p.intercept + p.shift);
+    const Float4 lowest = all(ends[falling]), highest = all(ends[!falling]), pad = all(p.pad);
+    const bool full = live[0] & live[3];
+    const uint32_t offset = uint32_t(p.offset[1]), from_y = p.from[1], to_y = p.to[1];
+
+    Float4 above = pad, below = pad;
+    uint32_t above_y = ~0u, below_y = ~0u;  // the source rows they hold
+    const auto next = [&](uint32_t y) {
+        const uint32_t ry = y + offset;
+        if (!((ry < to_y) & any)) return pad;
+        const Tap t = tap(ry, from_y, to_y);
+        if (t.i != above_y) {
+            above = t.i == below_y ? below : from.row(t.i);
+            above_y = t.i;
+        }
+        if (t.j != below_y) {
+            below = t.j == above_y ? above : from.row(t.j);
+            below_y = t.j;
+        }
+        Float4 v = clipped(affine(mix(above, below, all(t.w)), slope, intercept), lowest, highest);
+        if (!full) {
+            X2CT_UNROLL
+            for (int k = 0; k < 4; ++k) v[k] = live[k] ? v[k] : pad[k];
+        }
+        return v;
+    };
+    for (uint32_t y = y0; y < end; y += 4) {
+        Float4 block[4];
+        X2CT_UNROLL
+        for (uint32_t r = 0; r < 4; ++r) block[r] = next(min(y + r, end - 1));
+        const uint32_t rows = min(4u, end - y);
+        if (turned) turn(block);
+        const uint32_t lines = turned ? columns : rows, length = turned ? rows : columns;
+        Out* line = out + y * p.out_stride[1];
+        const int64_t along = turned ? 1 : p.out_stride[0], across_lines = turned ? p.out_stride[0] : p.out_stride[1];
+        X2CT_UNROLL
+        for (uint32_t k = 0; k < 4; ++k)
+            if (k < lines) store_four(line + k * across_lines, along, block[k], length, whole);
+    }
 }
 
 // How much of output r's value on one axis comes from voxel v.
@@ -197,12 +370,12 @@ X2CT_DEVICE void resample_backward(const ResampleParams& p) {
     }
 }
 
-X2CT_KERNEL(resample_f32_f32, ResampleParams, ResampleConfig, resample_tiled<float, float>)
-X2CT_KERNEL(resample_f32_bf16, ResampleParams, ResampleConfig, resample_tiled<float, bf16>)
-X2CT_KERNEL(resample_bf16_f32, ResampleParams, ResampleConfig, resample_tiled<bf16, float>)
-X2CT_KERNEL(resample_bf16_bf16, ResampleParams, ResampleConfig, resample_tiled<bf16, bf16>)
-X2CT_KERNEL(resample_i16_f32, ResampleParams, ResampleConfig, resample_tiled<int16_t, float>)
-X2CT_KERNEL(resample_i16_bf16, ResampleParams, ResampleConfig, resample_tiled<int16_t, bf16>)
+X2CT_KERNEL(resample_f32_f32, ResampleParams, ResampleConfig, resample_strips<float, float>)
+X2CT_KERNEL(resample_f32_bf16, ResampleParams, ResampleConfig, resample_strips<float, bf16>)
+X2CT_KERNEL(resample_bf16_f32, ResampleParams, ResampleConfig, resample_strips<bf16, float>)
+X2CT_KERNEL(resample_bf16_bf16, ResampleParams, ResampleConfig, resample_strips<bf16, bf16>)
+X2CT_KERNEL(resample_i16_f32, ResampleParams, ResampleConfig, resample_strips<int16_t, float>)
+X2CT_KERNEL(resample_i16_bf16, ResampleParams, ResampleConfig, resample_strips<int16_t, bf16>)
 X2CT_KERNEL(resample_naive_f32_f32, ResampleParams, ResampleConfig, resample_naive<float, float>)
 X2CT_KERNEL(resample_naive_f32_bf16, ResampleParams, ResampleConfig, resample_naive<float, bf16>)
 X2CT_KERNEL(resample_naive_bf16_f32, ResampleParams, ResampleConfig, resample_naive<bf16, float>)

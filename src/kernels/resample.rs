@@ -65,7 +65,7 @@ kernels! {
     }
 
     kernels {
-        /// f32 volumes, in tiles; to f32 or bf16.
+        /// f32 volumes, in strips; to f32 or bf16.
         RESAMPLE_F32(ResampleParams) = [resample_f32_f32, resample_f32_bf16];
         /// bf16 volumes.
         RESAMPLE_BF16(ResampleParams) = [resample_bf16_f32, resample_bf16_bf16];
@@ -89,9 +89,9 @@ kernels! {
 pub enum Variant {
     /// A thread an output, x fastest.
     Naive,
-    /// Tiles in (x, y), turned through shared memory where the output is y fastest.
+    /// A thread four neighbours along x, walking along y; source rows are interpolated once, in registers.
     #[default]
-    Tiled,
+    Strips,
 }
 
 /// Fills `params.out`, of type `out`.
@@ -107,21 +107,23 @@ pub unsafe fn forward(
     params: &ResampleParams,
 ) -> Result<()> {
     let kernel = match (variant, voxel) {
-        (Variant::Tiled, VoxelType::Bf16) => &RESAMPLE_BF16,
-        (Variant::Tiled, VoxelType::F32) => &RESAMPLE_F32,
-        (Variant::Tiled, VoxelType::I16) => &RESAMPLE_I16,
+        (Variant::Strips, VoxelType::Bf16) => &RESAMPLE_BF16,
+        (Variant::Strips, VoxelType::F32) => &RESAMPLE_F32,
+        (Variant::Strips, VoxelType::I16) => &RESAMPLE_I16,
         (Variant::Naive, VoxelType::Bf16) => &NAIVE_BF16,
         (Variant::Naive, VoxelType::F32) => &NAIVE_F32,
         (Variant::Naive, VoxelType::I16) => &NAIVE_I16,
     };
-    let tile = launcher.config(kernel.of(out))?.tile;
+    let config = launcher.config(kernel.of(out))?;
+    let (tile, threads) = (config.tile, config.threads as usize);
     let [x, y, z] = params.size.map(|n| n as usize);
     let batch = params.batch as usize;
     if x * y * z * batch == 0 {
         return Ok(());
     }
+    let strips = x.div_ceil(tile[0] as usize) * y.div_ceil(tile[1] as usize) * z * batch;
     let grid = match variant {
-        Variant::Tiled => Grid::covering(x.div_ceil(tile[0] as usize) * y.div_ceil(tile[1] as usize) * z * batch, 1),
+        Variant::Strips => Grid::covering(strips, threads),
         Variant::Naive => Grid::covering(x * y * z * batch, tile[2] as usize),
     };
     unsafe { kernel.launch(launcher, out, grid, params) }

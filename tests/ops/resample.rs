@@ -125,7 +125,7 @@ fn trilinear_agrees_with_published_values() {
     ];
     let input: Vec<f32> = (0..24).map(|i| (i as f64).powf(1.5) as f32).collect();
     for (name, device) in devices() {
-        for variant in [Variant::Naive, Variant::Tiled] {
+        for variant in [Variant::Naive, Variant::Strips] {
             let x = Tensor::from_slice(&device, [2, 3, 4], DType::F32, &input).unwrap();
             let op = Resample { variant, ..Resample::new([5, 2, 3]) };
             let (y, _) = op.forward(&[&x]).unwrap();
@@ -142,7 +142,7 @@ fn every_stage_agrees_with_f64() {
             let stored = voxels(2 * n, i as u64);
             let wide: Vec<f64> = stored.iter().map(|&v| v as f64).collect();
             let want: Vec<f64> = wide.chunks(n).flat_map(|v| reference(v, shape, &op)).collect();
-            for variant in [Variant::Naive, Variant::Tiled] {
+            for variant in [Variant::Naive, Variant::Strips] {
                 for (dtype, bound) in [(DType::F32, 1e-6), (DType::Bf16, 4e-3)] {
                     let op = Resample { variant, dtype, ..op.clone() };
                     let what = format!("{name} case {i} {variant:?} {}", dtype.name());
