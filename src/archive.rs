@@ -25,6 +25,9 @@ use serde_json::json;
 
 use crate::{Error, Result, files};
 
+mod stream;
+pub use stream::TensorStream;
+
 const CHECKSUM: &str = "checksum";
 
 /// BLAKE3 of one row.

@@ -1,6 +1,8 @@
 //! CT volumes: files, geometry, Hounsfield units, procedural phantoms.
 
 pub mod annotate;
+#[cfg(feature = "dicom")]
+pub mod dicom;
 pub mod geometry;
 pub mod image;
 pub mod nifti;

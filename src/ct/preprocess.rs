@@ -145,6 +145,24 @@ impl Preset {
         })
     }
 
+    /// The prepared volume in pieces of about `bytes` bytes, whole slices in order, each handed to `take`: what of the output is
+    /// in memory at a time is the caller's choice.
+    pub fn apply_in_pieces(
+        &self,
+        device: &Device,
+        volume: &CtVolume,
+        hu: HuSource,
+        dtype: DType,
+        bytes: usize,
+        mut take: impl FnMut(Tensor) -> Result<()>,
+    ) -> Result<()> {
+        let operator = self.operator(volume.shape, &volume.affine, dtype)?;
+        let on_device = volume.to_device(device, hu)?;
+        let [x, y, z] = operator.size;
+        let slices = (bytes / (x * y * dtype.size())).max(1);
+        (0..z).step_by(slices).try_for_each(|first| take(operator.slices(&on_device, first..(first + slices).min(z))?))
+    }
+
     /// The prepared volume `[1, Z, X, Y]` or `[1, Z, Y, X]`, by [`Preset::layout`].
     pub fn apply(&self, device: &Device, volume: &CtVolume, hu: HuSource, dtype: DType) -> Result<Tensor> {
         self.operator(volume.shape, &volume.affine, dtype)?.apply(&volume.to_device(device, hu)?)

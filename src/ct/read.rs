@@ -33,7 +33,7 @@ pub fn read(path: impl AsRef<Path>) -> Result<CtVolume> {
 pub fn read_with(path: impl AsRef<Path>, options: &ReadOptions) -> Result<CtVolume> {
     let path = path.as_ref();
     if path.is_dir() {
-        return read_folder(path);
+        return read_folder(path, options);
     }
     decode(&read_file(path)?, options).map_err(|problem| Error::file(path, problem.what, problem.hint))
 }
@@ -59,12 +59,12 @@ fn decode(bytes: &[u8], options: &ReadOptions) -> Result<CtVolume, Problem> {
 }
 
 #[cfg(feature = "dicom")]
-fn read_folder(path: &Path) -> Result<CtVolume> {
-    super::dicom::read(path)
+fn read_folder(path: &Path, options: &ReadOptions) -> Result<CtVolume> {
+    super::dicom::read_for(path, options.device)
 }
 
 #[cfg(not(feature = "dicom"))]
-fn read_folder(path: &Path) -> Result<CtVolume> {
+fn read_folder(path: &Path, _: &ReadOptions) -> Result<CtVolume> {
     let hint = "build with the feature `dicom` (cargo build --release --features dicom), or give a file";
     Err(Error::file(path, "is a folder, and this build reads no DICOM series", hint))
 }

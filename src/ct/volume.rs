@@ -74,7 +74,7 @@ pub enum AffineSource {
     /// Voxel sizes alone. The orientation is then a convention (nibabel's: x to the left, y to the front, z to the
     /// head, centred), not a fact about the patient.
     Pixdim,
-    /// The data set's documentation: the file holds no geometry at all (RadChest-CT).
+    /// The data set's documentation: the file holds no geometry, or none that counts (RadChest-CT, CT-RATE's original release).
     Convention,
 }
 

@@ -12,6 +12,7 @@
 //! table must have the five that are used, since the DICOM fields beside them differ between releases.
 
 use super::labels;
+use crate::ct::{Affine, AffineSource, AxisCodes, CtVolume};
 use crate::error::{Error, Result};
 use crate::files;
 use std::collections::HashMap;
@@ -168,6 +169,14 @@ impl Acquisition {
     /// does.
     pub fn spacing(&self) -> [f64; 3] {
         [self.spacing_xy, self.spacing_xy, self.spacing_z.unwrap_or(self.spacing_xy)]
+    }
+
+    /// A volume of the original release with an affine and a scaling to HU that hold. Its header means nothing: the published
+    /// code takes voxel size and scaling from the table, and the axes as they are stored, which are LPS.
+    pub fn apply(&self, volume: CtVolume) -> Result<CtVolume> {
+        let affine = Affine::centred(AxisCodes::LPS, self.spacing(), volume.shape)?;
+        let affine_source = AffineSource::Convention;
+        Ok(CtVolume { affine, affine_source, slope: self.slope as f32, intercept: self.intercept as f32, ..volume })
     }
 }
 

@@ -122,6 +122,10 @@ pub unsafe fn forward(
         return Ok(());
     }
     let strips = x.div_ceil(tile[0] as usize) * y.div_ceil(tile[1] as usize) * z * batch;
+    if strips > u32::MAX as usize {
+        let problem = format!("{batch} outputs of {x} x {y} x {z} voxels");
+        return Err(crate::Error::argument("resample", problem, "resample fewer volumes at a time"));
+    }
     let grid = match variant {
         Variant::Strips => Grid::covering(strips, threads),
         Variant::Naive => Grid::covering(x * y * z * batch, tile[2] as usize),

@@ -1,5 +1,7 @@
 //! CT volumes on another grid: Hounsfield units, clip, trilinear resize, window, crop or pad, transposition in one kernel.
 
+use std::ops::Range;
+
 use crate::autograd::{Gradients, Op};
 use crate::device::Device;
 use crate::kernels::resample::{self as kernel, ResampleParams};
@@ -108,9 +110,35 @@ impl Resample {
         }
     }
 
+    /// The shape of one volume's output.
+    pub fn shape(&self) -> Vec<usize> {
+        let [x, y, z] = self.size;
+        match self.layout {
+            Layout::Zyx => vec![1, z, y, x],
+            Layout::Zxy => vec![1, z, x, y],
+        }
+    }
+
     /// The output `[B, Z, Y, X]` or `[B, Z, X, Y]` of volumes of any storage type.
     pub fn apply(&self, volume: &DeviceVolume) -> Result<Tensor> {
         self.grid(volume)?.run(volume.device(), volume.voxel(), volume.ptr(), self.dtype)
+    }
+
+    /// Slices `range` (first axis but the batch) of the output alone: a large one is made and written piece by piece.
+    pub fn slices(&self, volume: &DeviceVolume, range: Range<usize>) -> Result<Tensor> {
+        let mut grid = self.grid(volume)?;
+        if range.is_empty() || range.end > self.size[2] {
+            let problem = format!("slices {range:?} of {}", self.size[2]);
+            return Err(Error::argument("resample", problem, "ask for slices that the output has"));
+        }
+        let p = &mut grid.params;
+        p.size[2] = range.len() as u32;
+        p.offset[2] += range.start as i32;
+        p.out_volume_stride = (range.len() * self.size[0] * self.size[1]) as i64;
+        let mut shape = grid.shape.to_vec();
+        shape[1] = range.len();
+        grid.shape = shape.into();
+        grid.run(volume.device(), volume.voxel(), volume.ptr(), self.dtype)
     }
 
     /// The gradient of the volume, given that of the output; `context` is that of the forward pass.

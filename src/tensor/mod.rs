@@ -99,6 +99,18 @@ impl Tensor {
         }
     }
 
+    /// What `f` makes of the elements' bytes, in the machine's order; waits for the device. On the host they are not copied.
+    pub fn with_bytes<R>(&self, f: impl FnOnce(&[u8]) -> R) -> Result<R> {
+        if self.device().is_host() {
+            self.device().synchronize()?;
+            // Safety: the host's memory, kept by `self`; every call on it has completed, and operators do not write to it.
+            return Ok(f(unsafe { std::slice::from_raw_parts(self.ptr().0 as *const u8, self.bytes()) }));
+        }
+        let mut bytes = vec![0; self.bytes()];
+        self.buffer.download(self.offset, &mut bytes)?;
+        Ok(f(&bytes))
+    }
+
     /// The only element of a scalar; waits for the device.
     pub fn item(&self) -> Result<f32> {
         match self.to_vec()?.as_slice() {

@@ -8,16 +8,16 @@ use clap::ValueEnum;
 use serde_json::json;
 use x2ct::ct::image::{self, PngOptions};
 use x2ct::ct::physics::padding_voxels;
-use x2ct::ct::{Affine, AffineSource, CtVolume, HuSource, Mode, RadiographOptions, nifti, radiograph};
-use x2ct::data::ct_rate;
+use x2ct::ct::{Mode, RadiographOptions, radiograph};
 
 use crate::Common;
-use crate::projection::{GeometryName, HuSourceName, ProjectionArgs};
+use crate::projection::{GeometryName, ProjectionArgs};
+use crate::source;
 
 /// Make a radiograph of a CT volume
 #[derive(clap::Args)]
 pub struct DrrArgs {
-    /// CT volume: .nii or .nii.gz
+    /// CT volume: .nii, .nii.gz, RadChest-CT .npz (with its metadata table), or a folder with a DICOM series
     file: PathBuf,
     /// Image to write: .png, .safetensors (`image`, f32 [H, W]) or .nii.gz
     #[arg(long)]
@@ -29,14 +29,8 @@ pub struct DrrArgs {
 pub fn run(args: DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let device = common.device()?;
     let begin = Instant::now();
-    let mut volume = nifti::read(&args.file)?;
-    if volume.affine_source == AffineSource::Pixdim {
-        let path = args.file.display();
-        eprintln!(
-            "x2ct: warning: {path}: has no orientation; left and right are assumed, not known, and letters are left out"
-        );
-    }
-    let hu = hu_source(&args, &mut volume)?;
+    let (volume, hu) =
+        source::open(&args.file, args.projection.hu_source, args.projection.metadata.as_deref(), &device)?;
     let read = begin.elapsed().as_secs_f64();
     let options = RadiographOptions { hu, ..args.projection.options()? };
     let picture = radiograph(&device, &volume, &options)?;
@@ -74,16 +68,4 @@ pub fn run(args: DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
         );
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// What turns stored values into HU; with the metadata table, the volume also takes the table's spacing, since headers of
-/// the original release are not reliable.
-fn hu_source(args: &DrrArgs, volume: &mut CtVolume) -> anyhow::Result<HuSource> {
-    let (HuSourceName::Csv, Some(table)) = (args.projection.hu_source, &args.projection.metadata) else {
-        return Ok(HuSource::AlreadyHu);
-    };
-    let name = args.file.file_name().unwrap_or_default().to_string_lossy();
-    let row = ct_rate::acquisition_of(table, &name.parse()?)?;
-    volume.affine = Affine::from_parts(volume.affine.direction(), row.spacing(), volume.affine.origin())?;
-    Ok(HuSource::CsvRescale { slope: row.slope as f32, intercept: row.intercept as f32 })
 }

@@ -15,8 +15,10 @@ mod eval;
 mod model;
 mod phantom;
 mod predict;
+mod preprocess;
 mod projection;
 mod radiographs;
+mod source;
 mod terminal;
 mod train;
 
@@ -66,6 +68,7 @@ enum Command {
     Model(model::ModelArgs),
     Phantom(phantom::PhantomArgs),
     Predict(predict::PredictArgs),
+    Preprocess(preprocess::PreprocessArgs),
     Radiographs(radiographs::RadiographsArgs),
     Train(train::TrainArgs),
 }
@@ -84,6 +87,7 @@ fn main() -> ExitCode {
         Command::Model(args) => model::run(args, &common),
         Command::Phantom(args) => phantom::run(args, &common),
         Command::Predict(args) => predict::run(args, &common),
+        Command::Preprocess(args) => preprocess::run(args, &common),
         Command::Radiographs(args) => radiographs::run(args, &common),
         Command::Train(args) => train::run(args, &common),
     };

@@ -1,0 +1,85 @@
+//! An archive of one tensor, written while the tensor is being made: no more of it than a piece is ever in memory.
+
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use atomic_write_file::AtomicWriteFile;
+use safetensors::Dtype;
+use serde_json::json;
+
+use super::CHECKSUM;
+use crate::{Error, Result};
+
+/// A file under way. It appears, whole, with [`TensorStream::finish`], and never if that is not reached.
+pub struct TensorStream {
+    path: PathBuf,
+    file: AtomicWriteFile,
+    hasher: blake3::Hasher,
+    /// Where the checksum goes once it is known.
+    checksum_at: u64,
+    /// Bytes still to come.
+    left: usize,
+}
+
+impl TensorStream {
+    /// Begins a file of `format` with `metadata` and the tensor `name`.
+    pub fn create(
+        path: &Path,
+        format: &str,
+        metadata: &[(&str, String)],
+        name: &str,
+        dtype: Dtype,
+        shape: &[usize],
+    ) -> Result<Self> {
+        let mut entries: Vec<(&str, &str)> = metadata.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        entries.push(("format", format));
+        entries.sort();
+        let mut hasher = blake3::Hasher::new();
+        for (key, value) in &entries {
+            hasher.update(format!("{key}\0{value}\0").as_bytes());
+        }
+        let sizes = shape.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
+        hasher.update(format!("{name}\0{sizes}\0").as_bytes());
+
+        // As long as the hexadecimal checksum, which replaces it; no other text holds as many zero bytes.
+        let blank = "0".repeat(64);
+        let mut texts: serde_json::Map<String, serde_json::Value> =
+            entries.iter().map(|(key, value)| (key.to_string(), json!(value))).collect();
+        texts.insert(CHECKSUM.into(), json!(blank));
+        let bytes = shape.iter().product::<usize>() * dtype.bitsize() / 8;
+        let tensor = json!({"dtype": format!("{dtype:?}"), "shape": shape, "data_offsets": [0, bytes]});
+        let mut header = json!({"__metadata__": texts, name: tensor}).to_string();
+        let marker = format!("\"{CHECKSUM}\":\"{blank}\"");
+        let at = header.rfind(&marker).map_or(0, |at| at + CHECKSUM.len() + 4);
+        header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
+
+        let failed = |e: std::io::Error| Error::io(path, "write", &e);
+        let mut file = AtomicWriteFile::open(path).map_err(failed)?;
+        file.write_all(&(header.len() as u64).to_le_bytes()).map_err(failed)?;
+        file.write_all(header.as_bytes()).map_err(failed)?;
+        Ok(TensorStream { path: path.into(), file, hasher, checksum_at: 8 + at as u64, left: bytes })
+    }
+
+    /// The next bytes of the tensor, row-major, little-endian.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.left = self.left.checked_sub(bytes.len()).ok_or_else(|| self.refuse("more data than announced"))?;
+        self.hasher.update(bytes);
+        self.file.write_all(bytes).map_err(|e| Error::io(&self.path, "write", &e))
+    }
+
+    /// Completes the file and moves it to its place.
+    pub fn finish(mut self) -> Result<()> {
+        if self.left != 0 {
+            return Err(self.refuse("less data than announced"));
+        }
+        let checksum = self.hasher.finalize().to_hex();
+        let failed = |e: std::io::Error| Error::io(&self.path, "write", &e);
+        self.file.seek(SeekFrom::Start(self.checksum_at)).map_err(failed)?;
+        self.file.write_all(checksum.as_bytes()).map_err(failed)?;
+        self.file.commit().map_err(failed)
+    }
+
+    fn refuse(&self, problem: &str) -> Error {
+        Error::file(&self.path, problem, "this is a defect in the caller")
+    }
+}
