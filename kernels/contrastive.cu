@@ -88,62 +88,71 @@ struct ContrastiveNaiveConfig : KernelDefaults {
     static constexpr int width = 16;      // columns of dx that a thread accumulates
 };
 
-// Variant 1: thread i sums row i and column i of pair blockIdx.z.
+// Variant 1: thread i sums row i of pair blockIdx.z, and column i.
 template <class T>
-X2CT_DEVICE void contrastive_naive(const ContrastiveForwardParams& p) {
-    const ContrastivePair& pair = p.pairs[blockIdx.z];
+X2CT_DEVICE void contrastive_naive(const ContrastiveForwardParams& params) {
+    const ContrastivePair& pair = params.pairs[blockIdx.z];
+    const ContrastiveProblem& p = params.problem;
     const uint64_t i = uint64_t(blockIdx.x) * ContrastiveNaiveConfig::threads + threadIdx.x;
-    if (i >= p.n) return;
     const T* a = static_cast<const T*>(pair.a);
     const T* b = static_cast<const T*>(pair.b);
-    const float scale = logit_scale(p), a_inverse = inverse_norm(pair.a_inverse_norms, i), b_inverse = inverse_norm(pair.b_inverse_norms, i);
-    const SumExp empty{p.bounded ? scale : -infinity(), 0.0f};
-    SumExp row = empty, column = empty;
-    for (uint64_t j = 0; j < p.n; ++j) {
-        const float in_row = scale * similarity(a + i * p.d, a_inverse, b + j * p.d, inverse_norm(pair.b_inverse_norms, j), p.d);
-        if (i == j) {
-            pair.diagonal_logits[i] = in_row;
-            continue;
-        }
-        const float in_column = scale * similarity(a + j * p.d, inverse_norm(pair.a_inverse_norms, j), b + i * p.d, b_inverse, p.d);
-        row = merge(row, p.bounded ? SumExp{scale, expf(in_row - scale)} : SumExp{in_row, 1.0f});
-        column = merge(column, p.bounded ? SumExp{scale, expf(in_column - scale)} : SumExp{in_column, 1.0f});
+    const float scale = logit_scale(p), bias = logit_bias(p);
+    auto logit = [&](uint64_t row, uint64_t column) {
+        return scale * similarity(a + row * p.d, inverse_norm(pair.a_inverse_norms, row), b + column * p.d, inverse_norm(pair.b_inverse_norms, column), p.d) + bias;
+    };
+    auto one = [&](float l, bool row) {
+        if (p.mode == kSigmoid) return SumExp{0.0f, row ? softplus(l) : sigmoid(l)};
+        return p.mode == kBounded ? SumExp{scale, expf(l - scale)} : SumExp{l, 1.0f};
+    };
+    if (i < p.rows) {
+        SumExp sum = empty_sum(p.mode, scale);
+        for (uint64_t j = 0; j < p.columns; ++j)
+            if (mismatch(p, i, j)) sum = merge(sum, one(logit(i, j), true));
+        pair.row_partials[i] = sum;
+        pair.diagonal_logits[i] = logit(i, i + p.offset);
     }
-    pair.row_partials[i] = row;
-    pair.column_partials[i] = column;
+    if (i < p.columns) {
+        SumExp sum = empty_sum(p.mode, scale);
+        for (uint64_t j = 0; j < p.rows; ++j)
+            if (mismatch(p, j, i)) sum = merge(sum, one(logit(j, i), false));
+        pair.column_partials[i] = sum;
+    }
 }
 
 // Variant 1: thread i makes row i of dx, 16 columns at a time; the logits are recomputed each time.
 template <class T>
-X2CT_DEVICE void contrastive_gradient_naive(const ContrastiveGradientParams& p) {
+X2CT_DEVICE void contrastive_gradient_naive(const ContrastiveGradientParams& params) {
     constexpr int width = ContrastiveNaiveConfig::width;
+    const ContrastiveProblem& p = params.problem;
     const uint64_t i = uint64_t(blockIdx.x) * ContrastiveNaiveConfig::threads + threadIdx.x;
-    if (i >= p.n) return;
-    const T* x = static_cast<const T*>(p.x) + i * p.d;
-    const float scale = logit_scale(p), inverse = inverse_norm(p.x_inverse_norms, i), factor = *p.upstream * p.factor;
-    const LogitGradient gradient{scale, p.bounded != 0};
+    if (i >= p.rows) return;
+    const T* x = static_cast<const T*>(params.x) + i * p.d;
+    const float scale = logit_scale(p), inverse = inverse_norm(params.x_inverse_norms, i);
+    const float factor = *params.upstream * params.factor;
     for (uint64_t k0 = 0; k0 < p.d; k0 += width) {
         float g[width] = {}, along = 0.0f;
-        for (uint32_t q = 0; q < p.term_count; ++q) {
-            const ContrastiveTerm& term = p.terms[q];
+        for (uint32_t q = 0; q < params.term_count; ++q) {
+            const ContrastiveTerm& term = params.terms[q];
             const Softmax own = term.own_softmax[i];
-            for (uint64_t j = 0; j < p.n; ++j) {
+            for (uint64_t j = 0; j < p.columns; ++j) {
+                const bool match = i + p.offset == j;
+                if (!match && !mismatch(p, i, j)) continue;
                 const T* y = static_cast<const T*>(term.partner) + j * p.d;
                 const float y_inverse = inverse_norm(term.partner_inverse_norms, j);
-                const float c = similarity(x, inverse, y, y_inverse, p.d), l = scale * c;
-                const float h = term.weight * (i == j ? term.diagonal[i] : gradient(l, own, term.partner_softmax[j]));
+                const float c = similarity(x, inverse, y, y_inverse, p.d);
+                const float h = term.weight * (match ? term.diagonal[i] : logit_gradient(p, scale, c, own, term.partner_softmax[j]));
                 along += h * c;
                 for (int k = 0; k < width; ++k)
                     if (k0 + k < p.d) g[k] += h * (to_float(y[k0 + k]) * y_inverse);
             }
         }
-        if (p.slopes) p.slopes[i] = along * factor;
-        if (!p.dx) return;
+        if (params.slopes) params.slopes[i] = along * factor;
+        if (!params.dx) return;
         for (int k = 0; k < width; ++k) {
             if (k0 + k >= p.d) continue;
             const float free = scale * g[k];
-            const float value = p.x_inverse_norms ? unnormalise(free, scale * along, to_float(x[k0 + k]), inverse) : free;
-            write_gradient(static_cast<T*>(p.dx) + i * p.d + k0 + k, factor * value, p.accumulate);
+            const float value = params.x_inverse_norms ? unnormalise(free, scale * along, to_float(x[k0 + k]), inverse) : free;
+            write_gradient(static_cast<T*>(params.dx) + i * p.d + k0 + k, factor * value, params.accumulate);
         }
     }
 }
@@ -156,71 +165,68 @@ struct ContrastiveRowConfig : KernelDefaults {
     };
 };
 
-// -log softmax of the diagonal, given the off-diagonal sums by strip; fills the softmax and adds p_ii - 1 to `diagonal`.
-X2CT_DEVICE double finish_row(const SumExp* partials, uint32_t strips, uint64_t n, float own_logit, bool bounded, float scale, Softmax* softmax,
-                              double* diagonal) {
-    float shift = bounded ? scale : own_logit;
-    for (uint32_t strip = 0; strip < strips; ++strip) shift = fmaxf(shift, partials[strip * n].shift);
-    double others = 0.0;
-    for (uint32_t strip = 0; strip < strips; ++strip) {
-        const SumExp part = partials[strip * n];
-        others += part.shift == shift ? double(part.sum) : part.sum * exp(double(part.shift) - shift);
-    }
-    const double own = exp(double(own_logit) - shift), total = others + own;
-    *softmax = {shift, float(1.0 / total)};
-    *diagonal -= others / total;
-    // exp(l_ii - shift) may underflow where the pair is far from aligned: log(total) is then as good as log1p.
-    return others < own ? log1p(others / own) : log(total) + (double(shift) - own_logit);
+// column_sums of 256 columns (blockIdx.x) of pair blockIdx.y: what another shard needs of this one's rows.
+X2CT_DEVICE void contrastive_columns_body(const ContrastiveForwardParams& params) {
+    const ContrastivePair& pair = params.pairs[blockIdx.y];
+    const uint64_t columns = params.problem.columns, j = uint64_t(blockIdx.x) * ContrastiveRowConfig::threads + threadIdx.x;
+    if (j >= columns) return;
+    SumExp sum = pair.column_partials[j];
+    for (uint32_t strip = 1; strip < params.column_strips; ++strip) sum = merge(sum, pair.column_partials[strip * columns + j]);
+    pair.column_sums[j] = sum;
 }
 
-// Merges the strips of 256 rows (blockIdx.x) of pair blockIdx.y.
-X2CT_DEVICE void contrastive_rows_body(const ContrastiveForwardParams& p) {
+// Merges the strips of 256 rows (blockIdx.x) of pair blockIdx.y and of the columns that match them.
+X2CT_DEVICE void contrastive_rows_body(const ContrastiveForwardParams& params) {
     auto& s = shared_memory<ContrastiveRowConfig::Shared>();
-    const ContrastivePair& pair = p.pairs[blockIdx.y];
+    const ContrastiveProblem& p = params.problem;
+    const ContrastivePair& pair = params.pairs[blockIdx.y];
     const uint64_t i = uint64_t(blockIdx.x) * ContrastiveRowConfig::threads + threadIdx.x;
-    const float scale = logit_scale(p);
     double loss = 0.0;
-    if (i < p.n) {
-        const float own = pair.diagonal_logits[i];
-        double diagonal = 0.0;
-        loss = finish_row(pair.row_partials + i, p.strips, p.n, own, p.bounded, scale, pair.row_softmax + i, &diagonal);
-        loss += finish_row(pair.column_partials + i, p.strips, p.n, own, p.bounded, scale, pair.column_softmax + i, &diagonal);
-        pair.diagonal[i] = float(diagonal);
+    if (i < p.rows) {
+        const Strips row{pair.row_partials + i, p.rows, params.strips}, column{pair.column_partials + p.offset + i, p.columns, params.column_strips};
+        const Match match = finish_match(p.mode, logit_scale(p), pair.diagonal_logits[i], row, column);
+        pair.row_softmax[i] = match.row;
+        pair.column_softmax[i] = match.column;
+        pair.diagonal[i] = match.diagonal;
+        loss = match.loss;
     }
     loss = block_sum<ContrastiveRowConfig::threads>(loss, s.scratch);
-    if (threadIdx.x == 0) p.loss_partials[blockIdx.y * uint64_t(gridDim.x) + blockIdx.x] = loss;
+    if (threadIdx.x == 0) params.loss_partials[blockIdx.y * uint64_t(gridDim.x) + blockIdx.x] = loss;
 }
 
 struct ContrastiveSumConfig : KernelDefaults {
     static constexpr uint32_t threads = 32;
 };
 
-// loss = factor sum over pairs of weight/2 sum of its partials. One warp.
+// loss = factor sum over pairs of weight times the sum of its partials. One warp.
 X2CT_DEVICE void contrastive_loss_body(const ContrastiveForwardParams& p) {
-    const uint64_t blocks = (p.n + ContrastiveRowConfig::threads - 1) / ContrastiveRowConfig::threads;
+    const uint64_t blocks = (p.problem.rows + ContrastiveRowConfig::threads - 1) / ContrastiveRowConfig::threads;
     double loss = 0.0;
     for (uint32_t q = 0; q < p.pair_count; ++q)
         for (uint64_t b = threadIdx.x; b < blocks; b += ContrastiveSumConfig::threads)
-            loss += 0.5 * p.pairs[q].weight * p.loss_partials[q * blocks + b];
+            loss += double(p.pairs[q].weight) * p.loss_partials[q * blocks + b];
     loss = warp_sum(loss);
     if (threadIdx.x == 0) write_gradient(p.loss, float(loss * p.factor), p.accumulate);
 }
 
 struct ContrastiveScaleParams {
-    const float* slopes;    // [n]
-    float* dscale;          // one element
+    const float* slopes;     // [n], `stride` floats apart
+    const float* upstream;   // one element, or null: 1
+    float* gradient;         // one element
     uint64_t n;
+    float factor;
+    uint32_t stride;
     uint32_t accumulate;
     uint32_t unused;
 };
-X2CT_FIELDS(ContrastiveScaleParams, slopes, dscale, n, accumulate, unused)
+X2CT_FIELDS(ContrastiveScaleParams, slopes, upstream, gradient, n, factor, stride, accumulate, unused)
 
-// dscale = sum of the slopes, in f64. One warp.
+// gradient = upstream factor sum of the slopes, in f64. One warp.
 X2CT_DEVICE void contrastive_scale_body(const ContrastiveScaleParams& p) {
     double sum = 0.0;
-    for (uint64_t i = threadIdx.x; i < p.n; i += ContrastiveSumConfig::threads) sum += p.slopes[i];
-    sum = warp_sum(sum);
-    if (threadIdx.x == 0) write_gradient(p.dscale, float(sum), p.accumulate);
+    for (uint64_t i = threadIdx.x; i < p.n; i += ContrastiveSumConfig::threads) sum += p.slopes[i * p.stride];
+    sum = warp_sum(sum) * p.factor * (p.upstream ? *p.upstream : 1.0f);
+    if (threadIdx.x == 0) write_gradient(p.gradient, float(sum), p.accumulate);
 }
 
 X2CT_KERNEL(contrastive_norms_f32, ContrastiveNormParams, ContrastiveNormConfig, contrastive_norms<float>)
@@ -232,6 +238,7 @@ X2CT_KERNEL(contrastive_tiled_bf16, ContrastiveForwardParams, ContrastiveTileCon
 X2CT_KERNEL(contrastive_mma_f32, ContrastiveForwardParams, ContrastiveMmaConfig, contrastive_mma<float>)
 X2CT_KERNEL(contrastive_mma_bf16, ContrastiveForwardParams, ContrastiveMmaConfig, contrastive_mma<bf16>)
 X2CT_KERNEL(contrastive_rows, ContrastiveForwardParams, ContrastiveRowConfig, contrastive_rows_body)
+X2CT_KERNEL(contrastive_columns, ContrastiveForwardParams, ContrastiveRowConfig, contrastive_columns_body)
 X2CT_KERNEL(contrastive_loss, ContrastiveForwardParams, ContrastiveSumConfig, contrastive_loss_body)
 X2CT_KERNEL(contrastive_gradient_naive_f32, ContrastiveGradientParams, ContrastiveNaiveConfig, contrastive_gradient_naive<float>)
 X2CT_KERNEL(contrastive_gradient_naive_bf16, ContrastiveGradientParams, ContrastiveNaiveConfig, contrastive_gradient_naive<bf16>)

@@ -1,60 +1,81 @@
-// What the variants of the contrastive loss share: parameter structs, the running sum of exponentials, loads.
+// What the variants of the contrastive losses share: parameter structs, the sums a row and a column carry, loads.
 #pragma once
 
 #include "common/common.h"
 
-// exp(logit - shift) summed over some of a row or column. Off the diagonal only, see contrastive.cu.
+// What a row or a column has summed over some of its logits, off the diagonal. Softmax: exp(logit - shift). Sigmoid: rows
+// log(1 + exp(logit)), columns 1 / (1 + exp(-logit)), shift 0.
 struct alignas(8) SumExp {
     float shift, sum;
 };
 
-// A row's or column's softmax: p = exp(logit - shift) * inverse.
+// A row's or column's softmax: p = exp(logit - shift) * inverse. Sigmoid: `inverse` of a column is the sum of the
+// gradients of its logits.
 struct alignas(8) Softmax {
     float shift, inverse;
 };
 
-// One pair of embedding sets: logits[i][j] = scale * <a_i, b_j>, rows from a, columns from b.
+// How logits become a loss. Mirrors `Mode` in src/kernels/contrastive.rs.
+constexpr uint32_t kRunningMaximum = 0;  // softmax; rows and columns keep their own shifts
+constexpr uint32_t kBounded = 1;         // softmax; no logit exceeds `scale` and scale <= 40: `scale` is every shift
+constexpr uint32_t kSigmoid = 2;         // every logit on its own: match or not
+
+// One pair of embedding sets: logits[i][j] = scale * <a_i, b_j> + bias. Row i matches column offset + i.
 struct ContrastivePair {
-    const void* a;                   // [n, d]
-    const void* b;                   // [n, d]
-    const float* a_inverse_norms;    // [n], or null: the embeddings are used as they are
-    const float* b_inverse_norms;    // [n], or null
-    SumExp* row_partials;            // [strips, n]: a strip is a range of columns
-    SumExp* column_partials;         // [strips, n]: a strip is a range of rows
-    float* diagonal_logits;          // [n]
-    Softmax* row_softmax;            // [n]
-    Softmax* column_softmax;         // [n]
-    float* diagonal;                 // [n]: (p_row[i][i] - 1) + (p_column[i][i] - 1)
+    const void* a;                   // [rows, d]
+    const void* b;                   // [columns, d]
+    const float* a_inverse_norms;    // [rows], or null: the embeddings are used as they are
+    const float* b_inverse_norms;    // [columns], or null
+    SumExp* row_partials;            // [strips, rows]: a strip is a range of columns
+    SumExp* column_partials;         // [strips, columns]: a strip is a range of rows
+    SumExp* column_sums;             // [columns]: column_partials merged, for the rows of another shard; or null
+    float* diagonal_logits;          // [rows]
+    Softmax* row_softmax;            // [rows]
+    Softmax* column_softmax;         // [rows]: of the columns that match
+    float* diagonal;                 // [rows]: the gradient of the matching logit
     float weight;                    // of this pair's loss
     uint32_t unused;
 };
-X2CT_FIELDS(ContrastivePair, a, b, a_inverse_norms, b_inverse_norms, row_partials, column_partials, diagonal_logits, row_softmax,
-            column_softmax, diagonal, weight, unused)
+X2CT_FIELDS(ContrastivePair, a, b, a_inverse_norms, b_inverse_norms, row_partials, column_partials, column_sums, diagonal_logits,
+            row_softmax, column_softmax, diagonal, weight, unused)
 
 constexpr uint32_t kMaxPairs = 4;
 
+// What every kernel needs to know of the logits. Idea: two items of equal id (two reconstructions of one scan) are neither
+// match nor mismatch; their logits count nowhere.
+struct ContrastiveProblem {
+    const float* row_ids;       // [rows], or null: no two items are the same
+    const float* column_ids;    // [columns], or null
+    const float* scale_tensor;  // one element, or null: `scale` holds
+    const float* bias_tensor;   // one element, or null: `bias` holds
+    uint64_t rows, columns, offset, d;
+    float scale, bias;
+    uint32_t mode;
+    uint32_t unused;
+};
+X2CT_FIELDS(ContrastiveProblem, row_ids, column_ids, scale_tensor, bias_tensor, rows, columns, offset, d, scale, bias, mode, unused)
+
 struct ContrastiveForwardParams {
     ContrastivePair pairs[kMaxPairs];
-    const float* scale_tensor;  // one element, or null: `scale` holds
-    double* loss_partials;      // [pairs, ceil(n / 256)]
+    ContrastiveProblem problem;
+    double* loss_partials;      // [pairs, ceil(rows / 256)]
     float* loss;                // one element
-    uint64_t n, d;
-    float scale;
-    float factor;          // of the sum over pairs and rows: 1/n for the mean, 1 for the sum
+    float factor;               // of every row's loss
     uint32_t pair_count;
-    uint32_t strips;       // of rows, and as many of columns
-    uint32_t bounded;      // 1: |logit| <= scale <= 40, so that `scale` itself is every shift
-    uint32_t accumulate;   // 1: loss += (further pairs)
+    uint32_t strips;            // of the tiles: strips x strips blocks share a pair
+    uint32_t column_strips;     // of column_partials where they are finished: `strips`, or the number of shards
+    uint32_t accumulate;        // add to *loss
+    uint32_t unused;
 };
-X2CT_FIELDS(ContrastiveForwardParams, pairs, scale_tensor, loss_partials, loss, n, d, scale, factor, pair_count, strips, bounded, accumulate)
+X2CT_FIELDS(ContrastiveForwardParams, pairs, problem, loss_partials, loss, factor, pair_count, strips, column_strips, accumulate, unused)
 
-// One pair seen from the set whose gradient is wanted.
+// One pair seen from the set whose gradient is wanted: that set's embeddings are the rows.
 struct ContrastiveTerm {
-    const void* partner;                  // [n, d]
-    const float* partner_inverse_norms;   // [n], or null
-    const Softmax* own_softmax;           // [n]: over the partner's embeddings
-    const Softmax* partner_softmax;       // [n]: over this set's embeddings
-    const float* diagonal;                // [n]
+    const void* partner;                  // [columns, d]
+    const float* partner_inverse_norms;   // [columns], or null
+    const Softmax* own_softmax;           // [rows]: over the partner's embeddings
+    const Softmax* partner_softmax;       // [columns]: over this set's embeddings
+    const float* diagonal;                // [rows]
     float weight;
     uint32_t unused;
 };
@@ -62,22 +83,18 @@ X2CT_FIELDS(ContrastiveTerm, partner, partner_inverse_norms, own_softmax, partne
 
 struct ContrastiveGradientParams {
     ContrastiveTerm terms[kMaxPairs];
-    const void* x;                    // [n, d]
-    const float* x_inverse_norms;     // [n], or null
-    const float* scale_tensor;        // one element, or null
+    ContrastiveProblem problem;
+    const void* x;                    // [rows, d]
+    const float* x_inverse_norms;     // [rows], or null
     const float* upstream;            // one element: the gradient of the loss
-    void* dx;                         // [n, d], or null: only `slopes` are wanted
-    float* slopes;                    // [n], or null: what each row adds to the gradient of the scale
-    uint64_t n, d;
-    float scale;
-    float factor;         // 1 / (2 n) for the mean, 1/2 for the sum
+    void* dx;                         // [rows, d], or null: only `slopes` are wanted
+    float* slopes;                    // [rows], or null: what each row adds to the gradient of the scale
+    float factor;                     // of every row's loss
     uint32_t term_count;
-    uint32_t bounded;
     uint32_t accumulate;
     uint32_t unused;
 };
-X2CT_FIELDS(ContrastiveGradientParams, terms, x, x_inverse_norms, scale_tensor, upstream, dx, slopes, n, d, scale, factor, term_count,
-            bounded, accumulate, unused)
+X2CT_FIELDS(ContrastiveGradientParams, terms, problem, x, x_inverse_norms, upstream, dx, slopes, factor, term_count, accumulate, unused)
 
 // Below this norm an embedding is divided by the bound instead, as PyTorch's F.normalize does; its gradient is then not
 // projected, because the divisor does not depend on it.
@@ -93,11 +110,39 @@ X2CT_DEVICE SumExp merge(SumExp a, SumExp b) {
     return {shift, a.sum * expf(a.shift - shift) + b.sum * expf(b.shift - shift)};
 }
 
-// The sums of exponentials of a thread's logits, by row and by column; an excluded logit is -inf. `bounded`: `scale` is
-// every shift, and one exponential serves both sums.
+// log(1 + exp(x)) and 1 / (1 + exp(-x)), at full relative accuracy for any x.
+X2CT_DEVICE float softplus(float x) { return (x > 0.0f ? x : 0.0f) + log1pf(expf(-fabsf(x))); }
+X2CT_DEVICE float sigmoid(float x) {
+    const float e = expf(-fabsf(x));
+    return (x < 0.0f ? e : 1.0f) / (1.0f + e);
+}
+
+// The sum that has not seen a logit yet.
+X2CT_DEVICE SumExp empty_sum(uint32_t mode, float scale) {
+    return {mode == kBounded ? scale : mode == kSigmoid ? 0.0f : -infinity(), 0.0f};
+}
+
+// The sums of a thread's logits, by row and by column; a logit that does not count is -inf.
 template <int Rows, int Columns, class PutRow, class PutColumn>
-X2CT_DEVICE void fold(const float (&l)[Rows][Columns], bool bounded, float scale, PutRow put_row, PutColumn put_column) {
-    if (bounded) {
+X2CT_DEVICE void fold(const float (&l)[Rows][Columns], uint32_t mode, float scale, PutRow put_row, PutColumn put_column) {
+    if (mode == kSigmoid) {
+        float columns[Columns] = {};
+        X2CT_UNROLL
+        for (int i = 0; i < Rows; ++i) {
+            float row = 0.0f;
+            X2CT_UNROLL
+            for (int j = 0; j < Columns; ++j) {
+                const float e = expf(-fabsf(l[i][j]));
+                row += (l[i][j] > 0.0f ? l[i][j] : 0.0f) + log1pf(e);
+                columns[j] += (l[i][j] < 0.0f ? e : 1.0f) / (1.0f + e);
+            }
+            put_row(i, SumExp{0.0f, row});
+        }
+        X2CT_UNROLL
+        for (int j = 0; j < Columns; ++j) put_column(j, SumExp{0.0f, columns[j]});
+        return;
+    }
+    if (mode == kBounded) {
         float columns[Columns] = {};
         X2CT_UNROLL
         for (int i = 0; i < Rows; ++i) {
@@ -136,19 +181,21 @@ X2CT_DEVICE void fold(const float (&l)[Rows][Columns], bool bounded, float scale
     }
 }
 
-// The gradient of one logit over `scale`, without the batch's factor.
-struct LogitGradient {
-    float scale;
-    bool bounded;
-    X2CT_DEVICE float operator()(float logit, Softmax own, Softmax partner) const {
-        if (bounded) return expf(logit - scale) * (own.inverse + partner.inverse);
-        return expf(logit - own.shift) * own.inverse + expf(logit - partner.shift) * partner.inverse;
-    }
-};
+X2CT_DEVICE float logit_scale(const ContrastiveProblem& p) { return p.scale_tensor ? *p.scale_tensor : p.scale; }
+X2CT_DEVICE float logit_bias(const ContrastiveProblem& p) { return p.bias_tensor ? *p.bias_tensor : p.bias; }
 
-template <class P>
-X2CT_DEVICE float logit_scale(const P& p) {
-    return p.scale_tensor ? *p.scale_tensor : p.scale;
+// Whether a logit is a mismatch. Row and column lie inside.
+X2CT_DEVICE bool mismatch(const ContrastiveProblem& p, uint64_t row, uint64_t column) {
+    return row + p.offset != column && !(p.row_ids && p.row_ids[row] == p.column_ids[column]);
+}
+
+// The gradient of a mismatch's logit, without its factor and weight. The bias is fetched only where it can be another than 0:
+// the kernels have no register to spare.
+X2CT_DEVICE float logit_gradient(const ContrastiveProblem& p, float scale, float similarity, Softmax own, Softmax partner) {
+    const float logit = scale * similarity;
+    if (p.mode == kSigmoid) return sigmoid(logit + logit_bias(p));
+    if (p.mode == kBounded) return expf(logit - scale) * (own.inverse + partner.inverse);
+    return expf(logit - own.shift) * own.inverse + expf(logit - partner.shift) * partner.inverse;
 }
 
 X2CT_DEVICE float inverse_norm(const float* inverse_norms, uint64_t row) { return inverse_norms ? inverse_norms[row] : 1.0f; }
@@ -173,4 +220,52 @@ X2CT_DEVICE bool rows_aligned(const void* p, uint64_t d) {
 // `along` is <g, x / |x|>.
 X2CT_DEVICE float unnormalise(float g, float along, float x, float inverse) {
     return inverse < kMaxInverseNorm ? (g - along * (x * inverse)) * inverse : g * inverse;
+}
+
+// The strips of one row's (or column's) sums: `count` of them, `stride` apart.
+struct Strips {
+    const SumExp* first;
+    uint64_t stride;
+    uint32_t count;
+};
+
+// -log softmax of the diagonal, given the off-diagonal sums by strip; fills the softmax and adds p_ii - 1 to `diagonal`.
+X2CT_DEVICE double finish_softmax(Strips strips, float own_logit, uint32_t mode, float scale, Softmax* softmax, double* diagonal) {
+    float shift = mode == kBounded ? scale : own_logit;
+    for (uint32_t i = 0; i < strips.count; ++i) shift = fmaxf(shift, strips.first[i * strips.stride].shift);
+    double others = 0.0;
+    for (uint32_t i = 0; i < strips.count; ++i) {
+        const SumExp part = strips.first[i * strips.stride];
+        others += part.shift == shift ? double(part.sum) : part.sum * exp(double(part.shift) - shift);
+    }
+    const double own = exp(double(own_logit) - shift), total = others + own;
+    *softmax = {shift, float(1.0 / total)};
+    *diagonal -= others / total;
+    // exp(l_ii - shift) may underflow where the pair is far from aligned: log(total) is then as good as log1p.
+    return others < own ? log1p(others / own) : log(total) + (double(shift) - own_logit);
+}
+
+// What a row and the column that matches it have come to.
+struct Match {
+    Softmax row, column;
+    float diagonal;  // the gradient of the matching logit
+    double loss;
+};
+
+X2CT_DEVICE Match finish_match(uint32_t mode, float scale, float own_logit, Strips row, Strips column) {
+    Match m{};
+    double diagonal = 0.0;
+    if (mode == kSigmoid) {
+        double others = 0.0;
+        for (uint32_t i = 0; i < row.count; ++i) m.loss += row.first[i * row.stride].sum;
+        for (uint32_t i = 0; i < column.count; ++i) others += column.first[i * column.stride].sum;
+        m.loss += softplus(-own_logit);
+        diagonal = -double(sigmoid(-own_logit));
+        m.column.inverse = float(others + diagonal);
+    } else {
+        m.loss = finish_softmax(row, own_logit, mode, scale, &m.row, &diagonal);
+        m.loss += finish_softmax(column, own_logit, mode, scale, &m.column, &diagonal);
+    }
+    m.diagonal = float(diagonal);
+    return m;
 }

@@ -32,7 +32,7 @@ X2CT_DEVICE void load_async(unsigned char* tile, int stride, const T* x, uint64_
     constexpr int pieces = Bytes / 16, width = vec_width<T>();
     static_assert(Rows * pieces % Threads == 0, "every thread copies as much");
     const bool aligned = d % width == 0 && reinterpret_cast<uint64_t>(x) % 16 == 0;
-#pragma unroll 4
+#pragma unroll 2
     for (int v = 0; v < Rows * pieces / Threads; ++v) {
         const int item = int(threadIdx.x) + v * Threads, row = item / pieces, piece = item % pieces;
         const uint64_t k = k0 + piece * width;
@@ -95,31 +95,38 @@ struct ContrastiveMmaConfig : KernelDefaults {
     static_assert(sizeof(Shared) <= 99 * 1024, "fits every target");
 };
 
-// Sums of exponentials of one strip of rows by one strip of columns (blockIdx.y, blockIdx.x) of pair blockIdx.z; see
+// Sums of one strip of rows by one strip of columns (blockIdx.y, blockIdx.x) of pair blockIdx.z; see
 // contrastive_tiled, whose tiles are smaller.
 template <class T>
-X2CT_DEVICE void contrastive_mma(const ContrastiveForwardParams& p) {
+X2CT_DEVICE void contrastive_mma(const ContrastiveForwardParams& params) {
     using C = ContrastiveMmaConfig;
     constexpr int depth = kPiece / int(sizeof(T));
     auto& s = shared_memory<typename C::Shared>();
-    const ContrastivePair& pair = p.pairs[blockIdx.z];
+    const ContrastiveProblem& p = params.problem;
+    const ContrastivePair& pair = params.pairs[blockIdx.z];
     const T* a = static_cast<const T*>(pair.a);
     const T* b = static_cast<const T*>(pair.b);
-    const float scale = logit_scale(p);
+    const float scale = logit_scale(p), bias = logit_bias(p);
     const int t = int(threadIdx.x), lane = t % 32, wm = t / 32 % C::warps_m, wn = t / 32 / C::warps_m;
     const int own_row = wm * C::mi * 16 + lane / 4, own_column = wn * C::ni * 8 + lane % 4 * 2;
-    const uint64_t tiles = (p.n + C::tile - 1) / C::tile, pieces = (p.d + depth - 1) / depth;
-    const uint64_t row_end = tiles * (blockIdx.y + 1) / p.strips, column_begin = tiles * blockIdx.x / p.strips;
-    const uint64_t column_end = tiles * (blockIdx.x + 1) / p.strips, row_begin = tiles * blockIdx.y / p.strips;
+    const uint64_t row_tiles = (p.rows + C::tile - 1) / C::tile, column_tiles = (p.columns + C::tile - 1) / C::tile;
+    const uint64_t pieces = (p.d + depth - 1) / depth;
+    const uint64_t row_begin = row_tiles * blockIdx.y / params.strips, row_end = row_tiles * (blockIdx.y + 1) / params.strips;
+    const uint64_t column_begin = column_tiles * blockIdx.x / params.strips, column_end = column_tiles * (blockIdx.x + 1) / params.strips;
+    if (row_begin == row_end) {
+        // Fewer tiles of rows than strips: this strip of the columns has seen nothing.
+        for (uint64_t j = column_begin * C::tile + t; j < min(column_end * C::tile, p.columns); j += C::threads)
+            pair.column_partials[blockIdx.y * p.columns + j] = empty_sum(p.mode, scale);
+    }
     for (uint64_t rt = row_begin; rt < row_end; ++rt) {
-        SumExp row_sum{p.bounded ? scale : -infinity(), 0.0f};
+        SumExp row_sum = empty_sum(p.mode, scale);
         for (uint64_t ct = column_begin; ct < column_end; ++ct) {
             const uint64_t row0 = rt * C::tile, column0 = ct * C::tile;
             auto load = [&](uint64_t piece) {
                 if (piece < pieces) {
                     unsigned char* stage = s.stage[piece % C::stages];
-                    load_async<C::threads, C::tile, kPiece>(stage, kPieceStride, a, row0, piece * depth, p.n, p.d);
-                    load_async<C::threads, C::tile, kPiece>(stage + C::tile * kPieceStride, kPieceStride, b, column0, piece * depth, p.n, p.d);
+                    load_async<C::threads, C::tile, kPiece>(stage, kPieceStride, a, row0, piece * depth, p.rows, p.d);
+                    load_async<C::threads, C::tile, kPiece>(stage + C::tile * kPieceStride, kPieceStride, b, column0, piece * depth, p.columns, p.d);
                 }
                 cp_async_commit();
             };
@@ -141,21 +148,25 @@ X2CT_DEVICE void contrastive_mma(const ContrastiveForwardParams& p) {
             X2CT_UNROLL
             for (int j = 0; j < 2 * C::ni; ++j) {
                 const uint64_t column = column0 + own_column + j / 2 * 8 + j % 2;
-                column_inverse[j] = column < p.n ? inverse_norm(pair.b_inverse_norms, column) : 0.0f;
+                column_inverse[j] = column < p.columns ? inverse_norm(pair.b_inverse_norms, column) : 0.0f;
             }
             X2CT_UNROLL
             for (int i = 0; i < 2 * C::mi; ++i) {
                 const uint64_t row = row0 + own_row + i * 8;
-                const float factor = row < p.n ? scale * inverse_norm(pair.a_inverse_norms, row) : 0.0f;
+                const float factor = row < p.rows ? scale * inverse_norm(pair.a_inverse_norms, row) : 0.0f;
                 X2CT_UNROLL
                 for (int j = 0; j < 2 * C::ni; ++j) {
                     const uint64_t column = column0 + own_column + j / 2 * 8 + j % 2;
-                    l[i][j] = factor * (column_inverse[j] * c[i / 2][j / 2][i % 2 * 2 + j % 2]);
-                    if (row == column && row < p.n) pair.diagonal_logits[row] = l[i][j];
-                    if (row == column || row >= p.n || column >= p.n) l[i][j] = -infinity();
+                    l[i][j] = factor * (column_inverse[j] * c[i / 2][j / 2][i % 2 * 2 + j % 2]) + bias;
+                    if (row >= p.rows || column >= p.columns) {
+                        l[i][j] = -infinity();
+                    } else {
+                        if (row + p.offset == column) pair.diagonal_logits[row] = l[i][j];
+                        if (!mismatch(p, row, column)) l[i][j] = -infinity();
+                    }
                 }
             }
-            fold(l, p.bounded, scale, [&](int i, SumExp sum) { s.sums.rows[own_row + i * 8][wn * 4 + lane % 4] = sum; },
+            fold(l, p.mode, scale, [&](int i, SumExp sum) { s.sums.rows[own_row + i * 8][wn * 4 + lane % 4] = sum; },
                  [&](int j, SumExp sum) { s.sums.columns[own_column + j / 2 * 8 + j % 2][wm * 8 + lane / 4] = sum; });
             __syncthreads();
             if (t < C::tile) {
@@ -164,13 +175,13 @@ X2CT_DEVICE void contrastive_mma(const ContrastiveForwardParams& p) {
                 const int column = t - C::tile;
                 SumExp sum = s.sums.columns[column][0];
                 for (int i = 1; i < C::parts; ++i) sum = merge(sum, s.sums.columns[column][i]);
-                if (column0 + column < p.n) {
-                    SumExp* partial = pair.column_partials + blockIdx.y * p.n + column0 + column;
+                if (column0 + column < p.columns) {
+                    SumExp* partial = pair.column_partials + blockIdx.y * p.columns + column0 + column;
                     *partial = rt == row_begin ? sum : merge(*partial, sum);
                 }
             }
         }
-        if (t < C::tile && rt * C::tile + t < p.n) pair.row_partials[blockIdx.x * p.n + rt * C::tile + t] = row_sum;
+        if (t < C::tile && rt * C::tile + t < p.rows) pair.row_partials[blockIdx.x * p.rows + rt * C::tile + t] = row_sum;
     }
 }
 
@@ -245,46 +256,45 @@ X2CT_DEVICE void multiply_partners(const unsigned char* h, const unsigned char* 
 // are recomputed, turned into their gradients h in shared memory (divided by the partners' norms), and multiplied with the
 // partners. Both products take their operands from one ring of stages, so that the copies never pause between them.
 template <class T>
-X2CT_DEVICE void contrastive_gradient_mma(const ContrastiveGradientParams& p) {
+X2CT_DEVICE void contrastive_gradient_mma(const ContrastiveGradientParams& params) {
     using C = ContrastiveGradientMmaConfig<T>;
     constexpr int depth = kPiece / C::bytes, MI = C::mi, NI = C::ni, parts = C::columns / C::partners;
     auto& s = shared_memory<typename C::Shared>();
-    const T* x = static_cast<const T*>(p.x);
+    const ContrastiveProblem& p = params.problem;
+    const T* x = static_cast<const T*>(params.x);
     const float scale = logit_scale(p);
-    const LogitGradient gradient{scale, p.bounded != 0};
     const int t = int(threadIdx.x), lane = t % 32, wm = t / 32 % C::warps_m, wn = t / 32 / C::warps_m;
     const int own_row = wm * MI * 16 + lane / 4, own_column = wn * NI * 8 + lane % 4 * 2;
     const uint64_t row0 = uint64_t(blockIdx.x) * C::rows, slice0 = uint64_t(blockIdx.y) * C::slice;
     const uint32_t pieces = uint32_t((p.d + depth - 1) / depth);
     const uint64_t left_of_d = p.d - slice0;
-    const uint32_t chunks = !p.dx ? 0 : left_of_d >= uint64_t(C::slice) ? C::chunks : uint32_t((left_of_d + C::chunk - 1) / C::chunk);
+    const uint32_t chunks = !params.dx ? 0 : left_of_d >= uint64_t(C::slice) ? C::chunks : uint32_t((left_of_d + C::chunk - 1) / C::chunk);
+    const uint32_t tiles = uint32_t((p.columns + C::columns - 1) / C::columns);
     const uint32_t items = pieces + chunks * parts;  // stages of one tile of partners
 
     // What to copy next: runs ahead of the arithmetic by stages - 1 items.
-    uint32_t next_term = 0, next_item = 0, fill = 0, use = 0;
-    uint64_t next_column = 0;
-    auto load_next = [&]() {
-        if (next_term < p.term_count) {
-            const T* y = static_cast<const T*>(p.terms[next_term].partner);
+    uint32_t next_term = 0, next_item = 0, next_tile = 0, use = 0;
+    auto load_next = [&](uint32_t fill) {
+        if (next_term < params.term_count) {
+            const uint64_t next_column = uint64_t(next_tile) * C::columns;
+            const T* y = static_cast<const T*>(params.terms[next_term].partner);
             unsigned char* stage = s.stage[fill];
             if (next_item < pieces) {
                 const uint64_t k0 = uint64_t(next_item) * depth;
-                load_async<C::threads, C::rows, kPiece>(stage, kPieceStride, x, row0, k0, p.n, p.d);
-                load_async<C::threads, C::columns, kPiece>(stage + C::rows * kPieceStride, kPieceStride, y, next_column, k0, p.n, p.d);
+                load_async<C::threads, C::rows, kPiece>(stage, kPieceStride, x, row0, k0, p.rows, p.d);
+                load_async<C::threads, C::columns, kPiece>(stage + C::rows * kPieceStride, kPieceStride, y, next_column, k0, p.columns, p.d);
             } else {
                 const uint32_t item = next_item - pieces;
                 load_async<C::threads, C::partners, C::chunk * C::bytes>(stage, C::straight_stride, y, next_column + item % parts * C::partners,
-                                                                        slice0 + item / parts * C::chunk, p.n, p.d);
+                                                                        slice0 + item / parts * C::chunk, p.columns, p.d);
             }
             if (++next_item == items) {
                 next_item = 0;
-                next_column += C::columns;
-                if (next_column >= p.n) {
-                    next_column = 0;
+                if (++next_tile == tiles) {
+                    next_tile = 0;
                     ++next_term;
                 }
             }
-            fill = fill + 1 == C::stages ? 0 : fill + 1;
         }
         cp_async_commit();
     };
@@ -292,21 +302,20 @@ X2CT_DEVICE void contrastive_gradient_mma(const ContrastiveGradientParams& p) {
     auto take = [&]() -> const unsigned char* {
         cp_async_wait<C::stages - 2>();
         __syncthreads();
-        load_next();
+        load_next(use == 0 ? C::stages - 1 : use - 1);
         const unsigned char* stage = s.stage[use];
         use = use + 1 == C::stages ? 0 : use + 1;
         return stage;
     };
 
     float g[C::chunks][MI][4][4] = {};
-    float slope[2 * MI] = {}, row_inverse[2 * MI];
+    float slope[2 * MI] = {};
     X2CT_UNROLL
-    for (int i = 0; i < 2 * MI; ++i) row_inverse[i] = row0 + own_row + i * 8 < p.n ? inverse_norm(p.x_inverse_norms, row0 + own_row + i * 8) : 0.0f;
-    X2CT_UNROLL
-    for (int stage = 0; stage < C::stages - 1; ++stage) load_next();
-    for (uint32_t q = 0; q < p.term_count; ++q) {
-        const ContrastiveTerm& term = p.terms[q];
-        for (uint64_t column0 = 0; column0 < p.n; column0 += C::columns) {
+    for (int stage = 0; stage < C::stages - 1; ++stage) load_next(stage);
+    for (uint32_t q = 0; q < params.term_count; ++q) {
+        const ContrastiveTerm& term = params.terms[q];
+        for (uint32_t tile = 0; tile < tiles; ++tile) {
+            const uint64_t column0 = uint64_t(tile) * C::columns;
             float c[MI][NI][4] = {};
             for (uint32_t piece = 0; piece < pieces; ++piece) {
                 const unsigned char* stage = take();
@@ -319,22 +328,28 @@ X2CT_DEVICE void contrastive_gradient_mma(const ContrastiveGradientParams& p) {
                 float column_inverse[2] = {};
                 X2CT_UNROLL
                 for (int k = 0; k < 2; ++k)
-                    if (column0 + local + k < p.n) {
+                    if (column0 + local + k < p.columns) {
                         partner[k] = term.partner_softmax[column0 + local + k];
                         column_inverse[k] = inverse_norm(term.partner_inverse_norms, column0 + local + k);
                     }
                 X2CT_UNROLL
                 for (int i = 0; i < 2 * MI; ++i) {
                     const uint64_t row = row0 + own_row + i * 8;
-                    const Softmax own = row < p.n ? term.own_softmax[row] : Softmax{};
+                    const bool inside = row < p.rows;
+                    const Softmax own = inside ? term.own_softmax[row] : Softmax{};
+                    const float row_inverse = inside ? inverse_norm(params.x_inverse_norms, row) : 0.0f;
                     Vec<T, 2> pair;
                     X2CT_UNROLL
                     for (int k = 0; k < 2; ++k) {
                         const uint64_t column = column0 + local + k;
-                        const float similarity = row_inverse[i] * (column_inverse[k] * c[i / 2][j / 2][i % 2 * 2 + k]);
+                        const float similarity = row_inverse * (column_inverse[k] * c[i / 2][j / 2][i % 2 * 2 + k]);
                         float h = 0.0f;
-                        if (row < p.n && column < p.n)
-                            h = term.weight * (row == column ? term.diagonal[row] : gradient(scale * similarity, own, partner[k]));
+                        if (inside && column < p.columns) {
+                            if (row + p.offset == column)
+                                h = term.weight * term.diagonal[row];
+                            else if (mismatch(p, row, column))
+                                h = term.weight * logit_gradient(p, scale, similarity, own, partner[k]);
+                        }
                         slope[i] += h * similarity;
                         pair.v[k] = from_float<T>(h * column_inverse[k]);
                     }
@@ -356,15 +371,16 @@ X2CT_DEVICE void contrastive_gradient_mma(const ContrastiveGradientParams& p) {
     X2CT_UNROLL
     for (int i = 0; i < 2 * MI; ++i) s.slopes[own_row + i * 8][wn * 4 + lane % 4] = slope[i];
     __syncthreads();
-    const float factor = *p.upstream * p.factor;
+    const float factor = *params.upstream * params.factor;
     X2CT_UNROLL
     for (int i = 0; i < 2 * MI; ++i) {
         const uint64_t row = row0 + own_row + i * 8;
-        if (row >= p.n) continue;
+        if (row >= p.rows) continue;
         float along = 0.0f;
         for (int k = 0; k < 4 * C::warps_n; ++k) along += s.slopes[own_row + i * 8][k];
-        if (p.slopes && blockIdx.y == 0 && wn == 0 && lane % 4 == 0) p.slopes[row] = along * factor;
-        if (!p.dx) continue;
+        if (params.slopes && blockIdx.y == 0 && wn == 0 && lane % 4 == 0) params.slopes[row] = along * factor;
+        if (!params.dx) continue;
+        const float inverse = inverse_norm(params.x_inverse_norms, row);
         X2CT_UNROLL
         for (int chunk = 0; chunk < C::chunks; ++chunk)
             X2CT_UNROLL
@@ -373,8 +389,8 @@ X2CT_DEVICE void contrastive_gradient_mma(const ContrastiveGradientParams& p) {
                 if (k >= p.d) continue;
                 const uint64_t at = row * p.d + k;
                 const float free = scale * g[chunk][i / 2][j / 2][i % 2 * 2 + j % 2];
-                const float value = p.x_inverse_norms ? unnormalise(free, scale * along, to_float(x[at]), row_inverse[i]) : free;
-                write_gradient(static_cast<T*>(p.dx) + at, factor * value, p.accumulate);
+                const float value = params.x_inverse_norms ? unnormalise(free, scale * along, to_float(x[at]), inverse) : free;
+                write_gradient(static_cast<T*>(params.dx) + at, factor * value, params.accumulate);
             }
     }
 }

@@ -101,47 +101,82 @@ struct ContrastiveTileConfig : KernelDefaults {
     };
 };
 
-// Sums of exponentials of one strip of rows by one strip of columns (blockIdx.y, blockIdx.x) of pair blockIdx.z, tile by
-// tile. A tile's exponentials serve its rows and its columns. Column sums live in this block's own part of the workspace
-// between tiles, row sums in a register of the thread that owns the row.
+// c = <a_row, b_column> of the tile at (row0, column0): a thread's 8x8, columns as in multiply_tile.
+template <class T, class S>
+X2CT_DEVICE void similarity_tile(S& s, const ContrastiveProblem& p, const T* a, const float* a_inverse_norms, const T* b,
+                                 const float* b_inverse_norms, uint64_t row0, uint64_t column0, bool aligned,
+                                 Float4 (&c)[ContrastiveTileConfig::micro][ContrastiveTileConfig::micro / 4]) {
+    using C = ContrastiveTileConfig;
+    const int tx = int(threadIdx.x) % C::lanes, ty = int(threadIdx.x) / C::lanes;
+    for (uint64_t k0 = 0; k0 < p.d; k0 += C::depth) {
+        __syncthreads();
+        load_transposed<C::threads, C::tile, C::depth>(s.a, a, a_inverse_norms, row0, k0, p.rows, p.d, aligned);
+        load_transposed<C::threads, C::tile, C::depth>(s.b, b, b_inverse_norms, column0, k0, p.columns, p.d, aligned);
+        __syncthreads();
+        multiply_tile<C::depth, C::micro, C::micro, C::tile / 2, C::tile + 4, C::tile + 4>(&s.a[0][ty * C::micro], &s.b[0][tx * 4], c);
+    }
+}
+
+// The place of a thread's logit (i, j) in its tile.
+X2CT_DEVICE int micro_row(int i) { return int(threadIdx.x) / ContrastiveTileConfig::lanes * ContrastiveTileConfig::micro + i; }
+X2CT_DEVICE int micro_column(int j) {
+    return j / 4 * (ContrastiveTileConfig::tile / 2) + int(threadIdx.x) % ContrastiveTileConfig::lanes * 4 + j % 4;
+}
+
+// Turns a thread's similarities into the sums of its rows and columns in shared memory; notes the matching logits.
+template <class S>
+X2CT_DEVICE void fold_tile(S& s, const ContrastiveProblem& p, float scale, float bias, uint64_t row0, uint64_t column0,
+                           const Float4 (&c)[ContrastiveTileConfig::micro][ContrastiveTileConfig::micro / 4], float* diagonal_logits) {
+    using C = ContrastiveTileConfig;
+    const int tx = int(threadIdx.x) % C::lanes, ty = int(threadIdx.x) / C::lanes;
+    // Logits; what does not count becomes -inf, whose exponential is 0.
+    float l[C::micro][C::micro];
+    X2CT_UNROLL
+    for (int i = 0; i < C::micro; ++i)
+        X2CT_UNROLL
+        for (int j = 0; j < C::micro; ++j) {
+            const uint64_t row = row0 + micro_row(i), column = column0 + micro_column(j);
+            l[i][j] = scale * c[i][j / 4][j % 4] + bias;
+            if (row >= p.rows || column >= p.columns) {
+                l[i][j] = -infinity();
+            } else {
+                if (row + p.offset == column) diagonal_logits[row] = l[i][j];
+                if (!mismatch(p, row, column)) l[i][j] = -infinity();
+            }
+        }
+    fold(l, p.mode, scale, [&](int i, SumExp sum) { s.rows[micro_row(i)][tx] = sum; },
+         [&](int j, SumExp sum) { s.columns[micro_column(j)][ty] = sum; });
+}
+
+// Sums of one strip of rows by one strip of columns (blockIdx.y, blockIdx.x) of pair blockIdx.z, tile by tile. A tile's
+// exponentials serve its rows and its columns. Column sums live in this block's own part of the workspace between tiles,
+// row sums in a register of the thread that owns the row.
 template <class T>
-X2CT_DEVICE void contrastive_tiled(const ContrastiveForwardParams& p) {
+X2CT_DEVICE void contrastive_tiled(const ContrastiveForwardParams& params) {
     using C = ContrastiveTileConfig;
     auto& s = shared_memory<C::Shared>();
-    const ContrastivePair& pair = p.pairs[blockIdx.z];
+    const ContrastiveProblem& p = params.problem;
+    const ContrastivePair& pair = params.pairs[blockIdx.z];
     const T* a = static_cast<const T*>(pair.a);
     const T* b = static_cast<const T*>(pair.b);
     const bool aligned = rows_aligned<T>(a, p.d) && rows_aligned<T>(b, p.d);
-    const float scale = logit_scale(p);
-    const int t = int(threadIdx.x), tx = t % C::lanes, ty = t / C::lanes;
-    const uint64_t tiles = (p.n + C::tile - 1) / C::tile;
-    const uint64_t row_end = tiles * (blockIdx.y + 1) / p.strips, column_begin = tiles * blockIdx.x / p.strips;
-    const uint64_t column_end = tiles * (blockIdx.x + 1) / p.strips, row_begin = tiles * blockIdx.y / p.strips;
+    const float scale = logit_scale(p), bias = logit_bias(p);
+    const int t = int(threadIdx.x);
+    const uint64_t row_tiles = (p.rows + C::tile - 1) / C::tile, column_tiles = (p.columns + C::tile - 1) / C::tile;
+    const uint64_t row_begin = row_tiles * blockIdx.y / params.strips, row_end = row_tiles * (blockIdx.y + 1) / params.strips;
+    const uint64_t column_begin = column_tiles * blockIdx.x / params.strips, column_end = column_tiles * (blockIdx.x + 1) / params.strips;
+    if (row_begin == row_end) {
+        // Fewer tiles of rows than strips: this strip of the columns has seen nothing.
+        for (uint64_t j = column_begin * C::tile + t; j < min(column_end * C::tile, p.columns); j += C::threads)
+            pair.column_partials[blockIdx.y * p.columns + j] = empty_sum(p.mode, scale);
+    }
     for (uint64_t rt = row_begin; rt < row_end; ++rt) {
-        SumExp own_row{p.bounded ? scale : -infinity(), 0.0f};
+        SumExp own_row = empty_sum(p.mode, scale);
         for (uint64_t ct = column_begin; ct < column_end; ++ct) {
             const uint64_t row0 = rt * C::tile, column0 = ct * C::tile;
             Float4 c[C::micro][C::micro / 4] = {};
-            for (uint64_t k0 = 0; k0 < p.d; k0 += C::depth) {
-                __syncthreads();
-                load_transposed<C::threads, C::tile, C::depth>(s.a, a, pair.a_inverse_norms, row0, k0, p.n, p.d, aligned);
-                load_transposed<C::threads, C::tile, C::depth>(s.b, b, pair.b_inverse_norms, column0, k0, p.n, p.d, aligned);
-                __syncthreads();
-                multiply_tile<C::depth, C::micro, C::micro, C::tile / 2, C::tile + 4, C::tile + 4>(&s.a[0][ty * C::micro], &s.b[0][tx * 4], c);
-            }
-            // Logits; what does not count becomes -inf, whose exponential is 0.
-            float l[C::micro][C::micro];
-            X2CT_UNROLL
-            for (int i = 0; i < C::micro; ++i)
-                X2CT_UNROLL
-                for (int j = 0; j < C::micro; ++j) {
-                    const uint64_t row = row0 + ty * C::micro + i, column = column0 + j / 4 * (C::tile / 2) + tx * 4 + j % 4;
-                    l[i][j] = scale * c[i][j / 4][j % 4];
-                    if (row == column && row < p.n) pair.diagonal_logits[row] = l[i][j];
-                    if (row == column || row >= p.n || column >= p.n) l[i][j] = -infinity();
-                }
-            fold(l, p.bounded, scale, [&](int i, SumExp sum) { s.rows[ty * C::micro + i][tx] = sum; },
-                 [&](int j, SumExp sum) { s.columns[j / 4 * (C::tile / 2) + tx * 4 + j % 4][ty] = sum; });
+            similarity_tile(s, p, a, pair.a_inverse_norms, b, pair.b_inverse_norms, row0, column0, aligned, c);
+            fold_tile(s, p, scale, bias, row0, column0, c, pair.diagonal_logits);
             __syncthreads();
             SumExp column = s.columns[t][0];
             own_row = merge(own_row, s.rows[t][0]);
@@ -150,12 +185,12 @@ X2CT_DEVICE void contrastive_tiled(const ContrastiveForwardParams& p) {
                 own_row = merge(own_row, s.rows[t][i]);
                 column = merge(column, s.columns[t][i]);
             }
-            if (column0 + t < p.n) {
-                SumExp* partial = pair.column_partials + blockIdx.y * p.n + column0 + t;
+            if (column0 + t < p.columns) {
+                SumExp* partial = pair.column_partials + blockIdx.y * p.columns + column0 + t;
                 *partial = rt == row_begin ? column : merge(*partial, column);
             }
         }
-        if (rt * C::tile + t < p.n) pair.row_partials[blockIdx.x * p.n + rt * C::tile + t] = own_row;
+        if (rt * C::tile + t < p.rows) pair.row_partials[blockIdx.x * p.rows + rt * C::tile + t] = own_row;
     }
 }
 
@@ -182,30 +217,30 @@ struct ContrastiveGradientConfig : KernelDefaults {
 // recomputed, turned into their gradients h in shared memory, and multiplied with the partners.
 // <g_i, x_i / |x_i|>, which the projection needs, is scale * sum_j h_ij c_ij: known from the logits, whatever slice of d this is.
 template <class T>
-X2CT_DEVICE void contrastive_gradient_tiled(const ContrastiveGradientParams& p) {
+X2CT_DEVICE void contrastive_gradient_tiled(const ContrastiveGradientParams& params) {
     using C = ContrastiveGradientConfig;
     auto& s = shared_memory<C::Shared>();
-    const T* x = static_cast<const T*>(p.x);
+    const ContrastiveProblem& p = params.problem;
+    const T* x = static_cast<const T*>(params.x);
     const float scale = logit_scale(p);
-    const LogitGradient gradient{scale, p.bounded != 0};
     const int t = int(threadIdx.x), tx = t % C::lanes, ty = t / C::lanes;
     const uint64_t row0 = uint64_t(blockIdx.x) * C::rows, slice0 = uint64_t(blockIdx.y) * C::slice;
     const bool x_aligned = rows_aligned<T>(x, p.d);
     Float4 g[C::chunks][4][1] = {};
     float slope[4] = {};
-    for (uint32_t q = 0; q < p.term_count; ++q) {
-        const ContrastiveTerm& term = p.terms[q];
+    for (uint32_t q = 0; q < params.term_count; ++q) {
+        const ContrastiveTerm& term = params.terms[q];
         const T* y = static_cast<const T*>(term.partner);
         const bool y_aligned = rows_aligned<T>(y, p.d);
         Softmax own[4];
         X2CT_UNROLL
-        for (int i = 0; i < 4; ++i) own[i] = row0 + ty * 4 + i < p.n ? term.own_softmax[row0 + ty * 4 + i] : Softmax{0.0f, 0.0f};
-        for (uint64_t column0 = 0; column0 < p.n; column0 += C::columns) {
+        for (int i = 0; i < 4; ++i) own[i] = row0 + ty * 4 + i < p.rows ? term.own_softmax[row0 + ty * 4 + i] : Softmax{0.0f, 0.0f};
+        for (uint64_t column0 = 0; column0 < p.columns; column0 += C::columns) {
             Float4 c[4][2] = {};
             for (uint64_t k0 = 0; k0 < p.d; k0 += C::depth) {
                 __syncthreads();
-                load_transposed<C::threads, C::rows, C::depth>(s.x, x, p.x_inverse_norms, row0, k0, p.n, p.d, x_aligned);
-                load_transposed<C::threads, C::columns, C::depth>(s.y, y, term.partner_inverse_norms, column0, k0, p.n, p.d, y_aligned);
+                load_transposed<C::threads, C::rows, C::depth>(s.x, x, params.x_inverse_norms, row0, k0, p.rows, p.d, x_aligned);
+                load_transposed<C::threads, C::columns, C::depth>(s.y, y, term.partner_inverse_norms, column0, k0, p.columns, p.d, y_aligned);
                 __syncthreads();
                 multiply_tile<C::depth, 4, 8, C::columns / 2, C::rows + 4, C::columns + 4>(&s.x[0][ty * 4], &s.y[0][tx * 4], c);
             }
@@ -213,29 +248,29 @@ X2CT_DEVICE void contrastive_gradient_tiled(const ContrastiveGradientParams& p) 
             for (int j = 0; j < 8; ++j) {
                 const int local = j / 4 * (C::columns / 2) + tx * 4 + j % 4;
                 const uint64_t column = column0 + local;
-                const Softmax partner = column < p.n ? term.partner_softmax[column] : Softmax{0.0f, 0.0f};
+                const Softmax partner = column < p.columns ? term.partner_softmax[column] : Softmax{0.0f, 0.0f};
                 float h[4];
                 X2CT_UNROLL
                 for (int i = 0; i < 4; ++i) {
                     const uint64_t row = row0 + ty * 4 + i;
-                    const float l = scale * c[i][j / 4][j % 4];
-                    if (row >= p.n || column >= p.n)
-                        h[i] = 0.0f;
-                    else if (row == column)
-                        h[i] = term.weight * term.diagonal[row];
-                    else
-                        h[i] = term.weight * gradient(l, own[i], partner);
+                    h[i] = 0.0f;
+                    if (row < p.rows && column < p.columns) {
+                        if (row + p.offset == column)
+                            h[i] = term.weight * term.diagonal[row];
+                        else if (mismatch(p, row, column))
+                            h[i] = term.weight * logit_gradient(p, scale, c[i][j / 4][j % 4], own[i], partner);
+                    }
                     slope[i] += h[i] * c[i][j / 4][j % 4];
                 }
                 store_float(&s.h[local][ty * 4], h);
             }
-            if (!p.dx) continue;
+            if (!params.dx) continue;
             X2CT_UNROLL
             for (int chunk = 0; chunk < C::chunks; ++chunk) {
                 const uint64_t k0 = slice0 + chunk * C::depth;
                 if (k0 < p.d) {
                     __syncthreads();
-                    load_straight<C::threads, C::columns, C::depth>(s.straight, y, term.partner_inverse_norms, column0, k0, p.n, p.d, y_aligned);
+                    load_straight<C::threads, C::columns, C::depth>(s.straight, y, term.partner_inverse_norms, column0, k0, p.columns, p.d, y_aligned);
                     __syncthreads();
                     multiply_tile<C::columns, 4, 4, 4, C::rows + 4, C::depth + 4>(&s.h[0][ty * 4], &s.straight[0][tx * 4], g[chunk]);
                 }
@@ -245,17 +280,17 @@ X2CT_DEVICE void contrastive_gradient_tiled(const ContrastiveGradientParams& p) 
     X2CT_UNROLL
     for (int i = 0; i < 4; ++i) s.slopes[ty * 4 + i][tx] = slope[i];
     __syncthreads();
-    const float factor = *p.upstream * p.factor;
+    const float factor = *params.upstream * params.factor;
     X2CT_UNROLL
     for (int i = 0; i < 4; ++i) {
         const uint64_t row = row0 + ty * 4 + i;
-        if (row >= p.n) continue;
+        if (row >= p.rows) continue;
         float along = 0.0f;
         X2CT_UNROLL
         for (int lane = 0; lane < C::lanes; ++lane) along += s.slopes[ty * 4 + i][lane];
-        if (p.slopes && blockIdx.y == 0 && tx == 0) p.slopes[row] = along * factor;
-        if (!p.dx) continue;
-        const float inverse = inverse_norm(p.x_inverse_norms, row);
+        if (params.slopes && blockIdx.y == 0 && tx == 0) params.slopes[row] = along * factor;
+        if (!params.dx) continue;
+        const float inverse = inverse_norm(params.x_inverse_norms, row);
         X2CT_UNROLL
         for (int chunk = 0; chunk < C::chunks; ++chunk)
             X2CT_UNROLL
@@ -264,8 +299,8 @@ X2CT_DEVICE void contrastive_gradient_tiled(const ContrastiveGradientParams& p) 
                 if (k >= p.d) continue;
                 const uint64_t at = row * p.d + k;
                 const float free = scale * g[chunk][i][0][j];
-                const float value = p.x_inverse_norms ? unnormalise(free, scale * along, to_float(x[at]), inverse) : free;
-                write_gradient(static_cast<T*>(p.dx) + at, factor * value, p.accumulate);
+                const float value = params.x_inverse_norms ? unnormalise(free, scale * along, to_float(x[at]), inverse) : free;
+                write_gradient(static_cast<T*>(params.dx) + at, factor * value, params.accumulate);
             }
     }
 }

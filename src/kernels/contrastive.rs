@@ -1,6 +1,6 @@
 //! Symmetric contrastive loss over pairs of embedding sets: parameters, geometry and launches. See `kernels/contrastive.cu`.
 
-use super::{DType, DevicePtr, Grid, Kernel, Launcher, Write, kernels};
+use super::{DType, DevicePtr, Grid, Kernel, Launcher, kernels};
 use crate::Result;
 
 /// Pairs, or terms of a gradient, that one launch takes.
@@ -26,28 +26,57 @@ kernels! {
         }
         /// One pair of embedding sets: rows from `a`, columns from `b`. Null norms: the embeddings are used as they are.
         ContrastivePair {
-            /// `[n, d]`.
+            /// `[rows, d]`.
             a: DevicePtr,
-            /// `[n, d]`.
+            /// `[columns, d]`.
             b: DevicePtr,
-            /// f32 `[n]`, or null.
+            /// f32 `[rows]`, or null.
             a_inverse_norms: DevicePtr,
-            /// f32 `[n]`, or null.
+            /// f32 `[columns]`, or null.
             b_inverse_norms: DevicePtr,
-            /// Workspace of two f32 `[strips, n]`: (shift, sum of exp(logit - shift)) of a strip of columns.
+            /// Workspace of two f32 `[strips, rows]`: (shift, sum of exp(logit - shift)) of a strip of columns.
             row_partials: DevicePtr,
-            /// The same for strips of rows.
+            /// The same for strips of rows, `[strips, columns]`.
             column_partials: DevicePtr,
-            /// Workspace, f32 `[n]`.
+            /// Two f32 `[columns]`: the strips of rows merged, for [`column_sums`]; or null.
+            column_sums: DevicePtr,
+            /// Workspace, f32 `[rows]`.
             diagonal_logits: DevicePtr,
-            /// Two f32 `[n]`: (shift, 1 / sum over the row of exp(logit - shift)).
+            /// Two f32 `[rows]`: (shift, 1 / sum over the row of exp(logit - shift)).
             row_softmax: DevicePtr,
-            /// The same over columns.
+            /// The same of the columns that match the rows. Sigmoid: (0, sum of the gradients of the column's logits).
             column_softmax: DevicePtr,
-            /// f32 `[n]`: the row's and the column's probability of the true match, each less one, added.
+            /// f32 `[rows]`: the gradient of the matching logit, before `factor` and `weight`.
             diagonal: DevicePtr,
             /// Of this pair's loss.
             weight: f32,
+            /// Fills the struct.
+            unused: u32,
+        }
+        /// What every kernel needs to know of the logits.
+        ContrastiveProblem {
+            /// f32 `[rows]`, or null: no two items are the same.
+            row_ids: DevicePtr,
+            /// f32 `[columns]`, or null.
+            column_ids: DevicePtr,
+            /// One f32 that replaces `scale`, or null.
+            scale_tensor: DevicePtr,
+            /// One f32 that replaces `bias`, or null.
+            bias_tensor: DevicePtr,
+            /// Embeddings of a set that are rows here.
+            rows: u64,
+            /// Embeddings of a set.
+            columns: u64,
+            /// Row i matches column offset + i.
+            offset: u64,
+            /// The embeddings' length.
+            d: u64,
+            /// logit = scale * inner product + bias.
+            scale: f32,
+            /// See `scale`; 0 for a softmax.
+            bias: f32,
+            /// A [`Mode`].
+            mode: u32,
             /// Fills the struct.
             unused: u32,
         }
@@ -55,40 +84,36 @@ kernels! {
         ContrastiveForwardParams {
             /// The first `pair_count` count.
             pairs: [ContrastivePair; MAX_PAIRS],
-            /// One f32 that replaces `scale`, or null.
-            scale_tensor: DevicePtr,
-            /// Workspace, f64 `[pair_count, ceil(n / 256)]`.
+            /// The logits.
+            problem: ContrastiveProblem,
+            /// Workspace, f64 `[pair_count, ceil(rows / 256)]`.
             loss_partials: DevicePtr,
             /// One f32.
             loss: DevicePtr,
-            /// Embeddings of a set.
-            n: u64,
-            /// Their length.
-            d: u64,
-            /// logit = scale * inner product.
-            scale: f32,
-            /// 1/n for the mean over the batch, 1 for the sum.
+            /// Of every row's loss.
             factor: f32,
             /// Pairs.
             pair_count: u32,
             /// Strips of rows, and as many of columns.
             strips: u32,
-            /// 1: no logit exceeds `scale`, and `scale <= 40`.
-            bounded: u32,
+            /// Strips of `column_partials` where they are finished: `strips`, or the number of shards.
+            column_strips: u32,
             /// 1: `loss += result`.
             accumulate: u32,
+            /// Fills the struct.
+            unused: u32,
         }
         /// A pair seen from the set whose gradient is wanted.
         ContrastiveTerm {
-            /// The other set, `[n, d]`.
+            /// The other set, `[columns, d]`.
             partner: DevicePtr,
-            /// f32 `[n]`, or null.
+            /// f32 `[columns]`, or null.
             partner_inverse_norms: DevicePtr,
-            /// This set's softmax over the partner's embeddings.
+            /// This set's softmax over the partner's embeddings, `[rows]`.
             own_softmax: DevicePtr,
-            /// The partner's over this set's.
+            /// The partner's over this set's, `[columns]`.
             partner_softmax: DevicePtr,
-            /// f32 `[n]`, of the forward pass.
+            /// f32 `[rows]`, of the forward pass.
             diagonal: DevicePtr,
             /// Of the pair's loss.
             weight: f32,
@@ -99,44 +124,42 @@ kernels! {
         ContrastiveGradientParams {
             /// The first `term_count` count.
             terms: [ContrastiveTerm; MAX_PAIRS],
-            /// `[n, d]`.
+            /// The logits.
+            problem: ContrastiveProblem,
+            /// `[rows, d]`.
             x: DevicePtr,
-            /// f32 `[n]`, or null: the embeddings are used as they are.
+            /// f32 `[rows]`, or null: the embeddings are used as they are.
             x_inverse_norms: DevicePtr,
-            /// One f32 that replaces `scale`, or null.
-            scale_tensor: DevicePtr,
             /// One f32: the gradient of the loss.
             upstream: DevicePtr,
-            /// `[n, d]`, or null.
+            /// `[rows, d]`, or null.
             dx: DevicePtr,
-            /// f32 `[n]`, or null: what each row adds to the gradient of the scale.
+            /// f32 `[rows]`, or null: what each row adds to the gradient of the scale.
             slopes: DevicePtr,
-            /// Embeddings of a set.
-            n: u64,
-            /// Their length.
-            d: u64,
-            /// logit = scale * inner product.
-            scale: f32,
-            /// 1 / (2 n) for the mean over the batch, 1/2 for the sum.
+            /// Of every row's loss.
             factor: f32,
             /// Terms.
             term_count: u32,
-            /// As in the forward pass.
-            bounded: u32,
             /// 1: `dx += result`.
             accumulate: u32,
             /// Fills the struct.
             unused: u32,
         }
-        /// Operands of the gradient of the scale.
+        /// Operands of the gradients of scale and bias.
         ContrastiveScaleParams {
-            /// f32 `[n]`.
+            /// f32 `[n]`, `stride` apart.
             slopes: DevicePtr,
+            /// One f32, or null: 1.
+            upstream: DevicePtr,
             /// One f32.
-            dscale: DevicePtr,
+            gradient: DevicePtr,
             /// Slopes.
             n: u64,
-            /// 1: `dscale += result`.
+            /// Of the sum.
+            factor: f32,
+            /// f32 between two slopes.
+            stride: u32,
+            /// 1: `gradient += result`.
             accumulate: u32,
             /// Fills the struct.
             unused: u32,
@@ -154,6 +177,8 @@ kernels! {
         MMA(ContrastiveForwardParams) = [contrastive_mma_f32, contrastive_mma_bf16];
         /// Softmax normalisers and losses of the rows.
         ROWS(ContrastiveForwardParams) = [contrastive_rows];
+        /// Sums of the columns over this shard's rows.
+        COLUMNS(ContrastiveForwardParams) = [contrastive_columns];
         /// The loss.
         LOSS(ContrastiveForwardParams) = [contrastive_loss];
         /// Gradient of a set, variant 1.
@@ -162,9 +187,32 @@ kernels! {
         GRADIENT_TILED(ContrastiveGradientParams) = [contrastive_gradient_tiled_f32, contrastive_gradient_tiled_bf16];
         /// Gradient of a set, variant 3.
         GRADIENT_MMA(ContrastiveGradientParams) = [contrastive_gradient_mma_f32, contrastive_gradient_mma_bf16];
-        /// Gradient of the scale.
+        /// Gradient of the scale, or of the bias.
         SCALE(ContrastiveScaleParams) = [contrastive_scale];
     }
+}
+
+/// How logits become a loss, as the kernels are told.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Softmax of rows and columns, each with its running maximum.
+    RunningMaximum = 0,
+    /// Softmax where no logit exceeds the scale, and the scale no [`MAX_BOUNDED_SCALE`]: one exponential for both sides.
+    Bounded = 1,
+    /// Every logit on its own.
+    Sigmoid = 2,
+}
+
+/// What the products of the embeddings are computed in; sums are f32 or better everywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// IEEE single precision.
+    F32,
+    /// Operands rounded to 10 mantissa bits.
+    Tf32,
+    /// Operands as they are stored, 7 mantissa bits.
+    Bf16,
 }
 
 /// Which kernels compute the tiles.
@@ -184,6 +232,15 @@ impl Variant {
     /// Every variant.
     pub const ALL: [Variant; 3] = [Variant::Naive, Variant::Tiled, Variant::TensorCores];
 
+    /// What this variant multiplies embeddings of a storage type in.
+    pub fn precision(self, dtype: DType) -> Precision {
+        match (self, dtype) {
+            (Variant::TensorCores, DType::F32) => Precision::Tf32,
+            (Variant::TensorCores, DType::Bf16) => Precision::Bf16,
+            _ => Precision::F32,
+        }
+    }
+
     fn forward(self) -> &'static Kernel<ContrastiveForwardParams> {
         match self {
             Variant::Naive => &NAIVE,
@@ -201,7 +258,7 @@ impl Variant {
     }
 }
 
-/// Strips of rows (and of columns) for `n` embeddings: the first axis of the partial sums' workspace.
+/// Strips of rows (and of columns) for `n` columns: the first axis of the partial sums' workspace.
 pub fn strips(launcher: &dyn Launcher, variant: Variant, dtype: DType, n: usize) -> Result<usize> {
     let tile = launcher.config(variant.forward().of(dtype))?.tile;
     Ok(n.div_ceil(tile[0] as usize).clamp(1, tile[1] as usize))
@@ -229,34 +286,48 @@ pub unsafe fn norms(
     unsafe { NORMS.launch(launcher, dtype, Grid::covering(n, rows), &params) }
 }
 
-/// The loss and what its gradient needs (`row_softmax`, `column_softmax`, `diagonal` of each pair). `params.strips` is
+/// The sums of every pair's rows and columns: `row_partials`, `column_partials` and `diagonal_logits`. `params.strips` is
 /// set here.
 ///
 /// # Safety
 /// Every pointer that the parameter structs do not call optional holds what they document, with [`strips`] strips, until
-/// the launches have completed; the norms are already there.
-pub unsafe fn forward(
+/// the launch has completed; the norms are already there.
+pub unsafe fn sums(
     launcher: &dyn Launcher,
     variant: Variant,
     dtype: DType,
-    mut params: ContrastiveForwardParams,
+    params: &ContrastiveForwardParams,
 ) -> Result<()> {
-    let n = params.n as usize;
     let kernel = variant.forward();
-    let strips = strips(launcher, variant, dtype, n)? as u32;
-    params.strips = strips;
     let grid = match variant {
         Variant::Naive => {
             let rows = launcher.config(kernel.of(dtype))?.tile[0] as usize;
-            Grid([Grid::covering(n, rows).0[0], 1, params.pair_count])
+            Grid([Grid::covering(params.problem.columns as usize, rows).0[0], 1, params.pair_count])
         }
-        Variant::Tiled | Variant::TensorCores => Grid([strips, strips, params.pair_count]),
+        Variant::Tiled | Variant::TensorCores => Grid([params.strips, params.strips, params.pair_count]),
     };
-    let rows = Grid([loss_partials(launcher, n)? as u32, params.pair_count, 1]);
+    unsafe { kernel.launch(launcher, dtype, grid, params) }
+}
+
+/// `column_sums` of every pair: the strips of `column_partials` merged.
+///
+/// # Safety
+/// As for [`sums`], whose results are read.
+pub unsafe fn column_sums(launcher: &dyn Launcher, params: &ContrastiveForwardParams) -> Result<()> {
+    let columns = launcher.config(COLUMNS.entry())?.tile[0] as usize;
+    let grid = Grid([Grid::covering(params.problem.columns as usize, columns).0[0], params.pair_count, 1]);
+    unsafe { COLUMNS.launch_only(launcher, grid, params) }
+}
+
+/// The loss of the rows, and what its gradient needs: `row_softmax`, `column_softmax`, `diagonal` of each pair.
+///
+/// # Safety
+/// As for [`sums`], whose results are read; `column_partials` has `column_strips` strips.
+pub unsafe fn finish(launcher: &dyn Launcher, params: &ContrastiveForwardParams) -> Result<()> {
+    let rows = Grid([loss_partials(launcher, params.problem.rows as usize)? as u32, params.pair_count, 1]);
     unsafe {
-        kernel.launch(launcher, dtype, grid, &params)?;
-        ROWS.launch_only(launcher, rows, &params)?;
-        LOSS.launch_only(launcher, Grid([1, 1, 1]), &params)
+        ROWS.launch_only(launcher, rows, params)?;
+        LOSS.launch_only(launcher, Grid([1, 1, 1]), params)
     }
 }
 
@@ -272,24 +343,17 @@ pub unsafe fn gradient(
 ) -> Result<()> {
     let kernel = variant.gradient();
     let tile = launcher.config(kernel.of(dtype))?.tile;
-    let mut grid = Grid::covering(params.n as usize, tile[0] as usize);
+    let mut grid = Grid::covering(params.problem.rows as usize, tile[0] as usize);
     if variant != Variant::Naive && params.dx != DevicePtr::NULL {
-        grid.0[1] = (params.d as usize).div_ceil(tile[1] as usize).max(1) as u32;
+        grid.0[1] = (params.problem.d as usize).div_ceil(tile[1] as usize).max(1) as u32;
     }
     unsafe { kernel.launch(launcher, dtype, grid, params) }
 }
 
-/// The sum of the slopes that [`gradient`] left.
+/// `gradient = upstream * factor * sum of the slopes`: the gradient of the scale, or of the bias.
 ///
 /// # Safety
-/// `slopes` holds `n` f32 and `dscale` one, until the launch has completed.
-pub unsafe fn scale_gradient(
-    launcher: &dyn Launcher,
-    slopes: DevicePtr,
-    dscale: DevicePtr,
-    n: usize,
-    write: Write,
-) -> Result<()> {
-    let params = ContrastiveScaleParams { slopes, dscale, n: n as u64, accumulate: write.flag(), unused: 0 };
-    unsafe { SCALE.launch_only(launcher, Grid([1, 1, 1]), &params) }
+/// The pointers that are not optional hold what [`ContrastiveScaleParams`] documents until the launch has completed.
+pub unsafe fn scale_gradient(launcher: &dyn Launcher, params: &ContrastiveScaleParams) -> Result<()> {
+    unsafe { SCALE.launch_only(launcher, Grid([1, 1, 1]), params) }
 }

@@ -1,0 +1,369 @@
+//! The forward and backward passes, tile by tile: what they keep, and which launches they make.
+
+use super::{Contrastive, Objective, Scale};
+use crate::device::Device;
+use crate::kernels::contrastive::{
+    self as kernel, ContrastiveForwardParams, ContrastiveGradientParams, ContrastivePair, ContrastiveProblem,
+    ContrastiveScaleParams, ContrastiveTerm, MAX_BOUNDED_SCALE, MAX_PAIRS, Mode,
+};
+use crate::kernels::{DType, DevicePtr, Write};
+use crate::tensor::Tensor;
+use crate::Result;
+
+/// What the gradient of a contrastive loss needs of the forward pass: O(n) numbers a pair.
+///
+/// The items of the batch are columns; those from `offset` on, `rows` of them, are rows too: all of them, or one shard.
+pub struct Context {
+    /// The embedding sets, `[columns, d]`.
+    pub(super) sets: Vec<Tensor>,
+    pub(super) scale: Option<Tensor>,
+    pub(super) bias: Option<Tensor>,
+    pub(super) rows: usize,
+    pub(super) offset: usize,
+    /// `[sets, columns]`, where normalised.
+    inverse_norms: Option<Tensor>,
+    /// `[pairs, 2, rows, 2]`: (shift, inverse sum) of rows and of the columns that match them.
+    pub(super) softmax: Tensor,
+    /// The same of every item, `[pairs, 2, columns, 2]`.
+    pub(super) all_softmax: Tensor,
+    /// `[pairs, rows]`: gradients of the matching logits.
+    diagonal: Tensor,
+}
+
+/// What the tiles leave: sums of rows by strip of columns and the reverse, and the matching logits.
+pub(super) struct Sums {
+    strips: usize,
+    /// `[pairs, strips, rows, 2]`
+    rows: Tensor,
+    /// `[pairs, strips, columns, 2]`
+    columns: Tensor,
+    /// `[pairs, rows]`
+    matching: Tensor,
+}
+
+/// The address of element `index`.
+fn at(tensor: &Tensor, index: usize) -> DevicePtr {
+    tensor.ptr().offset(index * tensor.dtype().size())
+}
+
+fn pointer(tensor: Option<&Tensor>) -> DevicePtr {
+    tensor.map_or(DevicePtr::NULL, Tensor::ptr)
+}
+
+impl Context {
+    /// Of a whole batch: every item is a row.
+    pub(super) fn new(loss: &Contrastive, inputs: &[&Tensor]) -> Result<Self> {
+        Self::of_rows(loss, inputs, 0, inputs[0].shape()[0])
+    }
+
+    /// Of the items from `offset` on, `rows` of them.
+    pub(super) fn of_rows(loss: &Contrastive, inputs: &[&Tensor], offset: usize, rows: usize) -> Result<Self> {
+        let [n, d] = inputs[0].dims::<2>("embeddings")?;
+        let (device, dtype) = (inputs[0].device(), inputs[0].dtype());
+        let active = loss.active();
+        let f32s = |shape: &[usize], what| Tensor::empty(device, shape, DType::F32, what);
+        let inverse_norms = loss.normalize.then(|| f32s(&[loss.sets, n], "inverse norms")).transpose()?;
+        if let Some(norms) = &inverse_norms {
+            for (set, x) in inputs.iter().enumerate().take(loss.sets) {
+                if active.iter().any(|pair| pair.0 == set || pair.1 == set) {
+                    // Safety: n x d elements and n of the f32 of this set, both live.
+                    unsafe { kernel::norms(device.launcher(), dtype, x.ptr(), at(norms, set * n), n, d)? };
+                }
+            }
+        }
+        let (scale, bias) = loss.places();
+        let softmax = f32s(&[active.len(), 2, rows, 2], "softmax normalisers")?;
+        Ok(Context {
+            sets: inputs[..loss.sets].iter().map(|&set| set.clone()).collect(),
+            scale: scale.map(|place| inputs[place].clone()),
+            bias: bias.map(|place| inputs[place].clone()),
+            rows,
+            offset,
+            inverse_norms,
+            all_softmax: softmax.clone(),
+            softmax,
+            diagonal: f32s(&[active.len(), rows], "diagonal gradients")?,
+        })
+    }
+
+    fn device(&self) -> &Device {
+        self.sets[0].device()
+    }
+
+    /// Items of the whole batch, and their length.
+    fn extent(&self) -> (usize, usize) {
+        (self.sets[0].shape()[0], self.sets[0].shape()[1])
+    }
+
+    fn inverse_norms(&self, set: usize) -> DevicePtr {
+        self.inverse_norms.as_ref().map_or(DevicePtr::NULL, |t| at(t, set * self.extent().0))
+    }
+
+    /// The rows' part of a set, and of its norms.
+    fn own(&self, set: usize) -> (DevicePtr, DevicePtr) {
+        let norms = self.inverse_norms(set);
+        let norms = if norms == DevicePtr::NULL { norms } else { norms.offset(self.offset * DType::F32.size()) };
+        (at(&self.sets[set], self.offset * self.extent().1), norms)
+    }
+
+    fn problem(&self, loss: &Contrastive) -> ContrastiveProblem {
+        let (columns, d) = self.extent();
+        let fixed = |scale: Scale| if let Scale::Fixed(value) = scale { value } else { 0.0 };
+        let bounded = |scale: f32| loss.normalize && (0.0..=MAX_BOUNDED_SCALE).contains(&scale);
+        let mode = match (loss.objective, loss.scale) {
+            (Objective::Sigmoid { .. }, _) => Mode::Sigmoid,
+            (Objective::Softmax, Scale::Fixed(scale)) if bounded(scale) => Mode::Bounded,
+            _ => Mode::RunningMaximum,
+        };
+        ContrastiveProblem {
+            row_ids: loss.ids.as_ref().map_or(DevicePtr::NULL, |ids| at(ids, self.offset)),
+            column_ids: pointer(loss.ids.as_ref()),
+            scale_tensor: pointer(self.scale.as_ref()),
+            bias_tensor: pointer(self.bias.as_ref()),
+            rows: self.rows as u64,
+            columns: columns as u64,
+            offset: self.offset as u64,
+            d: d as u64,
+            scale: fixed(loss.scale),
+            bias: fixed(loss.bias()),
+            mode: mode as u32,
+            unused: 0,
+        }
+    }
+
+    /// The loss of a whole batch.
+    pub(super) fn forward(&mut self, loss: &Contrastive) -> Result<Tensor> {
+        let sums = self.sums(loss)?;
+        self.finish(loss, &sums, &sums.columns, sums.strips)
+    }
+
+    /// Launches over the pairs, as many at a time as a launch takes.
+    fn for_launches(
+        &self,
+        loss: &Contrastive,
+        sums: &Sums,
+        columns: (&Tensor, usize),
+        merged: Option<&Tensor>,
+        mut launch: impl FnMut(usize, ContrastiveForwardParams) -> Result<()>,
+    ) -> Result<()> {
+        let (n, rows) = (self.extent().0, self.rows);
+        let pairs: Vec<ContrastivePair> = loss
+            .active()
+            .iter()
+            .enumerate()
+            .map(|(q, &(a, b, weight))| ContrastivePair {
+                a: self.own(a).0,
+                b: self.sets[b].ptr(),
+                a_inverse_norms: self.own(a).1,
+                b_inverse_norms: self.inverse_norms(b),
+                row_partials: at(&sums.rows, q * sums.strips * rows * 2),
+                column_partials: at(columns.0, q * columns.1 * n * 2),
+                column_sums: merged.map_or(DevicePtr::NULL, |t| at(t, q * n * 2)),
+                diagonal_logits: at(&sums.matching, q * rows),
+                row_softmax: at(&self.softmax, q * 4 * rows),
+                column_softmax: at(&self.softmax, (q * 4 + 2) * rows),
+                diagonal: at(&self.diagonal, q * rows),
+                weight,
+                unused: 0,
+            })
+            .collect();
+        for (index, chunk) in pairs.chunks(MAX_PAIRS).enumerate() {
+            let params = ContrastiveForwardParams {
+                pairs: std::array::from_fn(|q| chunk[q.min(chunk.len() - 1)]),
+                problem: self.problem(loss),
+                loss_partials: DevicePtr::NULL,
+                loss: DevicePtr::NULL,
+                factor: loss.factor(n),
+                pair_count: chunk.len() as u32,
+                strips: sums.strips as u32,
+                column_strips: columns.1 as u32,
+                accumulate: (index > 0) as u32,
+                unused: 0,
+            };
+            launch(index, params)?;
+        }
+        Ok(())
+    }
+
+    /// The tiles of every pair.
+    pub(super) fn sums(&self, loss: &Contrastive) -> Result<Sums> {
+        let (n, dtype, launcher) = (self.extent().0, self.sets[0].dtype(), self.device().launcher());
+        let pairs = loss.active().len();
+        let strips = kernel::strips(launcher, loss.variant, dtype, n)?;
+        let f32s = |shape: &[usize], what| Tensor::empty(self.device(), shape, DType::F32, what);
+        let sums = Sums {
+            strips,
+            rows: f32s(&[pairs, strips, self.rows, 2], "partial sums of rows")?,
+            columns: f32s(&[pairs, strips, n, 2], "partial sums of columns")?,
+            matching: f32s(&[pairs, self.rows], "matching logits")?,
+        };
+        self.for_launches(loss, &sums, (&sums.columns, strips), None, |_, params| {
+            // Safety: every pointer is to a live tensor of the documented extent.
+            unsafe { kernel::sums(launcher, loss.variant, dtype, &params) }
+        })?;
+        Ok(sums)
+    }
+
+    /// The normalisers of the rows and of the columns that match them, and the rows' loss. `columns` holds
+    /// `[pairs, strips, columns, 2]` partial sums.
+    pub(super) fn finish(&mut self, loss: &Contrastive, sums: &Sums, columns: &Tensor, strips: usize) -> Result<Tensor> {
+        let launcher = self.device().launcher();
+        let blocks = kernel::loss_partials(launcher, self.rows)?;
+        let partials = Tensor::empty(self.device(), [MAX_PAIRS, blocks, 2], DType::F32, "partial losses")?;
+        let value = Tensor::empty(self.device(), [0usize; 0], DType::F32, "loss")?;
+        self.for_launches(loss, sums, (columns, strips), None, |_, params| {
+            let params = ContrastiveForwardParams { loss_partials: partials.ptr(), loss: value.ptr(), ..params };
+            // Safety: every pointer is to a live tensor of the documented extent; partials are f64.
+            unsafe { kernel::finish(launcher, &params) }
+        })?;
+        Ok(value)
+    }
+
+    /// One gradient for each input that asks for it.
+    pub(super) fn backward(
+        &self,
+        loss: &Contrastive,
+        upstream: &Tensor,
+        wanted: &[Option<(Tensor, Write)>],
+    ) -> Result<()> {
+        let device = self.device();
+        upstream.expect("gradient of the loss", device, upstream.shape(), DType::F32)?;
+        let (scale, bias) = loss.places();
+        let of = |place: Option<usize>| place.and_then(|place| wanted.get(place)).and_then(Clone::clone);
+        let (mut dscale, dbias) = (of(scale), of(bias));
+        for (tensor, what) in [(&dscale, "gradient of the scale"), (&dbias, "gradient of the bias")] {
+            if let Some((tensor, _)) = tensor {
+                tensor.expect(what, device, tensor.shape(), DType::F32)?;
+            }
+        }
+        for set in 0..loss.sets {
+            self.set_gradient(loss, upstream, set, wanted.get(set).and_then(Option::as_ref), dscale.as_mut())?;
+        }
+        match dbias {
+            Some((dbias, write)) => self.bias_gradient(loss, upstream, &dbias, write),
+            None => Ok(()),
+        }
+    }
+
+    /// The gradient of one set, and the share of the scale's that its pairs of rows have: the scale takes every pair once,
+    /// from the set of its rows.
+    fn set_gradient(
+        &self,
+        loss: &Contrastive,
+        upstream: &Tensor,
+        set: usize,
+        wanted: Option<&(Tensor, Write)>,
+        mut dscale: Option<&mut (Tensor, Write)>,
+    ) -> Result<()> {
+        let (device, launcher) = (self.device(), self.device().launcher());
+        if let Some((dx, _)) = wanted {
+            let [_, d] = self.sets[set].dims::<2>("embeddings")?;
+            dx.expect("gradient of the embeddings", device, [self.rows, d], self.sets[set].dtype())?;
+        }
+        let active = loss.active();
+        let terms: Vec<_> = active.iter().enumerate().filter(|(_, p)| p.0 == set || p.1 == set).collect();
+        if terms.is_empty() {
+            return match wanted {
+                Some((dx, Write::Overwrite)) => dx.fill_zero(),
+                _ => Ok(()),
+            };
+        }
+        // Terms that only the gradient of the set needs are kept apart from those that also give slopes.
+        let (rows, columns): (Vec<_>, Vec<_>) = terms.into_iter().partition(|(_, p)| p.0 == set);
+        let groups = match dscale {
+            Some(_) => vec![rows, columns],
+            None => vec![[rows, columns].concat()],
+        };
+        let mut write = wanted.map(|(_, write)| *write);
+        for (group, terms) in groups.iter().enumerate() {
+            for chunk in terms.chunks(MAX_PAIRS) {
+                let slopes = (dscale.is_some() && group == 0)
+                    .then(|| Tensor::empty(device, [self.rows], DType::F32, "slopes"))
+                    .transpose()?;
+                if wanted.is_none() && slopes.is_none() {
+                    continue;
+                }
+                let params = ContrastiveGradientParams {
+                    upstream: upstream.ptr(),
+                    dx: pointer(wanted.map(|(dx, _)| dx)),
+                    slopes: pointer(slopes.as_ref()),
+                    accumulate: write.map_or(0, Write::flag),
+                    ..self.gradient_params(loss, set, chunk)
+                };
+                // Safety: every pointer is null where that is allowed, or to a live tensor of the documented extent.
+                unsafe { kernel::gradient(launcher, loss.variant, self.sets[0].dtype(), &params)? };
+                write = write.map(|_| Write::Accumulate);
+                if let (Some(slopes), Some((dscale, write))) = (slopes, dscale.as_deref_mut()) {
+                    let params = ContrastiveScaleParams {
+                        slopes: slopes.ptr(),
+                        upstream: DevicePtr::NULL,
+                        gradient: dscale.ptr(),
+                        n: self.rows as u64,
+                        factor: 1.0,
+                        stride: 1,
+                        accumulate: write.flag(),
+                        unused: 0,
+                    };
+                    // Safety: one slope a row and one element, both live.
+                    unsafe { kernel::scale_gradient(launcher, &params)? };
+                    *write = Write::Accumulate;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything of a gradient launch but its destinations.
+    fn gradient_params(
+        &self,
+        loss: &Contrastive,
+        set: usize,
+        pairs: &[(usize, &(usize, usize, f32))],
+    ) -> ContrastiveGradientParams {
+        let (n, rows) = (self.extent().0, self.rows);
+        let term = |&(q, &(a, b, weight)): &(usize, &(usize, usize, f32))| {
+            let (partner, own, other) = if a == set { (b, 0, 2) } else { (a, 2, 0) };
+            ContrastiveTerm {
+                partner: self.sets[partner].ptr(),
+                partner_inverse_norms: self.inverse_norms(partner),
+                own_softmax: at(&self.softmax, (q * 4 + own) * rows),
+                partner_softmax: at(&self.all_softmax, (q * 4 + other) * n),
+                diagonal: at(&self.diagonal, q * rows),
+                weight,
+                unused: 0,
+            }
+        };
+        ContrastiveGradientParams {
+            terms: std::array::from_fn(|i| term(&pairs[i.min(pairs.len() - 1)])),
+            problem: self.problem(loss),
+            x: self.own(set).0,
+            x_inverse_norms: self.own(set).1,
+            upstream: DevicePtr::NULL,
+            dx: DevicePtr::NULL,
+            slopes: DevicePtr::NULL,
+            factor: loss.factor(n),
+            term_count: pairs.len() as u32,
+            accumulate: 0,
+            unused: 0,
+        }
+    }
+
+    /// The sum of the gradients of all logits, which the forward pass has left by column.
+    fn bias_gradient(&self, loss: &Contrastive, upstream: &Tensor, dbias: &Tensor, write: Write) -> Result<()> {
+        for (q, (_, _, weight)) in loss.active().into_iter().enumerate() {
+            let params = ContrastiveScaleParams {
+                slopes: at(&self.softmax, (q * 4 + 2) * self.rows + 1),
+                upstream: upstream.ptr(),
+                gradient: dbias.ptr(),
+                n: self.rows as u64,
+                factor: weight * loss.factor(self.extent().0),
+                stride: 2,
+                accumulate: if q == 0 { write.flag() } else { 1 },
+                unused: 0,
+            };
+            // Safety: a pair of f32 a row and one element, both live.
+            unsafe { kernel::scale_gradient(self.device().launcher(), &params)? };
+        }
+        Ok(())
+    }
+}
