@@ -1,5 +1,5 @@
 use x2ct::autograd::Tape;
-use x2ct::ops::contrastive::{Contrastive, InfoNce, Scale, TriModal, Variant};
+use x2ct::ops::contrastive::{Contrastive, InfoNce, MAX_STORED, Scale, TriModal, Variant};
 use x2ct::tensor::{DType, Tensor};
 use x2ct::{Device, Result};
 
@@ -24,6 +24,7 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
                         Variant::Tiled => true,
                         // A processor only imitates them.
                         Variant::TensorCores => !device.is_host(),
+                        Variant::OneLaunch => n <= MAX_STORED,
                     };
                     if wanted {
                         let loss = Contrastive { variant, ..loss.clone() };
@@ -42,17 +43,25 @@ fn case(name: &str, variant: Variant, loss: Contrastive, tensors: &[Tensor], lea
     let sets = tensors[..loss.sets].to_vec();
     let pairs = loss.pairs.iter().filter(|p| p.2 != 0.0).count() as u64;
     let products = 2 * (n * n * d) as u64;
+    // Logits forward; where they are not kept, again backward, once for both gradients of a pair in f32 arithmetic and
+    // once for each on tensor cores; and a product with the partner for each pair of each gradient.
+    let stored = n <= MAX_STORED && matches!(variant, Variant::Tiled | Variant::OneLaunch);
+    let gradients = leaves.max(pairs as usize) as u64;
+    let again = match variant {
+        _ if stored => 0,
+        Variant::Tiled | Variant::OneLaunch if tensors[0].dtype() == DType::F32 => pairs,
+        _ => gradients,
+    };
     Case {
         family: "contrastive",
         name: format!("{name} {variant:?} {n}x{d} {}", tensors[0].dtype().name()),
         bytes: sets.iter().chain(&sets[..leaves]).map(|t| t.bytes() as u64).sum(),
-        // Every pair's logits forward; again, and the product with the partner, for each pair of each gradient.
-        flops: products * (pairs + 2 * leaves.max(pairs as usize) as u64),
+        flops: products * (pairs + again + gradients),
         run: Box::new(move || {
             let tape = Tape::recording();
             let make = |(i, t)| if i < leaves { tape.leaf(t) } else { tape.constant(t) };
             let vars: Vec<_> = sets.iter().enumerate().map(make).collect();
-            let y = tape.apply(loss.clone(), &vars.iter().collect::<Vec<_>>())?;
+            let y = loss.apply(&tape, &vars.iter().collect::<Vec<_>>())?;
             tape.backward(&y).map(drop)
         }),
     }

@@ -1,10 +1,12 @@
-// Symmetric InfoNCE of pairs of embedding sets, any number of sets: the loss and its gradients, no n x n matrix in memory.
+// Contrastive losses of pairs of embedding sets, any number of sets: the loss and its gradients, no n x n matrix in memory.
 //
 //   l_ij = scale <a_i, b_j>            embeddings divided by their norms where asked
-//   L(a, b) = 1/2 factor sum_i [ log sum_j exp l_ij - l_ii  +  log sum_j exp l_ji - l_ii ]      factor 1/n (mean) or 1 (sum)
+//   softmax  L(a, b) = 1/2 factor sum_i [ log sum_j exp l_ij - l_ii  +  log sum_j exp l_ji - l_ii ]      factor 1/n (mean) or 1 (sum)
+//   sigmoid  L(a, b) = factor sum_ij log(1 + exp(-z_ij (l_ij + bias)))    z = 1 for i = j, otherwise -1
 //   loss = sum over pairs of weight L(a, b)
 //
-// Shapes: a, b, da, db [n, d] row-major, f32 or bf16; norms, sums and the loss f32.
+// Shapes: a, b, da, db [n, d] row-major, f32 or bf16; norms, sums and the loss f32. One shard of a batch: a and da have its
+// rows alone, and row i matches column offset + i.
 //
 // Forward: norms; one pass over tiles of l that sums exp(l - shift) of rows and columns, a strip at a time; per row the two
 // softmax normalisers; the sum of the losses in f64. Backward: tiles of l are recomputed, turned into
@@ -23,11 +25,14 @@
 // pair and gradient backward.
 //
 // Variants: 1 naive (one thread a row), 2 tiled (f32 arithmetic, contrastive_tiled.cuh), 3 tensor cores (bf16, or TF32 where
-// storage is f32; contrastive_mma.cuh).
+// storage is f32; contrastive_mma.cuh), 4 loss and gradients of up to 1,024 in one cooperative launch
+// (contrastive_stored.cuh). Where both sets of a pair want a gradient, variant 2 stores bands of h: 4 n^2 d operations more
+// than the forward pass become 3.
 // Test: cargo test --release ops::contrastive     Time: x2ct bench contrastive
 #include "common/reduce.h"
 #include "contrastive.cuh"
 #include "contrastive_mma.cuh"
+#include "contrastive_stored.cuh"
 #include "contrastive_tiled.cuh"
 
 struct ContrastiveNormParams {
@@ -39,38 +44,16 @@ X2CT_FIELDS(ContrastiveNormParams, x, inverse_norms, n, d)
 
 struct ContrastiveNormConfig : KernelDefaults {
     static constexpr uint32_t threads = 128;
-    static constexpr int lanes = 4;  // threads of a row: few, because a processor adds within a thread for less than across
-    static constexpr uint32_t tile0 = threads / lanes;
+    static constexpr uint32_t tile0 = threads / kNormLanes;
     struct Shared {
         double parts[threads];
     };
 };
 
-// inverse_norms[i] = 1 / max(|x_i|, 1e-12), summed in f64: no overflow at any norm that f32 holds.
 template <class T>
 X2CT_DEVICE void contrastive_norms(const ContrastiveNormParams& p) {
     using C = ContrastiveNormConfig;
-    auto& s = shared_memory<C::Shared>();
-    const uint64_t row = uint64_t(blockIdx.x) * C::tile0 + threadIdx.x / C::lanes;
-    const int lane = int(threadIdx.x) % C::lanes;
-    const T* x = static_cast<const T*>(p.x) + row * p.d;
-    const bool aligned = rows_aligned<T>(p.x, p.d);
-    double sum = 0.0;
-    if (row < p.n) {
-        for (uint64_t k = lane * 4; k < p.d; k += C::lanes * 4) {
-            float v[4];
-            load_row4(x, k, p.d, aligned, v);
-            X2CT_UNROLL
-            for (int i = 0; i < 4; ++i) sum += double(v[i]) * v[i];
-        }
-    }
-    s.parts[threadIdx.x] = sum;
-    __syncthreads();
-    if (lane == 0 && row < p.n) {
-        for (int i = 1; i < C::lanes; ++i) sum += s.parts[threadIdx.x + i];
-        const double norm = sqrt(sum);
-        p.inverse_norms[row] = float(1.0 / (norm < double(kMinNorm) ? double(kMinNorm) : norm));
-    }
+    norm_rows<C::threads, T>(p.x, p.inverse_norms, p.n, p.d, uint64_t(blockIdx.x) * C::tile0, shared_memory<C::Shared>().parts);
 }
 
 // The inner product of two embeddings, divided by their norms.
@@ -238,6 +221,19 @@ X2CT_KERNEL(contrastive_tiled_bf16, ContrastiveForwardParams, ContrastiveTileCon
 X2CT_KERNEL(contrastive_mma_f32, ContrastiveForwardParams, ContrastiveMmaConfig, contrastive_mma<float>)
 X2CT_KERNEL(contrastive_mma_bf16, ContrastiveForwardParams, ContrastiveMmaConfig, contrastive_mma<bf16>)
 X2CT_KERNEL(contrastive_rows, ContrastiveForwardParams, ContrastiveRowConfig, contrastive_rows_body)
+X2CT_KERNEL(contrastive_one_launch_f32, ContrastiveStoredParams, ContrastiveOneLaunchConfig, contrastive_one_launch<float>)
+X2CT_KERNEL(contrastive_one_launch_bf16, ContrastiveStoredParams, ContrastiveOneLaunchConfig, contrastive_one_launch<bf16>)
+X2CT_KERNEL(contrastive_stored_similarities_f32, ContrastiveStoredParams, ContrastiveStoredConfig, contrastive_stored_similarities<float>)
+X2CT_KERNEL(contrastive_stored_similarities_bf16, ContrastiveStoredParams, ContrastiveStoredConfig, contrastive_stored_similarities<bf16>)
+X2CT_KERNEL(contrastive_stored_logits, ContrastiveStoredParams, ContrastiveStoredConfig, contrastive_stored_logits_body)
+X2CT_KERNEL(contrastive_stored_products_f32, ContrastiveStoredParams, ContrastiveStoredConfig, contrastive_stored_products<float>)
+X2CT_KERNEL(contrastive_stored_products_bf16, ContrastiveStoredParams, ContrastiveStoredConfig, contrastive_stored_products<bf16>)
+X2CT_KERNEL(contrastive_band_f32, ContrastiveBandParams, ContrastiveStoredConfig, contrastive_band<float>)
+X2CT_KERNEL(contrastive_band_bf16, ContrastiveBandParams, ContrastiveStoredConfig, contrastive_band<bf16>)
+X2CT_KERNEL(contrastive_product_f32, ContrastiveProductParams, ContrastiveStoredConfig, contrastive_product<float>)
+X2CT_KERNEL(contrastive_product_bf16, ContrastiveProductParams, ContrastiveStoredConfig, contrastive_product<bf16>)
+X2CT_KERNEL(contrastive_chain_f32, ContrastiveChainParams, ContrastiveChainConfig, contrastive_chain<float>)
+X2CT_KERNEL(contrastive_chain_bf16, ContrastiveChainParams, ContrastiveChainConfig, contrastive_chain<bf16>)
 X2CT_KERNEL(contrastive_columns, ContrastiveForwardParams, ContrastiveRowConfig, contrastive_columns_body)
 X2CT_KERNEL(contrastive_loss, ContrastiveForwardParams, ContrastiveSumConfig, contrastive_loss_body)
 X2CT_KERNEL(contrastive_gradient_naive_f32, ContrastiveGradientParams, ContrastiveNaiveConfig, contrastive_gradient_naive<float>)

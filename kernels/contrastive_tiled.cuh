@@ -86,6 +86,36 @@ X2CT_DEVICE void load_straight(float (*tile)[Ld], const T* x, const float* inver
     }
 }
 
+// Threads that share a row's norm: few, because a processor adds within a thread for less than across.
+constexpr int kNormLanes = 4;
+
+// inverse_norms[i] = 1 / max(|x_i|, 1e-12) of Threads / 4 rows from row0 on, summed in f64: no overflow at any norm that f32
+// holds. Every thread of the block calls.
+template <int Threads, class T>
+X2CT_DEVICE void norm_rows(const void* x, float* inverse_norms, uint64_t n, uint64_t d, uint64_t row0, double (&parts)[Threads]) {
+    const uint64_t row = row0 + threadIdx.x / kNormLanes;
+    const int lane = int(threadIdx.x) % kNormLanes;
+    const T* from = static_cast<const T*>(x) + row * d;
+    const bool aligned = rows_aligned<T>(x, d);
+    double sum = 0.0;
+    if (row < n) {
+        for (uint64_t k = lane * 4; k < d; k += kNormLanes * 4) {
+            float v[4];
+            load_row4(from, k, d, aligned, v);
+            X2CT_UNROLL
+            for (int i = 0; i < 4; ++i) sum += double(v[i]) * v[i];
+        }
+    }
+    __syncthreads();
+    parts[threadIdx.x] = sum;
+    __syncthreads();
+    if (lane == 0 && row < n) {
+        for (int i = 1; i < kNormLanes; ++i) sum += parts[threadIdx.x + i];
+        const double norm = sqrt(sum);
+        inverse_norms[row] = float(1.0 / (norm < double(kMinNorm) ? double(kMinNorm) : norm));
+    }
+}
+
 struct ContrastiveTileConfig : KernelDefaults {
     static constexpr uint32_t threads = 64;
     static constexpr uint32_t min_blocks = 4;

@@ -6,6 +6,12 @@ use crate::Result;
 /// Pairs, or terms of a gradient, that one launch takes.
 pub const MAX_PAIRS: usize = 4;
 
+/// Sets that a launch of the loss with its gradients takes.
+pub const MAX_SETS: usize = 4;
+
+/// Rows and columns of a tile of stored gradients.
+pub const STORED_TILE: usize = 64;
+
 /// The largest scale for which normalised embeddings need no running maximum: exp(-2 * 40) is still a normal f32.
 pub const MAX_BOUNDED_SCALE: f32 = 40.0;
 
@@ -145,6 +151,159 @@ kernels! {
             /// Fills the struct.
             unused: u32,
         }
+        /// A set of a batch whose gradients are made together with the loss.
+        ContrastiveSet {
+            /// `[n, d]`.
+            x: DevicePtr,
+            /// Workspace, f32 `[n]`; null: the embeddings are used as they are.
+            inverse_norms: DevicePtr,
+            /// `[n, d]`, or null: frozen.
+            dx: DevicePtr,
+        }
+        /// A pair of such a batch; `padded` is the next multiple of 64 above n, `tiles` = padded / 64.
+        ContrastiveStoredPair {
+            /// Workspace, f32 `[padded, padded]`.
+            h: DevicePtr,
+            /// Workspace, two f32 `[tiles, padded]`.
+            row_partials: DevicePtr,
+            /// Workspace, two f32 `[tiles, padded]`.
+            column_partials: DevicePtr,
+            /// Workspace, f32 `[tiles, padded]`.
+            row_alongs: DevicePtr,
+            /// Workspace, f32 `[tiles, padded]`.
+            column_alongs: DevicePtr,
+            /// Workspace, f32 `[padded]`.
+            diagonal_logits: DevicePtr,
+            /// Of this pair's loss.
+            weight: f32,
+            /// The set of its rows.
+            a: u32,
+            /// The set of its columns.
+            b: u32,
+            /// 0: both sets are frozen, and the scale; `h` and the alongs may be null.
+            gradient: u32,
+        }
+        /// Operands of the loss with its gradients.
+        ContrastiveStoredParams {
+            /// The first `set_count` count.
+            sets: [ContrastiveSet; MAX_SETS],
+            /// The first `pair_count` count.
+            pairs: [ContrastiveStoredPair; MAX_PAIRS],
+            /// The logits; rows = columns.
+            problem: ContrastiveProblem,
+            /// Workspace, f64 `[pairs, tiles]`.
+            loss_partials: DevicePtr,
+            /// Workspace, f64 `[pairs, tiles]`.
+            bias_partials: DevicePtr,
+            /// Workspace, f64 `[pairs, tiles, tiles]`.
+            scale_partials: DevicePtr,
+            /// One f32.
+            loss: DevicePtr,
+            /// One f32, or null.
+            dscale: DevicePtr,
+            /// One f32, or null.
+            dbias: DevicePtr,
+            /// See [`ContrastiveStoredPair`].
+            tiles: u64,
+            /// Of every row's loss.
+            factor: f32,
+            /// Sets.
+            set_count: u32,
+            /// Pairs.
+            pair_count: u32,
+            /// Fills the struct.
+            unused: u32,
+        }
+        /// Operands of the gradients of a band of logits, for the gradients of both sets of a pair.
+        ContrastiveBandParams {
+            /// The pair, seen from the set of the rows.
+            term: ContrastiveTerm,
+            /// The logits.
+            problem: ContrastiveProblem,
+            /// `[rows, d]`.
+            x: DevicePtr,
+            /// f32 `[rows]`, or null.
+            x_inverse_norms: DevicePtr,
+            /// f32 `[band, ld]`: `ld` is the next multiple of 64 above `columns`.
+            h: DevicePtr,
+            /// f32 `[ld / 64, band]`: sums over a tile's columns of h times similarity.
+            row_alongs: DevicePtr,
+            /// f32 `[band / 64, ld]`: the same over a tile's rows.
+            column_alongs: DevicePtr,
+            /// The band's first row.
+            first: u64,
+            /// Rows of the band, a multiple of 64.
+            band: u64,
+        }
+        /// One product of stored gradients of logits with a partner.
+        ContrastiveProduct {
+            /// f32 `[.., ld]`, zero outside the batch.
+            h: DevicePtr,
+            /// `[partners, d]`.
+            partner: DevicePtr,
+            /// f32 `[partners]`, or null.
+            partner_inverse_norms: DevicePtr,
+            /// f32 `[along_count, along_stride]`: added up, the sum of h times similarity of each row of the result.
+            alongs: DevicePtr,
+            /// Elements between two rows of `h`.
+            ld: u64,
+            /// The partner of the first column of `h`, or of its first row where it is transposed.
+            first: u64,
+            /// Embeddings of the partner.
+            partners: u64,
+            /// Columns (rows) of `h` that are summed over, a multiple of 64.
+            inner: u64,
+            /// See `alongs`.
+            along_stride: u64,
+            /// See `alongs`.
+            along_count: u32,
+            /// 1: the rows of the result are columns of `h`.
+            transposed: u32,
+        }
+        /// Operands of [`product`].
+        ContrastiveProductParams {
+            /// What is multiplied.
+            product: ContrastiveProduct,
+            /// `[rows, d]`.
+            x: DevicePtr,
+            /// f32 `[rows]`, or null: the embeddings are used as they are.
+            x_inverse_norms: DevicePtr,
+            /// One f32 that replaces `scale`, or null.
+            scale_tensor: DevicePtr,
+            /// One f32: the gradient of the loss.
+            upstream: DevicePtr,
+            /// `[rows, d]`.
+            dx: DevicePtr,
+            /// f32 `[rows]`, or null: what each row adds to the gradient of the scale.
+            slopes: DevicePtr,
+            /// Rows of the result.
+            rows: u64,
+            /// Their length.
+            d: u64,
+            /// logit = scale * inner product + bias.
+            scale: f32,
+            /// Of every row's loss.
+            factor: f32,
+            /// 1: `dx += result`.
+            accumulate: u32,
+            /// Fills the struct.
+            unused: u32,
+        }
+        /// Operands of the chain rule behind a loss that made its gradients at once.
+        ContrastiveChainParams {
+            /// `[n]`: of the loss by an input.
+            gradient: DevicePtr,
+            /// One f32: of the final value by the loss.
+            upstream: DevicePtr,
+            /// `[n]`.
+            dx: DevicePtr,
+            /// Elements.
+            n: u64,
+            /// 1: `dx += result`.
+            accumulate: u32,
+            /// Fills the struct.
+            unused: u32,
+        }
         /// Operands of the gradients of scale and bias.
         ContrastiveScaleParams {
             /// f32 `[n]`, `stride` apart.
@@ -187,6 +346,22 @@ kernels! {
         GRADIENT_TILED(ContrastiveGradientParams) = [contrastive_gradient_tiled_f32, contrastive_gradient_tiled_bf16];
         /// Gradient of a set, variant 3.
         GRADIENT_MMA(ContrastiveGradientParams) = [contrastive_gradient_mma_f32, contrastive_gradient_mma_bf16];
+        /// Loss and gradients of a whole batch, variant 4.
+        ONE_LAUNCH(ContrastiveStoredParams) = [contrastive_one_launch_f32, contrastive_one_launch_bf16];
+        /// The same in three launches: similarities,
+        STORED_SIMILARITIES(ContrastiveStoredParams) =
+            [contrastive_stored_similarities_f32, contrastive_stored_similarities_bf16];
+        /// gradients of the logits,
+        STORED_LOGITS(ContrastiveStoredParams) = [contrastive_stored_logits];
+        /// and of the sets.
+        STORED_PRODUCTS(ContrastiveStoredParams) =
+            [contrastive_stored_products_f32, contrastive_stored_products_bf16];
+        /// Gradients of a band of logits.
+        BAND(ContrastiveBandParams) = [contrastive_band_f32, contrastive_band_bf16];
+        /// Stored gradients of logits times a set.
+        PRODUCT(ContrastiveProductParams) = [contrastive_product_f32, contrastive_product_bf16];
+        /// Gradients of an input, times that of the loss.
+        CHAIN(ContrastiveChainParams) = [contrastive_chain_f32, contrastive_chain_bf16];
         /// Gradient of the scale, or of the bias.
         SCALE(ContrastiveScaleParams) = [contrastive_scale];
     }
@@ -226,11 +401,13 @@ pub enum Variant {
     /// Tensor cores: bf16 products of bf16 embeddings, TF32 products of f32 ones (10 mantissa bits: logits are off by
     /// about 1e-3 of the scale). Inner products of the embeddings as given must not overflow.
     TensorCores,
+    /// As `Tiled`; where a batch's gradients are made together with its loss, all of it is one cooperative launch.
+    OneLaunch,
 }
 
 impl Variant {
     /// Every variant.
-    pub const ALL: [Variant; 3] = [Variant::Naive, Variant::Tiled, Variant::TensorCores];
+    pub const ALL: [Variant; 4] = [Variant::Naive, Variant::Tiled, Variant::TensorCores, Variant::OneLaunch];
 
     /// What this variant multiplies embeddings of a storage type in.
     pub fn precision(self, dtype: DType) -> Precision {
@@ -244,7 +421,7 @@ impl Variant {
     fn forward(self) -> &'static Kernel<ContrastiveForwardParams> {
         match self {
             Variant::Naive => &NAIVE,
-            Variant::Tiled => &TILED,
+            Variant::Tiled | Variant::OneLaunch => &TILED,
             Variant::TensorCores => &MMA,
         }
     }
@@ -252,7 +429,7 @@ impl Variant {
     fn gradient(self) -> &'static Kernel<ContrastiveGradientParams> {
         match self {
             Variant::Naive => &GRADIENT_NAIVE,
-            Variant::Tiled => &GRADIENT_TILED,
+            Variant::Tiled | Variant::OneLaunch => &GRADIENT_TILED,
             Variant::TensorCores => &GRADIENT_MMA,
         }
     }
@@ -304,7 +481,7 @@ pub unsafe fn sums(
             let rows = launcher.config(kernel.of(dtype))?.tile[0] as usize;
             Grid([Grid::covering(params.problem.columns as usize, rows).0[0], 1, params.pair_count])
         }
-        Variant::Tiled | Variant::TensorCores => Grid([params.strips, params.strips, params.pair_count]),
+        _ => Grid([params.strips, params.strips, params.pair_count]),
     };
     unsafe { kernel.launch(launcher, dtype, grid, params) }
 }
@@ -356,4 +533,66 @@ pub unsafe fn gradient(
 /// The pointers that are not optional hold what [`ContrastiveScaleParams`] documents until the launch has completed.
 pub unsafe fn scale_gradient(launcher: &dyn Launcher, params: &ContrastiveScaleParams) -> Result<()> {
     unsafe { SCALE.launch_only(launcher, Grid([1, 1, 1]), params) }
+}
+
+/// Loss and gradients of a whole batch: one cooperative launch where `one_launch`, otherwise three and one a set for norms.
+///
+/// # Safety
+/// Every pointer that the parameter structs do not call optional holds what they document until the launches have completed.
+pub unsafe fn with_gradients(
+    launcher: &dyn Launcher,
+    one_launch: bool,
+    dtype: DType,
+    params: &ContrastiveStoredParams,
+) -> Result<()> {
+    let (n, d, tiles) = (params.problem.rows as usize, params.problem.d as usize, params.tiles as usize);
+    let config = launcher.config(ONE_LAUNCH.of(dtype))?;
+    let slices = d.div_ceil(config.tile[1] as usize);
+    let logits = params.pair_count as usize * tiles * tiles;
+    let products = params.set_count as usize * tiles * slices;
+    if one_launch {
+        let properties = launcher.properties();
+        let fit = properties.shared_bytes_per_block / config.shared_bytes;
+        let resident = properties.multiprocessors * fit.clamp(1, config.min_blocks);
+        let grid = Grid::covering(logits.max(products).min(resident as usize), 1);
+        return unsafe { ONE_LAUNCH.launch(launcher, dtype, grid, params) };
+    }
+    for set in &params.sets[..params.set_count as usize] {
+        if set.inverse_norms != DevicePtr::NULL {
+            unsafe { norms(launcher, dtype, set.x, set.inverse_norms, n, d)? };
+        }
+    }
+    unsafe {
+        STORED_SIMILARITIES.launch(launcher, dtype, Grid::covering(logits, 1), params)?;
+        STORED_LOGITS.launch_only(launcher, Grid::covering(logits, 1), params)?;
+        STORED_PRODUCTS.launch(launcher, dtype, Grid::covering(products, 1), params)
+    }
+}
+
+/// The gradients of `params.band` rows of logits, or of what is left of them.
+///
+/// # Safety
+/// Every pointer that the parameter struct does not call optional holds what it documents until the launch has completed.
+pub unsafe fn band(launcher: &dyn Launcher, dtype: DType, params: &ContrastiveBandParams) -> Result<()> {
+    let left = (params.problem.rows - params.first).min(params.band) as usize;
+    let columns = (params.problem.columns as usize).div_ceil(STORED_TILE) as u32;
+    unsafe { BAND.launch(launcher, dtype, Grid([columns, left.div_ceil(STORED_TILE) as u32, 1]), params) }
+}
+
+/// `dx` (+)= stored gradients of logits times the partner, brought back to embeddings as they were given.
+///
+/// # Safety
+/// As for [`band`].
+pub unsafe fn product(launcher: &dyn Launcher, dtype: DType, params: &ContrastiveProductParams) -> Result<()> {
+    let tiles = |n: u64| (n as usize).div_ceil(STORED_TILE) as u32;
+    unsafe { PRODUCT.launch(launcher, dtype, Grid([tiles(params.rows), tiles(params.d), 1]), params) }
+}
+
+/// `dx` (+)= `upstream * gradient`.
+///
+/// # Safety
+/// `gradient` and `dx` hold `n` elements of `dtype`, `upstream` one f32, until the launch has completed.
+pub unsafe fn chain(launcher: &dyn Launcher, dtype: DType, params: &ContrastiveChainParams) -> Result<()> {
+    let each = launcher.config(CHAIN.of(dtype))?.tile[0] as usize;
+    unsafe { CHAIN.launch(launcher, dtype, Grid::covering(params.n as usize, each), params) }
 }

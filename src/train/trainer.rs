@@ -256,7 +256,8 @@ impl Trainer {
             normalize: true,
             ..Default::default()
         };
-        let loss = pass.tape.apply(op, &[&embedding, &pass.tape.constant(ct), &pass.tape.constant(report)])?;
+        let loss =
+            op.general()?.apply(&pass.tape, &[&embedding, &pass.tape.constant(ct), &pass.tape.constant(report)])?;
         pass.tape.backward(&loss)?;
         Ok((loss.tensor().item()?, embedding.tensor().clone()))
     }

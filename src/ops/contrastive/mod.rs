@@ -7,8 +7,14 @@
 //!
 //! Every result is bitwise reproducible. A NaN or an overflowing logit makes the loss NaN. With `normalize`, an embedding
 //! shorter than 1e-12 is divided by 1e-12 (zero stays zero, and its gradient is that of the division by a constant), as
-//! PyTorch's `F.normalize` does. Memory beyond inputs and gradients: at most 75 f32 an embedding and pair, of which 5 live
-//! until the backward pass.
+//! PyTorch's `F.normalize` does.
+//!
+//! Cost, with U = 2 n^2 d operations: a pair's logits U forward; backward U for the logits again, once for both sets of a pair
+//! in f32 arithmetic and once for each set on tensor cores, and U for each gradient. Up to [`MAX_STORED`] items, a loss that is
+//! asked for together with its gradients ([`Contrastive::apply`], [`Contrastive::with_gradients`]) keeps its logits: U forward
+//! and U a gradient. What is frozen costs nothing. Memory beyond inputs and gradients: at most 75 f32 an embedding and pair, of
+//! which 5 live until the backward pass, and where both sets of a pair get a gradient a band of logits as large as a quarter
+//! of one set (or a MiB).
 
 use crate::autograd::{Gradients, Op};
 pub use crate::kernels::contrastive::{Precision, Variant};
@@ -16,10 +22,12 @@ use crate::kernels::{DType, Write};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
+mod eager;
 mod ids;
 mod losses;
 mod pass;
 
+pub use eager::MAX_STORED;
 pub use ids::ids;
 pub use losses::{InfoNce, SigLip, TriModal};
 pub use pass::Context;
@@ -157,7 +165,11 @@ impl Contrastive {
         for (name, value, place) in [("scale", self.scale, scale), ("bias", self.bias(), bias)] {
             match (value, place) {
                 (Scale::Fixed(value), _) if !value.is_finite() => {
-                    return Err(Error::argument(what, format!("the {name} is {value}"), format!("pass a finite {name}")));
+                    return Err(Error::argument(
+                        what,
+                        format!("the {name} is {value}"),
+                        format!("pass a finite {name}"),
+                    ));
                 }
                 (_, Some(place)) => {
                     let tensor = inputs[place];
@@ -197,12 +209,7 @@ impl Contrastive {
 
     /// The gradients that are asked for, one for each input in order; `upstream` is that of the loss, one f32. What is not
     /// asked for costs nothing.
-    pub fn backward(
-        &self,
-        context: &Context,
-        upstream: &Tensor,
-        gradients: &[Option<(Tensor, Write)>],
-    ) -> Result<()> {
+    pub fn backward(&self, context: &Context, upstream: &Tensor, gradients: &[Option<(Tensor, Write)>]) -> Result<()> {
         context.backward(self, upstream, gradients)
     }
 }

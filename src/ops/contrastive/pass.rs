@@ -1,14 +1,15 @@
 //! The forward and backward passes, tile by tile: what they keep, and which launches they make.
 
 use super::{Contrastive, Objective, Scale};
+use crate::Result;
 use crate::device::Device;
 use crate::kernels::contrastive::{
-    self as kernel, ContrastiveForwardParams, ContrastiveGradientParams, ContrastivePair, ContrastiveProblem,
-    ContrastiveScaleParams, ContrastiveTerm, MAX_BOUNDED_SCALE, MAX_PAIRS, Mode,
+    self as kernel, ContrastiveBandParams, ContrastiveForwardParams, ContrastiveGradientParams, ContrastivePair,
+    ContrastiveProblem, ContrastiveProduct, ContrastiveProductParams, ContrastiveScaleParams, ContrastiveTerm,
+    MAX_BOUNDED_SCALE, MAX_PAIRS, Mode, STORED_TILE, Variant,
 };
 use crate::kernels::{DType, DevicePtr, Write};
 use crate::tensor::Tensor;
-use crate::Result;
 
 /// What the gradient of a contrastive loss needs of the forward pass: O(n) numbers a pair.
 ///
@@ -48,6 +49,34 @@ fn at(tensor: &Tensor, index: usize) -> DevicePtr {
 
 fn pointer(tensor: Option<&Tensor>) -> DevicePtr {
     tensor.map_or(DevicePtr::NULL, Tensor::ptr)
+}
+
+/// The logits of `rows` items from `offset` on against all of `inputs`.
+pub(super) fn problem(loss: &Contrastive, inputs: &[&Tensor], offset: usize, rows: usize) -> ContrastiveProblem {
+    let (columns, d) = (inputs[0].shape()[0], inputs[0].shape()[1]);
+    let fixed = |scale: Scale| if let Scale::Fixed(value) = scale { value } else { 0.0 };
+    let bounded = |scale: f32| loss.normalize && (0.0..=MAX_BOUNDED_SCALE).contains(&scale);
+    let mode = match (loss.objective, loss.scale) {
+        (Objective::Sigmoid { .. }, _) => Mode::Sigmoid,
+        (Objective::Softmax, Scale::Fixed(scale)) if bounded(scale) => Mode::Bounded,
+        _ => Mode::RunningMaximum,
+    };
+    let (scale, bias) = loss.places();
+    let input = |place: Option<usize>| pointer(place.and_then(|place| inputs.get(place)).copied());
+    ContrastiveProblem {
+        row_ids: loss.ids.as_ref().map_or(DevicePtr::NULL, |ids| at(ids, offset)),
+        column_ids: pointer(loss.ids.as_ref()),
+        scale_tensor: input(scale),
+        bias_tensor: input(bias),
+        rows: rows as u64,
+        columns: columns as u64,
+        offset: offset as u64,
+        d: d as u64,
+        scale: fixed(loss.scale),
+        bias: fixed(loss.bias()),
+        mode: mode as u32,
+        unused: 0,
+    }
 }
 
 impl Context {
@@ -107,27 +136,10 @@ impl Context {
     }
 
     fn problem(&self, loss: &Contrastive) -> ContrastiveProblem {
-        let (columns, d) = self.extent();
-        let fixed = |scale: Scale| if let Scale::Fixed(value) = scale { value } else { 0.0 };
-        let bounded = |scale: f32| loss.normalize && (0.0..=MAX_BOUNDED_SCALE).contains(&scale);
-        let mode = match (loss.objective, loss.scale) {
-            (Objective::Sigmoid { .. }, _) => Mode::Sigmoid,
-            (Objective::Softmax, Scale::Fixed(scale)) if bounded(scale) => Mode::Bounded,
-            _ => Mode::RunningMaximum,
-        };
         ContrastiveProblem {
-            row_ids: loss.ids.as_ref().map_or(DevicePtr::NULL, |ids| at(ids, self.offset)),
-            column_ids: pointer(loss.ids.as_ref()),
             scale_tensor: pointer(self.scale.as_ref()),
             bias_tensor: pointer(self.bias.as_ref()),
-            rows: self.rows as u64,
-            columns: columns as u64,
-            offset: self.offset as u64,
-            d: d as u64,
-            scale: fixed(loss.scale),
-            bias: fixed(loss.bias()),
-            mode: mode as u32,
-            unused: 0,
+            ..problem(loss, &self.sets.iter().collect::<Vec<_>>(), self.offset, self.rows)
         }
     }
 
@@ -206,7 +218,13 @@ impl Context {
 
     /// The normalisers of the rows and of the columns that match them, and the rows' loss. `columns` holds
     /// `[pairs, strips, columns, 2]` partial sums.
-    pub(super) fn finish(&mut self, loss: &Contrastive, sums: &Sums, columns: &Tensor, strips: usize) -> Result<Tensor> {
+    pub(super) fn finish(
+        &mut self,
+        loss: &Contrastive,
+        sums: &Sums,
+        columns: &Tensor,
+        strips: usize,
+    ) -> Result<Tensor> {
         let launcher = self.device().launcher();
         let blocks = kernel::loss_partials(launcher, self.rows)?;
         let partials = Tensor::empty(self.device(), [MAX_PAIRS, blocks, 2], DType::F32, "partial losses")?;
@@ -236,8 +254,20 @@ impl Context {
                 tensor.expect(what, device, tensor.shape(), DType::F32)?;
             }
         }
-        for set in 0..loss.sets {
-            self.set_gradient(loss, upstream, set, wanted.get(set).and_then(Option::as_ref), dscale.as_mut())?;
+        let mut sets: Vec<_> = (0..loss.sets).map(|set| wanted.get(set).cloned().flatten()).collect();
+        let mut pairs: Vec<(usize, (usize, usize, f32))> = loss.active().into_iter().enumerate().collect();
+        // A pair whose both sets want a gradient: its logits are recomputed once for both.
+        if let Some(band) = self.band(loss) {
+            for (q, pair) in std::mem::take(&mut pairs) {
+                if sets[pair.0].is_some() && sets[pair.1].is_some() {
+                    self.pair_gradients(loss, upstream, q, pair, band, &mut sets, dscale.as_mut())?;
+                } else {
+                    pairs.push((q, pair));
+                }
+            }
+        }
+        for (set, wanted) in sets.iter_mut().enumerate() {
+            self.set_gradient(loss, upstream, set, &pairs, wanted.as_mut(), dscale.as_mut())?;
         }
         match dbias {
             Some((dbias, write)) => self.bias_gradient(loss, upstream, &dbias, write),
@@ -252,29 +282,29 @@ impl Context {
         loss: &Contrastive,
         upstream: &Tensor,
         set: usize,
-        wanted: Option<&(Tensor, Write)>,
+        pairs: &[(usize, (usize, usize, f32))],
+        wanted: Option<&mut (Tensor, Write)>,
         mut dscale: Option<&mut (Tensor, Write)>,
     ) -> Result<()> {
         let (device, launcher) = (self.device(), self.device().launcher());
-        if let Some((dx, _)) = wanted {
+        if let Some((dx, _)) = &wanted {
             let [_, d] = self.sets[set].dims::<2>("embeddings")?;
             dx.expect("gradient of the embeddings", device, [self.rows, d], self.sets[set].dtype())?;
         }
-        let active = loss.active();
-        let terms: Vec<_> = active.iter().enumerate().filter(|(_, p)| p.0 == set || p.1 == set).collect();
-        if terms.is_empty() {
+        let (rows, columns): (Vec<_>, Vec<_>) =
+            pairs.iter().filter(|(_, p)| p.0 == set || p.1 == set).partition(|(_, p)| p.0 == set);
+        if rows.is_empty() && columns.is_empty() {
             return match wanted {
                 Some((dx, Write::Overwrite)) => dx.fill_zero(),
                 _ => Ok(()),
             };
         }
         // Terms that only the gradient of the set needs are kept apart from those that also give slopes.
-        let (rows, columns): (Vec<_>, Vec<_>) = terms.into_iter().partition(|(_, p)| p.0 == set);
         let groups = match dscale {
             Some(_) => vec![rows, columns],
             None => vec![[rows, columns].concat()],
         };
-        let mut write = wanted.map(|(_, write)| *write);
+        let mut write = wanted.as_ref().map(|(_, write)| *write);
         for (group, terms) in groups.iter().enumerate() {
             for chunk in terms.chunks(MAX_PAIRS) {
                 let slopes = (dscale.is_some() && group == 0)
@@ -285,7 +315,7 @@ impl Context {
                 }
                 let params = ContrastiveGradientParams {
                     upstream: upstream.ptr(),
-                    dx: pointer(wanted.map(|(dx, _)| dx)),
+                    dx: pointer(wanted.as_ref().map(|(dx, _)| dx)),
                     slopes: pointer(slopes.as_ref()),
                     accumulate: write.map_or(0, Write::flag),
                     ..self.gradient_params(loss, set, chunk)
@@ -294,23 +324,160 @@ impl Context {
                 unsafe { kernel::gradient(launcher, loss.variant, self.sets[0].dtype(), &params)? };
                 write = write.map(|_| Write::Accumulate);
                 if let (Some(slopes), Some((dscale, write))) = (slopes, dscale.as_deref_mut()) {
-                    let params = ContrastiveScaleParams {
-                        slopes: slopes.ptr(),
-                        upstream: DevicePtr::NULL,
-                        gradient: dscale.ptr(),
-                        n: self.rows as u64,
-                        factor: 1.0,
-                        stride: 1,
-                        accumulate: write.flag(),
-                        unused: 0,
-                    };
-                    // Safety: one slope a row and one element, both live.
-                    unsafe { kernel::scale_gradient(launcher, &params)? };
-                    *write = Write::Accumulate;
+                    self.add_slopes(&slopes, dscale, write)?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// The gradient of the scale gets the sum of `slopes`.
+    fn add_slopes(&self, slopes: &Tensor, dscale: &Tensor, write: &mut Write) -> Result<()> {
+        let params = ContrastiveScaleParams {
+            slopes: slopes.ptr(),
+            upstream: DevicePtr::NULL,
+            gradient: dscale.ptr(),
+            n: slopes.numel() as u64,
+            factor: 1.0,
+            stride: 1,
+            accumulate: write.flag(),
+            unused: 0,
+        };
+        // Safety: the slopes and one element, both live.
+        unsafe { kernel::scale_gradient(self.device().launcher(), &params)? };
+        *write = Write::Accumulate;
+        Ok(())
+    }
+
+    /// A pair seen from one of its sets.
+    fn term(&self, set: usize, q: usize, (a, b, weight): (usize, usize, f32)) -> ContrastiveTerm {
+        let (n, rows) = (self.extent().0, self.rows);
+        let (partner, own, other) = if a == set { (b, 0, 2) } else { (a, 2, 0) };
+        ContrastiveTerm {
+            partner: self.sets[partner].ptr(),
+            partner_inverse_norms: self.inverse_norms(partner),
+            own_softmax: at(&self.softmax, (q * 4 + own) * rows),
+            partner_softmax: at(&self.all_softmax, (q * 4 + other) * n),
+            diagonal: at(&self.diagonal, q * rows),
+            weight,
+            unused: 0,
+        }
+    }
+
+    /// Rows of logits whose gradients are stored at a time, where that is worth it: variant 2 in f32 (sums over bands are
+    /// kept in the gradient itself), a whole batch, and a band of a quarter of one set's size or of a megabyte.
+    fn band(&self, loss: &Contrastive) -> Option<usize> {
+        let (n, d) = self.extent();
+        let tiled = matches!(loss.variant, Variant::Tiled | Variant::OneLaunch);
+        if !tiled || self.sets[0].dtype() != DType::F32 || self.rows != n {
+            return None;
+        }
+        let ld = n.next_multiple_of(STORED_TILE);
+        let rows = (n * d / 4).max(1 << 18) / ld / STORED_TILE * STORED_TILE;
+        (rows > 0).then_some(rows.min(ld))
+    }
+
+    /// The gradients of both sets of a pair, and its share of the scale's, band by band.
+    #[allow(clippy::too_many_arguments)] // a launch is its operands
+    fn pair_gradients(
+        &self,
+        loss: &Contrastive,
+        upstream: &Tensor,
+        q: usize,
+        pair: (usize, usize, f32),
+        band: usize,
+        wanted: &mut [Option<(Tensor, Write)>],
+        dscale: Option<&mut (Tensor, Write)>,
+    ) -> Result<()> {
+        let (device, launcher, dtype) = (self.device(), self.device().launcher(), self.sets[0].dtype());
+        let (n, d) = self.extent();
+        let (a, b, _) = pair;
+        let ld = n.next_multiple_of(STORED_TILE);
+        let f32s = |shape: &[usize], what| Tensor::empty(device, shape, DType::F32, what);
+        let h = f32s(&[band, ld], "gradients of a band of logits")?;
+        let row_alongs = f32s(&[ld / STORED_TILE, band], "projections of rows")?;
+        let column_alongs = f32s(&[band / STORED_TILE, ld], "projections of columns")?;
+        let slopes = dscale.is_some().then(|| f32s(&[n], "slopes")).transpose()?;
+        let problem = self.problem(loss);
+        let product =
+            |set: usize, partner: usize, first: usize, transposed: bool, rows: usize| ContrastiveProductParams {
+                product: ContrastiveProduct {
+                    h: h.ptr(),
+                    partner: self.sets[partner].ptr(),
+                    partner_inverse_norms: self.inverse_norms(partner),
+                    alongs: if transposed { column_alongs.ptr() } else { row_alongs.ptr() },
+                    ld: ld as u64,
+                    first: if transposed { first as u64 } else { 0 },
+                    partners: n as u64,
+                    inner: if transposed { band.min(ld - first) as u64 } else { ld as u64 },
+                    along_stride: if transposed { ld as u64 } else { band as u64 },
+                    along_count: if transposed { band.min(ld - first) / STORED_TILE } else { ld / STORED_TILE } as u32,
+                    transposed: transposed as u32,
+                },
+                x: self.sets[set].ptr(),
+                x_inverse_norms: self.inverse_norms(set),
+                scale_tensor: problem.scale_tensor,
+                upstream: upstream.ptr(),
+                dx: DevicePtr::NULL,
+                slopes: DevicePtr::NULL,
+                rows: rows as u64,
+                d: d as u64,
+                scale: problem.scale,
+                factor: loss.factor(n),
+                accumulate: 0,
+                unused: 0,
+            };
+        for set in [a, b] {
+            if let Some((dx, _)) = &wanted[set] {
+                dx.expect("gradient of the embeddings", device, [n, d], dtype)?;
+            }
+        }
+        for first in (0..n).step_by(band) {
+            let params = ContrastiveBandParams {
+                term: self.term(a, q, pair),
+                problem,
+                x: self.sets[a].ptr(),
+                x_inverse_norms: self.inverse_norms(a),
+                h: h.ptr(),
+                row_alongs: row_alongs.ptr(),
+                column_alongs: column_alongs.ptr(),
+                first: first as u64,
+                band: band as u64,
+            };
+            // Safety: every pointer is null where that is allowed, or to a live tensor of the documented extent.
+            unsafe { kernel::band(launcher, dtype, &params)? };
+            if let Some((dx, write)) = &wanted[a] {
+                let whole = product(a, b, first, false, band.min(n - first));
+                let norms = whole.x_inverse_norms;
+                let params = ContrastiveProductParams {
+                    x: at(&self.sets[a], first * d),
+                    x_inverse_norms: if norms == DevicePtr::NULL { norms } else { norms.offset(first * 4) },
+                    dx: at(dx, first * d),
+                    slopes: slopes.as_ref().map_or(DevicePtr::NULL, |slopes| at(slopes, first)),
+                    accumulate: write.flag(),
+                    ..whole
+                };
+                // Safety: as above; the band's rows of x, of its norms, of dx and of the slopes.
+                unsafe { kernel::product(launcher, dtype, &params)? };
+            }
+            if let Some((dx, write)) = &mut wanted[b] {
+                let params = ContrastiveProductParams {
+                    dx: dx.ptr(),
+                    accumulate: write.flag(),
+                    ..product(b, a, first, true, n)
+                };
+                // Safety: as above.
+                unsafe { kernel::product(launcher, dtype, &params)? };
+                *write = Write::Accumulate;
+            }
+        }
+        if let Some((_, write)) = &mut wanted[a] {
+            *write = Write::Accumulate;
+        }
+        match (slopes, dscale) {
+            (Some(slopes), Some((dscale, write))) => self.add_slopes(&slopes, dscale, write),
+            _ => Ok(()),
+        }
     }
 
     /// Everything of a gradient launch but its destinations.
@@ -318,23 +485,14 @@ impl Context {
         &self,
         loss: &Contrastive,
         set: usize,
-        pairs: &[(usize, &(usize, usize, f32))],
+        pairs: &[&(usize, (usize, usize, f32))],
     ) -> ContrastiveGradientParams {
-        let (n, rows) = (self.extent().0, self.rows);
-        let term = |&(q, &(a, b, weight)): &(usize, &(usize, usize, f32))| {
-            let (partner, own, other) = if a == set { (b, 0, 2) } else { (a, 2, 0) };
-            ContrastiveTerm {
-                partner: self.sets[partner].ptr(),
-                partner_inverse_norms: self.inverse_norms(partner),
-                own_softmax: at(&self.softmax, (q * 4 + own) * rows),
-                partner_softmax: at(&self.all_softmax, (q * 4 + other) * n),
-                diagonal: at(&self.diagonal, q * rows),
-                weight,
-                unused: 0,
-            }
-        };
+        let n = self.extent().0;
         ContrastiveGradientParams {
-            terms: std::array::from_fn(|i| term(&pairs[i.min(pairs.len() - 1)])),
+            terms: std::array::from_fn(|i| {
+                let &(q, pair) = pairs[i.min(pairs.len() - 1)];
+                self.term(set, q, pair)
+            }),
             problem: self.problem(loss),
             x: self.own(set).0,
             x_inverse_norms: self.own(set).1,
