@@ -15,7 +15,7 @@
 // Bytes: the volume once (views share it through L2: blocks of all views that look at the same rows run side by side), the
 // images once. The adjoint adds 8 bytes a voxel, twice; the geometry's gradient 24 bytes a ray, twice.
 // Variants: 0 naive (nearest of three planes; bounds tested for every neighbour), 1 slab by slab, interior without tests, air
-// skipped where a map of bricks is given (drr_bricks.cuh), int16 voxels in pairs where the ray runs along x, 2 the same with
+// skipped where a map of bricks is given (drr_bricks.cuh), int16 voxels by four where the ray runs along x, 2 the same with
 // every ray in 8 parts, for detectors of fewer pixels than the GPU has threads.
 // Test: cargo test --release ops::drr     Time: x2ct bench drr
 #include "drr_mean.cuh"
@@ -83,98 +83,101 @@ X2CT_DEVICE void for_pixel(const DrrParams& p, F f) {
 
 struct Siddon {
     static constexpr double margin = 0.0;
-    template <class Visit>
+    template <bool AlongX, class Visit>
     static X2CT_DEVICE void walk(const DrrRay& ray, double from, double to, const DrrParams& p, Visit visit) {
         siddon_slabs(part_of(ray, from, to), p.n, visit);
     }
 };
 struct SiddonNaive {
     static constexpr double margin = 0.0;
-    template <class Visit>
+    template <bool AlongX = false, class Visit>
     static X2CT_DEVICE void walk(const DrrRay& ray, double from, double to, const DrrParams& p, Visit visit) {
         siddon_planes(part_of(ray, from, to), p.n, visit);
     }
 };
-template <bool Interior>
-struct JosephRule {
+struct Joseph {
     static constexpr double margin = 0.5;
-    template <class Visit>
+    template <bool AlongX, class Visit>
     static X2CT_DEVICE void walk(const DrrRay& ray, double from, double to, const DrrParams& p, Visit visit) {
-        joseph_planes<Interior>(ray, from, to, p.n, visit);
+        joseph_planes<!AlongX>(ray, from, to, p.n, visit);
     }
 };
-using Joseph = JosephRule<true>;
-using JosephNaive = JosephRule<false>;
-template <bool Interior>
-struct TrilinearRule {
+struct JosephNaive {
     static constexpr double margin = 0.5;
-    template <class Visit>
+    template <bool AlongX = false, class Visit>
     static X2CT_DEVICE void walk(const DrrRay& ray, double from, double to, const DrrParams& p, Visit visit) {
-        trilinear_march<Interior>(ray, from, to, p.n, p.step, visit);
+        joseph_naive(ray, from, to, p.n, visit);
     }
 };
-using Trilinear = TrilinearRule<true>;
-using TrilinearNaive = TrilinearRule<false>;
+struct Trilinear {
+    static constexpr double margin = 0.5;
+    template <bool AlongX, class Visit>
+    static X2CT_DEVICE void walk(const DrrRay& ray, double from, double to, const DrrParams& p, Visit visit) {
+        trilinear_march(ray, from, to, p.n, p.step, visit);
+    }
+};
+struct TrilinearNaive {
+    static constexpr double margin = 0.5;
+    template <bool AlongX = false, class Visit>
+    static X2CT_DEVICE void walk(const DrrRay& ray, double from, double to, const DrrParams& p, Visit visit) {
+        trilinear_naive(ray, from, to, p.n, p.step, visit);
+    }
+};
 
 // Voxels as floats, one load each.
 template <class T>
 struct VoxelReader {
     const T* voxels;
-    template <int S>
-    X2CT_DEVICE float operator()(Slot<S>, int64_t voxel) const {
+    template <int S, class Index>
+    X2CT_DEVICE float operator()(Slot<S>, Index voxel) const {
         return to_float(voxels[voxel]);
     }
 };
 
-// int16 voxels in aligned pairs. Along x every other voxel lies in the word read last: half the loads, of which each would be a
-// memory sector of its own for every lane.
-struct PairReader {
-    const int16_t* words;  // at an even element of the buffer
-    uint32_t odd;          // whether voxel 0 is the second of its word
-    uint64_t end;          // elements from `words` to the end of the buffer
-    // Low halves of the words' places: a slot's reads never lie 2^32 words apart.
-    uint32_t held[4] = {~0u, ~0u, ~0u, ~0u};
-    Vec<int16_t, 2> word[4];
+// int16 voxels by four. A ray along x finds the next three voxels in the word read last: a quarter of the loads, each of which
+// takes a memory sector of its own for every lane. For volumes of a multiple of four voxels, aligned to 8 bytes.
+struct QuadReader {
+    const int16_t* voxels;
+    int32_t held[4] = {-1, -1, -1, -1};
+    uint64_t word[4];
 
-    X2CT_DEVICE PairReader(const int16_t* voxels, uint64_t left) {
-        odd = uint32_t(reinterpret_cast<uintptr_t>(voxels) / sizeof(int16_t)) & 1;
-        words = voxels - odd;
-        end = left + odd;
+    X2CT_DEVICE explicit QuadReader(const int16_t* from) : voxels(from) {}
+    static X2CT_DEVICE bool fits(const int16_t* from, uint64_t count) {
+        return reinterpret_cast<uintptr_t>(from) % sizeof(uint64_t) == 0 && count % 4 == 0;
     }
     template <int S>
-    X2CT_DEVICE float operator()(Slot<S>, int64_t voxel) {
-        const int64_t at = voxel + odd;
-        if (uint32_t(at >> 1) != held[S]) {
-            held[S] = uint32_t(at >> 1);
-            if (uint64_t(at | 1) < end)
-                word[S] = load_vec<2>(words + (at & ~int64_t(1)));
-            else
-                word[S].v[0] = words[at];  // the last of an odd number
+    X2CT_DEVICE float operator()(Slot<S>, int32_t voxel) {
+        if (voxel >> 2 != held[S]) {
+            held[S] = voxel >> 2;
+            word[S] = load_vec<1>(reinterpret_cast<const uint64_t*>(voxels) + held[S]).v[0];
         }
-        return float(at & 1 ? word[S].v[1] : word[S].v[0]);
+        return float(int16_t(word[S] >> (voxel & 3) * 16));
     }
 };
 
 // The sum of a ray between two of its positions.
-template <class Rule, class Reader>
+template <class Rule, bool AlongX, class T, class Reader>
 X2CT_DEVICE float ray_sum(const DrrParams& p, const DrrRay& ray, double from, double to, Reader read) {
     float sum = 0.0f;
-    Rule::walk(ray, from, to, p, [&](auto slot, int64_t voxel, float weight) { sum += value_of(p, read(slot, voxel)) * weight; });
+    Rule::template walk<AlongX>(ray, from, to, p, [&](auto slot, auto voxel, float weight) {
+        sum += value_of<T>(p, read(slot, voxel)) * weight;
+    });
     return sum;
 }
 
 // The same over part `part` of `parts` of the whole ray.
 template <class Rule, class T>
 X2CT_DEVICE float integrate(const DrrParams& p, const DrrPlace& at, uint32_t part, uint32_t parts) {
-    const T* voxels = static_cast<const T*>(p.volume) + at.volume * p.voxels;
+    const T* voxels = one_value(static_cast<const T*>(p.volume) + at.volume * p.voxels);
     const uint8_t* bricks = p.bricks ? p.bricks + at.volume * bricks_of(p.n) : nullptr;
     const DrrRay ray = make_ray(p.views[at.view], at.r, at.c, p.n, Rule::margin);
     double from = ray.begin, to = ray.end;
     clip_to_bricks(ray, bricks, p.n, from, to);
     const double share = (to - from) / parts, begin = from + share * part, end = part + 1 == parts ? to : from + share * (part + 1);
+    if (steepest_axis(ray) != 0) return ray_sum<Rule, false, T>(p, ray, begin, end, VoxelReader<T>{voxels});
     if constexpr (std::is_same<T, int16_t>::value)
-        if (steepest_axis(ray) == 0) return ray_sum<Rule>(p, ray, begin, end, PairReader(voxels, (p.batch - at.volume) * p.voxels));
-    return ray_sum<Rule>(p, ray, begin, end, VoxelReader<T>{voxels});
+        if (QuadReader::fits(voxels, p.voxels)) return ray_sum<Rule, true, T>(p, ray, begin, end, QuadReader(voxels));
+    return ray_sum<Rule, true, T>(p, ray, begin, end, VoxelReader<T>{voxels});
 }
 
 X2CT_DEVICE void write_pixel(const DrrParams& p, uint64_t pixel, float sum) {
@@ -195,8 +198,8 @@ X2CT_DEVICE void line_integral_naive(const DrrParams& p) {
         const T* voxels = static_cast<const T*>(p.volume) + volume * p.voxels;
         const DrrRay ray = make_ray(view, r, c, p.n, Rule::margin);
         float sum = 0.0f;
-        Rule::walk(ray, ray.begin, ray.end, p, [&](auto, int64_t voxel, float weight) {
-            sum += value_of(p, to_float(voxels[voxel])) * weight;
+        Rule::walk(ray, ray.begin, ray.end, p, [&](auto, auto voxel, float weight) {
+            sum += value_of<T>(p, to_float(voxels[voxel])) * weight;
         });
         write_pixel(p, pixel, sum);
     });
@@ -249,9 +252,13 @@ X2CT_DEVICE void line_integral_adjoint(const DrrParams& p) {
         if (upstream == 0.0f) return;
         unsigned long long* sums = p.sums + volume * p.voxels;
         const DrrRay ray = make_ray(view, r, c, p.n, Rule::margin);
-        Rule::walk(ray, ray.begin, ray.end, p, [&](auto, int64_t voxel, float weight) {
+        const auto scatter = [&](auto, auto voxel, float weight) {
             atomicAdd(sums + voxel, (unsigned long long)(llrintf(upstream * weight)));
-        });
+        };
+        if (steepest_axis(ray) == 0)
+            Rule::template walk<true>(ray, ray.begin, ray.end, p, scatter);
+        else
+            Rule::template walk<false>(ray, ray.begin, ray.end, p, scatter);
     });
 }
 

@@ -40,9 +40,11 @@ struct DrrParams {
 };
 X2CT_FIELDS(DrrParams, volume, views, bricks, image, integrals, sums, peak, gradient, rays, view_gradient, voxels, n, batch, count, rows, columns, view_stride, slope, intercept, floor, step, bound, response, gain, shift, accumulate)
 
-// max(floor, slope * stored + intercept), written so that a NaN voxel shows in the image.
+// max(floor, slope * stored + intercept), so written that a NaN voxel shows in the image; an integer is none.
+template <class T>
 X2CT_DEVICE float value_of(const DrrParams& p, float stored) {
     const float value = p.slope * stored + p.intercept;
+    if (std::is_same<T, int16_t>::value) return fmaxf(value, p.floor);
     return value < p.floor ? p.floor : value;
 }
 

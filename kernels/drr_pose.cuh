@@ -173,7 +173,7 @@ X2CT_DEVICE void ray_gradients(const DrrParams& p) {
             for (int i = 0; i < 6; ++i) out[i] = 0.0f;
             return;
         }
-        const RayGradient g = Rule::of(ray, p, [&](int64_t voxel) { return value_of(p, to_float(voxels[voxel])); });
+        const RayGradient g = Rule::of(ray, p, [&](int64_t voxel) { return value_of<T>(p, to_float(voxels[voxel])); });
         const double *d = ray.delta, *m = view.metric, per_mm = 1.0 / ray.mm;
         const double lengthens[3] = {(m[0] * d[0] + m[3] * d[1] + m[4] * d[2]) * per_mm,
                                      (m[3] * d[0] + m[1] * d[1] + m[5] * d[2]) * per_mm,

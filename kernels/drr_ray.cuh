@@ -76,6 +76,12 @@ struct Crossings {
 
 constexpr float kNever = 3.0e38f;
 
+X2CT_DEVICE void swap_crossings(Crossings& a, Crossings& b) {
+    const Crossings t = a;
+    a = b;
+    b = t;
+}
+
 // `voxel` receives the index of the voxel in which the ray enters.
 X2CT_DEVICE Crossings crossings(const DrrRay& ray, double start, double delta, uint32_t n, int64_t stride, int64_t& voxel) {
     const double in = start + ray.begin * delta, out = start + ray.end * delta;

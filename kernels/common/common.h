@@ -35,6 +35,14 @@ struct KernelDefaults {
 #define X2CT_DEVICE __device__ __forceinline__
 #define X2CT_UNROLL _Pragma("unroll")
 
+// The pointer as one value. Without this the compiler may take the sum behind it apart and repeat its 64-bit arithmetic at
+// every access of a loop.
+template <class T>
+X2CT_DEVICE T* one_value(T* pointer) {
+    asm("" : "+l"(pointer));
+    return pointer;
+}
+
 // The block's shared memory as the layout S of its Config.
 template <class S>
 X2CT_DEVICE S& shared_memory() {
@@ -48,6 +56,11 @@ X2CT_DEVICE S& shared_memory() {
 
 #define X2CT_DEVICE inline
 #define X2CT_UNROLL
+
+template <class T>
+X2CT_DEVICE T* one_value(T* pointer) {
+    return pointer;
+}
 
 #endif
 

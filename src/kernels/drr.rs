@@ -225,7 +225,7 @@ impl Projector {
 /// Which of the kernels for one result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Variant {
-    /// The readable reference. It skips no air.
+    /// The readable reference. It skips no air; volumes of 2^31 voxels and more always use it.
     Naive,
     /// Slab by slab (Siddon), interior samples without bounds tests (Joseph, trilinear), air skipped.
     #[default]
@@ -237,6 +237,11 @@ pub enum Variant {
 impl Variant {
     /// All of them.
     pub const ALL: [Variant; 3] = [Variant::Naive, Variant::Slab, Variant::Split];
+}
+
+/// The naive kernels count the elements of a volume in 64 bits, the others in 32.
+fn counted(variant: Variant, params: &DrrParams) -> Variant {
+    if params.voxels > i32::MAX as u64 { Variant::Naive } else { variant }
 }
 
 /// Edge of a brick of the map of air, in voxels.
@@ -257,7 +262,7 @@ pub unsafe fn forward(
     params: &DrrParams,
 ) -> Result<()> {
     use {Projector::*, Variant::*};
-    let [float, int16] = match (projector, variant) {
+    let [float, int16] = match (projector, counted(variant, params)) {
         (Siddon, Naive) => [&SIDDON_NAIVE, &SIDDON_NAIVE_I16],
         (Siddon, Slab) => [&SIDDON, &SIDDON_I16],
         (Siddon, Split) => [&SIDDON_SPLIT, &SIDDON_SPLIT_I16],
@@ -308,7 +313,7 @@ pub unsafe fn adjoint(
     dtype: DType,
     params: &DrrParams,
 ) -> Result<()> {
-    let kernel = match (projector, variant) {
+    let kernel = match (projector, counted(variant, params)) {
         (Projector::Siddon, Variant::Naive) => &SIDDON_NAIVE_ADJOINT,
         (Projector::Siddon, _) => &SIDDON_ADJOINT,
         (Projector::Joseph, Variant::Naive) => &JOSEPH_NAIVE_ADJOINT,

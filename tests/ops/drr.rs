@@ -379,3 +379,46 @@ fn responses_are_beer_and_lamberts_with_their_gradients() {
         assert!(refused.contains("needs the integrals"), "{refused}");
     }
 }
+
+/// Rays along x read int16 voxels by four where volumes allow it: sizes that do and that do not, as one volume and as the
+/// second of two, whose first voxel then lies anywhere in a word.
+#[test]
+fn int16_volumes_agree_with_f64_along_every_axis() {
+    for (name, device) in devices() {
+        for shape in [[24, 10, 6], [23, 11, 5], [21, 10, 4]] {
+            let n: usize = shape.iter().product();
+            let stored: Vec<i16> = normal(11, 2 * n).iter().map(|v| (v * 500.0) as i16).collect();
+            let affine = Affine::new([[0.9, 0.02, 0.0, 3.0], [0.0, -1.1, 0.1, 4.0], [0.03, 0.0, 1.7, -5.0]]).unwrap();
+            let centre = affine.centre(shape);
+            for axis in 0..3 {
+                let at = |along: f64, u: f64, v: f64| -> [f64; 3] {
+                    let mut p = centre;
+                    p[axis] += along;
+                    p[(axis + 1) % 3] += u;
+                    p[(axis + 2) % 3] += v;
+                    p
+                };
+                let step = |u: f64, v: f64| -> [f64; 3] { std::array::from_fn(|a| at(0.0, u, v)[a] - centre[a]) };
+                let view =
+                    View::cone(at(300.0, 3.0, -2.0), at(-60.0, -11.3, -9.7), step(1.7, 0.1), step(-0.2, 1.9), [12, 10]);
+                let views = View::upload(&device, &[view], &affine).unwrap();
+                let volumes = DeviceVolume::from_i16(&device, &stored, shape, (0.5, 3.0)).unwrap();
+                let values: Vec<f32> = stored.iter().map(|&v| 0.5 * f32::from(v) + 3.0).collect();
+                let case = Case { shape, affine, view, degenerate: false };
+                for projector in Projector::ALL {
+                    let want: Vec<f64> = [&values[..n], &values[n..]]
+                        .into_iter()
+                        .flat_map(|v| images_f64(&case, projector, v, STEP as f32 as f64))
+                        .map(|w| w.0)
+                        .collect();
+                    for variant in Variant::ALL {
+                        let step = Some(STEP as f32);
+                        let op = LineIntegral { variant, step, ..LineIntegral::new(views.clone(), projector) };
+                        let what = format!("{name} {shape:?} along {axis} {projector:?} {variant:?}");
+                        assert_close(&what, &op.project(&volumes).unwrap().to_vec().unwrap(), &want, 1e-5);
+                    }
+                }
+            }
+        }
+    }
+}
