@@ -9,8 +9,9 @@ use assert_cmd::Command;
 use serde_json::Value;
 use x2ct::Device;
 use x2ct::ct::{Affine, AxisCodes, CtVolume, GrayImage, Voxels, image, nifti};
+use x2ct::data::ingest::{IngestOptions, ingest};
 use x2ct::data::phantom::{PhantomSet, cache, write_dataset};
-use x2ct::data::{ingest, labels, radiographs::RadiographSet};
+use x2ct::data::{labels, radiographs::RadiographSet};
 use x2ct::train::{TrainConfig, Trainer, TrainingSet};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_x2ct");
@@ -40,7 +41,7 @@ fn configuration(data: &Path, epochs: usize, batch: usize) -> String {
     format!(
         "out = \"run\"\nepochs = {epochs}\nbatch = {batch}\ncheckpoint_steps = 1\n\
          [model]\nname = \"resnet18\"\nwidth = 8\n\
-         [data]\nradiographs = \"{data}/train.radiographs.safetensors\"\ncache = \"{data}/train.cache.safetensors\"\n\
+         [data]\nradiographs = \"{data}/train/ap.safetensors\"\ncache = \"{data}/train.cache.safetensors\"\n\
          teacher = \"phantom teacher\"\nimage_size = 32\n[optimizer]\nlr = 1e-3\n"
     )
 }
@@ -58,8 +59,7 @@ fn from_ct_volumes_to_predictions() {
     assert_eq!((&made["train"], &made["valid"], &made["teacher"]), (&24.into(), &8.into(), &"phantom teacher".into()));
     assert_eq!(text(&x2ct(at, phantom).stdout).matches("phantom teacher").count(), 2);
     for (split, count) in [("train", 24), ("valid", 8)] {
-        let out = format!("{split}.radiographs.safetensors");
-        let made = json(at, &format!("radiographs --dataset . --split {split} --size 32x32 --out {out}"));
+        let made = json(at, &format!("drr --dataset . --split {split} --size 32x32 --out {split}"));
         assert_eq!((&made["radiographs"], &made["failed"]), (&count.into(), &Value::Array(Vec::new())));
     }
 
@@ -69,7 +69,7 @@ fn from_ct_volumes_to_predictions() {
     assert!(trained["last"]["loss"].as_f64().unwrap() > 0.0);
     assert_eq!(std::fs::read_to_string(at.join("run/log.jsonl")).unwrap().lines().count(), 4);
 
-    let evaluate = "eval --checkpoint run/checkpoint.safetensors --radiographs valid.radiographs.safetensors \
+    let evaluate = "eval --checkpoint run/checkpoint.safetensors --radiographs valid/ap* \
                     --cache valid.cache.safetensors --dataset .";
     let scores = json(at, evaluate);
     assert_eq!(scores["gallery"], 8);
@@ -82,7 +82,7 @@ fn from_ct_volumes_to_predictions() {
     assert!(succeed(at, evaluate).contains("teacher: phantom teacher; gallery: 8"));
 
     // The same radiograph as PNG and as NIfTI.
-    let set = RadiographSet::read(&at.join("valid.radiographs.safetensors")).unwrap();
+    let set = RadiographSet::read(&at.join("valid")).unwrap();
     let picture = GrayImage::new(set.image(3).iter().map(|&v| f32::from(v)).collect(), 32, 32).unwrap();
     for name in ["image.png", "image.nii.gz"] {
         image::write(at.join(name), &picture, &Default::default(), 12.0).unwrap();
@@ -156,13 +156,14 @@ fn prepare(at: &Path) {
     let device = Device::host();
     let phantoms = PhantomSet { seed: 3, train: 4, valid: 1, shape: [16; 3], spacing: [24.0; 3], ..Default::default() };
     let data = &write_dataset(at, &phantoms, &|_, _| Ok(())).unwrap()[0];
-    let made = ingest::radiographs(&device, data, [32, 32], &AtomicBool::new(false), &mut |_, _| {}).unwrap();
+    let options = IngestOptions { size: [32, 32], ..Default::default() };
+    ingest(&device, data, &at.join("train"), &options, &AtomicBool::new(false), &mut |_| {}).unwrap();
+    let radiographs = RadiographSet::read(&at.join("train/ap.safetensors")).unwrap();
     let teacher = cache(&phantoms, data);
-    made.radiographs.write(&at.join("train.radiographs.safetensors")).unwrap();
     teacher.write(at.join("train.cache.safetensors")).unwrap();
     std::fs::write(at.join("good.toml"), configuration(at, 1, 4)).unwrap();
     let mut trainer = Trainer::new(&device, &TrainConfig::read(&at.join("good.toml")).unwrap()).unwrap();
-    let set = TrainingSet::join(&device, &made.radiographs, &teacher).unwrap();
+    let set = TrainingSet::join(&device, &radiographs, &teacher).unwrap();
     struct Silent;
     impl x2ct::train::Observer for Silent {
         fn step(&mut self, _: &x2ct::train::StepLog, _: x2ct::train::Position) -> x2ct::Result<()> {
@@ -199,6 +200,7 @@ fn spoil(at: &Path) {
     nifti::write(at.join("nan.nii.gz"), &CtVolume { voxels: values.into(), ..good }).unwrap();
     write("text.png", b"not an image");
 
+    write("train.radiographs.safetensors", &read("train/ap.safetensors"));
     for name in ["checkpoint.safetensors", "train.cache.safetensors", "train.radiographs.safetensors"] {
         let whole = read(name);
         write(&format!("cut.{name}"), &whole[..whole.len() - 9]);
@@ -223,9 +225,9 @@ fn spoil(at: &Path) {
         ("other.toml", "train.cache", "other.cache"),
         ("stranger.toml", "train.cache", "stranger.cache"),
         ("cut_cache.toml", "train.cache", "cut.train.cache"),
-        ("cut_set.toml", "train.radiographs", "cut.train.radiographs"),
-        ("flipped_set.toml", "train.radiographs", "flipped.train.radiographs"),
-        ("absent_set.toml", "train.radiographs", "absent"),
+        ("cut_set.toml", "train/ap", "cut.train.radiographs"),
+        ("flipped_set.toml", "train/ap", "flipped.train.radiographs"),
+        ("absent_set.toml", "train/ap", "absent"),
         ("absent_weights.toml", "batch = 4", "batch = 4\nweights = \"absent.safetensors\""),
     ] {
         assert!(toml.contains(from));
@@ -265,14 +267,26 @@ const BAD: &[(&str, &[&str])] = &[
     ("drr volume.nii.gz --out absent/x.png", &["absent/x.png: cannot write"]),
     ("drr absent.nii.gz --out x.png", &["absent.nii.gz: cannot read"]),
     // Data sets.
-    ("radiographs --dataset absent --split train --out x", &["absent: cannot read the folder"]),
-    ("radiographs --dataset good.toml --split train --out x", &["good.toml: cannot read the folder"]),
-    ("radiographs --dataset empty --split train --out x", &["train_reports.csv: cannot open the table"]),
-    ("radiographs --dataset columns --split train --out x", &["train_predicted_labels.csv: missing columns: Lung nodule", "unexpected columns: Lung node"]),
-    ("radiographs --dataset slope --split train --out x", &["train_metadata.csv: line 2, column RescaleSlope: \"one\" is not"]),
-    ("radiographs --dataset . --split train --hu-source csv --out x", &["dataset/train: cannot read the folder", "already-hu"]),
-    ("radiographs --dataset . --split train --out absent/x", &["absent/x: cannot write"]),
-    ("radiographs --dataset . --split train --out empty", &["empty: is a folder"]),
+    ("drr --dataset absent --split train --out x", &["absent: cannot read the folder"]),
+    ("drr --dataset good.toml --split train --out x", &["good.toml: cannot read the folder"]),
+    ("drr --dataset empty --split train --out x", &["train_reports.csv: cannot open the table"]),
+    ("drr --dataset columns --split train --out x", &["train_predicted_labels.csv: missing columns: Lung nodule", "unexpected columns: Lung node"]),
+    ("drr --dataset slope --split train --out x", &["train_metadata.csv: line 2, column RescaleSlope: \"one\" is not"]),
+    ("drr --dataset . --split train --hu-source csv --out x", &["dataset/train: cannot read the folder", "already-hu"]),
+    ("drr --dataset . --split train --out good.toml/x", &["good.toml/x: cannot create the folder"]),
+    ("drr --dataset . --split train --out train/ap.safetensors", &["train/ap.safetensors: cannot create the folder"]),
+    ("drr --dataset . --split train --out x --shard 1/5", &["shard: 1 of 5 shards of 4 volumes"]),
+    ("drr --dataset . --split train --out x --view ap,pa,ap", &["views: ", "each once"]),
+    ("drr --dataset . --split train --out x --geometry cone", &["cone beam has no voxel axis"]),
+    ("drr --dataset . --split train --out x --metadata m.csv", &["--metadata: a data set has its own table"]),
+    ("drr --dataset . --split train --out train", &["train/ap.safetensors: was made with other options", "--restart"]),
+    // Files and folders.
+    ("drr volume.nii.gz cut.nii.gz --out x --geometry cone", &["cone beam has no voxel axis"]),
+    ("drr volume.nii.gz --view ap,pa --out x.png", &["--view: several views do not go into one image"]),
+    ("drr empty --out x", &["empty: no volume is in it"]),
+    ("drr absent volume.nii.gz --out good.toml", &["good.toml: cannot create the folder"]),
+    ("drr volume.nii.gz ./volume.nii.gz --out x", &["./volume.nii.gz: its picture would have the name of that of volume.nii.gz"]),
+    ("drr volume.nii.gz --hu-source csv --out x.png", &["--hu-source csv: needs the data set's metadata table"]),
     ("phantom --out good.toml", &["good.toml: cannot create the folder"]),
     ("phantom --out . --seed 4", &["phantom.json: ", "other settings"]),
     ("phantom --out fresh --train 0 --valid 0", &["no patients"]),
@@ -321,7 +335,7 @@ fn bad_input_is_named_in_one_line() {
     for (arguments, says) in BAD {
         let arguments = arguments
             .replace("PREDICT", "--checkpoint checkpoint.safetensors --cache train.cache.safetensors")
-            .replace("EVAL", "eval --radiographs train.radiographs.safetensors --dataset .");
+            .replace("EVAL", "eval --radiographs train --dataset .");
         let output = x2ct(at, &arguments);
         let said = text(&output.stderr);
         let one_line = said.lines().count() == 1 && said.starts_with("x2ct: ") && said.ends_with('\n');
@@ -336,24 +350,6 @@ fn bad_input_is_named_in_one_line() {
 }
 
 #[test]
-fn radiographs_without_a_bad_volume_are_written_and_the_exit_code_says_so() {
-    let folder = tempfile::tempdir().unwrap();
-    let at = folder.path();
-    prepare(at);
-    let bad = at.join("dataset/train_fixed/train_2/train_2_a/train_2_a_1.nii.gz");
-    std::fs::write(bad, b"\x1f\x8b").unwrap();
-    let output = x2ct(at, "radiographs --dataset . --split train --size 32x32 --out some.safetensors --json");
-    assert_eq!(output.status.code(), Some(1));
-    let said = text(&output.stderr);
-    let lines: Vec<&str> = said.lines().filter(|line| line.starts_with("x2ct: ")).collect();
-    assert!(lines.len() == 1 && lines[0].starts_with("x2ct: train_2_a_1 is left out: "), "{said}");
-    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((&report["radiographs"], &report["failed"][0]["id"]), (&3.into(), &"train_2_a_1".into()));
-    let some = RadiographSet::read(&at.join("some.safetensors")).unwrap();
-    assert_eq!(some.ids(), ["train_1_a_1", "train_3_a_1", "train_4_a_1"]);
-}
-
-#[test]
 fn every_subcommand_explains_itself() {
     let folder = tempfile::tempdir().unwrap();
     let help = succeed(folder.path(), "--help");
@@ -365,9 +361,7 @@ fn every_subcommand_explains_itself() {
         .filter_map(|l| l.split(' ').next())
         .filter(|n| !n.is_empty())
         .collect();
-    for name in
-        ["phantom", "radiographs", "drr", "train", "eval", "predict", "demo", "check", "bench", "doctor", "model"]
-    {
+    for name in ["phantom", "drr", "train", "eval", "predict", "demo", "check", "bench", "doctor", "model"] {
         assert!(names.contains(&name), "{names:?}");
     }
     for name in names.into_iter().filter(|name| *name != "help") {

@@ -1,12 +1,14 @@
 //! A data set's volumes to radiographs: the pixels, both sources of HU, volumes that cannot be used, interruption.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use x2ct::ct::{Affine, AxisCodes, CtVolume, RadiographOptions, Voxels, nifti, radiograph};
 use x2ct::data::ct_rate::{CtRate, HuSource, Split};
+use x2ct::data::ingest::{IngestOptions, Ingested, Progress, ingest};
 use x2ct::data::phantom::{PhantomSet, cache, write_dataset};
-use x2ct::data::{ingest, pixels};
+use x2ct::data::pixels;
+use x2ct::data::radiographs::RadiographSet;
 use x2ct::{Device, Error};
 
 const SIZE: [usize; 2] = [24, 20];
@@ -19,8 +21,12 @@ fn data_set(root: &Path) -> CtRate {
     write_dataset(root, &phantoms(), &|_, _| Ok(())).unwrap().remove(0)
 }
 
-fn make(data: &CtRate) -> x2ct::Result<ingest::Ingested> {
-    ingest::radiographs(&Device::host(), data, SIZE, &AtomicBool::new(false), &mut |_, _| {})
+/// The radiographs of a split, in `out`.
+fn make(data: &CtRate, out: &Path) -> x2ct::Result<(Ingested, RadiographSet)> {
+    let options = IngestOptions { size: SIZE, ..Default::default() };
+    let made = ingest(&Device::host(), data, out, &options, &AtomicBool::new(false), &mut |_| {})?;
+    let set = RadiographSet::read(&made.files[0])?;
+    Ok((made, set))
 }
 
 #[test]
@@ -63,17 +69,17 @@ fn images_are_resized_as_torchvision_does() {
 fn radiographs_are_those_of_each_volume_whatever_the_source_of_hu() {
     let folder = tempfile::tempdir().unwrap();
     let data = data_set(folder.path());
-    let made = make(&data).unwrap();
+    let (made, radiographs) = make(&data, &folder.path().join("out")).unwrap();
     assert!(made.failed.is_empty());
-    assert_eq!(made.radiographs.ids(), ["train_1_a_1", "train_2_a_1", "train_3_a_1", "train_4_a_1", "train_5_a_1"]);
+    assert_eq!(radiographs.ids(), ["train_1_a_1", "train_2_a_1", "train_3_a_1", "train_4_a_1", "train_5_a_1"]);
     for (i, row) in data.volumes.iter().enumerate() {
         let volume = nifti::read(data.path(row)).unwrap();
         let image = radiograph(&Device::host(), &volume, &RadiographOptions::default()).unwrap();
         // 1 mm: 16 voxels of 16 mm high, 20 wide.
         assert_eq!((image.height, image.width), (256, 320));
         let bytes = pixels::fit(&pixels::to_bytes(&image.pixels), [256, 320], SIZE);
-        assert_eq!(made.radiographs.image(i), bytes);
-        assert_ne!(made.radiographs.image(i), made.radiographs.image((i + 1) % 5));
+        assert_eq!(radiographs.image(i), bytes);
+        assert_ne!(radiographs.image(i), radiographs.image((i + 1) % 5));
     }
     // The same as the original release has it: other stored values, a header that is wrong in every respect.
     let mut original = CtRate { hu_source: HuSource::CsvRescale, ..data.clone() };
@@ -89,31 +95,36 @@ fn radiographs_are_those_of_each_volume_whatever_the_source_of_hu() {
     }
     original.write("phantom").unwrap();
     let read = CtRate::read(folder.path(), Split::Train, HuSource::CsvRescale).unwrap();
-    let by_table = make(&read).unwrap().radiographs;
-    assert!((0..5).all(|i| by_table.image(i) == made.radiographs.image(i)));
-    assert_ne!(by_table.preprocessing_digest(), made.radiographs.preprocessing_digest());
+    let (_, by_table) = make(&read, &folder.path().join("original")).unwrap();
+    assert!((0..5).all(|i| by_table.image(i) == radiographs.image(i)));
+    assert_ne!(by_table.preprocessing_digest(), radiographs.preprocessing_digest());
 }
 
 #[test]
 fn a_bad_volume_is_left_out_and_named() {
     let folder = tempfile::tempdir().unwrap();
     let data = data_set(folder.path());
-    let whole = make(&data).unwrap().radiographs;
+    let out = |name: &str| folder.path().join(name);
+    let (_, whole) = make(&data, &out("whole")).unwrap();
     let [second, fourth] = [1, 3].map(|i| data.path(&data.volumes[i]));
     let bytes = std::fs::read(&second).unwrap();
     std::fs::write(&second, &bytes[..bytes.len() / 2]).unwrap();
     std::fs::remove_file(&fourth).unwrap();
-    let mut told = Vec::new();
-    let made = ingest::radiographs(&Device::host(), &data, SIZE, &AtomicBool::new(false), &mut |done, failure| {
-        told.push((done, failure.map(|(name, _)| name.to_string())));
+    let (mut counts, mut named) = (Vec::new(), Vec::new());
+    let options = IngestOptions { size: SIZE, ..Default::default() };
+    let some = out("some");
+    let made = ingest(&Device::host(), &data, &some, &options, &AtomicBool::new(false), &mut |event| match event {
+        Progress::Done(done) => counts.push(done),
+        Progress::Failed(name, _) => named.push(name.to_string()),
+        Progress::Resumed(done) => assert_eq!(done, 0),
     })
     .unwrap();
-    assert_eq!(told.iter().map(|(done, _)| *done).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
-    let mut named: Vec<String> = told.into_iter().filter_map(|(_, name)| name).collect();
+    assert_eq!(counts, [1, 2, 3, 4, 5]);
     named.sort();
     assert_eq!(named, ["train_2_a_1", "train_4_a_1"]);
-    assert_eq!(made.radiographs.ids(), ["train_1_a_1", "train_3_a_1", "train_5_a_1"]);
-    assert_eq!(made.radiographs.image(1), whole.image(2));
+    let set = RadiographSet::read(&some).unwrap();
+    assert_eq!(set.ids(), ["train_1_a_1", "train_3_a_1", "train_5_a_1"]);
+    assert_eq!(set.image(1), whole.image(2));
     let errors: Vec<String> = made.failed.iter().map(|(name, e)| format!("{name} {e}")).collect();
     assert!(errors[0].starts_with("train_2_a_1 ") && errors[0].contains("truncated"), "{}", errors[0]);
     assert!(errors[1].starts_with("train_4_a_1 ") && errors[1].contains("cannot read"), "{}", errors[1]);
@@ -121,22 +132,14 @@ fn a_bad_volume_is_left_out_and_named() {
     for row in &data.volumes {
         std::fs::write(data.path(row), b"nothing").unwrap();
     }
-    let error = make(&data).map(drop).unwrap_err().to_string();
-    assert!(error.contains("none of its 5 volumes") && error.contains("train_1_a_1"), "{error}");
+    let none = out("none");
+    let made = ingest(&Device::host(), &data, &none, &options, &AtomicBool::new(false), &mut |_| {}).unwrap();
+    assert_eq!((made.made, made.failed.len()), (0, 5));
+    let error = RadiographSet::read(&none).map(drop).unwrap_err().to_string();
+    assert!(error.contains("holds no radiograph"), "{error}");
     let original = CtRate { hu_source: HuSource::CsvRescale, ..data };
-    let error = make(&original).map(drop).unwrap_err().to_string();
+    let error = make(&original, &out("original")).map(drop).unwrap_err().to_string();
     assert!(error.contains("dataset/train: cannot read the folder") && error.contains("already-hu"), "{error}");
-}
-
-#[test]
-fn interruption_ends_the_work() {
-    let folder = tempfile::tempdir().unwrap();
-    let (data, stop) = (data_set(folder.path()), AtomicBool::new(false));
-    let outcome = ingest::radiographs(&Device::host(), &data, SIZE, &stop, &mut |done, _| {
-        stop.store(done == 2, Ordering::Relaxed);
-    });
-    let error = outcome.map(drop).unwrap_err();
-    assert!(matches!(&error, Error::Interrupted(_)) && error.to_string().contains("after 2 of 5"), "{error}");
 }
 
 #[test]

@@ -3,6 +3,8 @@
 #[cfg(feature = "cli")]
 mod cli;
 mod data;
+#[cfg(feature = "cli")]
+mod dataset;
 mod device;
 mod eval;
 mod geometry;

@@ -55,6 +55,16 @@ pub enum HuSource {
     AlreadyHu,
 }
 
+impl HuSource {
+    /// As on the command line and in manifests.
+    pub fn name(self) -> &'static str {
+        match self {
+            HuSource::CsvRescale => "csv",
+            HuSource::AlreadyHu => "already-hu",
+        }
+    }
+}
+
 /// `{split}_{patient}_{scan}_{reconstruction}`, for example `train_1_a_2`: patient 1, first scan, second reconstruction.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VolumeName {

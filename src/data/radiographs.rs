@@ -8,9 +8,11 @@
 //! | key | is |
 //! |---|---|
 //! | `ids` | JSON array of N distinct strings |
+//! | `view` | from where they are taken: `ap`, `pa`, `lateral`, ... |
 //! | `source` | JSON: what they were made of and how |
 //! | `preprocessing_digest` | BLAKE3 of `source` |
 //! | `shard` | `I/N` of a set in several files, in this order; `1/1` of a set in one |
+//! | `run` | of a packed data set: BLAKE3 of all that decides what is in the file (see [`super::ingest`]) |
 //!
 //! Opening verifies the structure, the length, the metadata and the digests, not the pixels: that takes milliseconds at any
 //! size. [`RadiographSet::upload`], which is how training reads them, verifies every radiograph as it copies it.
@@ -37,6 +39,7 @@ pub struct RadiographSet {
     ids: Vec<String>,
     size: [usize; 2],
     pixel: PixelType,
+    view: String,
     source: serde_json::Value,
     parts: Vec<Part>,
 }
@@ -58,8 +61,11 @@ pub(super) struct Description<'a> {
     pub ids: &'a [String],
     pub size: [usize; 2],
     pub pixel: PixelType,
+    pub view: &'a str,
     pub source: &'a serde_json::Value,
     pub shard: [usize; 2],
+    /// What a run is told apart by.
+    pub run: &'a str,
 }
 
 impl Description<'_> {
@@ -71,9 +77,13 @@ impl Description<'_> {
     ) -> Writer<'a> {
         let mut archive = Writer::new(FORMAT);
         archive.set("ids", json!(self.ids).to_string());
+        archive.set("view", self.view);
         archive.set("source", self.source.to_string());
         archive.set("preprocessing_digest", digest(self.source));
         archive.set("shard", format!("{}/{}", self.shard[0], self.shard[1]));
+        if !self.run.is_empty() {
+            archive.set("run", self.run);
+        }
         let dtype = match self.pixel {
             PixelType::U8 => Dtype::U8,
             PixelType::Bf16 => Dtype::BF16,
@@ -89,7 +99,7 @@ pub fn digest(source: &serde_json::Value) -> String {
 }
 
 impl RadiographSet {
-    /// 8-bit radiographs in memory: `pixels` is [ids, H, W]; `source` says what they were made of and how.
+    /// Anteroposterior 8-bit radiographs in memory: `pixels` is [ids, H, W]; `source` says what they were made of and how.
     pub fn new(ids: Vec<String>, size: [usize; 2], pixels: Vec<u8>, source: serde_json::Value) -> Result<Self> {
         if pixels.len() != ids.len() * size[0] * size[1] || pixels.is_empty() {
             let problem = format!("{} bytes for {} images of {} x {}", pixels.len(), ids.len(), size[0], size[1]);
@@ -98,7 +108,7 @@ impl RadiographSet {
         check_distinct(&ids)
             .map_err(|id| Error::argument("radiographs", format!("the id {id} occurs twice"), "name each once"))?;
         let parts = vec![Part { first: 0, count: ids.len(), pixels: Pixels::Owned(pixels) }];
-        Ok(RadiographSet { ids, size, pixel: PixelType::U8, source, parts })
+        Ok(RadiographSet { ids, size, pixel: PixelType::U8, view: "ap".into(), source, parts })
     }
 
     /// Maps a set: a file; a folder, for all `.safetensors` files in it; or a file name with `*`, for all files it fits. Several
@@ -111,18 +121,26 @@ impl RadiographSet {
         let mut files = files_of(path)?.into_iter().map(|file| Mapped::read(&file)).collect::<Result<Vec<_>>>()?;
         files.sort_by_key(|file| file.shard);
         let first = &files[0];
+        if let Some(file) = files.iter().find(|file| file.description() != first.description()) {
+            let problem = format!("is of another set than {}", first.archive.path().display());
+            return Err(Error::file(file.archive.path(), problem, "name the files of one set, such as FOLDER/ap*"));
+        }
+        let ([_, count], hint) = (first.shard, "name every shard of one set, and each once");
         for (i, file) in files.iter().enumerate() {
-            if (file.size, file.pixel, &file.source) != (first.size, first.pixel, &first.source) {
-                let problem = format!("is of another set than {}", first.archive.path().display());
-                return Err(Error::file(file.archive.path(), problem, "name the files of one set, as FOLDER/ap*"));
-            }
-            let ([at, of], wanted) = (file.shard, i + 1);
-            if [at, of] != [wanted, files.len()] {
-                let problem = format!("is shard {at} of {of} where shard {wanted} of {} is wanted", files.len());
-                return Err(Error::file(file.archive.path(), problem, "name every shard of one set, and each once"));
+            if file.shard != [i + 1, count] {
+                let problem = format!(
+                    "is shard {} of {}, where shard {} of {count} should come",
+                    file.shard[0],
+                    file.shard[1],
+                    i + 1
+                );
+                return Err(Error::file(file.archive.path(), problem, hint));
             }
         }
-        let (size, pixel, source) = (first.size, first.pixel, first.source.clone());
+        if files.len() < count {
+            return Err(Error::file(path, format!("shard {} of {count} is missing", files.len() + 1), hint));
+        }
+        let (size, pixel, view, source) = (first.size, first.pixel, first.view.clone(), first.source.clone());
         let (mut ids, mut parts) = (Vec::new(), Vec::new());
         for file in files {
             parts.push(Part { first: ids.len(), count: file.ids.len(), pixels: Pixels::Mapped(file.archive) });
@@ -132,15 +150,16 @@ impl RadiographSet {
             return Err(Error::file(path, "holds no radiograph", AGAIN));
         }
         check_distinct(&ids).map_err(|id| Error::file(path, format!("the id {id} occurs twice"), AGAIN))?;
-        Ok(RadiographSet { ids, size, pixel, source, parts })
+        Ok(RadiographSet { ids, size, pixel, view, source, parts })
     }
 
     /// Writes the set as one file, whole or not at all.
     pub fn write(&self, path: &Path) -> Result<()> {
         let digests: Vec<Digest> = (0..self.ids.len()).map(|i| *blake3::hash(self.image(i)).as_bytes()).collect();
         let row = |i: usize| Ok(Cow::Borrowed(self.image(i)));
-        let RadiographSet { ids, size, pixel, source, .. } = self;
-        Description { ids, size: *size, pixel: *pixel, source, shard: [1, 1] }.writer(&digests, &row).write(path)
+        let RadiographSet { ids, size, pixel, view, source, .. } = self;
+        let description = Description { ids, size: *size, pixel: *pixel, view, source, shard: [1, 1], run: "" };
+        description.writer(&digests, &row).write(path)
     }
 
     /// One id a radiograph, in order.
@@ -156,6 +175,11 @@ impl RadiographSet {
     /// How a pixel is stored.
     pub fn pixel(&self) -> PixelType {
         self.pixel
+    }
+
+    /// From where they are taken, such as `ap`.
+    pub fn view(&self) -> &str {
+        &self.view
     }
 
     /// What the radiographs were made of and how.
@@ -231,8 +255,11 @@ pub(super) struct Mapped {
     pub ids: Vec<String>,
     pub size: [usize; 2],
     pub pixel: PixelType,
+    pub view: String,
     pub source: serde_json::Value,
     pub shard: [usize; 2],
+    /// Empty where there is none.
+    pub run: String,
     pub archive: Archive,
 }
 
@@ -241,7 +268,8 @@ impl Mapped {
         let refuse = |problem: String| Error::file(path, problem, AGAIN);
         let archive = Archive::read(path, FORMAT, "radiographs", AGAIN)?;
         let ids: Vec<String> = archive.get_json("ids")?;
-        let source = archive.get_json("source")?;
+        let (source, view) = (archive.get_json("source")?, archive.get("view")?.to_string());
+        let run = archive.get("run").unwrap_or_default().to_string();
         let text = archive.get("shard")?;
         let number = |text: &str| text.parse().ok().filter(|n| *n > 0);
         let shard = text.split_once('/').and_then(|(at, of)| Some([number(at)?, number(of)?]));
@@ -257,14 +285,22 @@ impl Mapped {
             return Err(refuse(format!("image has the shape {shape:?} for {} ids", ids.len())));
         }
         archive.digests(IMAGE)?;
-        Ok(Mapped { ids, size: [h, w], pixel, source, shard, archive })
+        Ok(Mapped { ids, size: [h, w], pixel, view, source, shard, run, archive })
     }
 
-    /// Stored bytes and digest of one radiograph.
-    pub(super) fn image(&self, index: usize) -> Result<(&[u8], Digest)> {
+    /// What all files of a set have in common.
+    fn description(&self) -> ([usize; 2], PixelType, &str, &serde_json::Value) {
+        (self.size, self.pixel, &self.view, &self.source)
+    }
+
+    /// Stored bytes of one radiograph.
+    pub(super) fn image(&self, index: usize) -> Result<&[u8]> {
         let bytes = self.size[0] * self.size[1] * self.pixel.bytes();
         let (.., data) = self.archive.tensor(IMAGE)?;
-        Ok((&data[index * bytes..][..bytes], self.archive.digests(IMAGE)?[index]))
+        data.get(index * bytes..(index + 1) * bytes).ok_or_else(|| {
+            let problem = format!("has no radiograph {index}");
+            Error::file(self.archive.path(), problem, AGAIN)
+        })
     }
 }
 

@@ -68,7 +68,7 @@ fn checkpoint_steps() -> usize {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// Radiographs (`x2ct radiographs`).
+    /// Radiographs (`x2ct drr --dataset`): a file, or shards by their folder or by a name with `*`.
     pub radiographs: PathBuf,
     /// The teacher's embeddings.
     pub cache: PathBuf,

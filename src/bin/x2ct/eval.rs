@@ -21,7 +21,7 @@ pub struct EvalArgs {
     /// Checkpoint of `x2ct train`
     #[arg(long)]
     checkpoint: PathBuf,
-    /// Held-out radiographs
+    /// Held-out radiographs (`x2ct drr --dataset`): a file, or shards by their folder or by a quoted name with *
     #[arg(long)]
     radiographs: PathBuf,
     /// The teacher's embeddings of the same volumes

@@ -17,7 +17,6 @@ mod phantom;
 mod predict;
 mod preprocess;
 mod projection;
-mod radiographs;
 mod source;
 mod terminal;
 mod train;
@@ -69,7 +68,6 @@ enum Command {
     Phantom(phantom::PhantomArgs),
     Predict(predict::PredictArgs),
     Preprocess(preprocess::PreprocessArgs),
-    Radiographs(radiographs::RadiographsArgs),
     Train(train::TrainArgs),
 }
 
@@ -88,7 +86,6 @@ fn main() -> ExitCode {
         Command::Phantom(args) => phantom::run(args, &common),
         Command::Predict(args) => predict::run(args, &common),
         Command::Preprocess(args) => preprocess::run(args, &common),
-        Command::Radiographs(args) => radiographs::run(args, &common),
         Command::Train(args) => train::run(args, &common),
     };
     match outcome {

@@ -23,9 +23,9 @@ pub struct ProjectionArgs {
     /// Beam (mean HU is parallel)
     #[arg(long, value_enum, default_value = "parallel")]
     pub geometry: GeometryName,
-    /// Projection; lateral is left lateral, anterior on the image's left
-    #[arg(long, default_value = "ap", value_parser = named::<Projection>(["ap", "pa", "lateral", "left-lateral", "right-lateral"]))]
-    pub view: Projection,
+    /// Projections; lateral is left lateral, anterior on the image's left
+    #[arg(long = "view", visible_alias = "views", value_name = "VIEW,...", value_delimiter = ',', default_value = "ap", value_parser = named::<Projection>(["ap", "pa", "lateral", "left-lateral", "right-lateral"]))]
+    pub views: Vec<Projection>,
     /// Turn the detector about the head-foot axis, added to the view's angle (DICOM Positioner Primary Angle: + to LAO)
     #[arg(long, allow_negative_numbers = true, value_name = "DEG", default_value_t = 0.0)]
     pub primary_angle: f64,
@@ -83,11 +83,12 @@ pub struct ProjectionArgs {
     /// PNG: no orientation letters
     #[arg(long)]
     pub no_letters: bool,
-    /// Where Hounsfield units come from: the file itself, or CT-RATE's metadata table (original release)
-    #[arg(long, value_enum, default_value = "header")]
+    /// Where Hounsfield units come from: the file itself, with its header's scaling (clinical exports, CT-RATE's corrected
+    /// release); or CT-RATE's metadata table (original release: spacing too is the table's, axes are taken as L, P, S)
+    #[arg(long, value_enum, default_value = "already-hu")]
     pub hu_source: HuSourceName,
-    /// The metadata table, for `--hu-source csv`: rescale and spacing of the file of this name
-    #[arg(long, value_name = "CSV", required_if_eq("hu_source", "csv"))]
+    /// Table that says what a file does not: CT-RATE's for `--hu-source csv`, RadChest-CT's for .npz
+    #[arg(long, value_name = "CSV")]
     pub metadata: Option<PathBuf>,
 }
 
@@ -112,7 +113,8 @@ pub enum PhotometricName {
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 pub enum HuSourceName {
-    Header,
+    #[value(alias = "header")]
+    AlreadyHu,
     Csv,
 }
 
@@ -121,7 +123,7 @@ impl ProjectionArgs {
     pub fn options(&self) -> anyhow::Result<RadiographOptions> {
         Ok(RadiographOptions {
             mode: self.mode,
-            view: self.view,
+            view: self.views.first().copied().unwrap_or_default(),
             placement: Placement {
                 primary_angle: self.primary_angle,
                 secondary_angle: self.secondary_angle,

@@ -41,6 +41,8 @@ pub struct Progress {
     unit: &'static str,
     total: u64,
     done: u64,
+    /// Done before this run: no part of its rate.
+    before: u64,
     bar: Option<ProgressBar>,
     start: Instant,
     printed: Instant,
@@ -57,7 +59,17 @@ impl Progress {
             bar
         });
         let now = Instant::now();
-        Progress { what: what.into(), unit, total, done: 0, bar, start: now, printed: now }
+        Progress { what: what.into(), unit, total, done: 0, before: 0, bar, start: now, printed: now }
+    }
+
+    /// An earlier run has done `before` units.
+    pub fn resume(&mut self, before: u64) {
+        (self.before, self.done) = (before, before);
+        (self.start, self.printed) = (Instant::now(), Instant::now());
+        if let Some(bar) = &self.bar {
+            bar.set_position(before);
+            bar.reset_eta();
+        }
     }
 
     /// `done` units are done; `note` says what is of interest now.
@@ -94,7 +106,7 @@ impl Progress {
 
     fn line(&self, note: &str) {
         let seconds = self.start.elapsed().as_secs_f64();
-        let rate = self.done as f64 / seconds.max(1e-9);
+        let rate = (self.done - self.before) as f64 / seconds.max(1e-9);
         let left = if self.done < self.total {
             format!(", ETA {:.0} s", (self.total - self.done) as f64 / rate.max(1e-9))
         } else {

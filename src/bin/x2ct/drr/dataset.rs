@@ -1,0 +1,118 @@
+//! A split of a data set, packed for training.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use serde_json::json;
+use x2ct::Error;
+use x2ct::ct::RadiographOptions;
+use x2ct::ct::image::encode_png;
+use x2ct::data::ct_rate::{CtRate, HuSource};
+use x2ct::data::ingest::{self, IngestOptions, Pictures};
+use x2ct::ops::image::PixelType;
+
+use super::DrrArgs;
+use crate::Common;
+use crate::arguments::split;
+use crate::projection::HuSourceName;
+use crate::terminal::{Progress, stop_flag};
+
+#[derive(clap::Args)]
+pub struct DatasetArgs {
+    /// Data set in CT-RATE's layout; writes VIEW.safetensors and manifest.csv to --out. --size is then that of the packed
+    /// radiographs, 224x224 unless given: the shorter side is resized to fit, the centre kept
+    #[arg(long, value_name = "ROOT", requires = "split", conflicts_with = "paths")]
+    pub dataset: Option<PathBuf>,
+    /// Which part of it
+    #[arg(long, value_parser = ["train", "valid"], requires = "dataset")]
+    split: Option<String>,
+    /// Make the I-th of N parts only, into VIEW-I-of-N.safetensors; other processes or machines may make the others at once
+    #[arg(long, value_name = "I/N", value_parser = shard, default_value = "1/1", requires = "dataset")]
+    shard: [usize; 2],
+    /// Packed pixels: u8 from 0 to 255 as X2CT-CLIP, or bf16 from 0 to 1
+    #[arg(long, value_name = "TYPE", value_parser = ["u8", "bf16"], default_value = "u8", requires = "dataset")]
+    format: String,
+    /// Forget what is in --out, finished or not, and begin anew
+    #[arg(long, requires = "dataset")]
+    restart: bool,
+}
+
+/// `I/N`.
+fn shard(text: &str) -> Result<[usize; 2], String> {
+    let numbers = text.split_once('/').and_then(|(i, n)| Some([i.parse().ok()?, n.parse().ok()?]));
+    numbers.filter(|[i, n]| (1..=*n).contains(i)).ok_or_else(|| "give I/N with 1 <= I <= N, such as 3/8".into())
+}
+
+pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
+    let (start, projection) = (Instant::now(), &args.projection);
+    let (Some(root), Some(part)) = (&args.dataset.dataset, &args.dataset.split) else {
+        return Err(Error::argument("--dataset", "no data set and no split", "name both").into());
+    };
+    let hu_source = match projection.hu_source {
+        HuSourceName::AlreadyHu => HuSource::AlreadyHu,
+        HuSourceName::Csv => HuSource::CsvRescale,
+    };
+    if projection.metadata.is_some() {
+        return Err(Error::argument("--metadata", "a data set has its own table", "leave it out").into());
+    }
+    if args.pictures.as_deref().is_some_and(|ending| ending != "png") {
+        return Err(Error::argument("--pictures", "a data set's are png", "pass png").into());
+    }
+    let device = common.device()?;
+    let data = CtRate::read(root, split(part), hu_source)?;
+    let options = super::check(&device, projection)?;
+    if !data.skipped.is_empty() {
+        eprintln!("{} volume(s) without a report or labels are left out", data.skipped.len());
+    }
+    let encode = |volume: &_, options: &_, image: &_| encode_png(image, &super::png(projection, volume, options));
+    let settings = json!({"png": format!("{:?}", projection.png()), "letters": !projection.no_letters});
+    let options = IngestOptions {
+        views: projection.views.clone(),
+        projection: RadiographOptions { size: None, ..options },
+        size: projection.size.unwrap_or([224, 224]),
+        pixel: if args.dataset.format == "bf16" { PixelType::Bf16 } else { PixelType::U8 },
+        shard: args.dataset.shard,
+        pictures: args.pictures.as_ref().map(|_| Pictures { settings, encode: &encode }),
+        restart: args.dataset.restart,
+    };
+    let stop = stop_flag()?;
+    let [i, n] = options.shard;
+    let total = (data.volumes.len() * i / n - data.volumes.len() * (i - 1) / n) as u64;
+    let mut progress = Progress::new("radiographs", "volumes", total);
+    let mut failures = 0;
+    let made = ingest::ingest(&device, &data, &args.out, &options, &stop, &mut |event| match event {
+        ingest::Progress::Resumed(0) => {}
+        ingest::Progress::Resumed(done) => {
+            progress.say(&format!("{done} of {total} volumes are there already"));
+            progress.resume(done as u64);
+        }
+        ingest::Progress::Done(done) => {
+            progress.set(done as u64, &if failures > 0 { format!("{failures} left out") } else { String::new() });
+        }
+        ingest::Progress::Failed(name, error) => {
+            failures += 1;
+            progress.say(&format!("x2ct: {name} is left out: {error}"));
+        }
+    })?;
+    progress.finish("");
+    let failed = &made.failed;
+    if common.json {
+        let failed: Vec<_> = failed.iter().map(|(n, error)| json!({"id": n.to_string(), "error": error})).collect();
+        let report = json!({
+            "out": args.out, "files": made.files, "manifest": made.manifest, "radiographs": made.made,
+            "size": options.size, "pixels": options.pixel, "failed": failed,
+            "preprocessing_digest": made.preprocessing_digest, "seconds": start.elapsed().as_secs_f64(),
+        });
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        for file in &made.files {
+            println!("{}: {} radiographs", file.display(), made.made);
+        }
+        println!("{}: {} of {total} volumes left out", made.manifest.display(), failed.len());
+    }
+    if !failed.is_empty() {
+        eprintln!("run the same command again to try the volumes left out once more");
+    }
+    Ok(ExitCode::from(u8::from(!failed.is_empty())))
+}

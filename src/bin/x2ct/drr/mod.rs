@@ -1,0 +1,118 @@
+//! `x2ct drr`: radiographs of one CT volume, of many, or of a data set.
+
+mod dataset;
+mod many;
+mod one;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use x2ct::ct::image::{self, PngOptions};
+use x2ct::ct::{
+    Affine, AffineSource, AxisCodes, CtVolume, GrayImage, RadiographOptions, ReadOptions, Voxels, radchest,
+    radiographs, read_with,
+};
+use x2ct::data::ct_rate;
+use x2ct::{Device, Error};
+
+use crate::Common;
+use crate::projection::{HuSourceName, ProjectionArgs};
+use dataset::DatasetArgs;
+
+const EXAMPLES: &str = "Examples:
+  x2ct drr chest_ct.nii.gz --out ap.png
+  x2ct drr scans/ --out pictures/ --view ap,lateral --mode attenuation
+  x2ct drr --dataset CT-RATE --split train --out radiographs/
+  x2ct drr --dataset CT-RATE --split train --out radiographs/ --shard 3/8";
+
+/// Make radiographs of CT: one volume, files and folders of them, or a data set for training
+///
+/// One volume and --out FILE: one image. Several volumes or folders and --out DIR: a picture of every volume and view, under
+/// the volume's own path. A data set in CT-RATE's layout and --out DIR: every view of a split packed in one file that training
+/// maps, and a manifest with one row a volume; stopped at any moment, the same command goes on where it was. A volume that
+/// cannot be used is reported and left out, and the exit code is then 1.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct DrrArgs {
+    /// CT volumes: .nii, .nii.gz, RadChest-CT's .npz, a folder with a DICOM series; or folders of volumes
+    #[arg(required_unless_present = "dataset", value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// Of one volume: image to write, .png, .safetensors (`image`, f32 [H, W]) or .nii.gz; else the folder to write to
+    #[arg(long, value_name = "FILE|DIR")]
+    out: PathBuf,
+    /// Of several volumes: what is written of each [default: png]; of a data set: also write a picture of each, png
+    #[arg(long, value_name = "ENDING", value_parser = ["png", "safetensors", "nii.gz"])]
+    pictures: Option<String>,
+    #[command(flatten, next_help_heading = "Data set")]
+    dataset: DatasetArgs,
+    #[command(flatten, next_help_heading = "Projection and picture")]
+    projection: ProjectionArgs,
+}
+
+pub fn run(args: DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
+    let out = args.out.to_string_lossy();
+    let is_image = [".png", ".safetensors", ".nii.gz", ".nii"].iter().any(|ending| out.ends_with(ending));
+    let into_folder = args.out.is_dir() || out.ends_with('/');
+    match &args.paths[..] {
+        [] => dataset::run(&args, common),
+        [path] if !into_folder && (is_image || !path.is_dir()) => one::run(path, &args, common),
+        _ => many::run(&args, common),
+    }
+}
+
+/// A volume with an affine and a scaling to HU that hold: by the file itself, or by the data set's table.
+fn read(path: &Path, device: &Device, args: &ProjectionArgs) -> x2ct::Result<CtVolume> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let mut options = ReadOptions { device: Some(device), ..Default::default() };
+    if let Some(table) = args.metadata.as_ref().filter(|_| name.ends_with(".npz")) {
+        options.radchest = Some(radchest::acquisition_of(table, &name)?);
+        return read_with(path, &options);
+    }
+    match (args.hu_source, &args.metadata) {
+        (HuSourceName::AlreadyHu, _) => read_with(path, &options),
+        (HuSourceName::Csv, Some(table)) => {
+            let row = ct_rate::acquisition_of(table, &name.parse()?)?;
+            row.apply(read_with(path, &options)?)
+        }
+        (HuSourceName::Csv, None) => {
+            let problem = "needs the data set's metadata table";
+            Err(Error::argument("--hu-source csv", problem, "pass it with --metadata"))
+        }
+    }
+}
+
+/// What is to be said of a volume whose file does not tell left from right.
+fn orientation_warning(path: &Path, volume: &CtVolume) -> Option<String> {
+    let path = path.display();
+    (volume.affine_source == AffineSource::Pixdim).then(|| {
+        format!(
+            "x2ct: warning: {path}: has no orientation; left and right are assumed, not known, and letters are left out"
+        )
+    })
+}
+
+/// Settings of a PNG of this volume.
+fn png(args: &ProjectionArgs, volume: &CtVolume, options: &RadiographOptions) -> PngOptions {
+    PngOptions { letters: options.letters(volume).filter(|_| !args.no_letters), ..args.png() }
+}
+
+/// Writes a radiograph in the format its path ends in.
+fn write(
+    path: &Path,
+    image: &GrayImage,
+    args: &ProjectionArgs,
+    volume: &CtVolume,
+    options: &RadiographOptions,
+) -> x2ct::Result<()> {
+    image::write(path, image, &png(args, volume, options), options.describe(volume))
+}
+
+/// Refuses options that suit no volume before they fail on each of thousands.
+fn check(device: &Device, args: &ProjectionArgs) -> anyhow::Result<RadiographOptions> {
+    let options = args.options()?;
+    let shape = [4, 4, 4];
+    let affine = Affine::centred(AxisCodes::LPS, [50.0; 3], shape)?;
+    let voxels = (0..64).map(|i| if i % 4 == 0 { -1000 } else { 40 }).collect::<Vec<i16>>();
+    radiographs(device, &CtVolume::new(Voxels::from(voxels), shape, affine)?, &args.views, &options)?;
+    Ok(options)
+}

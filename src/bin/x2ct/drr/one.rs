@@ -1,0 +1,67 @@
+//! One volume, one image.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::ValueEnum;
+use serde_json::json;
+use x2ct::Error;
+use x2ct::ct::physics::padding_voxels;
+use x2ct::ct::{Mode, radiograph};
+
+use super::DrrArgs;
+use crate::Common;
+use crate::projection::GeometryName;
+
+pub fn run(file: &Path, args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
+    let projection = &args.projection;
+    if projection.views.len() > 1 {
+        let hint = "name an existing folder with --out, or end it in /";
+        return Err(Error::argument("--view", "several views do not go into one image", hint).into());
+    }
+    let device = common.device()?;
+    let begin = Instant::now();
+    let volume = super::read(file, &device, projection)?;
+    if let Some(warning) = super::orientation_warning(file, &volume) {
+        eprintln!("{warning}");
+    }
+    let read = begin.elapsed().as_secs_f64();
+    let options = projection.options()?;
+    let picture = radiograph(&device, &volume, &options)?;
+    let project = begin.elapsed().as_secs_f64() - read;
+    super::write(&args.out, &picture, projection, &volume, &options)?;
+    let seconds = begin.elapsed().as_secs_f64();
+    let description = options.describe(&volume);
+    let pitch = description.pitch;
+    let (low, high) = picture.limits();
+    let value = |name: Option<clap::builder::PossibleValue>| name.map(|n| n.get_name().to_string());
+    if common.json {
+        let cone = projection.geometry == GeometryName::Cone;
+        let letters = super::png(projection, &volume, &options).letters;
+        let report = json!({
+            "input": file, "output": args.out, "device": device.name(),
+            "volume": {
+                "shape": volume.shape, "spacing_mm": volume.spacing(), "axis_codes": volume.axis_codes().to_string(),
+            },
+            "mode": options.mode, "view": options.view, "geometry": value(projection.geometry.to_possible_value()),
+            "projector": value(projection.projector.to_possible_value()).filter(|_| options.mode != Mode::MeanHu),
+            "sdd_mm": cone.then_some(projection.sdd), "sod_mm": cone.then_some(projection.sod),
+            "size": [picture.height, picture.width], "pitch_mm": pitch, "min": low, "max": high,
+            "settings": description.entries, "padding_voxels": padding_voxels(&volume, options.hu),
+            "letters": letters.is_some(),
+            "seconds": {"read": read, "project": project, "total": seconds},
+        });
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        println!(
+            "{}: {} x {} pixels of {pitch:.3} mm, {low:.4} to {high:.4} {}, {seconds:.2} s on {}",
+            args.out.display(),
+            picture.height,
+            picture.width,
+            options.mode.unit(),
+            device.name()
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,451 @@
+//! A split's CT volumes to radiographs that training maps: decoded on every core while the device projects, and safe against
+//! being killed at any moment.
+//!
+//! # What a finished folder holds
+//! - `VIEW.safetensors` for each view: the radiographs of all volumes that could be used, in the order of the data set, as a
+//!   [`RadiographSet`](super::radiographs::RadiographSet) maps them.
+//! - `manifest.csv`: one row a volume, in the order of the data set.
+//! - with pictures, `VIEW/VOLUME.png`.
+//!
+//! Shard I of N makes a contiguous I-th of the volumes, and writes `VIEW-I-of-N.safetensors` and `manifest-I-of-N.csv`; shards
+//! may be made at once, in one folder. Equal volumes and options give equal bytes, however often a run was stopped and on
+//! however many cores it ran.
+//!
+//! # Columns of the manifest
+//! | column | is |
+//! |---|---|
+//! | `volume` | name without `.nii.gz` |
+//! | `status` | `ok` or `failed` |
+//! | `file` | path below the data set's root |
+//! | `file_bytes`, `file_blake3` | size and digest of that file |
+//! | `shape` | voxels, in the order of storage |
+//! | `spacing_mm` | their edges |
+//! | `axis_codes` | the patient direction each voxel axis grows towards, such as LPS |
+//! | `orientation` | where that is known from: `sform`, `qform`, `pixdim` (voxel sizes alone: assumed) or `convention` |
+//! | `slope`, `intercept` | HU = slope * stored + intercept |
+//! | `hu_source` | `already-hu` or `csv` |
+//! | `preprocessing_digest` | BLAKE3 of how radiographs are made, as in the packed files |
+//! | `blake3_VIEW` | digest of the stored pixels, one column a view |
+//! | `error` | why it failed |
+//!
+//! # Runs that are stopped
+//! What is finished is kept in `unfinished` (`unfinished-I-of-N`), which the same call takes up again; see the module `work`.
+//! Volumes that failed are tried again whenever a run is taken up, and when it is called again after it ended: a file that
+//! vanished or a network disk that did not answer heals without a word. A run that ended without failures is left as it is. A
+//! folder that holds radiographs made with other options, of other volumes or by another version is refused, unless `restart`
+//! is set.
+
+mod ahead;
+mod manifest;
+mod work;
+
+use std::borrow::Cow;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::json;
+
+pub use ahead::ahead;
+use manifest::{FACTS, Row, Table};
+use work::Work;
+
+use super::ct_rate::{CtRate, HuSource, Volume, VolumeName};
+use super::pixels;
+use super::radiographs::{self, Description, Mapped};
+use crate::archive::Digest;
+use crate::ct::{AffineSource, CtVolume, GrayImage, Projection, RadiographOptions, ReadOptions, read_bytes};
+use crate::device::Device;
+use crate::files::create_folder;
+use crate::ops::image::PixelType;
+use crate::{Error, Result};
+
+/// What is made of every volume.
+pub struct IngestOptions<'a> {
+    /// From where; each has its files.
+    pub views: Vec<Projection>,
+    /// How; its `view` and `hu` are not used. The default is X2CT-CLIP's mean of HU on a 1 mm grid.
+    pub projection: RadiographOptions,
+    /// Height and width of the packed radiographs: see [`pixels::encode`].
+    pub size: [usize; 2],
+    /// Their pixels.
+    pub pixel: PixelType,
+    /// `[i, n]`: the i-th (from 1) of n parts of the split.
+    pub shard: [usize; 2],
+    /// Also a picture of each radiograph.
+    pub pictures: Option<Pictures<'a>>,
+    /// Forget what is there.
+    pub restart: bool,
+}
+
+impl Default for IngestOptions<'_> {
+    fn default() -> Self {
+        IngestOptions {
+            views: vec![Projection::Ap],
+            projection: RadiographOptions::default(),
+            size: [224, 224],
+            pixel: PixelType::U8,
+            shard: [1, 1],
+            pictures: None,
+            restart: false,
+        }
+    }
+}
+
+/// How a radiograph becomes a picture.
+pub struct Pictures<'a> {
+    /// The settings, so that a run goes on with the same.
+    pub settings: serde_json::Value,
+    /// The file's bytes.
+    pub encode: &'a dyn Fn(&CtVolume, &RadiographOptions, &GrayImage) -> Result<Vec<u8>>,
+}
+
+/// What a run tells while it is under way.
+pub enum Progress<'a> {
+    /// So many of the volumes were finished by an earlier run.
+    Resumed(usize),
+    /// So many are done, failures included.
+    Done(usize),
+    /// One failed.
+    Failed(&'a VolumeName, &'a Error),
+}
+
+/// What a run left.
+#[derive(Debug)]
+pub struct Ingested {
+    /// Radiographs a view.
+    pub made: usize,
+    /// The other volumes, in the order of the data set, and why.
+    pub failed: Vec<(VolumeName, String)>,
+    /// One packed file a view.
+    pub files: Vec<PathBuf>,
+    /// The manifest.
+    pub manifest: PathBuf,
+    /// BLAKE3 of how radiographs are made.
+    pub preprocessing_digest: String,
+}
+
+/// Makes the radiographs of a split and packs them below `out`. A volume that cannot be read or projected is reported, stands
+/// in the manifest and is left out of the packed files.
+///
+/// # Errors
+/// A folder of volumes that cannot be read; a folder that another process works on, or that holds another run; a disk that is
+/// full or may not be written; a device that fails; [`Error::Interrupted`] once `stop` is set. After any of them the same call
+/// goes on.
+pub fn ingest(
+    device: &Device,
+    data: &CtRate,
+    out: &Path,
+    options: &IngestOptions,
+    stop: &AtomicBool,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Ingested> {
+    let run = Run::new(data, out, options)?;
+    create_folder(out)?;
+    let (mut work, done) =
+        Work::open(&run.file("unfinished", ""), &run.digest, &run.views(), run.image_bytes(), options.restart)?;
+    let mut rows: Vec<Option<Row>> = vec![None; run.volumes.len()];
+    done.into_iter().for_each(|(at, row)| rows[at] = Some(row));
+    if rows.iter().all(Option::is_none) && !options.restart {
+        match run.take_over(&mut work, &mut rows) {
+            Ok(None) => {}
+            Ok(Some(rows)) => {
+                work.close()?;
+                progress(Progress::Resumed(rows.len()));
+                return Ok(run.outcome(&rows));
+            }
+            Err(error) => {
+                work.close()?;
+                return Err(error);
+            }
+        }
+    }
+    for (row, volume) in rows.iter_mut().zip(run.volumes) {
+        row.take_if(|_| !run.has_pictures(volume));
+    }
+    let left: Vec<usize> = (0..rows.len()).filter(|&at| rows[at].is_none()).collect();
+    let mut finished = rows.len() - left.len();
+    progress(Progress::Resumed(finished));
+    let outcome = ahead(
+        &left,
+        stop,
+        |&at| read(device, data, &run.volumes[at]),
+        |i, volume| {
+            let (at, name) = (left[i], &run.volumes[left[i]].name);
+            let row = match volume.and_then(|(volume, facts)| run.make(device, name, &volume, facts, &work)) {
+                Ok((images, row)) => {
+                    work.put(at, &images, &row)?;
+                    row
+                }
+                Err(error @ (Error::Device { .. } | Error::Launch { .. })) => return Err(error),
+                Err(error) => {
+                    // A disk that is gone is not the fault of each of its volumes.
+                    check_folder(data)?;
+                    progress(Progress::Failed(name, &error));
+                    Row::failed(&error)
+                }
+            };
+            rows[at] = Some(row);
+            finished += 1;
+            progress(Progress::Done(finished));
+            Ok(())
+        },
+    );
+    work.sync()?;
+    outcome?;
+    if stop.load(Ordering::Relaxed) && finished < rows.len() {
+        let count = rows.len();
+        return Err(Error::Interrupted(format!(
+            "after {finished} of {count} volumes; the same command goes on from there"
+        )));
+    }
+    run.finish(work, rows.into_iter().flatten().collect())
+}
+
+/// One shard of a split and how it is made.
+struct Run<'a> {
+    data: &'a CtRate,
+    out: &'a Path,
+    options: &'a IngestOptions<'a>,
+    volumes: &'a [Volume],
+    source: serde_json::Value,
+    /// Of all that decides what is written.
+    digest: String,
+}
+
+impl<'a> Run<'a> {
+    fn new(data: &'a CtRate, out: &'a Path, options: &'a IngestOptions<'a>) -> Result<Self> {
+        let [i, n] = options.shard;
+        let refuse = |what: &str, problem: String, hint: &str| Err(Error::argument(what, problem, hint));
+        if i == 0 || i > n || n > data.volumes.len() {
+            let problem = format!("{i} of {n} shards of {} volumes", data.volumes.len());
+            return refuse("shard", problem, "give 1 <= i <= n, and no more shards than volumes");
+        }
+        if options.size.contains(&0) {
+            return refuse("size", format!("{:?}", options.size), "give at least one row and column");
+        }
+        let views: Vec<&str> = options.views.iter().map(|view| view.name()).collect();
+        if views.is_empty() || (1..views.len()).any(|i| views[..i].contains(&views[i])) {
+            return refuse("views", format!("{views:?}"), "name at least one, and each once");
+        }
+        check_folder(data)?;
+        let volumes = &data.volumes[part(data.volumes.len(), options.shard)];
+        let source = source(data, options);
+        let listed = volumes.iter().map(|volume| {
+            let a = &volume.acquisition;
+            let table = (data.hu_source == HuSource::CsvRescale).then(|| (a.slope, a.intercept, a.spacing()));
+            (volume.name.to_string(), table)
+        });
+        let listed: Vec<_> = listed.collect();
+        let identity = json!({
+            "x2ct": env!("CARGO_PKG_VERSION"), "source": source, "views": views, "shard": options.shard,
+            "pictures": options.pictures.as_ref().map(|pictures| &pictures.settings), "volumes": listed,
+        });
+        Ok(Run { data, out, options, volumes, digest: radiographs::digest(&identity), source })
+    }
+
+    fn views(&self) -> Vec<&'static str> {
+        self.options.views.iter().map(|view| view.name()).collect()
+    }
+
+    fn image_bytes(&self) -> usize {
+        self.options.size[0] * self.options.size[1] * self.options.pixel.bytes()
+    }
+
+    /// `NAME.ENDING`, of a shard `NAME-I-of-N.ENDING`.
+    fn file(&self, name: &str, ending: &str) -> PathBuf {
+        match self.options.shard {
+            [_, 1] => self.out.join(format!("{name}{ending}")),
+            [i, n] => self.out.join(format!("{name}-{i}-of-{n}{ending}")),
+        }
+    }
+
+    fn packed(&self, view: &str) -> PathBuf {
+        self.file(view, ".safetensors")
+    }
+
+    fn manifest(&self) -> PathBuf {
+        self.file("manifest", ".csv")
+    }
+
+    fn picture(&self, view: &str, volume: &VolumeName) -> PathBuf {
+        self.out.join(view).join(format!("{volume}.png"))
+    }
+
+    fn has_pictures(&self, volume: &Volume) -> bool {
+        self.options.pictures.is_none() || self.views().iter().all(|view| self.picture(view, &volume.name).exists())
+    }
+
+    fn table(&self) -> Table<'_> {
+        let file = |volume: &Volume| volume.name.path("", self.data.hu_source).to_string_lossy().into_owned();
+        Table {
+            volumes: self.volumes.iter().map(|volume| (volume.name.to_string(), file(volume))).collect(),
+            views: self.views(),
+            hu_source: self.data.hu_source.name(),
+            preprocessing_digest: radiographs::digest(&self.source),
+        }
+    }
+
+    /// What a run that ended has left: all its rows where there is nothing to do; else rows and pixels of what did not fail.
+    fn take_over(&self, work: &mut Work, rows: &mut [Option<Row>]) -> Result<Option<Vec<Row>>> {
+        let packed: Vec<PathBuf> = self.views().into_iter().map(|view| self.packed(view)).collect();
+        if !packed.iter().chain([&self.manifest()]).all(|path| path.exists()) {
+            return Ok(None);
+        }
+        let mut sets = Vec::new();
+        for path in &packed {
+            let set = Mapped::read(path)?;
+            if set.run != self.digest {
+                let problem = "was made with other options, of other volumes or by another version";
+                return Err(Error::file(path, problem, "write to another folder, or replace it with --restart"));
+            }
+            sets.push(set);
+        }
+        let recorded = self.table().read(&self.manifest())?;
+        if recorded.iter().zip(self.volumes).all(|(row, volume)| row.is_ok() && self.has_pictures(volume)) {
+            return Ok(Some(recorded));
+        }
+        let mut place = 0;
+        for (at, row) in recorded.into_iter().enumerate() {
+            if !row.is_ok() {
+                continue;
+            }
+            let images = sets.iter().map(|set| set.image(place)).collect::<Result<Vec<_>>>()?;
+            place += 1;
+            // Damaged since, it is made again.
+            let whole =
+                images.iter().zip(&row.digests).all(|(image, hex)| blake3::hash(image).to_hex().as_str() == hex);
+            if whole {
+                work.put(at, &images, &row)?;
+                rows[at] = Some(row);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The stored pixels of a volume, one image a view, and its row; pictures are written on the way.
+    fn make(
+        &self,
+        device: &Device,
+        volume_name: &VolumeName,
+        volume: &CtVolume,
+        facts: Vec<String>,
+        work: &Work,
+    ) -> Result<(Vec<Vec<u8>>, Row)> {
+        let IngestOptions { views, projection, size, pixel, pictures, .. } = self.options;
+        let images = crate::ct::radiographs(device, volume, views, projection)?;
+        if let Some(pictures) = pictures {
+            for (view, image) in views.iter().zip(&images) {
+                let options = RadiographOptions { view: *view, ..projection.clone() };
+                let bytes = (pictures.encode)(volume, &options, image)?;
+                let path = self.picture(view.name(), volume_name);
+                path.parent().map_or(Ok(()), create_folder)?;
+                work.publish(&path, |out| out.write_all(&bytes).map_err(|e| Error::io(&path, "write", &e)))?;
+            }
+        }
+        let stored = |image: &GrayImage| pixels::encode(&image.pixels, [image.height, image.width], *size, *pixel);
+        let images: Vec<Vec<u8>> = images.iter().map(stored).collect();
+        let digests = images.iter().map(|image| blake3::hash(image).to_hex().to_string()).collect();
+        Ok((images, Row { facts, digests, error: String::new() }))
+    }
+
+    /// Packs what is in the work folder, writes the manifest and removes the folder.
+    fn finish(&self, work: Work, rows: Vec<Row>) -> Result<Ingested> {
+        let made: Vec<usize> = (0..rows.len()).filter(|&at| rows[at].is_ok()).collect();
+        let ids: Vec<String> = made.iter().map(|&at| self.volumes[at].name.to_string()).collect();
+        for (i, view) in self.views().into_iter().enumerate() {
+            let digests: Option<Vec<Digest>> = made.iter().map(|&at| work::digest(&rows[at].digests[i])).collect();
+            let digests = digests.ok_or_else(|| Error::argument("digest", "is none", "this is a defect"))?;
+            let image = |place: usize| Ok(Cow::Owned(work.image(i, made[place])?));
+            let description = Description {
+                ids: &ids,
+                size: self.options.size,
+                pixel: self.options.pixel,
+                view,
+                source: &self.source,
+                shard: self.options.shard,
+                run: &self.digest,
+            };
+            let path = self.packed(view);
+            work.publish(&path, |out| description.writer(&digests, &image).write_to(out, &path))?;
+        }
+        let (table, manifest) = (self.table().encode(&rows)?, self.manifest());
+        work.publish(&manifest, |out| out.write_all(&table).map_err(|e| Error::io(&manifest, "write", &e)))?;
+        work.close()?;
+        Ok(self.outcome(&rows))
+    }
+
+    fn outcome(&self, rows: &[Row]) -> Ingested {
+        let failed = rows.iter().zip(self.volumes).filter(|(row, _)| !row.is_ok());
+        let failed: Vec<_> = failed.map(|(row, volume)| (volume.name.clone(), row.error.clone())).collect();
+        Ingested {
+            made: rows.len() - failed.len(),
+            failed,
+            files: self.views().into_iter().map(|view| self.packed(view)).collect(),
+            manifest: self.manifest(),
+            preprocessing_digest: radiographs::digest(&self.source),
+        }
+    }
+}
+
+/// The places of a shard: contiguous, so that all shards one after the other are the split.
+fn part(count: usize, [i, n]: [usize; 2]) -> Range<usize> {
+    count * (i - 1) / n..count * i / n
+}
+
+fn check_folder(data: &CtRate) -> Result<()> {
+    let Some(first) = data.volumes.first() else {
+        return Err(Error::file(&data.root, "lists no volumes", "pass another split"));
+    };
+    // .../train_fixed/train_1/train_1_a/train_1_a_1.nii.gz
+    let path = data.path(first);
+    let folder = path.ancestors().nth(3).unwrap_or(&path);
+    let hint = match data.hu_source {
+        HuSource::AlreadyHu => "volumes of the original release need the HU source `csv`",
+        HuSource::CsvRescale => "volumes of the corrected release need the HU source `already-hu`",
+    };
+    let unreadable = |e: std::io::Error| Error::file(folder, format!("cannot read the folder: {e}"), hint);
+    std::fs::read_dir(folder).map(drop).map_err(unreadable)
+}
+
+/// What radiographs are made of and how.
+fn source(data: &CtRate, options: &IngestOptions) -> serde_json::Value {
+    let mut projection = json!(options.projection);
+    if let Some(fields) = projection.as_object_mut() {
+        fields.remove("view");
+    }
+    json!({
+        "source": "CT-RATE layout", "split": data.split.name(), "hu_source": data.hu_source.name(),
+        "projection": projection, "size": options.size, "pixels": options.pixel,
+        "fit": "min-max, shorter side resized with antialias, centre kept",
+    })
+}
+
+/// The volume with an affine and a scaling to HU that hold, and its cells of the manifest.
+fn read(device: &Device, data: &CtRate, row: &Volume) -> Result<(CtVolume, Vec<String>)> {
+    let path = data.path(row);
+    let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, "read", &e))?;
+    let volume = read_bytes(&bytes, &path, &ReadOptions { device: Some(device), ..Default::default() })?;
+    let volume = match data.hu_source {
+        HuSource::AlreadyHu => volume,
+        HuSource::CsvRescale => row.acquisition.apply(volume)?,
+    };
+    let joined = |numbers: &[f64]| numbers.iter().map(|&v| (v as f32).to_string()).collect::<Vec<_>>().join("x");
+    let facts: [String; FACTS.len()] = [
+        bytes.len().to_string(),
+        blake3::hash(&bytes).to_hex().to_string(),
+        joined(&volume.shape.map(|n| n as f64)),
+        joined(&volume.spacing()),
+        volume.axis_codes().to_string(),
+        match volume.affine_source {
+            AffineSource::Sform => "sform",
+            AffineSource::Qform => "qform",
+            AffineSource::Pixdim => "pixdim",
+            AffineSource::Convention => "convention",
+        }
+        .to_string(),
+        volume.slope.to_string(),
+        volume.intercept.to_string(),
+    ];
+    Ok((volume, facts.into()))
+}
