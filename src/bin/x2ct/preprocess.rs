@@ -41,7 +41,7 @@ pub struct PreprocessArgs {
     out: PathBuf,
     /// Where Hounsfield units come from: the file itself, or the data set's metadata table (CT-RATE's original release,
     /// RadChest-CT)
-    #[arg(long, value_enum, default_value = "header")]
+    #[arg(long, value_enum, default_value = "already-hu")]
     hu_source: HuSourceName,
     /// The metadata table, for `--hu-source csv`: scaling and voxel size of the file of this name
     #[arg(long, value_name = "CSV", required_if_eq("hu_source", "csv"))]

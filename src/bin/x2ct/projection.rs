@@ -87,7 +87,7 @@ pub struct ProjectionArgs {
     /// release); or CT-RATE's metadata table (original release: spacing too is the table's, axes are taken as L, P, S)
     #[arg(long, value_enum, default_value = "already-hu")]
     pub hu_source: HuSourceName,
-    /// Table that says what a file does not: CT-RATE's for `--hu-source csv`, RadChest-CT's for .npz
+    /// The metadata table, for `--hu-source csv`: CT-RATE's, or RadChest-CT's for .npz; a data set has its own
     #[arg(long, value_name = "CSV")]
     pub metadata: Option<PathBuf>,
 }

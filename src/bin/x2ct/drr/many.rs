@@ -52,7 +52,7 @@ pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
             });
             match made {
                 Ok((volume, images)) => {
-                    if let Some(warning) = super::orientation_warning(&job.input, &volume) {
+                    if let Some(warning) = crate::source::warning(&job.input, &volume) {
                         progress.say(&warning);
                     }
                     for (&view, image) in projection.views.iter().zip(&images) {

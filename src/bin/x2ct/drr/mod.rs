@@ -7,16 +7,13 @@ mod one;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use x2ct::Device;
 use x2ct::ct::image::{self, PngOptions};
-use x2ct::ct::{
-    Affine, AffineSource, AxisCodes, CtVolume, GrayImage, RadiographOptions, ReadOptions, Voxels, radchest,
-    radiographs, read_with,
-};
-use x2ct::data::ct_rate;
-use x2ct::{Device, Error};
+use x2ct::ct::{Affine, AxisCodes, CtVolume, GrayImage, RadiographOptions, Voxels, radiographs};
 
 use crate::Common;
-use crate::projection::{HuSourceName, ProjectionArgs};
+use crate::projection::ProjectionArgs;
+use crate::source;
 use dataset::DatasetArgs;
 
 const EXAMPLES: &str = "Examples:
@@ -60,35 +57,8 @@ pub fn run(args: DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// A volume with an affine and a scaling to HU that hold: by the file itself, or by the data set's table.
 fn read(path: &Path, device: &Device, args: &ProjectionArgs) -> x2ct::Result<CtVolume> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let mut options = ReadOptions { device: Some(device), ..Default::default() };
-    if let Some(table) = args.metadata.as_ref().filter(|_| name.ends_with(".npz")) {
-        options.radchest = Some(radchest::acquisition_of(table, &name)?);
-        return read_with(path, &options);
-    }
-    match (args.hu_source, &args.metadata) {
-        (HuSourceName::AlreadyHu, _) => read_with(path, &options),
-        (HuSourceName::Csv, Some(table)) => {
-            let row = ct_rate::acquisition_of(table, &name.parse()?)?;
-            row.apply(read_with(path, &options)?)
-        }
-        (HuSourceName::Csv, None) => {
-            let problem = "needs the data set's metadata table";
-            Err(Error::argument("--hu-source csv", problem, "pass it with --metadata"))
-        }
-    }
-}
-
-/// What is to be said of a volume whose file does not tell left from right.
-fn orientation_warning(path: &Path, volume: &CtVolume) -> Option<String> {
-    let path = path.display();
-    (volume.affine_source == AffineSource::Pixdim).then(|| {
-        format!(
-            "x2ct: warning: {path}: has no orientation; left and right are assumed, not known, and letters are left out"
-        )
-    })
+    source::read(path, args.hu_source, args.metadata.as_deref(), device)
 }
 
 /// Settings of a PNG of this volume.

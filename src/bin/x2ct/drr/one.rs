@@ -23,7 +23,7 @@ pub fn run(file: &Path, args: &DrrArgs, common: &Common) -> anyhow::Result<ExitC
     let device = common.device()?;
     let begin = Instant::now();
     let volume = super::read(file, &device, projection)?;
-    if let Some(warning) = super::orientation_warning(file, &volume) {
+    if let Some(warning) = crate::source::warning(file, &volume) {
         eprintln!("{warning}");
     }
     let read = begin.elapsed().as_secs_f64();
