@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
-use libdeflater::{CompressionLvl, Compressor, Crc};
+use libdeflater::{CompressionLvl, Compressor};
 use x2ct::ct::{Affine, AxisCodes, CtVolume, nifti};
+
+#[path = "../tests/support/npz.rs"]
+mod npz;
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut compressor = Compressor::new(CompressionLvl::default());
@@ -11,55 +14,6 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     let length = compressor.gzip_compress(bytes, &mut out).expect("the bound is large enough");
     out.truncate(length);
     out
-}
-
-/// An archive of one file, `ct.npy`, stored or deflated, byte by byte (PKWARE's APPNOTE, sections 4.3.7, 4.3.12, 4.3.16).
-fn npz(shape: [usize; 3], deflated: bool) -> Vec<u8> {
-    let [z, y, x] = shape;
-    let mut header = format!("{{'descr': '<i2', 'fortran_order': False, 'shape': ({z}, {y}, {x}), }}");
-    header.push_str(&" ".repeat((64 - (header.len() + 11) % 64) % 64));
-    header.push('\n');
-    let mut npy = b"\x93NUMPY\x01\x00".to_vec();
-    npy.extend((header.len() as u16).to_le_bytes());
-    npy.extend(header.bytes());
-    npy.extend((0..x * y * z).flat_map(|i| (i as i16 - 1000).to_le_bytes()));
-    let mut crc = Crc::new();
-    crc.update(&npy);
-    let data = if deflated {
-        let mut compressor = Compressor::new(CompressionLvl::default());
-        let mut out = vec![0; compressor.deflate_compress_bound(npy.len())];
-        let length = compressor.deflate_compress(&npy, &mut out).expect("the bound is large enough");
-        out.truncate(length);
-        out
-    } else {
-        npy.clone()
-    };
-    let mut common = Vec::new();
-    common.extend(20u16.to_le_bytes());
-    common.extend(0u16.to_le_bytes());
-    common.extend(if deflated { 8u16 } else { 0 }.to_le_bytes());
-    common.extend([0, 0, 0x21, 0]);
-    common.extend(crc.sum().to_le_bytes());
-    common.extend((data.len() as u32).to_le_bytes());
-    common.extend((npy.len() as u32).to_le_bytes());
-    common.extend(6u16.to_le_bytes());
-    common.extend(0u16.to_le_bytes());
-    let mut zip = b"PK\x03\x04".to_vec();
-    zip.extend(&common);
-    zip.extend(b"ct.npy");
-    zip.extend(&data);
-    let directory = zip.len() as u32;
-    zip.extend(b"PK\x01\x02");
-    zip.extend(20u16.to_le_bytes());
-    zip.extend(&common);
-    zip.extend([0; 14]);
-    zip.extend(b"ct.npy");
-    let length = zip.len() as u32 - directory;
-    zip.extend(b"PK\x05\x06\0\0\0\0\x01\0\x01\0");
-    zip.extend(length.to_le_bytes());
-    zip.extend(directory.to_le_bytes());
-    zip.extend([0, 0]);
-    zip
 }
 
 fn main() {
@@ -80,6 +34,7 @@ fn main() {
             write(&format!("{name}_{kind}_members.nii.gz"), &members);
         }
     }
-    write("stored.npz", &npz([3, 4, 5], false));
-    write("deflated.npz", &npz([3, 4, 5], true));
+    let values: Vec<i16> = (0..60).map(|i| i - 1000).collect();
+    write("stored.npz", &npz::npz([3, 4, 5], &values, false));
+    write("deflated.npz", &npz::npz([3, 4, 5], &values, true));
 }

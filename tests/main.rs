@@ -6,6 +6,8 @@ mod data;
 #[cfg(feature = "cli")]
 mod dataset;
 mod device;
+#[cfg(feature = "dicom")]
+mod dicom;
 mod eval;
 mod geometry;
 mod golden;
@@ -15,7 +17,9 @@ mod layout;
 mod nifti;
 mod ops;
 mod phantom;
+mod preprocess;
 mod radiograph;
+mod readers;
 mod shim;
 mod support;
 mod train;

@@ -4,9 +4,10 @@ use super::Computed;
 use super::layout::Order;
 use super::operators::Runner;
 use crate::Result;
-use crate::ct::{Affine, PosedProjection, View};
+use crate::ct::{Affine, PosedProjection, Preset, View};
 use crate::ops::drr::{LineIntegral, MeanProjection, Projector};
 use crate::ops::resample::{Layout, Resample, resized};
+use crate::tensor::DType;
 
 const VOLUME: [(&str, Order); 1] = [("in.volume", Order::Same)];
 
@@ -87,6 +88,30 @@ pub(super) fn resample(run: &Runner) -> Result<Computed> {
         layout: Layout::Zxy,
         hu: (case.attr("slope", Some(1.0))?, case.attr("intercept", Some(0.0))?),
         ..Resample::new(to)
+    };
+    run.single(op, &VOLUME, ("y", Order::Same))
+}
+
+/// A named preset on a volume of any orientation, cropped or padded to `size` instead of its own size where that is given.
+pub(super) fn preset(run: &Runner) -> Result<Computed> {
+    let case = run.case;
+    let (shape, _) = case.tensor("in.volume")?;
+    let &[nz, ny, nx] = &shape[..] else {
+        return Err(case.refuse(format!("in.volume has the shape {shape}, not [Z, Y, X]")));
+    };
+    let a: [f64; 12] = case.attr("affine", None)?;
+    let affine = Affine::new([0, 4, 8].map(|r| [a[r], a[r + 1], a[r + 2], a[r + 3]]))?;
+    let name: String = case.attr("preset", None)?;
+    let mut preset = Preset::named(&name)?;
+    if case.attr("clip_after", Some(false))? {
+        preset = preset.clip_after();
+    }
+    if preset.size.is_some() {
+        preset.size = Some(case.attr("size", None)?);
+    }
+    let op = Resample {
+        hu: (case.attr("slope", Some(1.0))?, case.attr("intercept", Some(0.0))?),
+        ..preset.operator([nx, ny, nz], &affine, DType::F32)?
     };
     run.single(op, &VOLUME, ("y", Order::Same))
 }

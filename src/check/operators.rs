@@ -76,6 +76,7 @@ pub(super) fn run(case: &Case, device: &Device) -> Result<Computed> {
         "drr_line_integral" => imaging::line_integral(&run),
         "drr_posed" => imaging::posed(&run),
         "ct_resample" => imaging::resample(&run),
+        "ct_preset" => imaging::preset(&run),
         other => Err(case.refuse(format!("has the operation {other:?}, which this version does not know"))),
     }
 }

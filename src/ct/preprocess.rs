@@ -2,6 +2,12 @@
 //!
 //! A preset is data; its digest goes into whatever is written from its output, so that embeddings of differently prepared
 //! volumes are never mixed.
+//!
+//! # Outside the field of view
+//! Scanners fill what they did not reconstruct with -2048, -3024 or the like. The presets clip to their lower limit, -1000 HU (air),
+//! before the resize, so that interpolation beside such voxels sees air, bit for bit what a volume filled with -1000 gives. With
+//! [`Preset::clip_after`] (CT-CLIP's training) it sees the filling: a voxel on the border comes out up to half the filling's excess
+//! too low, and the window then cuts what is below its limit; where no window follows (`x2ct`) the values stay below -1000.
 
 use serde::{Deserialize, Serialize};
 

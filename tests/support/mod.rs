@@ -1,5 +1,7 @@
 //! What tests share: the devices an operator is tried on, seeded data, and the one comparator.
 
+pub mod npz;
+
 use x2ct::Device;
 use x2ct::device::{HostOptions, ThreadOrder};
 

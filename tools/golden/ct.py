@@ -2,6 +2,7 @@
 
 import math
 
+import nibabel
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -159,7 +160,82 @@ def resample():
                    {"in.volume": raw, "out.y": y.permute(2, 0, 1)})
 
 
+def orient_lps(volume, affine):
+    """A [Z, Y, X] array and its affine (RAS+) as x, y, z growing to the left, the back and the head, and its spacing."""
+    codes = nibabel.aff2axcodes(affine)
+    change = nibabel.orientations.ornt_transform(nibabel.orientations.axcodes2ornt(codes),
+                                                 nibabel.orientations.axcodes2ornt("LPS"))
+    spacing = nibabel.affines.voxel_sizes(affine)
+    order = [int(axis) for axis, _ in sorted(zip(range(3), change[:, 0]), key=lambda pair: pair[1])]
+    turned = nibabel.orientations.apply_orientation(volume.transpose(2, 1, 0), change)
+    return np.ascontiguousarray(turned), [float(spacing[axis]) for axis in order]
+
+
+# Written down here once more, so that a wrong number in the library is not also in its reference:
+# target spacing (x, y, z), clip before, window after, value outside, whether x comes before y in the output.
+PRESETS = {
+    "ct-clip-v2": ((0.75, 0.75, 1.5), (-1000, 1000), (-1000, 1000), -1.0, True),
+    "ct-clip-v1": ((0.75, 0.75, 1.5), (-1000, 1000), (-1000, 200), -1.0, True),
+    "dcformer": ((0.75, 0.75, 1.5), (-1000, 1000), (-1000, 1000), -1.0, True),
+    "dcformer-code": ((0.75, 0.75, 1.5), (-1000, 1000), (-1000, 200), -1.0, True),
+    "x2ct": ((1.0, 1.0, 1.0), (-1000, 1000), None, None, False),
+}
+
+
+def presets():
+    c, s = math.cos(0.35), math.sin(0.35)
+    tilt = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, math.cos(0.2), -math.sin(0.2)],
+                                                                     [0, math.sin(0.2), math.cos(0.2)]])
+    # Columns: where the stored axes point, RAS+.
+    lps, ras = np.diag([-1.0, -1, 1]), np.eye(3)
+    ial = np.array([[0.0, 0, -1], [0, 1, 0], [-1, 0, 0]])
+    psr = np.array([[0.0, 0, 1], [-1, 0, 0], [0, 1, 0]])
+    # name, stored shape x y z, stored spacing, directions, preset, clip after, size x y z (LPS), slope, intercept
+    runs = [
+        ("ct_clip_v2_lps", (17, 13, 11), (0.9, 0.9, 1.2), lps, "ct-clip-v2", False, (13, 21, 8), 1.0, -1024.0),
+        # 250 slices of 1.2 mm on 1.5 mm are 199, on a stored axis that is not z.
+        ("ct_clip_v2_psr_250", (3, 250, 4), (0.8, 1.2, 0.7), psr, "ct-clip-v2", False, (5, 2, 199), 1.0, 0.0),
+        ("ct_clip_v2_oblique", (14, 9, 10), (0.6, 0.8, 2.1), lps @ tilt, "ct-clip-v2", False, (10, 11, 13), 1.0, -1024.0),
+        ("ct_clip_v2_after_ras", (11, 10, 7), (0.7, 1.1, 2.5), ras, "ct-clip-v2", True, (9, 16, 12), 2.0, -8192.0),
+        ("ct_clip_v1_ial", (9, 12, 15), (1.3, 0.8, 0.7), ial, "ct-clip-v1", False, (14, 11, 5), 1.0, -1024.0),
+        ("dcformer_ras", (12, 15, 9), (0.8, 0.6, 1.1), ras, "dcformer", False, (15, 9, 4), 1.0, 0.0),
+        ("dcformer_code_oblique", (10, 11, 12), (0.9, 0.7, 1.4), ras @ tilt, "dcformer-code", False, (11, 12, 15), 1.0, 0.0),
+        ("x2ct_psr", (8, 13, 10), (1.3, 2.2, 0.6), psr, "x2ct", False, None, 1.0, -1024.0),
+        ("x2ct_after_ial_single_slice", (1, 9, 12), (2.0, 0.7, 1.7), ial, "x2ct", True, None, 1.0, 0.0),
+    ]
+    for suffix, shape, edges, directions, preset, clip_after, size, slope, intercept in runs:
+        name = f"ct_preset_{suffix}"
+        low, high = (-2100 - intercept) / slope, (1900 - intercept) / slope
+        raw = Draw(name).uniform(low, high, *shape[::-1]).round()
+        affine = np.eye(4)
+        affine[:3, :3] = directions * np.array(edges)
+        affine[:3, 3] = [3.0, -7.0, 11.0]
+        target, pre_clip, window, pad, x_first = PRESETS[preset]
+        hu, spacing = orient_lps(raw.double().numpy() * slope + intercept, affine)
+        hu = torch.from_numpy(hu)
+        hu = hu if clip_after else hu.clamp(*pre_clip)
+        # The division comes first and the product is truncated.
+        to = [int(n * (current / wanted)) for n, current, wanted in zip(hu.shape, spacing, target)]
+        y = F.interpolate(hu[None, None], size=to, mode="trilinear", align_corners=False)[0, 0]
+        if window:
+            y = (y.clamp(*window) - sum(window) / 2) / ((window[1] - window[0]) / 2)
+        for axis, wanted in enumerate(size or to):
+            start = max((y.shape[axis] - wanted) // 2, 0)
+            y = y.narrow(axis, start, min(wanted, y.shape[axis]))
+            before = (wanted - y.shape[axis]) // 2
+            around = [0, 0, 0, 0, 0, 0]
+            around[2 * (2 - axis)], around[2 * (2 - axis) + 1] = before, wanted - y.shape[axis] - before
+            if any(around):
+                y = F.pad(y, around, value=pad)
+        y = y.permute(2, 0, 1) if x_first else y.permute(2, 1, 0)
+        attrs = {"preset": preset, "clip_after": clip_after, "affine": affine[:3].reshape(-1).tolist(), "slope": slope,
+                 "intercept": intercept} | ({"size": size} if size else {})
+        yield Case(name, "ct_preset", attrs, "", TIGHT, "nibabel orientation, torch interpolate (trilinear), f64",
+                   {"in.volume": raw, "out.y": y.contiguous()})
+
+
 def cases():
+    yield from presets()
     yield from mean_hu()
     yield from line_integral()
     yield from resample()

@@ -1,0 +1,212 @@
+//! Presets on whole volumes, and `x2ct preprocess`. Presets against NumPy and PyTorch: `tests/golden/ct_preset_*`.
+
+use x2ct::ct::{Affine, AxisCodes, CtVolume, HuSource, Preset};
+use x2ct::tensor::DType;
+
+use crate::support::{devices, host};
+
+/// Soft tissue in a field of view; `outside` around it and `air` between them.
+fn padded(outside: i16) -> CtVolume {
+    let shape = [24, 22, 8];
+    let values = (0..shape.iter().product::<usize>()).map(|i| {
+        let (x, y) = ((i % 24) as f64 - 11.5, (i / 24 % 22) as f64 - 10.5);
+        match x.hypot(y) {
+            r if r > 10.0 => outside,
+            r if r > 9.0 => -1000,
+            _ => 40 + (i % 7) as i16,
+        }
+    });
+    let affine = Affine::centred(AxisCodes::LPS, [0.6, 0.7, 1.9], shape).unwrap();
+    CtVolume::new(values.collect::<Vec<i16>>().into(), shape, affine).unwrap()
+}
+
+/// Scanners fill what lies outside the field of view with -2048 or less. A preset that clips first sees air there, to the bit;
+/// one that clips after the resize lets it bleed into the voxels beside it.
+#[test]
+fn padding_outside_the_field_of_view_is_air_before_interpolation() {
+    for (name, device) in devices() {
+        for preset in Preset::all() {
+            let apply = |preset: &Preset, outside: i16| {
+                let preset = Preset { size: preset.size.map(|_| [23, 19, 9]), ..preset.clone() };
+                let out = preset.apply(&device, &padded(outside), HuSource::AlreadyHu, DType::F32).unwrap();
+                out.to_vec().unwrap()
+            };
+            let air = apply(&preset, -1000);
+            for outside in [-1024, -2048, -3024, i16::MIN] {
+                assert_eq!(apply(&preset, outside), air, "{name} {} {outside}", preset.name);
+            }
+            let after = preset.clone().clip_after();
+            let bled = apply(&after, -2048);
+            assert_ne!(bled, apply(&after, -1000), "{name} {}", after.name);
+            // Even so nothing is darker than air where a window follows.
+            if preset.window.is_some() {
+                assert!(bled.iter().all(|&v| v >= -1.0), "{name} {}", after.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_preset_in_pieces_is_the_whole() {
+    let device = host(Default::default());
+    let preset = Preset { size: Some([30, 21, 11]), ..Preset::ct_clip_v2() };
+    let volume = padded(-2048);
+    for dtype in [DType::F32, DType::Bf16] {
+        let whole = preset.apply(&device, &volume, HuSource::AlreadyHu, dtype).unwrap().to_vec().unwrap();
+        for bytes in [1, 6000, 1 << 20] {
+            let mut joined = Vec::new();
+            let mut pieces = 0;
+            let take = |piece: x2ct::Tensor| {
+                pieces += 1;
+                joined.extend(piece.to_vec()?);
+                Ok(())
+            };
+            preset.apply_in_pieces(&device, &volume, HuSource::AlreadyHu, dtype, bytes, take).unwrap();
+            assert_eq!(joined, whole);
+            assert_eq!(pieces == 1, bytes == 1 << 20);
+        }
+    }
+}
+
+#[cfg(feature = "cli")]
+mod cli {
+    use std::path::Path;
+    use std::process::Output;
+
+    use assert_cmd::Command;
+    use serde_json::Value;
+    use x2ct::Device;
+    use x2ct::archive::Archive;
+    use x2ct::ct::{CtVolume, HuSource, Preset, nifti};
+    use x2ct::tensor::DType;
+
+    use super::padded;
+    use crate::support::npz::npz;
+
+    fn preprocess(folder: &Path, arguments: &str) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_x2ct"));
+        command.args(["preprocess", "--device", "host"]).args(arguments.split_whitespace());
+        command.current_dir(folder).output().unwrap()
+    }
+
+    fn read(path: &Path) -> Archive {
+        Archive::read(path, "x2ct-volume-1", "prepared volume", "prepare it again").unwrap()
+    }
+
+    fn expected(preset: &Preset, volume: &CtVolume) -> Vec<f32> {
+        let out = preset.apply(&Device::host(), volume, HuSource::AlreadyHu, DType::F32);
+        out.unwrap().to_vec().unwrap()
+    }
+
+    #[test]
+    fn a_volume_is_written_with_what_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let volume = CtVolume { slope: 2.0, intercept: -24.0, ..padded(-2048) };
+        nifti::write(folder.path().join("a.nii.gz"), &volume).unwrap();
+        let output = preprocess(folder.path(), "a.nii.gz --preset x2ct --out a.safetensors --json");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let preset = Preset::x2ct();
+        assert_eq!(report["preset_digest"], preset.digest());
+        assert_eq!(report["volumes"][0]["shape"], serde_json::json!([1, 15, 15, 14]));
+
+        let archive = read(&folder.path().join("a.safetensors"));
+        let (shape, values) = archive.f32("volume").unwrap();
+        assert_eq!(shape, [1, 15, 15, 14]);
+        let stored = nifti::read(folder.path().join("a.nii.gz")).unwrap();
+        assert_eq!(values, expected(&preset, &stored));
+        assert_eq!(archive.get("preset_digest").unwrap(), preset.digest());
+        assert_eq!(archive.get_json::<Preset>("preset").unwrap(), preset);
+        assert_eq!(archive.get("input").unwrap(), "a.nii.gz");
+        let source: Value = archive.get_json("hu_source").unwrap();
+        assert_eq!(source, serde_json::json!({"from": "file", "slope": 2.0, "intercept": -24.0}));
+        let geometry: Value = archive.get_json("geometry").unwrap();
+        assert_eq!(geometry["axis_codes"], "LPS");
+        assert_eq!(geometry["resized"], serde_json::json!([14, 15, 15]));
+
+        // The same again gives the same bytes; bf16 and the other clip another preset or type.
+        let bytes = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
+        let first = bytes("a.safetensors");
+        assert!(preprocess(folder.path(), "a.nii.gz --preset x2ct --out a.safetensors").status.success());
+        assert_eq!(bytes("a.safetensors"), first);
+        let run = "a.nii.gz --preset x2ct --clip-after --dtype bf16 --out half.safetensors";
+        assert!(preprocess(folder.path(), run).status.success());
+        let half = read(&folder.path().join("half.safetensors"));
+        assert_eq!(half.get("preset_digest").unwrap(), preset.clip_after().digest());
+        assert!(bytes("half.safetensors").len() < first.len() * 2 / 3);
+
+        // A changed byte is noticed.
+        let mut damaged = first.clone();
+        *damaged.last_mut().unwrap() ^= 1;
+        std::fs::write(folder.path().join("damaged.safetensors"), damaged).unwrap();
+        let read = Archive::read(&folder.path().join("damaged.safetensors"), "x2ct-volume-1", "volume", "again");
+        assert!(read.err().unwrap().to_string().contains("changed or damaged"));
+    }
+
+    #[test]
+    fn bad_volumes_are_reported_and_skipped() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        nifti::write(at("good.nii.gz"), &padded(-1000)).unwrap();
+        let whole = std::fs::read(at("good.nii.gz")).unwrap();
+        std::fs::write(at("torn.nii.gz"), &whole[..whole.len() / 2]).unwrap();
+        let thin = CtVolume {
+            affine: x2ct::ct::Affine::centred(x2ct::ct::AxisCodes::LPS, [0.01; 3], [24, 22, 8]).unwrap(),
+            ..padded(0)
+        };
+        nifti::write(at("thin.nii"), &thin).unwrap();
+        let output = preprocess(folder.path(), "torn.nii.gz good.nii.gz absent.nii thin.nii --preset x2ct --out made");
+        assert_eq!(output.status.code(), Some(1));
+        let errors = String::from_utf8(output.stderr).unwrap();
+        let lines: Vec<&str> = errors.lines().collect();
+        assert_eq!(lines.len(), 3, "{errors}");
+        assert!(lines[0].contains("torn.nii.gz: the gzip data are damaged or truncated"), "{errors}");
+        assert!(lines[1].contains("absent.nii") && lines[1].contains("check the path"), "{errors}");
+        assert!(lines[2].contains("less than one of"), "{errors}");
+        let names: Vec<_> = std::fs::read_dir(at("made")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names, ["good.safetensors"]);
+
+        let refused = |arguments: &str, text: &str| {
+            let output = preprocess(folder.path(), arguments);
+            let errors = String::from_utf8(output.stderr).unwrap();
+            assert!(!output.status.success() && errors.contains(text), "{arguments}: {errors}");
+        };
+        refused("good.nii.gz torn.nii.gz --preset x2ct --out one.safetensors", "name a folder");
+        refused("good.nii.gz good.nii.gz --preset x2ct --out made", "would be written to the same file");
+        refused("good.nii.gz --preset ct-clip --out made", "use one of ct-clip-v2");
+        refused("good.nii.gz --preset x2ct --out absent/a.safetensors", "check the path");
+        refused("good.nii.gz --preset x2ct --out made --hu-source csv", "--metadata");
+    }
+
+    #[test]
+    fn tables_give_scaling_and_voxel_size() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        // CT-RATE's original release: the header means nothing, the axes are LPS.
+        let lie = x2ct::ct::Affine::centred(x2ct::ct::AxisCodes::RAS, [5.0; 3], [24, 22, 8]).unwrap();
+        nifti::write(at("train_1_a_1.nii.gz"), &CtVolume { affine: lie, slope: 9.0, ..padded(-1000) }).unwrap();
+        let table = "VolumeName,RescaleSlope,RescaleIntercept,XYSpacing,ZSpacing\ntrain_1_a_1.nii.gz,2,-500,\"[0.6, 0.6]\",1.9\n";
+        std::fs::write(at("rate.csv"), table).unwrap();
+        let run = "train_1_a_1.nii.gz --preset x2ct --hu-source csv --metadata rate.csv --out rate.safetensors";
+        let output = preprocess(folder.path(), run);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let affine = x2ct::ct::Affine::centred(x2ct::ct::AxisCodes::LPS, [0.6, 0.6, 1.9], [24, 22, 8]).unwrap();
+        let truth = CtVolume { affine, slope: 2.0, intercept: -500.0, ..padded(-1000) };
+        let archive = read(&at("rate.safetensors"));
+        assert_eq!(archive.f32("volume").unwrap().1, expected(&Preset::x2ct(), &truth));
+        assert!(archive.get("hu_source").unwrap().contains("metadata table"));
+
+        let values: Vec<i16> = (0..6 * 7 * 8).map(|i| i as i16 * 5 - 900).collect();
+        std::fs::write(at("trn00001.npz"), npz([6, 7, 8], &values, true)).unwrap();
+        std::fs::write(at("rad.csv"), "VolumeAcc_DEID,orig_slope,final_spacing\ntrn00001.npz,1.5,0.8\n").unwrap();
+        let run = "trn00001.npz --preset x2ct --hu-source csv --metadata rad.csv --out rad.safetensors";
+        let output = preprocess(folder.path(), run);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let shape = [8, 7, 6];
+        let affine = x2ct::ct::Affine::centred("LPI".parse().unwrap(), [0.8; 3], shape).unwrap();
+        let truth = CtVolume { slope: 1.5, ..CtVolume::new(values.into(), shape, affine).unwrap() };
+        assert_eq!(read(&at("rad.safetensors")).f32("volume").unwrap().1, expected(&Preset::x2ct(), &truth));
+        let output = preprocess(folder.path(), "trn00001.npz --preset x2ct --out rad.safetensors");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("says nothing of voxel size"));
+    }
+}
