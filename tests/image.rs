@@ -1,5 +1,6 @@
 //! Radiograph files: PNG, safetensors and NIfTI, both ways.
 
+use x2ct::ct::annotate::Letters;
 use x2ct::ct::image::{self, Depth, GrayImage, Photometric, PngOptions, Window};
 use x2ct::ct::{Affine, AxisCodes, CtVolume, Voxels, nifti};
 
@@ -51,6 +52,67 @@ fn png_levels_follow_window_depth_and_photometric() {
     assert_eq!(levels(&inverted, &flat), [255.0; 4]);
     let extreme = GrayImage::new(vec![f32::MIN, 0.0, f32::MAX], 1, 3).unwrap();
     assert_eq!(levels(&eight, &extreme), [0.0, 128.0, 255.0]);
+}
+
+#[test]
+fn percentiles_open_the_window_between_pixels() {
+    let image = GrayImage::new(vec![30.0, 0.0, 10.0, 20.0, 1000.0], 1, 5).unwrap();
+    let of = |low, high| {
+        let window = Window::Percentiles { low, high };
+        levels(&PngOptions { depth: Depth::Eight, window, ..PngOptions::default() }, &image)
+    };
+    assert_eq!(of(0.0, 100.0), levels(&PngOptions { depth: Depth::Eight, ..PngOptions::default() }, &image));
+    // From 10 to 30, and from 5 (half-way from 0 to 10) to 20.
+    assert_eq!(of(25.0, 75.0), [255.0, 0.0, 0.0, 128.0, 255.0]);
+    assert_eq!(of(12.5, 50.0), [255.0, 0.0, 85.0, 255.0, 255.0]);
+    let flat = GrayImage::new(vec![3.0; 9], 3, 3).unwrap();
+    let window = Window::Percentiles { low: 1.0, high: 99.0 };
+    assert_eq!(levels(&PngOptions { depth: Depth::Eight, window, ..PngOptions::default() }, &flat), [0.0; 9]);
+    for (low, high) in [(50.0, 50.0), (-1.0, 99.0), (1.0, 101.0), (f32::NAN, 99.0)] {
+        let options = PngOptions { window: Window::Percentiles { low, high }, ..PngOptions::default() };
+        let error = image::encode_png(&image, &options).unwrap_err().to_string();
+        assert!(error.contains("is not a range of percentages"), "{error}");
+    }
+}
+
+#[test]
+fn letters_stand_in_the_upper_corners_and_nowhere_else() {
+    let (height, width) = (200, 160);
+    let grey = GrayImage::new((0..height * width).map(|i| (i % 101) as f32).collect(), height, width).unwrap();
+    let letters = Some(Letters::of([0.0, 0.0, -1.0], [-1.0, 0.0, 0.0]));
+    for (depth, white) in [(Depth::Eight, 255.0), (Depth::Sixteen, 65535.0)] {
+        for photometric in [Photometric::Monochrome1, Photometric::Monochrome2] {
+            let plain = PngOptions { depth, photometric, ..PngOptions::default() };
+            let (bare, drawn) = (levels(&plain, &grey), levels(&PngOptions { letters, ..plain }, &grey));
+            // White strokes of an R on the left and of an L on the right, seven rows of five from (3, 3).
+            let stroke = |row: usize, column: usize| drawn[row * width + column] == white;
+            let glyph = |x: usize| -> Vec<String> {
+                (3..10).map(|y| (x..x + 5).map(|x| if stroke(y, x) { '#' } else { '.' }).collect()).collect()
+            };
+            assert_eq!(glyph(3), ["####.", "#...#", "#...#", "####.", "#.#..", "#..#.", "#...#"], "{depth:?}");
+            assert_eq!(glyph(width - 8), ["#....", "#....", "#....", "#....", "#....", "#....", "#####"], "{depth:?}");
+            // A black rim around them, and every other pixel as it was.
+            assert_eq!((drawn[2 * width + 2], drawn[10 * width + 3 + 5 - 1 - 1]), (0.0, 0.0));
+            for (i, (a, b)) in bare.iter().zip(&drawn).enumerate() {
+                let (row, column) = (i / width, i % width);
+                let corner =
+                    (2..11).contains(&row) && ((2..9).contains(&column) || (2..9).contains(&(width - 1 - column)));
+                assert!(a == b || corner, "({row}, {column}) changed");
+            }
+        }
+    }
+    // Too small to write on; and never in files of values.
+    let small = GrayImage::new(vec![0.5; 23 * 40], 23, 40).unwrap();
+    let with = PngOptions { letters, ..PngOptions::default() };
+    assert_eq!(levels(&with, &small), levels(&PngOptions::default(), &small));
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["a.safetensors", "a.nii"] {
+        let path = folder.path().join(name);
+        image::write(&path, &grey, &with, 1.0).unwrap();
+        let first = std::fs::read(&path).unwrap();
+        image::write(&path, &grey, &PngOptions::default(), 1.0).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), first, "{name}");
+    }
 }
 
 #[test]

@@ -279,6 +279,90 @@ fn the_command_writes_every_format() {
 }
 
 #[test]
+fn the_command_says_how_a_file_was_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let ct = path("ct.nii");
+    let mut volume = marked(AxisCodes::LPS);
+    let Voxels::I16(voxels) = &volume.voxels else { unreachable!() };
+    let mut padded = voxels.to_vec();
+    padded[..7].fill(-2048);
+    volume.voxels = padded.into();
+    nifti::write(&ct, &volume).unwrap();
+    let view = ["--mode", "film", "--view", "pa", "--primary-angle", "-30", "--energy", "60", "--size", "40x40"];
+    let header = |name: &str, extra: &[&str]| {
+        let (ok, out, err) = drr(&[&[&ct, "--out", &path(name), "--json"], &view[..], extra].concat());
+        assert!(ok, "{err}");
+        let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+        let bytes = std::fs::read(path(name)).unwrap();
+        let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+        (report, metadata.metadata().clone().unwrap(), bytes)
+    };
+    let (report, entries, bytes) = header("a.safetensors", &[]);
+    for (key, value) in [
+        ("format", "x2ct-image"),
+        ("mode", "film"),
+        ("view", "pa"),
+        ("geometry", "parallel"),
+        ("positioner_primary_angle", "-30"),
+        ("mu_water_per_mm", "0.02059"),
+        ("film_centre", "automatic"),
+        ("patient_orientation", "LA\\F"),
+    ] {
+        let got = &entries[key];
+        assert!(got.starts_with(value), "{key}: {got}");
+    }
+    assert_eq!(report["pitch_mm"].to_string(), entries["pitch_mm"]);
+    assert_eq!((&report["padding_voxels"], &report["letters"]), (&7.into(), &true.into()));
+    assert!(report["padding_pixels"].as_u64().unwrap() > 0);
+    // Equal options, equal bytes and digest; other options, another digest.
+    let (_, again, same) = header("b.safetensors", &[]);
+    assert_eq!((&again["digest"], same), (&entries["digest"], bytes));
+    let (_, other, _) = header("c.safetensors", &["--film-width", "2"]);
+    assert_ne!(other["digest"], entries["digest"]);
+
+    // Letters: on pictures, unless asked not to or the file does not say how the patient lies.
+    let picture = |name: &str, ct: &str, extra: &[&str]| {
+        let (ok, out, err) = drr(&[&[ct, "--out", &path(name), "--json"], &view[..], extra].concat());
+        assert!(ok, "{err}");
+        let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+        (image::read(path(name)).unwrap().pixels, report["letters"] == true, err)
+    };
+    let (lettered, said, err) = picture("a.png", &ct, &[]);
+    assert!(said && err.is_empty(), "{err}");
+    let (plain, said, _) = picture("b.png", &ct, &["--no-letters"]);
+    assert!(!said && plain != lettered);
+    let mut bytes = std::fs::read(&ct).unwrap();
+    // qform_code and sform_code.
+    bytes[252..256].fill(0);
+    std::fs::write(path("unknown.nii"), bytes).unwrap();
+    let (unknown, said, err) = picture("c.png", &path("unknown.nii"), &[]);
+    assert!(!said && err.contains("letters are left out"), "{err}");
+    assert_eq!(unknown.len(), plain.len());
+    // The film's window is its whole scale; the others can be opened and closed.
+    assert!(plain.iter().all(|&v| v < 200.0));
+    let (windowed, ..) = picture("d.png", &ct, &["--no-letters", "--window", "0.017,0.019"]);
+    let (percentiles, ..) = picture("e.png", &ct, &["--no-letters", "--percentiles", "50,100"]);
+    assert!(windowed != plain && percentiles != plain && windowed != percentiles);
+
+    for (extra, expected) in [
+        (&["--primary-angle", "200"][..], "-180 to 180"),
+        (&["--secondary-angle", "-91"], "-90 to 90"),
+        (&["--energy", "5"], "give 20 to 150"),
+        (&["--energy", "60", "--mu-water", "0.02"], "cannot be used with"),
+        (&["--rotation", "1,2"], "give 3 numbers, such as 10,-5.5,0"),
+        (&["--window", "3,1"], "is not a range"),
+        (&["--percentiles", "1,99", "--window", "0,1"], "cannot be used with"),
+        (&["--film-width", "-1"], "positive width"),
+        (&["--view", "axial"], "right-lateral"),
+    ] {
+        let (ok, _, err) = drr(&[&[&ct, "--out", &path("z.png"), "--mode", "film"], extra].concat());
+        assert!(!ok && err.contains(expected), "{extra:?}: {err}");
+    }
+    assert!(!std::path::Path::new(&path("z.png")).exists());
+}
+
+#[test]
 fn the_command_takes_rescale_and_spacing_from_the_metadata_table() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();

@@ -20,7 +20,7 @@ pub use geometry::{Affine, AxisCodes};
 pub use image::GrayImage;
 pub use pose::{Pose, PosedProjection};
 pub use preprocess::Preset;
-pub use radiograph::{Mode, RadiographOptions, radiograph, radiographs};
+pub use radiograph::{Mode, RadiographOptions, padding_pixels, radiograph, radiographs};
 pub use read::{ReadOptions, read, read_bytes, read_with};
 pub use view::{Geometry, Placement, Projection, View};
 pub use volume::{AffineSource, CtVolume, HuSource, Voxels};

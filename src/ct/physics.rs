@@ -119,10 +119,23 @@ pub const PADDING_BELOW_HU: f32 = -1024.0;
 /// How many voxels are padding: below [`PADDING_BELOW_HU`]. They attenuate nothing; in mean HU they count as air, -1000,
 /// since the clip comes first. (Padding of exactly -1024 cannot be told from air and is treated alike.)
 pub fn padding_voxels(volume: &CtVolume, source: HuSource) -> usize {
-    let (slope, intercept) = volume.hu_scale(source);
-    let is_padding = |stored: f32| slope * stored + intercept < PADDING_BELOW_HU;
+    let below = padding_test(volume, source);
     match &volume.voxels {
-        Voxels::I16(v) => v.par_iter().filter(|&&v| is_padding(f32::from(v))).count(),
-        Voxels::F32(v) => v.par_iter().filter(|&&v| is_padding(v)).count(),
+        Voxels::I16(v) => v.par_iter().filter(|&&v| below(f32::from(v))).count(),
+        Voxels::F32(v) => v.par_iter().filter(|&&v| below(v)).count(),
     }
+}
+
+/// Which voxels those are, in storage order.
+pub(super) fn is_padding(volume: &CtVolume, source: HuSource) -> Vec<bool> {
+    let below = padding_test(volume, source);
+    match &volume.voxels {
+        Voxels::I16(v) => v.par_iter().map(|&v| below(f32::from(v))).collect(),
+        Voxels::F32(v) => v.par_iter().map(|&v| below(v)).collect(),
+    }
+}
+
+fn padding_test(volume: &CtVolume, source: HuSource) -> impl Fn(f32) -> bool + Sync {
+    let (slope, intercept) = volume.hu_scale(source);
+    move |stored| slope * stored + intercept < PADDING_BELOW_HU
 }

@@ -19,7 +19,7 @@ use crate::tensor::Tensor;
 
 use super::annotate::Letters;
 use super::image::{GrayImage, Window};
-use super::physics::{Film, MU_WATER};
+use super::physics::{Film, MU_WATER, is_padding, padding_voxels};
 use super::view::{Geometry, Placement, Projection, View};
 use super::volume::{AffineSource, CtVolume, HuSource};
 
@@ -333,6 +333,32 @@ pub fn radiographs(
             Ok(images)
         }
     }
+}
+
+/// How many pixels of a radiograph look through padding ([`padding_voxels`]): the projection of the padding alone is counted
+/// where it is not empty.
+///
+/// # Errors
+/// Those of [`radiograph`].
+pub fn padding_pixels(device: &Device, volume: &CtVolume, options: &RadiographOptions) -> Result<usize> {
+    if padding_voxels(volume, options.hu) == 0 {
+        return Ok(0);
+    }
+    const AIR: i16 = -1000;
+    let padding = is_padding(volume, options.hu).into_iter().map(|it_is| if it_is { 0 } else { AIR });
+    let padding = CtVolume {
+        voxels: padding.collect::<Vec<i16>>().into(),
+        slope: 1.0,
+        intercept: 0.0,
+        ..CtVolume { voxels: Vec::<i16>::new().into(), ..*volume }
+    };
+    let (mode, empty) = match options.mode {
+        Mode::MeanHu => (Mode::MeanHu, f32::from(AIR)),
+        _ => (Mode::Attenuation, 0.0),
+    };
+    let options = RadiographOptions { mode, hu: HuSource::AlreadyHu, ..options.clone() };
+    let image = radiograph(device, &padding, &options)?;
+    Ok(image.pixels.iter().filter(|&&v| v > empty).count())
 }
 
 /// The images of a tensor [..., rows, columns].

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use serde_json::json;
 use x2ct::Error;
 use x2ct::ct::physics::padding_voxels;
-use x2ct::ct::{Mode, radiograph};
+use x2ct::ct::{Mode, padding_pixels, radiograph};
 
 use super::DrrArgs;
 use crate::Common;
@@ -36,6 +36,7 @@ pub fn run(file: &Path, args: &DrrArgs, common: &Common) -> anyhow::Result<ExitC
     let pitch = description.pitch;
     let (low, high) = picture.limits();
     let value = |name: Option<clap::builder::PossibleValue>| name.map(|n| n.get_name().to_string());
+    let padding = padding_voxels(&volume, options.hu);
     if common.json {
         let cone = projection.geometry == GeometryName::Cone;
         let letters = super::png(projection, &volume, &options).letters;
@@ -48,8 +49,8 @@ pub fn run(file: &Path, args: &DrrArgs, common: &Common) -> anyhow::Result<ExitC
             "projector": value(projection.projector.to_possible_value()).filter(|_| options.mode != Mode::MeanHu),
             "sdd_mm": cone.then_some(projection.sdd), "sod_mm": cone.then_some(projection.sod),
             "size": [picture.height, picture.width], "pitch_mm": pitch, "min": low, "max": high,
-            "settings": description.entries, "padding_voxels": padding_voxels(&volume, options.hu),
-            "letters": letters.is_some(),
+            "settings": description.entries, "letters": letters.is_some(),
+            "padding_voxels": padding, "padding_pixels": padding_pixels(&device, &volume, &options)?,
             "seconds": {"read": read, "project": project, "total": seconds},
         });
         println!("{}", serde_json::to_string_pretty(&report)?);
@@ -62,6 +63,9 @@ pub fn run(file: &Path, args: &DrrArgs, common: &Common) -> anyhow::Result<ExitC
             options.mode.unit(),
             device.name()
         );
+        if padding > 0 {
+            println!("{padding} voxels below -1024 HU are padding outside the field of view, taken as air");
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
