@@ -41,7 +41,7 @@ fn attenuation_of_water_follows_the_published_table() {
 #[test]
 fn lung_attenuates_by_its_density_and_air_not_at_all() {
     let device = Device::host();
-    for projector in [Projector::Siddon, Projector::Trilinear] {
+    for projector in [Projector::Siddon, Projector::Joseph, Projector::Trilinear] {
         // 40 mm through: mu 0.02 times density.
         for (hu, density) in
             [(-1000, 0.0), (-990, 0.01), (-950, 0.05), (-850, 0.15), (-500, 0.5), (0, 1.0), (1500, 2.5)]
@@ -75,7 +75,7 @@ fn padding_attenuates_nothing_is_air_to_the_mean_and_is_counted() {
         volume(values.into(), shape)
     };
     for mode in Mode::ALL {
-        for projector in [Projector::Siddon, Projector::Trilinear] {
+        for projector in [Projector::Siddon, Projector::Joseph, Projector::Trilinear] {
             let options = RadiographOptions { mode, projector, ..Default::default() };
             let air = radiograph(&device, &padded(-1000), &options).unwrap();
             for hu in [-1024, -1025, -2048, -3024, i16::MIN] {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::Result;
 use crate::device::Device;
 use crate::error::Error;
-use crate::ops::drr::{DrrView, ImageAxis, LineIntegral, MeanProjection, Projector, Quantity, Views};
+use crate::ops::drr::{DrrView, ImageAxis, LineIntegral, MeanProjection, Projector, Quantity, Response, Views};
 use crate::ops::resample::resized;
 use crate::ops::volume::DeviceVolume;
 use crate::tensor::Tensor;
@@ -20,7 +20,8 @@ use crate::tensor::Tensor;
 use super::annotate::Letters;
 use super::image::{GrayImage, Window};
 use super::physics::{Film, MU_WATER, is_padding, padding_voxels};
-use super::view::{Geometry, Placement, Projection, View};
+use super::placement::Placement;
+use super::view::{Geometry, Projection, View};
 use super::volume::{AffineSource, CtVolume, HuSource};
 
 /// What a pixel is. As text: `mean-hu`, `attenuation`, `transmission`, `absorption`, `film`.
@@ -212,7 +213,7 @@ impl RadiographOptions {
         set("translation_mm", triple(self.placement.translation));
         set("isocentre_mm", self.isocentre.map_or("centre".into(), triple));
         set("projector", format!("{:?}", self.projector).to_lowercase());
-        if self.projector != Projector::Siddon {
+        if self.projector == Projector::Trilinear {
             set("step_mm", self.step.map_or("half a voxel".into(), |mm| mm.to_string()));
         }
         set("mu_water_per_mm", self.mu_water.to_string());
@@ -321,16 +322,11 @@ pub fn radiographs(
             Ok(images.collect::<Result<Vec<_>>>()?.concat())
         }
         mode => {
-            let mut images = gray(&attenuation(volume, &on_device, &options)?)?;
-            for image in &mut images {
-                match mode {
-                    Mode::Film => *image = options[0].film.develop(image)?,
-                    Mode::Transmission => image.pixels.iter_mut().for_each(|p| *p = (-*p).exp()),
-                    Mode::Absorption => image.pixels.iter_mut().for_each(|p| *p = -(-*p).exp_m1()),
-                    Mode::MeanHu | Mode::Attenuation => {}
-                }
+            let images = gray(&attenuation(volume, &on_device, &options)?)?;
+            if mode != Mode::Film {
+                return Ok(images);
             }
-            Ok(images)
+            images.iter().map(|integrals| options[0].film.develop(integrals)).collect()
         }
     }
 }
@@ -377,13 +373,18 @@ fn attenuation(volume: &CtVolume, on_device: &DeviceVolume, options: &[Radiograp
     let view = |options: &RadiographOptions| {
         let (size, pitch) = (options.resolved_size(volume), options.resolved_pitch(volume));
         let isocentre = options.isocentre.unwrap_or_else(|| volume.affine.centre(volume.shape));
-        View::placed(options.view, &options.placement, options.geometry, isocentre, pitch, size)
+        options.placement.view(options.view, options.geometry, isocentre, pitch, size)
     };
     let views = options.iter().map(view).collect::<Result<Vec<_>>>()?;
     let views = View::upload(on_device.device(), &views, &volume.affine)?;
     let integral = LineIntegral {
         step: first.step.map(|mm| mm as f32),
         quantity: Quantity::Attenuation { mu_water: first.mu_water as f32 },
+        response: match first.mode {
+            Mode::Transmission => Response::Transmission,
+            Mode::Absorption => Response::Absorption,
+            Mode::MeanHu | Mode::Attenuation | Mode::Film => Response::Integral,
+        },
         ..LineIntegral::new(views, first.projector)
     };
     integral.project(on_device)

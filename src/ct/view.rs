@@ -1,4 +1,4 @@
-//! Where a radiograph is taken from: beam, detector, the standard projections, obliques and free poses.
+//! Where a radiograph is taken from: beam, detector, and the standard projections. Obliques: [`super::placement`].
 //!
 //! World coordinates are those of [`super::Affine`]: RAS+ millimetres. A view holds the centre of pixel (0, 0) and the steps
 //! to the next row and column, so any pose, tilt and pitch is only other numbers.
@@ -52,27 +52,6 @@ pub enum Projection {
     /// The beam enters on the patient's left, the right side lies on the detector. Columns grow to the front: column 0 is
     /// posterior.
     RightLateral,
-}
-
-/// The imaging system moved from a standard projection: first turned about the isocentre as a C-arm is, then by a free
-/// rotation about it, then shifted. The default moves nothing.
-///
-/// The two angles are those of DICOM's X-Ray Positioner module (PS3.3 C.8.7.5) and turn the detector: Positioner Primary
-/// Angle (0018,1510), positive from RAO to LAO, about the head-foot axis; Positioner Secondary Angle (0018,1511), positive
-/// from caudal to cranial. They are added to those of the projection ([`Projection::positioner_angle`]): with
-/// [`Projection::Pa`] they are the attributes themselves, and 30 is LAO 30; with [`Projection::Ap`] the same 30 sends the same
-/// lines through the patient the other way (right posterior oblique), and the picture is shown as AP is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Placement {
-    /// Degrees, -180 to 180.
-    pub primary_angle: f64,
-    /// Degrees, -90 to 90.
-    pub secondary_angle: f64,
-    /// Rotation vector in degrees about the patient's right, anterior and superior axes, right-handed.
-    pub rotation: [f64; 3],
-    /// Millimetres to the patient's right, front and head.
-    pub translation: [f64; 3],
 }
 
 /// The beam of a projection.
@@ -155,82 +134,6 @@ impl FromStr for Projection {
     }
 }
 
-impl Placement {
-    /// Whether nothing is moved.
-    pub fn is_none(&self) -> bool {
-        *self == Placement::default()
-    }
-
-    /// DICOM's Positioner Primary and Secondary Angle of `projection` so placed, degrees, before the free rotation; the
-    /// primary angle lies in (-180, 180].
-    pub fn positioner_angles(&self, projection: Projection) -> [f64; 2] {
-        let primary = projection.positioner_angle() + self.primary_angle;
-        let wrapped = if primary > 180.0 {
-            primary - 360.0
-        } else if primary <= -180.0 {
-            primary + 360.0
-        } else {
-            primary
-        };
-        [wrapped, self.secondary_angle]
-    }
-
-    /// [`Projection::frame`] so placed.
-    pub fn frame(&self, projection: Projection) -> [[f64; 3]; 3] {
-        let frame = projection.frame();
-        let (sine, cosine) = sin_cos(self.primary_angle);
-        // From the front (+y) towards the left (-x): counter-clockwise seen from the head.
-        let [beam, down, right] = frame.map(|[x, y, z]| [x * cosine - y * sine, x * sine + y * cosine, z]);
-        let (sine, cosine) = sin_cos(self.secondary_angle);
-        let tilted = std::array::from_fn(|a| cosine * beam[a] - sine * down[a]);
-        let down = std::array::from_fn(|a| cosine * down[a] + sine * beam[a]);
-        [tilted, down, right].map(|v| rotate(v, self.rotation))
-    }
-
-    fn check(&self) -> Result<()> {
-        let refuse = |what: &str, problem: String, hint: &str| Err(Error::argument(what, problem, hint));
-        let Placement { primary_angle, secondary_angle, rotation, translation } = *self;
-        if !(-180.0..=180.0).contains(&primary_angle) {
-            return refuse("primary angle", format!("is {primary_angle}"), "give -180 to 180 degrees");
-        }
-        if !(-90.0..=90.0).contains(&secondary_angle) {
-            return refuse("secondary angle", format!("is {secondary_angle}"), "give -90 to 90 degrees");
-        }
-        if !rotation.iter().chain(&translation).all(|v| v.is_finite()) {
-            let problem = format!("rotation {rotation:?}, translation {translation:?}");
-            return refuse("pose", problem, "give finite degrees and millimetres");
-        }
-        Ok(())
-    }
-}
-
-/// Sine and cosine of degrees, exact at multiples of 90: a quarter turn leaves no stray 6e-17 in a direction.
-fn sin_cos(degrees: f64) -> (f64, f64) {
-    let turn = degrees.rem_euclid(360.0);
-    match turn {
-        0.0 => (0.0, 1.0),
-        90.0 => (1.0, 0.0),
-        180.0 => (0.0, -1.0),
-        270.0 => (-1.0, 0.0),
-        _ => turn.to_radians().sin_cos(),
-    }
-}
-
-/// `v` turned by a rotation vector in degrees (Rodrigues' formula).
-fn rotate(v: [f64; 3], rotation: [f64; 3]) -> [f64; 3] {
-    let angle = rotation.iter().map(|w| w * w).sum::<f64>().sqrt();
-    if angle == 0.0 {
-        return v;
-    }
-    let k = rotation.map(|w| w / angle);
-    let (sine, cosine) = sin_cos(angle);
-    let along: f64 = (0..3).map(|a| k[a] * v[a]).sum();
-    std::array::from_fn(|a| {
-        let (b, c) = ((a + 1) % 3, (a + 2) % 3);
-        v[a] * cosine + (k[b] * v[c] - k[c] * v[b]) * sine + k[a] * along * (1.0 - cosine)
-    })
-}
-
 impl View {
     /// A parallel beam along `direction`.
     pub fn parallel(direction: [f64; 3], origin: [f64; 3], row: [f64; 3], column: [f64; 3], size: [usize; 2]) -> Self {
@@ -254,27 +157,20 @@ impl View {
         pitch: f64,
         size: [usize; 2],
     ) -> Result<Self> {
-        View::placed(projection, &Placement::default(), geometry, isocentre, pitch, size)
+        View::framed(projection.frame(), geometry, isocentre, pitch, size)
     }
 
-    /// As [`View::standard`], with the imaging system moved.
-    ///
-    /// # Errors
-    /// As [`View::standard`]; angles out of range, a pose that is not finite.
-    pub fn placed(
-        projection: Projection,
-        placement: &Placement,
+    /// As [`View::standard`], with beam direction and steps to the next row and column as given, unit vectors.
+    pub(super) fn framed(
+        [beam, row, column]: [[f64; 3]; 3],
         geometry: Geometry,
         isocentre: [f64; 3],
         pitch: f64,
         size: [usize; 2],
     ) -> Result<Self> {
-        placement.check()?;
         if !(pitch > 0.0 && pitch.is_finite()) {
             return Err(Error::argument("pitch", format!("is {pitch} mm"), "give a positive number"));
         }
-        let [beam, row, column] = placement.frame(projection);
-        let isocentre = std::array::from_fn(|a| isocentre[a] + placement.translation[a]);
         if !isocentre.iter().all(|v: &f64| v.is_finite()) {
             return Err(Error::argument("isocentre", format!("is {isocentre:?}"), "give three finite millimetres"));
         }
