@@ -16,8 +16,7 @@ Limits, relative L2 of the image, and why:
 - trilinear against diffdrr's trilinear: as nanodrr, but one range of --samples for all rays, the longest any of them has, so
   that each has fewer inside the volume: 2e-4. They differ by 2.5e-5 to 7.2e-5.
 - joseph against its rule written here in f64 (no peer has it): 2e-6 for f32 sums of up to 512 planes. They differ by 7e-7.
-  Against trilinear, as
-  siddon below.
+  Against trilinear as siddon below.
 - siddon against trilinear: constant voxels and interpolated ones, two models of one CT. They differ where neighbouring voxels
   do, by what the sampling leaves open: below 2e-2, a matter of choice and not of error.
 - --mean-hu: against the mean, in f64, of the volume that PyTorch's trilinear interpolation resizes in f64: 1e-3 HU in every
