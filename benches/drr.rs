@@ -13,26 +13,60 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
     let shape = [nx, ny, nz];
     let voxels = nx * ny * nz;
     let affine = Affine::centred(AxisCodes::LPS, [360.0 / nx as f64, 360.0 / ny as f64, 360.0 / nz as f64], shape)?;
-    let hu: Vec<i16> = random(1, voxels).iter().map(|v| (v * 900.0) as i16).collect();
+    // A body of noise in air, which fills about half of a chest CT.
+    let hu: Vec<i16> = random(1, voxels)
+        .iter()
+        .enumerate()
+        .map(|(i, v)| {
+            let across = |at: usize, n: usize| (2.0 * (at as f32 + 0.5) / n as f32 - 1.0).powi(2);
+            let inside = across(i % nx, nx) + 1.6 * across(i / nx % ny, ny) < 0.95;
+            if inside { (v * 900.0) as i16 } else { -1000 }
+        })
+        .collect();
     let mut cases = Vec::new();
-    let side = size(device, 224, 64);
-    let cone = |angle: usize, pixels: usize| {
+    let cone = |view: Projection, pixels: usize| {
         let geometry = Geometry::Cone { sdd: 1800.0, sod: 1500.0 };
-        let view = if angle % 2 == 0 { Projection::Ap } else { Projection::Lateral };
         View::standard(view, geometry, affine.centre(shape), 432.0 / pixels as f64, [pixels; 2])
     };
-    for (count, side) in [(1, side), (16, side), (1, size(device, 1024, 128))] {
-        let views = (0..count).map(|i| cone(i, side)).collect::<Result<Vec<_>>>()?;
-        for projector in [Projector::Siddon, Projector::Trilinear] {
-            for variant in [Variant::Naive, Variant::Slab] {
+    let side = size(device, 224, 64);
+    let large = size(device, 1024, 128);
+    let (ap, both) = (vec![Projection::Ap], vec![Projection::Ap, Projection::Lateral]);
+    let sixteen: Vec<Projection> = both.iter().cycle().take(16).copied().collect();
+    let runs = [
+        ("AP", ap.clone(), side),
+        ("lateral", vec![Projection::Lateral], side),
+        ("AP and lateral", both, side),
+        ("16 views", sixteen, side),
+        ("AP", ap, large),
+    ];
+    for (what, projections, side) in runs {
+        let views = projections.iter().map(|&p| cone(p, side)).collect::<Result<Vec<_>>>()?;
+        for projector in Projector::ALL {
+            // Variant, skipping air, by four along x. A processor runs the naive kernel and its default.
+            let ways = [
+                (Variant::Naive, false, false),
+                (Variant::Slab, true, false),
+                (Variant::Slab, false, false),
+                (Variant::Slab, false, true),
+                (Variant::Split, false, false),
+                (Variant::Split, true, true),
+            ];
+            let ways = &ways[..if device.is_host() { 2 } else { ways.len() }];
+            for &(variant, skip_air, by_four) in ways {
                 let volume = DeviceVolume::from_i16(device, &hu, shape, (1.0, 0.0))?;
-                let views = View::upload(device, &views, &affine)?;
-                let quantity = Quantity::Attenuation { mu_water: 0.02 };
-                let op = LineIntegral { quantity, variant, ..LineIntegral::new(views, projector) };
+                let op = LineIntegral {
+                    quantity: Quantity::Attenuation { mu_water: 0.02 },
+                    variant,
+                    skip_air: Some(skip_air),
+                    by_four,
+                    ..LineIntegral::new(View::upload(device, &views, &affine)?, projector)
+                };
+                let how = [(skip_air, " skipping air"), (by_four, " by four")];
+                let how: String = how.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect();
                 cases.push(Case {
                     family: "drr",
-                    name: format!("{projector:?} {variant:?} {count} cone views {side}x{side} of {nx}x{ny}x{nz} int16"),
-                    bytes: (voxels * 2 + count * side * side * 4) as u64,
+                    name: format!("{projector:?} {variant:?}{how} {what} cone {side}x{side} of {nx}x{ny}x{nz} int16"),
+                    bytes: (voxels * 2 * (1 + usize::from(skip_air)) + views.len() * side * side * 4) as u64,
                     flops: 0,
                     run: Box::new(move || op.project(&volume).map(drop)),
                 });
@@ -40,16 +74,24 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
         }
     }
     let x = Tensor::from_slice(device, [nz, ny, nx], DType::F32, &random(2, voxels))?;
-    for projector in [Projector::Siddon, Projector::Trilinear] {
-        let op = LineIntegral::new(View::upload(device, &[cone(0, side)?], &affine)?, projector);
+    for projector in Projector::ALL {
+        let op = LineIntegral::new(View::upload(device, &[cone(Projection::Ap, side)?], &affine)?, projector);
         let (image, x) = (op.forward(&[&x])?.0, x.clone());
         let gradient = Tensor::empty(device, x.shape(), DType::F32, "gradient")?;
+        let (pose, upstream, volume) = (op.clone(), image.clone(), DeviceVolume::from_tensor(&x, (1.0, 0.0))?);
         cases.push(Case {
             family: "drr",
-            name: format!("{projector:?} adjoint 1 cone view {side}x{side} of {nx}x{ny}x{nz} f32"),
+            name: format!("{projector:?} adjoint AP cone {side}x{side} of {nx}x{ny}x{nz} f32"),
             bytes: (voxels * 24 + side * side * 8) as u64,
             flops: 0,
             run: Box::new(move || op.adjoint(&x, None, &image, &gradient, Write::Overwrite)),
+        });
+        cases.push(Case {
+            family: "drr",
+            name: format!("{projector:?} pose gradient AP cone {side}x{side} of {nx}x{ny}x{nz} f32"),
+            bytes: (voxels * 4 + side * side * (4 + 2 * 24)) as u64,
+            flops: 0,
+            run: Box::new(move || pose.view_gradients(&volume, None, &upstream).map(drop)),
         });
     }
     for side in [64, nx] {

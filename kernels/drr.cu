@@ -15,7 +15,7 @@
 // Bytes: the volume once (views share it through L2: blocks of all views that look at the same rows run side by side), the
 // images once. The adjoint adds 8 bytes a voxel, twice; the geometry's gradient 24 bytes a ray, twice.
 // Variants: 0 naive (nearest of three planes; bounds tested for every neighbour), 1 slab by slab, interior without tests, air
-// skipped where a map of bricks is given (drr_bricks.cuh), int16 voxels by four where the ray runs along x, 2 the same with
+// skipped where a map of bricks is given (drr_bricks.cuh), int16 voxels by four along x where asked for, 2 the same with
 // every ray in 8 parts, for detectors of fewer pixels than the GPU has threads.
 // Test: cargo test --release ops::drr     Time: x2ct bench drr
 #include "drr_mean.cuh"
@@ -176,7 +176,7 @@ X2CT_DEVICE float integrate(const DrrParams& p, const DrrPlace& at, uint32_t par
     const double share = (to - from) / parts, begin = from + share * part, end = part + 1 == parts ? to : from + share * (part + 1);
     if (steepest_axis(ray) != 0) return ray_sum<Rule, false, T>(p, ray, begin, end, VoxelReader<T>{voxels});
     if constexpr (std::is_same<T, int16_t>::value)
-        if (QuadReader::fits(voxels, p.voxels)) return ray_sum<Rule, true, T>(p, ray, begin, end, QuadReader(voxels));
+        if (p.by_four && QuadReader::fits(voxels, p.voxels)) return ray_sum<Rule, true, T>(p, ray, begin, end, QuadReader(voxels));
     return ray_sum<Rule, true, T>(p, ray, begin, end, VoxelReader<T>{voxels});
 }
 

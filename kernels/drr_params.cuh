@@ -34,11 +34,12 @@ struct DrrParams {
     float slope, intercept, floor;
     float step;                // trilinear: millimetres between samples, at most
     float bound;               // adjoint: no voxel's weights sum to more
+    uint32_t by_four;          // 1: int16 voxels by four where the ray runs along x
     uint32_t response;         // DrrResponse
     float gain, shift;         // image = gain * response + shift
     uint32_t accumulate;
 };
-X2CT_FIELDS(DrrParams, volume, views, bricks, image, integrals, sums, peak, gradient, rays, view_gradient, voxels, n, batch, count, rows, columns, view_stride, slope, intercept, floor, step, bound, response, gain, shift, accumulate)
+X2CT_FIELDS(DrrParams, volume, views, bricks, image, integrals, sums, peak, gradient, rays, view_gradient, voxels, n, batch, count, rows, columns, view_stride, slope, intercept, floor, step, bound, by_four, response, gain, shift, accumulate)
 
 // max(floor, slope * stored + intercept), so written that a NaN voxel shows in the image; an integer is none.
 template <class T>

@@ -21,7 +21,8 @@ X2CT_DEVICE Stretches stretches(const DrrRay& ray, double from, double to, const
     // A thousandth of a voxel inside the outermost centres: no rounding puts such a sample's neighbour outside.
     X2CT_UNROLL
     for (int a = 0; a < 3; ++a) clip_axis(inner, a, 0.501, n[a] - 0.501);
-    if (!(inner.begin < inner.end)) inner.begin = inner.end = to;
+    const bool any = min(n[0], min(n[1], n[2])) > 1 && inner.begin < inner.end;
+    if (!any) inner.begin = inner.end = to;
     return {{from, inner.begin, inner.end, to}};
 }
 

@@ -72,6 +72,8 @@ kernels! {
             step: f32,
             /// Adjoint: no voxel's weights sum to more.
             bound: f32,
+            /// 1: int16 voxels are read by four where a ray runs along x.
+            by_four: u32,
             /// What a pixel shows of the sum p of values and weights: 0 p, 1 exp(-p), 2 1 - exp(-p).
             response: u32,
             /// image = gain response + shift.

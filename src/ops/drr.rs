@@ -153,6 +153,9 @@ pub struct LineIntegral {
     /// over the volume ([`Quantity::Attenuation`] only; the image is the same up to rounding). `None`: on a processor, where
     /// the rays have more to read than that pass.
     pub skip_air: Option<bool>,
+    /// Whether rays along x read int16 voxels by four: a quarter of the loads, which lie far apart for the lanes of a warp, for
+    /// more arithmetic. A processor is slower for it; the image is the same.
+    pub by_four: bool,
 }
 
 /// The gradient of one view's geometry, in voxel coordinates, as [`DrrView`] holds it.
@@ -183,6 +186,7 @@ impl LineIntegral {
             scale: (1.0, 0.0),
             variant: Variant::default(),
             skip_air: None,
+            by_four: false,
         }
     }
 
@@ -352,6 +356,7 @@ impl LineIntegral {
             // A voxel's support is two edges wide: no ray is longer in it than twice the three edges. A sample or a plane
             // weighs no more than a step, or the way from plane to plane.
             bound: (rays * (4.0 * views.around + f64::from(step))) as f32,
+            by_four: self.by_four.into(),
             response: match self.response {
                 Response::Integral => 0,
                 Response::Transmission => 1,

@@ -411,10 +411,11 @@ fn int16_volumes_agree_with_f64_along_every_axis() {
                         .flat_map(|v| images_f64(&case, projector, v, STEP as f32 as f64))
                         .map(|w| w.0)
                         .collect();
-                    for variant in Variant::ALL {
+                    for (variant, by_four) in Variant::ALL.into_iter().flat_map(|v| [(v, false), (v, true)]) {
                         let step = Some(STEP as f32);
-                        let op = LineIntegral { variant, step, ..LineIntegral::new(views.clone(), projector) };
-                        let what = format!("{name} {shape:?} along {axis} {projector:?} {variant:?}");
+                        let op = LineIntegral { variant, step, by_four, ..LineIntegral::new(views.clone(), projector) };
+                        let what =
+                            format!("{name} {shape:?} along {axis} {projector:?} {variant:?} by four: {by_four}");
                         assert_close(&what, &op.project(&volumes).unwrap().to_vec().unwrap(), &want, 1e-5);
                     }
                 }
