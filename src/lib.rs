@@ -17,6 +17,7 @@ pub mod error;
 pub mod eval;
 pub mod files;
 pub mod kernels;
+pub mod labels;
 pub mod nn;
 pub mod ops;
 pub mod philox;

@@ -11,7 +11,8 @@ use x2ct::Device;
 use x2ct::ct::{Affine, AxisCodes, CtVolume, GrayImage, Voxels, image, nifti};
 use x2ct::data::ingest::{IngestOptions, ingest};
 use x2ct::data::phantom::{PhantomSet, cache, write_dataset};
-use x2ct::data::{labels, radiographs::RadiographSet};
+use x2ct::data::radiographs::RadiographSet;
+use x2ct::labels;
 use x2ct::train::{TrainConfig, Trainer, TrainingSet};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_x2ct");

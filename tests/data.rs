@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use x2ct::data::cache::EmbeddingCache;
 use x2ct::data::ct_rate::{Acquisition, CtRate, HuSource, Report, Split, Volume, VolumeName};
-use x2ct::data::labels::{self, Wording};
 use x2ct::data::rows;
+use x2ct::labels::{self, Wording};
 
 fn name(text: &str) -> VolumeName {
     text.parse().unwrap()

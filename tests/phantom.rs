@@ -5,8 +5,8 @@ use x2ct::ct::phantom::teacher::{self, DIM, Teacher};
 use x2ct::ct::phantom::{Abnormality, Finding, Patient, PhantomConfig, Side, Zone, report};
 use x2ct::ct::{CtVolume, Voxels};
 use x2ct::data::ct_rate::{CtRate, HuSource, Split};
-use x2ct::data::labels;
 use x2ct::data::phantom::{self, PhantomSet};
+use x2ct::labels;
 use x2ct::philox::philox4x32_10;
 
 const SHAPE: [usize; 3] = [48, 40, 48];

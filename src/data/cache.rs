@@ -26,9 +26,10 @@
 //! example `18x512`; data little-endian as stored). Further metadata entries are allowed and covered; further tensors
 //! are not allowed. `tools/export_ct_clip.py` writes this format.
 
-use super::{labels, rows};
+use super::rows;
 use crate::archive::{Archive, Writer};
 use crate::error::{Error, Result};
+use crate::labels;
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;

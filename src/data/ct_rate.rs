@@ -11,10 +11,10 @@
 //! Columns are taken by name, in any order. Report and label tables must have exactly the known columns; a metadata
 //! table must have the five that are used, since the DICOM fields beside them differ between releases.
 
-use super::labels;
 use crate::ct::{Affine, AffineSource, AxisCodes, CtVolume};
 use crate::error::{Error, Result};
 use crate::files;
+use crate::labels;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};

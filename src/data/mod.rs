@@ -3,7 +3,6 @@
 pub mod cache;
 pub mod ct_rate;
 pub mod ingest;
-pub mod labels;
 pub mod phantom;
 pub mod phantom_set;
 pub mod pixels;

@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::cache::EmbeddingCache;
-use super::labels;
 use super::radiographs::RadiographSet;
 use crate::ct::Voxels;
 use crate::ct::phantom::teacher::{self, Teacher};
 use crate::ct::phantom::{Patient, PhantomConfig};
 use crate::device::Device;
+use crate::labels;
 use crate::ops::drr::MeanProjection;
 use crate::ops::volume::DeviceVolume;
 use crate::{Error, Result};

@@ -6,7 +6,7 @@ use super::metrics::{Averaged, MultiLabel, Thresholded};
 use super::retrieval::{self, Recall};
 use super::zero_shot;
 use crate::Result;
-use crate::data::labels;
+use crate::labels;
 
 /// What embeddings are compared with: a teacher's, of the same patients.
 #[derive(Clone, Copy)]

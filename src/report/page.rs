@@ -8,11 +8,11 @@ use base64::engine::general_purpose::STANDARD;
 use super::plot::{Axes, Series, lines};
 use crate::Result;
 use crate::ct::image::{Depth, GrayImage, PngOptions, Window, encode_png};
-use crate::data::labels;
 use crate::data::radiographs::RadiographSet;
 use crate::eval::metrics::roc_curve;
 use crate::eval::retrieval::nearest;
 use crate::eval::scores::Scores;
+use crate::labels;
 use crate::train::StepLog;
 
 /// Everything the page shows.

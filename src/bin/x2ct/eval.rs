@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use x2ct::Error;
 use x2ct::data::cache::EmbeddingCache;
 use x2ct::data::ct_rate::{CtRate, HuSource};
-use x2ct::data::labels;
 use x2ct::data::radiographs::RadiographSet;
 use x2ct::eval::scores::{Scores, Targets};
+use x2ct::labels;
 use x2ct::train::{Checkpoint, Trainer, TrainingSet};
 
 use crate::Common;

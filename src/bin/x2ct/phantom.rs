@@ -9,7 +9,7 @@ use serde_json::json;
 use x2ct::ct::phantom::teacher;
 use x2ct::data::ct_rate::{CtRate, Split};
 use x2ct::data::phantom::{PhantomSet, cache, write_dataset};
-use x2ct::{Error, data::labels};
+use x2ct::{Error, labels};
 
 use crate::Common;
 use crate::arguments::sizes;

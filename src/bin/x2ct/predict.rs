@@ -7,9 +7,9 @@ use serde_json::json;
 use x2ct::ct::image;
 use x2ct::data::cache::EmbeddingCache;
 use x2ct::data::ct_rate::{CtRate, HuSource};
-use x2ct::data::labels;
 use x2ct::data::pixels;
 use x2ct::eval::{retrieval, zero_shot};
+use x2ct::labels;
 use x2ct::ops::image::ImageSet;
 use x2ct::train::{Checkpoint, Trainer};
 

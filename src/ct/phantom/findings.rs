@@ -1,6 +1,7 @@
 //! The 18 CT-RATE abnormalities and how a patient comes by them: a Gaussian copula over four hidden causes (heart
 //! failure, airway disease, age, infection), so that findings keep the company they keep in a clinic.
 
+use crate::labels;
 use crate::philox::Rng;
 
 /// The abnormalities of CT-RATE, in the order of its label files.
@@ -30,10 +31,10 @@ use Abnormality::*;
 
 impl Abnormality {
     /// Number of abnormalities.
-    pub const COUNT: usize = 18;
+    pub const COUNT: usize = labels::COUNT;
 
     /// All of them, in label order.
-    pub const ALL: [Abnormality; 18] = [
+    pub const ALL: [Abnormality; Self::COUNT] = [
         MedicalMaterial,
         ArterialWallCalcification,
         Cardiomegaly,
@@ -61,26 +62,7 @@ impl Abnormality {
 
     /// The column name of CT-RATE's label files.
     pub fn name(self) -> &'static str {
-        [
-            "Medical material",
-            "Arterial wall calcification",
-            "Cardiomegaly",
-            "Pericardial effusion",
-            "Coronary artery wall calcification",
-            "Hiatal hernia",
-            "Lymphadenopathy",
-            "Emphysema",
-            "Atelectasis",
-            "Lung nodule",
-            "Lung opacity",
-            "Pulmonary fibrotic sequela",
-            "Pleural effusion",
-            "Mosaic attenuation pattern",
-            "Peribronchial thickening",
-            "Consolidation",
-            "Bronchiectasis",
-            "Interlobular septal thickening",
-        ][self.index()]
+        labels::NAMES[self.index()]
     }
 
     /// Share of patients that show it. The order follows CT-RATE; rare ones are made more common so that a small
