@@ -95,7 +95,11 @@ fn affine_says_left_posterior_superior() {
 
 #[test]
 fn abnormalities_are_ct_rates_in_its_order() {
-    assert_eq!(Abnormality::ALL.map(Abnormality::name), labels::NAMES);
+    // Position by position the variant is the label, its words joined.
+    for (kind, label) in Abnormality::ALL.into_iter().zip(labels::NAMES) {
+        let words = label.split(' ').map(|word| word[..1].to_uppercase() + &word[1..]);
+        assert_eq!((format!("{kind:?}"), kind.name()), (words.collect::<String>(), label));
+    }
     assert!(Abnormality::ALL.iter().enumerate().all(|(i, kind)| kind.index() == i));
 }
 
