@@ -22,7 +22,7 @@ const BINARY: &str = env!("CARGO_BIN_EXE_x2ct");
 const SIZE: [usize; 2] = [20, 24];
 
 fn phantoms(count: u32) -> PhantomSet {
-    PhantomSet { seed: 11, train: count, valid: 0, shape: [16, 14, 12], spacing: [20.0; 3], ..Default::default() }
+    PhantomSet { seed: 11, train: count, valid: 0, shape: [16, 14, 12], spacing: [9.0; 3], ..Default::default() }
 }
 
 /// Patients with one volume each below `root`.

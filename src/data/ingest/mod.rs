@@ -191,8 +191,9 @@ pub fn ingest(
             Ok(())
         },
     );
-    work.sync()?;
+    let synced = work.sync();
     outcome?;
+    synced?;
     if stop.load(Ordering::Relaxed) && finished < rows.len() {
         let count = rows.len();
         return Err(Error::Interrupted(format!(

@@ -126,8 +126,8 @@ impl Work {
 
     /// Makes all that is kept durable.
     pub fn sync(&mut self) -> Result<()> {
-        let files = self.pixels.iter().chain([&self.journal]);
-        files.map(File::sync_data).collect::<std::io::Result<()>>().map_err(|e| Error::io(&self.folder, "sync", &e))?;
+        let mut files = self.pixels.iter().chain([&self.journal]);
+        files.try_for_each(File::sync_data).map_err(|e| Error::io(&self.folder, "sync", &e))?;
         self.synced = Instant::now();
         Ok(())
     }
