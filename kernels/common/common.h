@@ -35,11 +35,12 @@ struct KernelDefaults {
 #define X2CT_DEVICE __device__ __forceinline__
 #define X2CT_UNROLL _Pragma("unroll")
 
-// The pointer as one value. Without this the compiler may take the sum behind it apart and repeat its 64-bit arithmetic at
-// every access of a loop.
+// A pointer to global memory as one value. Without this the compiler may take the sum behind it apart and repeat its 64-bit
+// arithmetic at every access of a loop.
 template <class T>
 X2CT_DEVICE T* one_value(T* pointer) {
     asm("" : "+l"(pointer));
+    __builtin_assume(__isGlobal(pointer));
     return pointer;
 }
 
