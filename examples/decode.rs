@@ -21,7 +21,9 @@ fn main() -> x2ct::Result<()> {
     let length = volume.voxels.len() * voxel + 1024;
     drop(volume);
 
-    let bare = |output: &mut [u8]| Decompressor::new().gzip_decompress(&bytes, output).expect("one sound gzip member");
+    let bare = |output: &mut [u8]| {
+        Decompressor::new().gzip_decompress(&bytes, output).expect("one sound gzip member");
+    };
     let mut warm = vec![1u8; length];
     let mut times = [(); 3].map(|()| f64::INFINITY);
     for _ in 0..runs {
@@ -30,8 +32,8 @@ fn main() -> x2ct::Result<()> {
             work();
             times[at] = times[at].min(begin.elapsed().as_secs_f64());
         };
-        clock(0, &mut || drop(bare(&mut warm)));
-        clock(1, &mut || drop(bare(&mut vec![0u8; length])));
+        clock(0, &mut || bare(&mut warm));
+        clock(1, &mut || bare(&mut vec![0u8; length]));
         clock(2, &mut || drop(read_bytes(&bytes, &path, &ReadOptions::default()).expect("read before")));
     }
     let names = ["libdeflate, memory in use", "libdeflate, new memory", "x2ct::ct::read_bytes"];
