@@ -3,12 +3,12 @@
 
     venv/bin/python tools/compare_ingest.py CT.nii.gz --x2ct target/release/x2ct [--runs 5]
 
-Both are run as a user would: one process for the tensor, one for the radiograph, in turn, `--runs` times. Python's are timed
-twice, as whole processes and without starting Python and importing its packages; they keep the tensor in memory, x2ct writes
-its files. Decompression, float64 throughout and every step follow the published code (nibabel's get_fdata, slope and intercept,
-clip, PyTorch's trilinear interpolate, crop and pad; for the radiograph a 1 mm grid and the mean along the front-back axis). The
-volume's axes are turned to LPS first, which the published code leaves to the data set and which costs nothing (a view).
-Needs numpy, nibabel and torch (tools/requirements.txt).
+Both are run as a user would: one process for the tensor, one for the radiograph, in turn, `--runs` times. Python is timed as
+whole processes and once more without starting Python and importing its packages; processor seconds, which a busy machine
+disturbs least, are beside the wall clock's. Python's processes keep the tensor in memory, x2ct writes its files. Every step
+follows the published code: nibabel's get_fdata in float64, slope and intercept, clip, PyTorch's trilinear interpolate, crop and
+pad; for the radiograph a 1 mm grid and the mean from front to back. The volume's axes are turned to LPS first, which the
+published code leaves to the data set and which costs nothing (a view). Needs numpy, nibabel and torch (tools/requirements.txt).
 """
 
 import argparse
@@ -95,7 +95,7 @@ def read_safetensors(path, name):
 
 
 def run(command):
-    """Wall seconds and peak memory in MB of a process, and what it printed."""
+    """Wall seconds, processor seconds and peak memory in MB of a process, and what it printed."""
     begin = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
     text = process.stdout.read()
@@ -103,7 +103,7 @@ def run(command):
     seconds = time.perf_counter() - begin
     if status:
         sys.exit(f"{' '.join(map(str, command))} failed")
-    return seconds, usage.ru_maxrss / 1024, text
+    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, text
 
 
 def main():
@@ -127,26 +127,27 @@ def main():
         "radiograph": [args.x2ct, "drr", args.ct, "--out", picture],
     }
     theirs = {what: [sys.executable, __file__, args.ct, "--reference", what] for what in ours}
-    times = {(who, what): [] for who in ("python", "python, no imports", "x2ct") for what in ours}
+    rows = ["python", "python, no imports", "x2ct", "python, processor", "x2ct, processor"]
+    times = {(row, what): [] for row in rows for what in ours}
     peaks = {}
     for _ in range(args.runs):
         for what in ours:
-            seconds, peaks["python", what], text = run(theirs[what])
-            times["python", what].append(seconds)
-            times["python, no imports", what].append(json.loads(text)["seconds"])
-            seconds, peaks["x2ct", what], _ = run(ours[what])
-            times["x2ct", what].append(seconds)
+            for who, command in (("python", theirs[what]), ("x2ct", ours[what])):
+                seconds, processor, peaks[who, what], text = run(command)
+                times[who, what].append(seconds)
+                times[f"{who}, processor", what].append(processor)
+                if who == "python":
+                    times["python, no imports", what].append(json.loads(text)["seconds"])
 
     print(f"{args.ct.name}, {os.cpu_count()} processors, {args.runs} runs in turn; seconds, min (median)\n")
     print(f"{'':20} {'tensor':>16} {'radiograph':>16} {'both':>16} {'ratio of min':>13}  peak MB")
-    total = {}
-    for who in ("python", "python, no imports", "x2ct"):
-        cells = [times[who, what] for what in ours]
-        cells.append([a + b for a, b in zip(*cells)])
-        total[who] = min(cells[2])
+    both = {row: [a + b for a, b in zip(*(times[row, what] for what in ours))] for row in rows}
+    for row in rows:
+        cells = [times[row, what] for what in ours] + [both[row]]
         shown = " ".join(f"{min(c):8.3f} ({statistics.median(c):5.3f})" for c in cells)
-        memory = " ".join(f"{peaks[who, what]:.0f}" for what in ours) if (who, "tensor") in peaks else ""
-        print(f"{who:20} {shown} {total[who] / min(a + b for a, b in zip(*[times['x2ct', w] for w in ours])):12.1f}x  {memory}")
+        base = "x2ct, processor" if row.endswith("processor") else "x2ct"
+        memory = " ".join(f"{peaks[row, what]:.0f}" for what in ours) if (row, "tensor") in peaks else ""
+        print(f"{row:20} {shown} {min(both[row]) / min(both[base]):12.1f}x  {memory}")
 
     for what, path, name in (("tensor", made, "volume"), ("radiograph", picture, "image")):
         if what == "tensor" and args.dtype != "f32":
