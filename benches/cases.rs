@@ -28,6 +28,8 @@ pub mod pointwise;
 pub mod pool;
 #[path = "resample.rs"]
 pub mod resample;
+#[path = "retrieval.rs"]
+pub mod retrieval;
 
 /// One thing to time: a launch sequence, and what it must move and compute.
 pub struct Case {
@@ -60,6 +62,7 @@ pub const FAMILIES: &[(&str, MakeCases)] = &[
     ("pointwise", pointwise::cases),
     ("pool", pool::cases),
     ("resample", resample::cases),
+    ("retrieval", retrieval::cases),
 ];
 
 /// The cases of a family, or of all.

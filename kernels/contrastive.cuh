@@ -1,7 +1,7 @@
 // What the variants of the contrastive losses share: parameter structs, the sums a row and a column carry, loads.
 #pragma once
 
-#include "common/common.h"
+#include "similarity.cuh"
 
 // What a row or a column has summed over some of its logits, off the diagonal. Softmax: exp(logit - shift). Sigmoid: rows
 // log(1 + exp(logit)), columns 1 / (1 + exp(-logit)), shift 0.
@@ -101,8 +101,6 @@ X2CT_FIELDS(ContrastiveGradientParams, terms, problem, x, x_inverse_norms, upstr
 constexpr float kMinNorm = 1e-12f;
 constexpr float kMaxInverseNorm = 1e12f;
 
-X2CT_DEVICE float infinity() { return __uint_as_float(0x7f800000u); }
-
 // The sum of two partial sums. An empty one has shift -inf and sum 0; a NaN stays one.
 X2CT_DEVICE SumExp merge(SumExp a, SumExp b) {
     const float shift = fmaxf(a.shift, b.shift);
@@ -196,24 +194,6 @@ X2CT_DEVICE float logit_gradient(const ContrastiveProblem& p, float scale, float
     if (p.mode == kSigmoid) return sigmoid(logit + logit_bias(p));
     if (p.mode == kBounded) return expf(logit - scale) * (own.inverse + partner.inverse);
     return expf(logit - own.shift) * own.inverse + expf(logit - partner.shift) * partner.inverse;
-}
-
-X2CT_DEVICE float inverse_norm(const float* inverse_norms, uint64_t row) { return inverse_norms ? inverse_norms[row] : 1.0f; }
-
-// Four elements of a row from column k on, zero past the end. `aligned`: rows are multiples of four elements.
-template <class T>
-X2CT_DEVICE void load_row4(const T* row, uint64_t k, uint64_t d, bool aligned, float (&out)[4]) {
-    if (aligned && k < d) {
-        load_float(row + k, out);
-    } else {
-        X2CT_UNROLL
-        for (int i = 0; i < 4; ++i) out[i] = k + i < d ? to_float(row[k + i]) : 0.0f;
-    }
-}
-
-template <class T>
-X2CT_DEVICE bool rows_aligned(const void* p, uint64_t d) {
-    return d % 4 == 0 && reinterpret_cast<uint64_t>(p) % (4 * sizeof(T)) == 0;
 }
 
 // dx of one element: the gradient of the normalised embedding, `g`, brought back to the embedding as it was given.

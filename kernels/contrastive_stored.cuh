@@ -64,10 +64,8 @@ struct ContrastiveOneLaunchConfig : ContrastiveStoredConfig {
     static constexpr bool cooperative = true;
 };
 
-using ContrastiveMicro = Float4[ContrastiveTileConfig::micro][ContrastiveTileConfig::micro / 4];
-
 // A thread's part of a row-major matrix's tile.
-X2CT_DEVICE void store_micro(float* tile, uint64_t ld, const ContrastiveMicro& c) {
+X2CT_DEVICE void store_micro(float* tile, uint64_t ld, const MicroTile& c) {
     using C = ContrastiveTileConfig;
     X2CT_UNROLL
     for (int i = 0; i < C::micro; ++i)
@@ -78,7 +76,7 @@ X2CT_DEVICE void store_micro(float* tile, uint64_t ld, const ContrastiveMicro& c
         }
 }
 
-X2CT_DEVICE void load_micro(const float* tile, uint64_t ld, ContrastiveMicro& c) {
+X2CT_DEVICE void load_micro(const float* tile, uint64_t ld, MicroTile& c) {
     using C = ContrastiveTileConfig;
     X2CT_UNROLL
     for (int i = 0; i < C::micro; ++i)
@@ -95,7 +93,7 @@ X2CT_DEVICE void load_micro(const float* tile, uint64_t ld, ContrastiveMicro& c)
 // times similarity over the tile's rows and columns: thread t returns those of row t and column t.
 template <class S>
 X2CT_DEVICE void gradient_of_logits(S& s, const ContrastiveProblem& p, float scale, float weight, uint64_t row0, uint64_t column0,
-                                    ContrastiveMicro& c, float* row_along, float* column_along) {
+                                    MicroTile& c, float* row_along, float* column_along) {
     using C = ContrastiveTileConfig;
     const int t = int(threadIdx.x), tx = t % C::lanes, ty = t / C::lanes;
     float columns[C::micro] = {};
@@ -165,7 +163,7 @@ template <class T, class S, class GetProduct>
 X2CT_DEVICE void gradient_tile(S& s, const ContrastiveTarget& target, uint64_t row0, uint64_t slice0, uint32_t count, GetProduct product) {
     using C = ContrastiveStoredConfig;
     const int t = int(threadIdx.x), tx = t % C::lanes, ty = t / C::lanes;
-    ContrastiveMicro g = {};
+    MicroTile g = {};
     float along = 0.0f;
     for (uint32_t q = 0; q < count; ++q) {
         const ContrastiveProduct term = product(q);
@@ -219,8 +217,8 @@ X2CT_DEVICE void stored_similarities(S& s, const ContrastiveStoredParams& params
         const ContrastiveSet &left = params.sets[pair.a], &right = params.sets[pair.b];
         const T* a = static_cast<const T*>(left.x);
         const T* b = static_cast<const T*>(right.x);
-        ContrastiveMicro c = {};
-        similarity_tile(s, p, a, left.inverse_norms, b, right.inverse_norms, row0, column0, rows_aligned<T>(a, p.d) && rows_aligned<T>(b, p.d), c);
+        MicroTile c = {};
+        similarity_tile(s, p.rows, p.columns, p.d, a, left.inverse_norms, b, right.inverse_norms, row0, column0, rows_aligned<T>(a, p.d) && rows_aligned<T>(b, p.d), c);
         if (pair.gradient) store_micro(pair.h + row0 * padded + column0, padded, c);
         fold_tile(s, p, scale, bias, row0, column0, c, pair.diagonal_logits);
         __syncthreads();
@@ -273,7 +271,7 @@ X2CT_DEVICE void stored_gradients_of_logits(S& s, const ContrastiveStoredParams&
         s.diagonal[t] = match.diagonal;
         __syncthreads();
         float* h = pair.h + row0 * padded + column0;
-        ContrastiveMicro c;
+        MicroTile c;
         load_micro(h, padded, c);
         float row_along, column_along;
         gradient_of_logits(s, p, scale, pair.weight, row0, column0, c, &row_along, &column_along);
@@ -383,8 +381,8 @@ X2CT_DEVICE void contrastive_band(const ContrastiveBandParams& params) {
     s.row[t] = row0 + t < p.rows ? term.own_softmax[row0 + t] : Softmax{};
     s.diagonal[t] = row0 + t < p.rows ? term.diagonal[row0 + t] : 0.0f;
     s.column[t] = column0 + t < p.columns ? term.partner_softmax[column0 + t] : Softmax{};
-    ContrastiveMicro c = {};
-    similarity_tile(s, p, x, params.x_inverse_norms, y, term.partner_inverse_norms, row0, column0, rows_aligned<T>(x, p.d) && rows_aligned<T>(y, p.d), c);
+    MicroTile c = {};
+    similarity_tile(s, p.rows, p.columns, p.d, x, params.x_inverse_norms, y, term.partner_inverse_norms, row0, column0, rows_aligned<T>(x, p.d) && rows_aligned<T>(y, p.d), c);
     float row_along, column_along;
     gradient_of_logits(s, p, scale, term.weight, row0, column0, c, &row_along, &column_along);
     store_micro(params.h + uint64_t(blockIdx.y) * C::tile * ld + column0, ld, c);

@@ -3,89 +3,6 @@
 
 #include "contrastive.cuh"
 
-// Rows of a micro-tile that are carried through the inner loop together: all of them on a GPU; four on a processor, whose
-// sixteen vector registers a 4x8 tile fills.
-#ifdef __CUDACC__
-constexpr int kRowsAtOnce = 8;
-#else
-constexpr int kRowsAtOnce = 4;
-#endif
-
-// acc[i][j] += sum over k of a[k][i] * b[k][column(j)], where a micro-tile's columns are groups of four, `Stride` apart: a
-// warp's 16-byte loads then touch consecutive banks.
-template <int Depth, int Rows, int Columns, int Stride, int LdA, int LdB>
-X2CT_DEVICE void multiply_tile(const float* a, const float* b, Float4 (&acc)[Rows][Columns / 4]) {
-    static_assert(LdA % 4 == 0 && LdB % 4 == 0 && Stride % 4 == 0, "every load is aligned where the first is");
-#ifndef __CUDACC__
-    x2ct_host::check_aligned(a, 16, "load");
-    x2ct_host::check_aligned(b, 16, "load");
-#endif
-    constexpr int rows = Rows < kRowsAtOnce ? Rows : kRowsAtOnce;
-    X2CT_UNROLL
-    for (int first = 0; first < Rows; first += rows) {
-        Float4 sum[rows][Columns / 4];
-        X2CT_UNROLL
-        for (int i = 0; i < rows; ++i)
-            X2CT_UNROLL
-            for (int j = 0; j < Columns / 4; ++j) sum[i][j] = acc[first + i][j];
-#pragma unroll 2
-        for (int k = 0; k < Depth; ++k) {
-            Float4 left[rows / 4], right[Columns / 4];
-            X2CT_UNROLL
-            for (int i = 0; i < rows / 4; ++i) left[i] = *reinterpret_cast<const Float4*>(a + k * LdA + first + 4 * i);
-            X2CT_UNROLL
-            for (int j = 0; j < Columns / 4; ++j) right[j] = *reinterpret_cast<const Float4*>(b + k * LdB + j * Stride);
-            X2CT_UNROLL
-            for (int i = 0; i < rows; ++i)
-                X2CT_UNROLL
-                for (int j = 0; j < Columns / 4; ++j) multiply_add(sum[i][j], left[i / 4][i % 4], right[j]);
-        }
-        X2CT_UNROLL
-        for (int i = 0; i < rows; ++i)
-            X2CT_UNROLL
-            for (int j = 0; j < Columns / 4; ++j) acc[first + i][j] = sum[i][j];
-    }
-}
-
-// tile[k][row] = x[first + row][k0 + k] / |x[first + row]|, zero outside; rows and depth are multiples of four.
-template <int Threads, int Rows, int Depth, int Ld, class T>
-X2CT_DEVICE void load_transposed(float (*tile)[Ld], const T* x, const float* inverse_norms, uint64_t first, uint64_t k0, uint64_t n,
-                                 uint64_t d, bool aligned) {
-    static_assert(Rows * Depth % (4 * Threads) == 0, "every thread loads as much");
-#pragma unroll 2
-    for (int v = 0; v < Rows * Depth / (4 * Threads); ++v) {
-        const int item = int(threadIdx.x) + v * Threads, row = item % Rows, k = item / Rows * 4;
-        float value[4] = {};
-        if (first + row < n) {
-            load_row4(x + (first + row) * d, k0 + k, d, aligned, value);
-            const float inverse = inverse_norm(inverse_norms, first + row);
-            X2CT_UNROLL
-            for (int i = 0; i < 4; ++i) value[i] *= inverse;
-        }
-        X2CT_UNROLL
-        for (int i = 0; i < 4; ++i) tile[k + i][row] = value[i];
-    }
-}
-
-// tile[row][k] of the same.
-template <int Threads, int Rows, int Width, int Ld, class T>
-X2CT_DEVICE void load_straight(float (*tile)[Ld], const T* x, const float* inverse_norms, uint64_t first, uint64_t k0, uint64_t n,
-                               uint64_t d, bool aligned) {
-    static_assert(Rows * Width % (4 * Threads) == 0, "every thread loads as much");
-#pragma unroll 2
-    for (int v = 0; v < Rows * Width / (4 * Threads); ++v) {
-        const int item = int(threadIdx.x) + v * Threads, k = item % (Width / 4) * 4, row = item / (Width / 4);
-        float value[4] = {};
-        if (first + row < n) {
-            load_row4(x + (first + row) * d, k0 + k, d, aligned, value);
-            const float inverse = inverse_norm(inverse_norms, first + row);
-            X2CT_UNROLL
-            for (int i = 0; i < 4; ++i) value[i] *= inverse;
-        }
-        store_float(&tile[row][k], value);
-    }
-}
-
 // Threads that share a row's norm: few, because a processor adds within a thread for less than across.
 constexpr int kNormLanes = 4;
 
@@ -116,47 +33,20 @@ X2CT_DEVICE void norm_rows(const void* x, float* inverse_norms, uint64_t n, uint
     }
 }
 
-struct ContrastiveTileConfig : KernelDefaults {
-    static constexpr uint32_t threads = 64;
+struct ContrastiveTileConfig : SimilarityTile {
     static constexpr uint32_t min_blocks = 4;
-    static constexpr int tile = 64, depth = 64, micro = 8, lanes = tile / micro;
     static constexpr uint32_t tile0 = tile;
     static constexpr uint32_t tile1 = 16;  // strips at most: the partial sums take 2 * 16 * 8 bytes a row, whatever n is
-    static_assert(threads == lanes * lanes && threads == tile, "a thread has one micro-tile, one row and one column");
-    struct Shared {
-        alignas(16) float a[depth][tile + 4];
-        float b[depth][tile + 4];
+    struct Shared : SimilarityTile::Shared {
         SumExp rows[tile][lanes];     // by micro-tile
         SumExp columns[tile][lanes];
     };
 };
 
-// c = <a_row, b_column> of the tile at (row0, column0): a thread's 8x8, columns as in multiply_tile.
-template <class T, class S>
-X2CT_DEVICE void similarity_tile(S& s, const ContrastiveProblem& p, const T* a, const float* a_inverse_norms, const T* b,
-                                 const float* b_inverse_norms, uint64_t row0, uint64_t column0, bool aligned,
-                                 Float4 (&c)[ContrastiveTileConfig::micro][ContrastiveTileConfig::micro / 4]) {
-    using C = ContrastiveTileConfig;
-    const int tx = int(threadIdx.x) % C::lanes, ty = int(threadIdx.x) / C::lanes;
-    for (uint64_t k0 = 0; k0 < p.d; k0 += C::depth) {
-        __syncthreads();
-        load_transposed<C::threads, C::tile, C::depth>(s.a, a, a_inverse_norms, row0, k0, p.rows, p.d, aligned);
-        load_transposed<C::threads, C::tile, C::depth>(s.b, b, b_inverse_norms, column0, k0, p.columns, p.d, aligned);
-        __syncthreads();
-        multiply_tile<C::depth, C::micro, C::micro, C::tile / 2, C::tile + 4, C::tile + 4>(&s.a[0][ty * C::micro], &s.b[0][tx * 4], c);
-    }
-}
-
-// The place of a thread's logit (i, j) in its tile.
-X2CT_DEVICE int micro_row(int i) { return int(threadIdx.x) / ContrastiveTileConfig::lanes * ContrastiveTileConfig::micro + i; }
-X2CT_DEVICE int micro_column(int j) {
-    return j / 4 * (ContrastiveTileConfig::tile / 2) + int(threadIdx.x) % ContrastiveTileConfig::lanes * 4 + j % 4;
-}
-
 // Turns a thread's similarities into the sums of its rows and columns in shared memory; notes the matching logits.
 template <class S>
 X2CT_DEVICE void fold_tile(S& s, const ContrastiveProblem& p, float scale, float bias, uint64_t row0, uint64_t column0,
-                           const Float4 (&c)[ContrastiveTileConfig::micro][ContrastiveTileConfig::micro / 4], float* diagonal_logits) {
+                           const MicroTile& c, float* diagonal_logits) {
     using C = ContrastiveTileConfig;
     const int tx = int(threadIdx.x) % C::lanes, ty = int(threadIdx.x) / C::lanes;
     // Logits; what does not count becomes -inf, whose exponential is 0.
@@ -204,8 +94,8 @@ X2CT_DEVICE void contrastive_tiled(const ContrastiveForwardParams& params) {
         SumExp own_row = empty_sum(p.mode, scale);
         for (uint64_t ct = column_begin; ct < column_end; ++ct) {
             const uint64_t row0 = rt * C::tile, column0 = ct * C::tile;
-            Float4 c[C::micro][C::micro / 4] = {};
-            similarity_tile(s, p, a, pair.a_inverse_norms, b, pair.b_inverse_norms, row0, column0, aligned, c);
+            MicroTile c = {};
+            similarity_tile(s, p.rows, p.columns, p.d, a, pair.a_inverse_norms, b, pair.b_inverse_norms, row0, column0, aligned, c);
             fold_tile(s, p, scale, bias, row0, column0, c, pair.diagonal_logits);
             __syncthreads();
             SumExp column = s.columns[t][0];

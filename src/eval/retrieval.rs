@@ -5,8 +5,10 @@
 //! reconstructions of one scan, whose reports are equal, tie by construction.
 
 use crate::data::rows;
+use crate::device::Device;
 use crate::error::{Error, Result};
-use rayon::prelude::*;
+use crate::ops::retrieval;
+use crate::tensor::{DType, Tensor};
 use serde::Serialize;
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -58,14 +60,17 @@ pub fn chance(k: usize, gallery: usize) -> f64 {
     (k as f64 / gallery.max(1) as f64).min(1.0)
 }
 
-const TILE: usize = 64;
-
-/// Ranks of the true partners between `first` and `second`, both `[pairs, dim]` with normalised rows.
+/// Ranks of the true partners between `first` and `second`, both `[pairs, dim]` with normalised rows, on the host.
 ///
-/// Works on tiles of 64 x 64 scores, each computed once for both directions; memory is O(pairs). Deterministic: a score
-/// has one summation order wherever it is computed, so equal rows tie exactly. Errors: empty or non-finite input, rows
-/// not normalised, different numbers of rows.
+/// [`crate::ops::retrieval`] on tiles of 64 x 64 scores, each computed once for both directions; memory is O(pairs).
+/// Deterministic, and equal rows tie exactly. Errors: empty or non-finite input, rows not normalised, different numbers of
+/// rows.
 pub fn ranks(first: &[f32], second: &[f32], dim: usize) -> Result<Ranks> {
+    ranks_on(&Device::host(), first, second, dim)
+}
+
+/// [`ranks`] on a device of choice.
+pub fn ranks_on(device: &Device, first: &[f32], second: &[f32], dim: usize) -> Result<Ranks> {
     let pairs = rows::check_normalised("query embeddings", first, dim)?;
     if rows::check_normalised("gallery embeddings", second, dim)? != pairs {
         return Err(Error::argument(
@@ -74,28 +79,10 @@ pub fn ranks(first: &[f32], second: &[f32], dim: usize) -> Result<Ranks> {
             "pass matrices whose equal rows belong together",
         ));
     }
-    let own: Vec<f32> = first.chunks_exact(dim).zip(second.chunks_exact(dim)).map(|(a, b)| dot(a, b)).collect();
-    let add = |mut a: Ranks, b: Ranks| {
-        a.forward.iter_mut().zip(b.forward).for_each(|(a, b)| *a += b);
-        a.backward.iter_mut().zip(b.backward).for_each(|(a, b)| *a += b);
-        a
-    };
-    let zero = || Ranks { forward: vec![0; pairs], backward: vec![0; pairs] };
-    // Integer counts: whichever thread adds them, the sum is the same.
-    let count = |mut ranks: Ranks, tile: usize| {
-        let queries = tile * TILE..((tile + 1) * TILE).min(pairs);
-        for from in (0..pairs).step_by(TILE) {
-            for i in queries.clone() {
-                for j in from..(from + TILE).min(pairs) {
-                    let score = dot(&first[i * dim..(i + 1) * dim], &second[j * dim..(j + 1) * dim]);
-                    ranks.forward[i] += usize::from(score > own[i]);
-                    ranks.backward[j] += usize::from(score > own[j]);
-                }
-            }
-        }
-        ranks
-    };
-    Ok((0..pairs.div_ceil(TILE)).into_par_iter().fold(zero, count).reduce(zero, add))
+    let tensor = |rows: &[f32]| Tensor::from_slice(device, [pairs, dim], DType::F32, rows);
+    let (forward, backward) = retrieval::paired_ranks(&tensor(first)?, &tensor(second)?)?;
+    let whole = |ranks: Vec<u32>| ranks.into_iter().map(|rank| rank as usize).collect();
+    Ok(Ranks { forward: whole(forward), backward: whole(backward) })
 }
 
 /// The `k` best gallery entries of one query as (index, cosine), best first, ties by index. Errors: as [`ranks`].
@@ -108,31 +95,17 @@ pub fn nearest(query: &[f32], gallery: &[f32], dim: usize, k: usize) -> Result<V
         ));
     }
     rows::check_normalised("gallery embeddings", gallery, dim)?;
-    let mut scored: Vec<(usize, f32)> = gallery.chunks_exact(dim).map(|row| dot(query, row)).enumerate().collect();
-    scored.sort_by(|a, b| b.1.total_cmp(&a.1));
-    scored.truncate(k);
-    Ok(scored)
+    let device = Device::host();
+    let tensor = |rows: &[f32]| Tensor::from_slice(&device, [rows.len() / dim, dim], DType::F32, rows);
+    if k == 0 {
+        return Ok(Vec::new());
+    }
+    let found = retrieval::best(&tensor(query)?, &tensor(gallery)?, k)?;
+    Ok(found.indices.into_iter().map(|index| index as usize).zip(found.scores).collect())
 }
 
 /// Indices of the first entry of each key: a gallery of one reconstruction per scan, or of one volume per patient.
 pub fn first_of_each<K: Eq + Hash>(keys: impl IntoIterator<Item = K>) -> Vec<usize> {
     let mut seen = HashSet::new();
     keys.into_iter().enumerate().filter_map(|(i, key)| seen.insert(key).then_some(i)).collect()
-}
-
-/// f32 product in sixteen partial sums: vectorises, and the rounding error grows with `dim / 16`, not `dim`.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    const LANES: usize = 16;
-    let mut sums = [0.0f32; LANES];
-    let (a_whole, a_rest) = a.as_chunks::<LANES>();
-    let (b_whole, b_rest) = b.as_chunks::<LANES>();
-    for (a, b) in a_whole.iter().zip(b_whole) {
-        for lane in 0..LANES {
-            sums[lane] += a[lane] * b[lane];
-        }
-    }
-    for (lane, (a, b)) in a_rest.iter().zip(b_rest).enumerate() {
-        sums[lane] += a * b;
-    }
-    sums.iter().sum()
 }

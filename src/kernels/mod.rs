@@ -25,6 +25,7 @@ pub mod pointwise;
 pub mod pool;
 pub mod probe;
 pub mod resample;
+pub mod retrieval;
 pub mod volume;
 
 pub(crate) use family::kernels;
@@ -46,6 +47,7 @@ pub static FAMILIES: &[&Family] = &[
     &pool::FAMILY,
     &probe::FAMILY,
     &resample::FAMILY,
+    &retrieval::FAMILY,
 ];
 
 /// An address in device memory (in host memory on the host device). Null where a kernel documents the pointer as optional.

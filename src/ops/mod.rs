@@ -15,4 +15,5 @@ pub mod optim;
 pub mod pointwise;
 pub mod pool;
 pub mod resample;
+pub mod retrieval;
 pub mod volume;

@@ -13,3 +13,4 @@ mod optim;
 mod pointwise;
 mod pool;
 mod resample;
+mod retrieval;
