@@ -5,7 +5,7 @@ use super::{Case, Computed, imaging};
 use crate::Result;
 use crate::autograd::{Op, Tape, Var};
 use crate::device::Device;
-use crate::ops::contrastive::{InfoNce, Reduction, Scale, TriModal};
+use crate::ops::contrastive::{InfoNce, Reduction, Scale, SigLip, TriModal};
 use crate::ops::conv2d::Conv2d;
 use crate::ops::decomp_conv::{DecompConv, Groups, Norm};
 use crate::ops::gemm::{Linear, MatMul, Method};
@@ -59,6 +59,7 @@ pub(super) fn run(case: &Case, device: &Device) -> Result<Computed> {
         }
         "global_avg_pool" => run.single(GlobalAvgPool::default(), &[("in.x", last)], ("y", same)),
         "info_nce" => run.info_nce(),
+        "siglip" => run.siglip(),
         "tri_modal" => {
             let op = TriModal {
                 alpha: case.attr("alpha", None)?,
@@ -208,6 +209,18 @@ impl Runner<'_> {
         };
         let inputs = [("in.a", Order::Same), ("in.b", Order::Same)];
         self.with_extra(op, &inputs, &[("scale", scale)], ("loss", Order::Same))
+    }
+
+    fn siglip(&self) -> Result<Computed> {
+        let number = |name: &str| Tensor::from_slice(self.device, [1], DType::F32, &[self.case.attr(name, None)?]);
+        let op = SigLip {
+            reduction: self.reduction()?,
+            normalize: self.case.attr("normalize", Some(true))?,
+            ..SigLip::new(Scale::Learnable, Scale::Learnable)
+        };
+        let inputs = [("in.a", Order::Same), ("in.b", Order::Same)];
+        let extra = [("scale", number("scale")?), ("bias", number("bias")?)];
+        self.with_extra(op, &inputs, &extra, ("loss", Order::Same))
     }
 
     fn adamw(&self) -> Result<Computed> {

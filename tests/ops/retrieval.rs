@@ -64,7 +64,7 @@ fn the_best_items_are_exact_with_ties_by_index() {
                     assert_eq!(found.k, k.min(m));
                     for i in 0..n {
                         let mut order: Vec<usize> = (0..m).collect();
-                        order.sort_by(|&x, &y| s[i][y].total_cmp(&s[i][x]).then(x.cmp(&y)));
+                        order.sort_by(|&x, &y| s[i][y].partial_cmp(&s[i][x]).unwrap().then(x.cmp(&y)));
                         let range = i * found.k..(i + 1) * found.k;
                         let want: Vec<u32> = order.iter().take(k).map(|&j| j as u32).collect();
                         assert_eq!(found.indices[range.clone()], want, "{name} {n} {m} {d} k={k} query {i}");

@@ -1,9 +1,10 @@
-"""Symmetric InfoNCE and the tri-modal loss (X2CT-CLIP, Eq. 1)."""
+"""Symmetric InfoNCE, the tri-modal loss (X2CT-CLIP, Eq. 1) and the pairwise sigmoid loss."""
 
 import torch
 import torch.nn.functional as F
+from open_clip.loss import ClipLoss, SigLipLoss
 
-from .case import TIGHT, Draw, build
+from .case import TIGHT, Draw, build, relative_l2
 
 SOURCE = "torch cross_entropy on {} embeddings, f64"
 
@@ -74,6 +75,50 @@ def tri_modal():
                            "reduction": reduction, "normalize": True}, source=SOURCE.format("normalised"))
 
 
+def aligned():
+    """Matches far closer than anything else, by open_clip's ClipLoss; `torch_f32` is how far its own f32 is from its f64."""
+    for n, d, scale, noise in [(33, 48, 14.285714285714285, 0.05), (33, 48, 100.0, 0.5), (65, 96, 14.285714285714285, 0.3),
+                               (40, 64, 100.0, 0.9)]:
+        name = f"clip_loss_n{n}_d{d}_scale{scale:.0f}_noise{noise:g}"
+        a, b = related(Draw(name), n, d, noise)
+
+        def forward(i, w, _, scale=scale):
+            return {"loss": ClipLoss()(*(F.normalize(i[key], dim=1) for key in "ab"), scale)}
+
+        case = build(name, "info_nce", forward, {"a": a, "b": b}, ups=("loss",), tol=TIGHT,
+                     attrs={"scale": scale, "reduction": "mean", "normalize": True}, source="open_clip ClipLoss, f64")
+        single = {key: value.clone().requires_grad_(True) for key, value in {"a": a, "b": b}.items()}
+        loss = forward(single, {}, {})["loss"]
+        loss.backward()
+        case.attrs["torch_f32"] = {"out.loss": relative_l2(loss.detach(), case.tensors["out.loss"])} | {
+            f"g.in.{key}": relative_l2(value.grad, case.tensors[f"g.in.{key}"]) for key, value in single.items()}
+        # Logits of 100 are rounded by as much as PyTorch's f32 shows.
+        case.tol = {"rel_l2": max(1e-5, 2 * max(case.attrs["torch_f32"].values()))}
+        case.margin = 0.5
+        yield case
+
+
+def siglip():
+    for n, d, scale, bias in [(1, 4, 10.0, -10.0), (2, 3, 1.0, 0.5), (29, 18, 10.0, -10.0), (67, 33, 100.0, -30.0)]:
+        name = f"siglip_n{n}_d{d}_scale{scale:.0f}"
+        a, b = related(Draw(name), n, d, 0.7)
+
+        def forward(i, w, _):
+            rows = [F.normalize(i[key], dim=1) for key in "ab"]
+            return {"loss": SigLipLoss()(*rows, w["scale"], w["bias"])}
+
+        case = build(name, "siglip", forward, {"a": a, "b": b}, tol=TIGHT, ups=("loss",),
+                     weights={"scale": torch.tensor(scale), "bias": torch.tensor(bias)},
+                     attrs={"scale": scale, "bias": bias, "reduction": "mean", "normalize": True},
+                     source="open_clip SigLipLoss, f64")
+        for key in ("scale", "bias"):
+            case.tensors[f"g.{key}"] = case.tensors.pop(f"g.w.{key}")
+            del case.tensors[f"w.{key}"]
+        yield case
+
+
 def cases():
     yield from info_nce()
     yield from tri_modal()
+    yield from aligned()
+    yield from siglip()

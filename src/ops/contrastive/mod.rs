@@ -26,11 +26,13 @@ mod eager;
 mod ids;
 mod losses;
 mod pass;
+mod sharded;
 
 pub use eager::MAX_STORED;
 pub use ids::ids;
 pub use losses::{InfoNce, SigLip, TriModal};
 pub use pass::Context;
+pub use sharded::{Sharded, ShardedContext};
 
 /// What multiplies the inner products, or is added to them.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -121,6 +123,12 @@ impl Contrastive {
         (scale, bias)
     }
 
+    /// How many inputs there are.
+    fn inputs(&self) -> usize {
+        let (scale, bias) = self.places();
+        self.sets + [scale, bias].iter().flatten().count()
+    }
+
     /// What a row's loss counts in a batch of n.
     fn factor(&self, n: usize) -> f32 {
         let of_a_row = match self.reduction {
@@ -137,8 +145,7 @@ impl Contrastive {
     fn check(&self, inputs: &[&Tensor]) -> Result<[usize; 2]> {
         let what = "contrastive loss";
         let (scale, bias) = self.places();
-        let extra = [scale, bias].iter().flatten().count();
-        if inputs.len() != self.sets + extra || self.sets == 0 {
+        if inputs.len() != self.inputs() || self.sets == 0 {
             return Err(Error::argument(
                 what,
                 format!("{} inputs for {} embedding sets", inputs.len(), self.sets),
@@ -226,9 +233,7 @@ impl Op for Contrastive {
     }
 
     fn backward(&self, context: &Context, upstream: &Tensor, gradients: &mut Gradients) -> Result<()> {
-        let (scale, bias) = self.places();
-        let inputs = self.sets + [scale, bias].iter().flatten().count();
-        let wanted = (0..inputs).map(|input| gradients.wanted(input)).collect::<Result<Vec<_>>>()?;
+        let wanted = (0..self.inputs()).map(|input| gradients.wanted(input)).collect::<Result<Vec<_>>>()?;
         Contrastive::backward(self, context, upstream, &wanted)
     }
 }

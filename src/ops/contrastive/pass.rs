@@ -216,6 +216,14 @@ impl Context {
         Ok(sums)
     }
 
+    /// The sums of every column over the rows, `[pairs, columns, 2]`.
+    pub(super) fn column_sums(&self, loss: &Contrastive, sums: &Sums, merged: &Tensor) -> Result<()> {
+        self.for_launches(loss, sums, (&sums.columns, sums.strips), Some(merged), |_, params| {
+            // Safety: every pointer is to a live tensor of the documented extent.
+            unsafe { kernel::column_sums(self.device().launcher(), &params) }
+        })
+    }
+
     /// The normalisers of the rows and of the columns that match them, and the rows' loss. `columns` holds
     /// `[pairs, strips, columns, 2]` partial sums.
     pub(super) fn finish(
