@@ -111,7 +111,7 @@ fn padding_attenuates_nothing_is_air_to_the_mean_and_is_counted() {
 #[test]
 fn transmission_and_absorption_are_beer_and_lamberts() {
     let device = Device::host();
-    let tissue: Vec<f32> = normal(5, 20 * 20 * 20).iter().map(|&v| v as f32 * 400.0).collect();
+    let tissue: Vec<f32> = normal(5, 20 * 20 * 20).iter().map(|&v| v * 400.0).collect();
     let volume = volume(tissue.into(), [20; 3]);
     let of = |mode| {
         let options = RadiographOptions { mode, size: Some([33, 37]), ..Default::default() };

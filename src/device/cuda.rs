@@ -270,6 +270,11 @@ impl Backend for CudaDevice {
         self.launcher.synchronize().map_err(|e| self.failed("wait for the stream", e))
     }
 
+    fn cuda_stream(&self) -> Result<Option<*mut std::ffi::c_void>> {
+        self.launcher.bind()?;
+        Ok(Some(self.stream().cast()))
+    }
+
     fn new_stream(&self) -> Result<Arc<dyn Backend>> {
         Ok(Arc::new(Self::on(self.gpu.clone())?))
     }

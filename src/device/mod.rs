@@ -59,6 +59,10 @@ pub(crate) trait Backend: Launcher + Send + Sync {
     unsafe fn copy(&self, destination: DevicePtr, source: DevicePtr, bytes: usize) -> Result<()>;
     unsafe fn fill(&self, destination: DevicePtr, byte: u8, bytes: usize) -> Result<()>;
     fn synchronize(&self) -> Result<()>;
+    /// The CUDA stream, with its context current on this thread.
+    fn cuda_stream(&self) -> Result<Option<*mut std::ffi::c_void>> {
+        Ok(None)
+    }
     fn new_stream(&self) -> Result<Arc<dyn Backend>>;
     fn record(&self) -> Result<RawEvent>;
     /// Work queued from now on waits for the event.
@@ -224,6 +228,12 @@ impl Device {
     /// Waits until everything queued has completed; reports a failure of any of it.
     pub fn synchronize(&self) -> Result<()> {
         self.backend.synchronize()
+    }
+
+    /// The CUDA stream that work is queued on, for other libraries; its context is made current on this thread. `None` on the
+    /// host.
+    pub fn cuda_stream(&self) -> Result<Option<*mut std::ffi::c_void>> {
+        self.backend.cuda_stream()
     }
 
     /// Marks this point of the queue.

@@ -20,8 +20,11 @@ fn sampled(scale: f64, sets: &[Vec<f32>], n: usize, rows: &[usize]) -> Sampled {
         .iter()
         .map(|x| x.chunks(d).map(|row| row.iter().map(|&v| (v as f64).powi(2)).sum::<f64>().sqrt()).collect())
         .collect();
-    let unit: Vec<Vec<f64>> =
-        sets.iter().zip(&norms).map(|(x, m)| x.iter().enumerate().map(|(i, &v)| v as f64 / m[i / d]).collect()).collect();
+    let unit: Vec<Vec<f64>> = sets
+        .iter()
+        .zip(&norms)
+        .map(|(x, m)| x.iter().enumerate().map(|(i, &v)| v as f64 / m[i / d]).collect())
+        .collect();
     let row = |set: usize, i: usize| &unit[set][i * d..(i + 1) * d];
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
     // exp(l - scale): bounded, and large enough for every scale here.
@@ -74,9 +77,15 @@ fn accuracy(n: usize, d: usize, scale: f32) {
         }
     }
     let gradient = (difference / size).sqrt();
-    println!("n {n:6} d {d:4} scale {scale:6.2}: loss {error:.1e}, gradients {gradient:.1e} ({} rows)", want.rows.len());
+    println!(
+        "n {n:6} d {d:4} scale {scale:6.2}: loss {error:.1e}, gradients {gradient:.1e} ({} rows)",
+        want.rows.len()
+    );
     // A logit of the largest scale is rounded to f32, and the loss inherits its absolute error.
-    assert!(error <= 1e-6 + if scale > 50.0 { 2e-6 } else { 0.0 }, "n={n} d={d} scale={scale}: loss off by {error:.1e}");
+    assert!(
+        error <= 1e-6 + if scale > 50.0 { 2e-6 } else { 0.0 },
+        "n={n} d={d} scale={scale}: loss off by {error:.1e}"
+    );
     assert!(gradient <= 1e-5, "n={n} d={d} scale={scale}: gradients off by {gradient:.1e}");
 }
 
@@ -145,7 +154,10 @@ fn memory_stays_within(n: usize, d: usize) {
     let (extra, needed) = memory(n, d);
     let ratio = (needed + extra) as f64 / needed as f64;
     let linear = n * 4 * 80;
-    println!("n {n} d {d}: inputs and gradients {needed} B, at most {extra} B beyond: {ratio:.3} x (n x n: {} B)", n * n * 4);
+    println!(
+        "n {n} d {d}: inputs and gradients {needed} B, at most {extra} B beyond: {ratio:.3} x (n x n: {} B)",
+        n * n * 4
+    );
     assert!(needed + extra <= needed * 6 / 5 + linear, "n = {n}: {extra} B beyond {needed} B");
     // The same terms at the largest batch: O(n) as here, and the band.
     let large = 262_144usize;

@@ -8,7 +8,15 @@ use x2ct::ops::contrastive::{Sharded, SigLip, ids};
 use super::*;
 
 /// The ranks' losses added up, every set's gradient put together, and the gradients of scale and bias added up.
-fn sharded(loss: &Contrastive, dtype: DType, ranks: usize, sets: &[Vec<f32>], extra: &[f32], keys: Option<&[usize]>, n: usize) -> (f64, Vec<Vec<f32>>) {
+fn sharded(
+    loss: &Contrastive,
+    dtype: DType,
+    ranks: usize,
+    sets: &[Vec<f32>],
+    extra: &[f32],
+    keys: Option<&[usize]>,
+    n: usize,
+) -> (f64, Vec<Vec<f32>>) {
     let (device, rows, d) = (host(ThreadOrder::Seeded(4)), n / ranks, sets[0].len() / n);
     let work = |rank: Threads| {
         let at = rank.rank();
@@ -74,10 +82,7 @@ fn shards_add_up_to_the_whole_batch() {
             extra.push(BIAS);
         }
         for keys in [None, Some(&keys[..])] {
-            let whole = Contrastive {
-                ids: keys.map(|keys| ids(&Device::host(), keys).unwrap()),
-                ..loss.clone()
-            };
+            let whole = Contrastive { ids: keys.map(|keys| ids(&Device::host(), keys).unwrap()), ..loss.clone() };
             let want = reference(&whole, scale as f64, &sets, n);
             let tf32 = loss.variant == Variant::TensorCores;
             for ranks in [1, 2, 3, 8] {
@@ -110,6 +115,24 @@ fn one_rank_alone_is_the_whole_batch() {
         let part = op.forward(&inputs).unwrap().0.item().unwrap();
         assert!(relative(part, whole as f64) < 1e-6, "{part} for {whole}");
     }
+}
+
+/// NCCL is looked for when it is asked for; where it is missing, that is an error of one line.
+#[cfg(feature = "cuda")]
+#[test]
+fn nccl_is_optional_at_run_time() {
+    use x2ct::collective::Nccl;
+    match Nccl::unique_id() {
+        Ok(id) => assert!(id.iter().any(|&byte| byte != 0)),
+        Err(error) => {
+            let text = error.to_string();
+            assert!(text.contains("NCCL") && !text.contains('\n'), "{text}");
+        }
+    }
+    let text = Nccl::new(&Device::host(), [0; 128], 2, 2).err().expect("an error").to_string();
+    assert!(text.contains("rank 2 of 2"), "{text}");
+    let text = Nccl::new(&Device::host(), [0; 128], 0, 2).err().expect("an error").to_string();
+    assert!(text.contains("NCCL") && !text.contains('\n'), "{text}");
 }
 
 #[test]

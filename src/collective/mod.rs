@@ -1,7 +1,7 @@
 //! What the processes (or threads) of a data-parallel run exchange: a small trait, and its forms without a network.
 //!
-//! Every rank makes the same calls in the same order with tensors of the same shape. Sums are taken in the order of the
-//! ranks, so every rank gets the same bits.
+//! Every rank makes the same calls in the same order with tensors of the same shape. Every rank gets the same bits of a sum;
+//! without a network it is taken in the order of the ranks.
 
 use std::sync::{Arc, Condvar, Mutex};
 
@@ -9,6 +9,11 @@ use crate::kernels::Write;
 use crate::ops::pointwise::copy_into;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
+
+#[cfg(feature = "cuda")]
+mod nccl;
+#[cfg(feature = "cuda")]
+pub use nccl::Nccl;
 
 /// The ranks of a run, seen from one of them.
 pub trait Collective {
