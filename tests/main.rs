@@ -11,6 +11,7 @@ mod dicom;
 mod eval;
 mod geometry;
 mod golden;
+mod gradient_cache;
 mod image;
 mod ingest;
 mod layout;

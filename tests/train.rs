@@ -28,6 +28,7 @@ fn config(out: &Path, epochs: usize) -> TrainConfig {
         out: out.into(),
         epochs,
         batch: 16,
+        micro_batch: None,
         seed: 3,
         dtype: x2ct::tensor::DType::F32,
         checkpoint_steps: 2,
@@ -85,25 +86,38 @@ fn bits(trainer: &Trainer) -> Vec<u32> {
     trainer.parameters().values().to_vec().unwrap().iter().map(|v| v.to_bits()).collect()
 }
 
+/// Steps in one pass, and in micro-batches that do not divide the batch.
+const CUTS: [Option<usize>; 2] = [None, Some(6)];
+
 #[test]
-fn two_runs_are_equal_bit_for_bit_on_any_number_of_threads() {
+fn two_runs_are_equal_bit_for_bit_on_any_number_of_threads_and_in_any_memory() {
     let folder = tempfile::tempdir().unwrap();
-    let config = config(folder.path(), 2);
-    let runs = [1, 2].map(|threads| {
-        let device = Device::host_with(x2ct::device::HostOptions { threads, ..Default::default() });
-        let p = patients(&device, 0..40);
-        let (trainer, steps) = train(&device, &config, &set(&device, &p));
-        (bits(&trainer), steps)
-    });
-    assert_eq!(runs[0].1, runs[1].1);
-    assert!(runs[0].0 == runs[1].0);
+    for micro_batch in CUTS {
+        let config = TrainConfig { micro_batch, ..config(folder.path(), 2) };
+        let runs = [(1, false), (2, false), (2, true)].map(|(threads, poison)| {
+            let device = Device::host_with(x2ct::device::HostOptions { threads, poison, ..Default::default() });
+            let p = patients(&device, 0..40);
+            let (trainer, steps) = train(&device, &config, &set(&device, &p));
+            (trainer.checkpoint().unwrap().model, steps)
+        });
+        for other in &runs[1..] {
+            assert_eq!(runs[0].1, other.1, "micro_batch {micro_batch:?}");
+            assert!(runs[0].0 == other.0, "micro_batch {micro_batch:?}");
+        }
+    }
 }
 
 #[test]
 fn a_stopped_and_resumed_run_equals_one_that_was_not() {
+    for micro_batch in CUTS {
+        stop_and_resume(micro_batch);
+    }
+}
+
+fn stop_and_resume(micro_batch: Option<usize>) {
     let device = Device::host();
     let folder = tempfile::tempdir().unwrap();
-    let config = config(folder.path(), 3);
+    let config = TrainConfig { micro_batch, ..config(folder.path(), 3) };
     let p = patients(&device, 0..40);
     let set = set(&device, &p);
     let (whole, whole_steps) = train(&device, &config, &set);
@@ -173,6 +187,9 @@ fn what_cannot_be_trained_with_is_refused() {
         trained.unwrap_err().to_string()
     };
     assert!(refuse(&|c| c.batch = 0).contains("batch: must be at least 2"));
+    assert!(refuse(&|c| c.micro_batch = Some(0)).contains("micro_batch: must be at least 2"));
+    let single = |batch: usize| move |c: &mut TrainConfig| (c.batch, c.micro_batch) = (batch, Some(2));
+    assert!(refuse(&single(3)).contains("2 cuts a batch of 3 so that a micro-batch holds a single radiograph"));
     assert!(refuse(&|c| c.model.name = "vgg".into()).contains("there is no model `vgg`"));
     assert!(refuse(&|c| c.model.embedding = 100).contains("the teacher's embeddings have 512"));
     assert!(refuse(&|c| c.data.teacher = Some("CT-CLIP".into())).contains("the cache is of \"phantom teacher\""));
@@ -227,5 +244,11 @@ fn a_configuration_with_a_mistake_names_its_line() {
     assert!(error.contains("run.toml: line 3") && error.contains("batchsize"), "{error}");
     std::fs::write(&path, text.replace("batchsize", "batch")).unwrap();
     let config = TrainConfig::read(&path).unwrap();
+    assert_eq!(config.micro_batch, None);
     assert_eq!((config.batch, config.optimizer.lr, config.out), (3, 5e-5, folder.path().join("run")));
+    std::fs::write(&path, text.replace("batchsize = 3", "batch = 9\nmicro_batch = 4")).unwrap();
+    assert_eq!(TrainConfig::read(&path).unwrap().micro_batch, Some(4));
+    std::fs::write(&path, text.replace("batchsize = 3", "batch = 9\nmicro_batch = 2")).unwrap();
+    let error = TrainConfig::read(&path).unwrap_err().to_string();
+    assert!(error.contains("run.toml: micro_batch: 2 cuts a batch of 9") && error.contains("at least 3"), "{error}");
 }

@@ -43,6 +43,17 @@ impl<'a> Forward<'a> {
         Forward { mode, ..self }
     }
 
+    /// The same pass on a tape that does not record: only values come of it.
+    pub fn without_record(self) -> Self {
+        Forward { tape: Tape::inference(), ..self }
+    }
+
+    /// The same pass as the repetition of one that was not recorded: what a training pass updates is left as it is.
+    pub fn repeating(self) -> Self {
+        let mode = if self.mode == Mode::Train { Mode::Recompute } else { self.mode };
+        Forward { mode, ..self }
+    }
+
     /// The same pass with activations stored as `dtype`.
     pub fn with_dtype(self, dtype: DType) -> Self {
         Forward { dtype, ..self }

@@ -132,7 +132,7 @@ impl DecompConv {
                 DType::F32,
             )?;
         }
-        if self.norm.as_ref().is_some_and(|n| n.mode == Mode::Train) && shape.batch * shape.out_voxels() < 2 {
+        if self.norm.as_ref().is_some_and(|n| n.mode.uses_batch()) && shape.batch * shape.out_voxels() < 2 {
             return Err(Error::argument(
                 "decomp_conv",
                 format!("x {} gives one value a channel; training needs at least two", inputs.x.shape()),
@@ -168,8 +168,8 @@ impl DecompConv {
             (params.gamma, params.beta) = (pointers(gamma), pointers(beta));
             params.running_mean = norm.running.each_ref().map(|r| r.mean.ptr());
             params.running_var = norm.running.each_ref().map(|r| r.var.ptr());
-            (params.eps, params.momentum) = (norm.eps, norm.momentum);
-            params.norm = if norm.mode == Mode::Train { NormKind::Train } else { NormKind::Eval } as u32;
+            (params.eps, params.momentum) = (norm.eps, norm.mode.momentum(norm.momentum));
+            params.norm = if norm.mode.uses_batch() { NormKind::Train } else { NormKind::Eval } as u32;
         }
         params.gelu = (self.activation == Activation::Gelu) as u32;
         (params.mean, params.rstd) = (statistics.mean.ptr(), statistics.rstd.ptr());

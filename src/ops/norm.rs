@@ -14,8 +14,23 @@ use crate::{Error, Result};
 pub enum Mode {
     /// The batch's; the running statistics are updated.
     Train,
+    /// The batch's; nothing is updated. A forward pass that repeats one in [`Mode::Train`], for a gradient whose record was
+    /// not kept, gives the same values and leaves the running statistics as that one left them.
+    Recompute,
     /// The running ones; nothing is updated.
     Eval,
+}
+
+impl Mode {
+    /// Whether the batch's own statistics normalise.
+    pub fn uses_batch(self) -> bool {
+        self != Mode::Eval
+    }
+
+    /// The weight of the batch in the running statistics; `momentum` is that of training.
+    pub(super) fn momentum(self, momentum: f64) -> f64 {
+        if self == Mode::Train { momentum } else { 0.0 }
+    }
 }
 
 /// Running statistics, `[C]` f32 each; a training forward pass updates them in place.
@@ -53,7 +68,7 @@ pub struct BatchNorm {
     pub eps: f64,
     /// Weight of the batch in the running statistics.
     pub momentum: f64,
-    /// Whose statistics.
+    /// Whose statistics normalise, and whether they are recorded.
     pub mode: Mode,
     /// Updated by a training forward pass.
     pub running: RunningStats,
@@ -90,8 +105,8 @@ impl BatchNorm {
             rows: rows as u64,
             channels: channels as u64,
             eps: self.eps,
-            momentum: self.momentum,
-            training: (self.mode == Mode::Train) as u32,
+            momentum: self.mode.momentum(self.momentum),
+            training: self.mode.uses_batch() as u32,
             relu: self.relu as u32,
             mask: Mask::None as u32,
             ..Default::default()
@@ -153,7 +168,7 @@ impl Op for BatchNorm {
         if let Some(residual) = residual {
             residual.expect("batch_norm residual", device, x.shape(), x.dtype())?;
         }
-        if self.mode == Mode::Train && params.rows < 2 {
+        if self.mode.uses_batch() && params.rows < 2 {
             return Err(Error::argument(
                 "batch_norm",
                 format!("x {} has {} value a channel; training needs at least two", x.shape(), params.rows),

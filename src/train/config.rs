@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Augmentation;
+use super::gradient::micro_batches;
 use crate::kernels::DType;
 use crate::nn::models::EncoderConfig;
 use crate::ops::image::Normalization;
@@ -21,6 +22,10 @@ pub struct TrainConfig {
     /// Pairs a step.
     #[serde(default = "batch")]
     pub batch: usize,
+    /// Radiographs in memory at a time, at most: the gradient of a larger batch is computed in two passes over it (gradient
+    /// caching). Batch norm's statistics are then those of a micro-batch. Absent means the whole batch in one pass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub micro_batch: Option<usize>,
     /// Of initial weights, order and augmentation.
     #[serde(default = "seed")]
     pub seed: u64,
@@ -193,6 +198,11 @@ impl TrainConfig {
         let checks = [
             ("epochs", self.epochs > 0, "must be at least 1"),
             ("batch", self.batch > 1, "must be at least 2: a pair has no negatives alone"),
+            (
+                "micro_batch",
+                self.micro_batch.is_none_or(|m| m > 1),
+                "must be at least 2: batch norm cannot normalise a single radiograph",
+            ),
             ("data.image_size", (32..=4096).contains(&self.data.image_size), "must be between 32 and 4096"),
             ("loss.temperature", self.loss.temperature.is_finite() && self.loss.temperature > 0.0, "must be positive"),
             ("loss", self.loss.beta != 0.0 || self.loss.gamma != 0.0, "beta and gamma are both 0: nothing is learned"),
@@ -204,7 +214,10 @@ impl TrainConfig {
         ];
         match checks.iter().find(|(_, good, _)| !good) {
             Some((field, _, problem)) => Err(Error::argument(*field, *problem, "correct the configuration")),
-            None => self.augmentation.check(),
+            None => {
+                micro_batches(self.batch, self.micro_batch)?;
+                self.augmentation.check()
+            }
         }
     }
 }

@@ -5,17 +5,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use super::sampler::AUGMENT;
-use super::{Checkpoint, Position, Sampler, TrainConfig, TrainingSet};
+use super::batch::Batch;
+use super::{Checkpoint, Position, Sampler, TrainConfig, TrainingSet, gradients, micro_batches};
 use crate::data::rows;
 use crate::device::Device;
 use crate::nn::models::RadiographEncoder;
 use crate::nn::{Forward, ParameterBuilder, Parameters, StateDict};
-use crate::ops::contrastive::{Reduction, TriModal};
 use crate::ops::image::{ImageSet, Warp};
 use crate::ops::optim::{AdamW, Group, Hyper};
-use crate::philox::Rng;
-use crate::tensor::{DType, Tensor};
+use crate::tensor::Tensor;
 use crate::{Error, Result};
 
 /// One step of the log.
@@ -46,7 +44,6 @@ pub trait Observer {
 /// An encoder, its optimizer and its place in the run.
 pub struct Trainer {
     config: TrainConfig,
-    device: Device,
     encoder: RadiographEncoder,
     parameters: Parameters,
     optimizer: AdamW,
@@ -72,15 +69,7 @@ impl Trainer {
             Group { begin: 0, end: parameters.values().numel(), weight_decay: o.weight_decay as f32, lr_scale: 1.0 };
         let optimizer = AdamW::new(parameters.values(), &[group], hyper)?;
         let position = Position::default();
-        Ok(Trainer {
-            config: config.clone(),
-            device: device.clone(),
-            encoder,
-            parameters,
-            optimizer,
-            position,
-            teacher: String::new(),
-        })
+        Ok(Trainer { config: config.clone(), encoder, parameters, optimizer, position, teacher: String::new() })
     }
 
     /// A run where a checkpoint left it. The checkpoint's configuration is used.
@@ -147,6 +136,8 @@ impl Trainer {
             let problem = format!("{} scan: a pair needs another as its negative", sampler.len());
             return Err(Error::argument("training set", problem, "train with at least two scans"));
         }
+        let last = (sampler.len() - (batches - 1) * self.config.batch).min(self.config.batch);
+        micro_batches(last, self.config.micro_batch)?;
         let total = batches * self.config.epochs;
         while self.position.epoch < self.config.epochs {
             let order = sampler.epoch(self.position.epoch);
@@ -199,23 +190,12 @@ impl Trainer {
 
     /// One step on the given rows; `first` is their place in the epoch.
     fn step(&mut self, set: &TrainingSet, rows: &[u32], first: usize, lr: f64) -> Result<StepLog> {
-        let output = [self.config.data.image_size; 2];
-        let warps: Vec<(u32, Warp)> = rows
-            .iter()
-            .enumerate()
-            .map(|(i, &row)| {
-                let counter = ((self.position.epoch as u64) << 32) | (first + i) as u64;
-                let mut rng = Rng::new(self.config.seed, counter, AUGMENT);
-                (row, self.config.augmentation.draw(&mut rng, set.images.size(), output))
-            })
-            .collect();
-        let images = set.images.batch(&warps, output, self.config.data.normalization, self.config.dtype)?;
-        let targets = |all: &[f32]| {
-            let rows: Vec<usize> = rows.iter().map(|&r| r as usize).collect();
-            Tensor::from_slice(&self.device, [rows.len(), set.dim], DType::F32, &rows::select(all, set.dim, &rows))
+        self.parameters.zero_gradients()?;
+        let loss = {
+            let batch =
+                Batch::new(&self.config, &self.encoder, &self.parameters, set, rows, [self.position.epoch, first])?;
+            gradients(&batch, &micro_batches(rows.len(), self.config.micro_batch)?)?
         };
-        let (ct, report) = (targets(&set.ct)?, targets(&set.report)?);
-        let (loss, _) = self.gradients(&images, &ct, &report)?;
         if !loss.is_finite() {
             return Err(Error::argument(
                 "training",
@@ -230,10 +210,11 @@ impl Trainer {
             loss,
             grad_norm: report.grad_norm,
             lr,
-            images: warps.len(),
+            images: rows.len(),
         })
     }
 
+<<<<<<< HEAD
     /// The loss of a batch, with the parameters' gradients left in [`Parameters::gradients`], and the embeddings [N, D].
     ///
     /// `images` is [N, H, W, 3]; `ct` and `report` are [N, D] f32.
@@ -262,13 +243,15 @@ impl Trainer {
         Ok((loss.tensor().item()?, embedding.tensor().clone()))
     }
 
+=======
+>>>>>>> 70cbb85 (Gradient caching: a batch of any size from the activation memory of one micro-batch)
     /// L2-normalised embeddings [images, D] in evaluation mode, in order, without augmentation.
     pub fn embed(&self, images: &ImageSet) -> Result<Vec<f32>> {
         let output = [self.config.data.image_size; 2];
         let warp = Warp::resize(images.size(), output);
         let mut embeddings = Vec::with_capacity(images.len() * self.config.model.embedding);
         let all: Vec<(u32, Warp)> = (0..images.len() as u32).map(|row| (row, warp)).collect();
-        for chunk in all.chunks(self.config.batch.clamp(1, 256)) {
+        for chunk in all.chunks(self.config.micro_batch.unwrap_or(self.config.batch).min(256)) {
             let batch = images.batch(chunk, output, self.config.data.normalization, self.config.dtype)?;
             let pass = Forward::evaluation(&self.parameters).with_dtype(self.config.dtype);
             embeddings.extend(self.encoder.forward(&pass, &pass.tape.constant(&batch))?.tensor().to_vec()?);

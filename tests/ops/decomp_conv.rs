@@ -170,11 +170,13 @@ impl Case {
                         mean[axis][c] = running_mean[axis][c];
                         running_var[axis][c]
                     }
-                    Some(Mode::Train) => {
+                    Some(mode) => {
                         mean[axis][c] = values().sum::<f64>() / m;
                         let var = values().map(|z| (z - mean[axis][c]).powi(2)).sum::<f64>() / m;
-                        results[0][axis][c] = 0.8 * running_mean[axis][c] + 0.2 * mean[axis][c];
-                        results[1][axis][c] = 0.8 * running_var[axis][c] + 0.2 * var * m / (m - 1.0);
+                        if mode == Mode::Train {
+                            results[0][axis][c] = 0.8 * running_mean[axis][c] + 0.2 * mean[axis][c];
+                            results[1][axis][c] = 0.8 * running_var[axis][c] + 0.2 * var * m / (m - 1.0);
+                        }
                         var
                     }
                 };
@@ -209,7 +211,7 @@ impl Case {
                 dz[axis][i] = match self.norm {
                     None => g[i],
                     Some(Mode::Eval) => g[i] * gamma[axis][c] * rstd[axis][c],
-                    Some(Mode::Train) => {
+                    Some(_) => {
                         let hat = (z[axis][i] - mean[axis][c]) * rstd[axis][c];
                         gamma[axis][c] * rstd[axis][c] * (g[i] - dbeta[axis][c] / m - hat * dgamma[axis][c] / m)
                     }
@@ -328,6 +330,9 @@ fn for_every_case(f: impl Fn(&Case, Option<Variant>)) {
     }
     let strided = size(2, [6, 6], [13, 9, 10], 7, 4);
     f(&Case::new(strided, Groups::Depthwise, DType::F32, Some(Mode::Train), true, false), None);
+    for (size, groups) in [(DEPTHWISE[0], Groups::Depthwise), (DENSE[0], Groups::Dense)] {
+        f(&Case::new(size, groups, DType::F32, Some(Mode::Recompute), true, true), None);
+    }
 }
 
 #[test]

@@ -81,11 +81,13 @@ impl Case {
             let mut var = (0..m).map(|r| (at(r) - mean).powi(2)).sum::<f64>() / m as f64;
             let (old_mean, old_var) = (self.mean[j] as f64, self.var[j] as f64);
             (out[1][j], out[2][j]) = (old_mean, old_var);
-            if self.mode == Mode::Train {
-                out[1][j] = 0.9 * old_mean + 0.1 * mean;
-                out[2][j] = 0.9 * old_var + 0.1 * var * m as f64 / (m as f64 - 1.0);
-            } else {
-                (mean, var) = (old_mean, old_var);
+            match self.mode {
+                Mode::Train => {
+                    out[1][j] = 0.9 * old_mean + 0.1 * mean;
+                    out[2][j] = 0.9 * old_var + 0.1 * var * m as f64 / (m as f64 - 1.0);
+                }
+                Mode::Recompute => {}
+                Mode::Eval => (mean, var) = (old_mean, old_var),
             }
             let rstd = 1.0 / (var + 1e-5).sqrt();
             let (w, b) = (self.weight[j] as f64, self.bias[j] as f64);
@@ -103,7 +105,7 @@ impl Case {
             (out[4][j], out[5][j]) = (sum_hat, sum);
             for r in 0..m {
                 let i = r * c + j;
-                let centred = if self.mode == Mode::Train {
+                let centred = if self.mode.uses_batch() {
                     sum / m as f64 + (at(r) - mean) * rstd * sum_hat / m as f64
                 } else {
                     0.0
@@ -250,6 +252,22 @@ fn batch_norm_of_a_constant_column_is_its_bias() {
             let want: Vec<f64> = (0..96 * 3).map(|i| case.bias[i % 3] as f64).collect();
             // The naive mean is that of f64 rounded to f32: off by 1e-9, times rstd = 316.
             assert_close(&format!("{name} {variant:?}"), &got[0], &want, 1e-5);
+        }
+    }
+}
+
+#[test]
+fn batch_norm_recomputes_bit_for_bit_and_leaves_the_running_statistics() {
+    for (name, device) in devices() {
+        for variant in VARIANTS {
+            let train = Case::new([67, 24], DType::F32, Mode::Train, true, true);
+            let again = Case::new([67, 24], DType::F32, Mode::Recompute, true, true);
+            again.check(&format!("{name} {variant:?}"), &again.run(&device, variant));
+            let (first, second) = (train.run(&device, variant), again.run(&device, variant));
+            for i in [0, 3, 4, 5, 6] {
+                assert!(first[i] == second[i], "{name} {variant:?} {i}");
+            }
+            assert!(second[1] == again.mean && second[2] == again.var && first[1] != again.mean);
         }
     }
 }

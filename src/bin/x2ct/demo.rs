@@ -64,6 +64,7 @@ impl Plan {
             out: out.to_path_buf(),
             epochs,
             batch: 64,
+            micro_batch: None,
             seed: args.seed,
             dtype: x2ct::tensor::DType::F32,
             checkpoint_steps: 1000,

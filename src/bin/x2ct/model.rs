@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use serde_json::json;
 use x2ct::nn::ParameterBuilder;
 use x2ct::nn::models::{DcFormer, DcFormerConfig, EncoderConfig, RadiographEncoder};
+use x2ct::tensor::DType;
+use x2ct::train::StepMemory;
 
 use crate::Common;
 use crate::terminal::print_table;
@@ -23,6 +25,12 @@ pub struct ModelArgs {
     /// Dimensions of the embedding
     #[arg(long, default_value_t = 512)]
     embedding: usize,
+    /// Also count the device memory of a training step on a batch of this many radiographs (ResNet)
+    #[arg(long)]
+    batch: Option<usize>,
+    /// Radiographs recorded at a time in that step, as `micro_batch` of a training run
+    #[arg(long, requires = "batch")]
+    micro_batch: Option<usize>,
 }
 
 pub fn run(args: ModelArgs, common: &Common) -> anyhow::Result<ExitCode> {
@@ -31,6 +39,11 @@ pub fn run(args: ModelArgs, common: &Common) -> anyhow::Result<ExitCode> {
     if !(32..=16384).contains(&size) {
         anyhow::bail!("--size: {size} is not usable; use 32 to 16384");
     }
+    let memory = match args.batch {
+        Some(_) if dcformer => anyhow::bail!("--batch: the memory of a step is counted for resnet18 and resnet50"),
+        Some(batch) => step_memory(&args, size, batch)?,
+        None => Vec::new(),
+    };
     let mut builder = ParameterBuilder::new();
     let (input, summary, published) = if dcformer {
         let model = DcFormer::new(&mut builder, &DcFormerConfig::named(&args.name)?)?;
@@ -58,6 +71,9 @@ pub fn run(args: ModelArgs, common: &Common) -> anyhow::Result<ExitCode> {
             report["fvcore_train"] = json!(summary.macs() + 5 * normalized);
             report["fvcore_eval"] = json!(summary.macs() + 2 * normalized);
         }
+        if !memory.is_empty() {
+            report["step_memory"] = memory.iter().map(|(dtype, m)| (dtype.name().to_string(), json!(m))).collect();
+        }
         println!("{}", serde_json::to_string_pretty(&report)?);
         return Ok(ExitCode::SUCCESS);
     }
@@ -75,5 +91,20 @@ pub fn run(args: ModelArgs, common: &Common) -> anyhow::Result<ExitCode> {
         let [train, eval] = [5, 2].map(|operations| summary.macs() + operations * normalized);
         println!("as fvcore counts, batch norms included: {train} in training, {eval} in evaluation");
     }
+    if let Some(batch) = args.batch {
+        let parts = args.micro_batch.map_or("in one pass".to_string(), |m| format!("in micro-batches of at most {m}"));
+        println!("\ndevice memory of a training step on {batch} radiographs {parts}, GB");
+        let rows = memory.iter().map(|(dtype, m)| {
+            let bytes = [m.activations, m.embeddings, m.parameters, m.total()];
+            std::iter::once(dtype.name().to_string()).chain(bytes.map(|b| format!("{:.2}", b as f64 / 1e9))).collect()
+        });
+        print_table(&["dtype", "activations", "embeddings", "parameters", "total"], &rows.collect::<Vec<_>>());
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+fn step_memory(args: &ModelArgs, size: usize, batch: usize) -> x2ct::Result<Vec<(DType, StepMemory)>> {
+    let config = EncoderConfig { embedding: args.embedding, ..EncoderConfig::new(&args.name, args.width) };
+    let of = |dtype| Ok((dtype, StepMemory::of(&config, size, dtype, batch, args.micro_batch)?));
+    [DType::F32, DType::Bf16].into_iter().map(of).collect()
 }
