@@ -198,7 +198,7 @@ fn with_batch_norm_the_gradient_is_that_of_all_micro_batches_on_one_tape() {
 #[test]
 fn a_batch_is_cut_into_as_few_and_as_equal_micro_batches_as_can_be() {
     for rows in 2..200 {
-        assert_eq!(micro_batches(rows, None).unwrap(), [0..rows]);
+        assert!(micro_batches(rows, None).unwrap().iter().eq([&(0..rows)]));
         for limit in 3..=rows + 1 {
             let parts = micro_batches(rows, Some(limit)).unwrap();
             let sizes: Vec<usize> = parts.iter().map(|p| p.len()).collect();
@@ -208,7 +208,7 @@ fn a_batch_is_cut_into_as_few_and_as_equal_micro_batches_as_can_be() {
             assert!(parts.windows(2).all(|w| w[0].end == w[1].start));
         }
         assert_eq!(micro_batches(rows, Some(2)).is_ok(), rows % 2 == 0);
-        assert!(micro_batches(rows, Some(1)).unwrap_err().to_string().contains("a single radiograph"));
+        assert!(micro_batches(rows, Some(1)).unwrap_err().to_string().contains("a part holds 1 radiograph"));
     }
     assert_eq!(micro_batches(32_768, Some(64)).unwrap().len(), 512);
 }

@@ -189,7 +189,7 @@ fn what_cannot_be_trained_with_is_refused() {
     assert!(refuse(&|c| c.batch = 0).contains("batch: must be at least 2"));
     assert!(refuse(&|c| c.micro_batch = Some(0)).contains("micro_batch: must be at least 2"));
     let single = |batch: usize| move |c: &mut TrainConfig| (c.batch, c.micro_batch) = (batch, Some(2));
-    assert!(refuse(&single(3)).contains("2 cuts a batch of 3 so that a micro-batch holds a single radiograph"));
+    assert!(refuse(&single(3)).contains("2 cuts a batch of 3 so that a part holds 1 radiograph"));
     assert!(refuse(&|c| c.model.name = "vgg".into()).contains("there is no model `vgg`"));
     assert!(refuse(&|c| c.model.embedding = 100).contains("the teacher's embeddings have 512"));
     assert!(refuse(&|c| c.data.teacher = Some("CT-CLIP".into())).contains("the cache is of \"phantom teacher\""));

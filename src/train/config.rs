@@ -201,7 +201,7 @@ impl TrainConfig {
             (
                 "micro_batch",
                 self.micro_batch.is_none_or(|m| m > 1),
-                "must be at least 2: batch norm cannot normalise a single radiograph",
+                "must be at least 2: 1 radiograph is too few for batch norm",
             ),
             ("data.image_size", (32..=4096).contains(&self.data.image_size), "must be between 32 and 4096"),
             ("loss.temperature", self.loss.temperature.is_finite() && self.loss.temperature > 0.0, "must be positive"),

@@ -11,10 +11,10 @@
 //! 3. Every micro-batch is embedded again, with a record, and its parameters' gradients are added up from its rows of that
 //!    gradient.
 //!
-//! It costs one more forward pass. Memory is the activations of one micro-batch and O(N D): [`super::StepMemory`] counts it. The result is the gradient of the
-//! same function up to the order of additions, where a row's embedding does not depend on its batch. Batch norm makes it
-//! depend: it normalises by the statistics of the micro-batch, in both passes, and the running statistics are updated once a
-//! micro-batch, by the first pass ([`Forward::repeating`] leaves them alone).
+//! It costs one more forward pass; memory is the activations of one micro-batch and O(N D) ([`super::StepMemory`]). The result
+//! is the gradient of one pass up to the order of additions where a row's embedding does not depend on its batch. Batch norm
+//! makes it depend: it normalises by the statistics of the micro-batch, in both passes. The running statistics are updated
+//! once a micro-batch, by the first pass ([`Forward::repeating`] leaves them alone).
 
 use std::ops::Range;
 
@@ -45,7 +45,7 @@ pub fn micro_batches(rows: usize, limit: Option<usize>) -> Result<Vec<Range<usiz
         return Err(Error::argument(
             "micro_batch",
             format!(
-                "{} cuts a batch of {rows} so that a micro-batch holds a single radiograph, which batch norm cannot normalise",
+                "{} cuts a batch of {rows} so that a part holds 1 radiograph, too few for batch norm",
                 limit.unwrap_or(rows)
             ),
             "use a micro_batch of at least 3",
