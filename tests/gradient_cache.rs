@@ -15,7 +15,7 @@ use x2ct::ops::pointwise::{Cast, copy_into};
 use x2ct::philox::Rng;
 use x2ct::tensor::{DType, Tensor};
 use x2ct::train::{
-    Augmentation, DataConfig, Objective, Observer, OptimizerConfig, Position, Sampler, StepLog, StepMemory,
+    Augmentation, BatchLoss, DataConfig, Observer, OptimizerConfig, Position, Sampler, StepLog, StepMemory,
     TrainConfig, Trainer, TrainingSet, gradients, micro_batches,
 };
 use x2ct::{Device, Result};
@@ -60,11 +60,11 @@ impl Op for Concat {
 }
 
 /// The reference: every micro-batch on one tape, the loss of all of them, backward through everything at once.
-fn on_one_tape(objective: &impl Objective, parts: &[Range<usize>]) -> f32 {
-    let pass = objective.pass();
-    let parts: Vec<Var> = parts.iter().map(|rows| objective.embed(&pass, rows.clone()).unwrap()).collect();
+fn on_one_tape(batch: &impl BatchLoss, parts: &[Range<usize>]) -> f32 {
+    let pass = batch.pass();
+    let parts: Vec<Var> = parts.iter().map(|rows| batch.embed(&pass, rows.clone()).unwrap()).collect();
     let all = pass.tape.apply(Concat, &parts.iter().collect::<Vec<_>>()).unwrap();
-    let loss = objective.loss(&pass, &all).unwrap();
+    let loss = batch.loss(&pass, &all).unwrap();
     pass.tape.backward(&loss).unwrap();
     loss.tensor().item().unwrap()
 }
@@ -144,7 +144,7 @@ fn distance(got: &[f32], want: &[f32]) -> f64 {
     relative_l2(got, &want.iter().map(|&x| x as f64).collect::<Vec<_>>())
 }
 
-impl Objective for Toy {
+impl BatchLoss for Toy {
     fn pass(&self) -> Forward<'_> {
         Forward::training(&self.parameters).with_mode(self.mode).with_dtype(self.dtype)
     }
@@ -276,7 +276,7 @@ impl Step<'_> {
     }
 }
 
-impl Objective for Step<'_> {
+impl BatchLoss for Step<'_> {
     fn pass(&self) -> Forward<'_> {
         Forward::training(self.parameters)
     }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::gradient::Objective;
+use super::gradient::BatchLoss;
 use super::sampler::AUGMENT;
 use super::{TrainConfig, TrainingSet};
 use crate::Result;
@@ -61,7 +61,7 @@ impl<'a> Batch<'a> {
     }
 }
 
-impl Objective for Batch<'_> {
+impl BatchLoss for Batch<'_> {
     fn pass(&self) -> Forward<'_> {
         Forward::training(self.parameters).with_dtype(self.config.dtype)
     }
@@ -84,6 +84,7 @@ impl Objective for Batch<'_> {
             normalize: true,
             ..Default::default()
         };
-        pass.tape.apply(loss, &[embeddings, &pass.tape.constant(&self.ct), &pass.tape.constant(&self.report)])
+        let (ct, report) = (pass.tape.constant(&self.ct), pass.tape.constant(&self.report));
+        loss.general()?.apply(&pass.tape, &[embeddings, &ct, &report])
     }
 }

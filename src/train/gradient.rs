@@ -22,8 +22,8 @@ use crate::nn::Forward;
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result, autograd::Var};
 
-/// A loss of the embeddings of a batch's rows.
-pub trait Objective {
+/// A batch, how its rows are embedded, and the loss of the embeddings.
+pub trait BatchLoss {
     /// A new training pass, recording, over the parameters whose gradients are wanted.
     fn pass(&self) -> Forward<'_>;
 
@@ -56,38 +56,38 @@ pub fn micro_batches(rows: usize, limit: Option<usize>) -> Result<Vec<Range<usiz
 
 /// Adds the gradients of the loss to those of the parameters (zero them before) and returns the loss. `parts` are the
 /// micro-batches, in order; a single one is recorded and needs no second pass. Deterministic.
-pub fn gradients(objective: &impl Objective, parts: &[Range<usize>]) -> Result<f32> {
+pub fn gradients(batch: &impl BatchLoss, parts: &[Range<usize>]) -> Result<f32> {
     match parts {
         [] => Err(Error::argument("batch", "has no rows", "use a batch of at least one row")),
-        [whole] => direct(objective, whole.clone()),
-        parts => cached(objective, parts),
+        [whole] => direct(batch, whole.clone()),
+        parts => cached(batch, parts),
     }
 }
 
-fn direct(objective: &impl Objective, rows: Range<usize>) -> Result<f32> {
-    let pass = objective.pass();
-    let embeddings = objective.embed(&pass, rows)?;
-    let loss = objective.loss(&pass, &embeddings)?;
+fn direct(batch: &impl BatchLoss, rows: Range<usize>) -> Result<f32> {
+    let pass = batch.pass();
+    let embeddings = batch.embed(&pass, rows)?;
+    let loss = batch.loss(&pass, &embeddings)?;
     pass.tape.backward(&loss)?;
     loss.tensor().item()
 }
 
-fn cached(objective: &impl Objective, parts: &[Range<usize>]) -> Result<f32> {
-    let (loss, gradient) = loss_gradient(objective, &embeddings(objective, parts)?)?;
+fn cached(batch: &impl BatchLoss, parts: &[Range<usize>]) -> Result<f32> {
+    let (loss, gradient) = loss_gradient(batch, &embeddings(batch, parts)?)?;
     for rows in parts {
-        let pass = objective.pass().repeating();
-        let part = objective.embed(&pass, rows.clone())?;
+        let pass = batch.pass().repeating();
+        let part = batch.embed(&pass, rows.clone())?;
         pass.tape.backward_from(&[(&part, &gradient.rows(rows.start, rows.len())?)])?;
     }
     Ok(loss)
 }
 
 /// The embeddings of all parts, without a record.
-fn embeddings(objective: &impl Objective, parts: &[Range<usize>]) -> Result<Tensor> {
+fn embeddings(batch: &impl BatchLoss, parts: &[Range<usize>]) -> Result<Tensor> {
     let count = parts.iter().map(|rows| rows.len()).sum::<usize>();
     let mut all: Option<Tensor> = None;
     for rows in parts {
-        let part = objective.embed(&objective.pass().without_record(), rows.clone())?;
+        let part = batch.embed(&batch.pass().without_record(), rows.clone())?;
         let [_, dim] = part.tensor().dims::<2>("embeddings")?;
         let all = match &all {
             Some(all) => all,
@@ -99,10 +99,10 @@ fn embeddings(objective: &impl Objective, parts: &[Range<usize>]) -> Result<Tens
 }
 
 /// The loss and its gradient with respect to the embeddings; those of the loss's own parameters are added to theirs.
-fn loss_gradient(objective: &impl Objective, embeddings: &Tensor) -> Result<(f32, Tensor)> {
-    let pass = objective.pass();
+fn loss_gradient(batch: &impl BatchLoss, embeddings: &Tensor) -> Result<(f32, Tensor)> {
+    let pass = batch.pass();
     let leaf = pass.tape.leaf(embeddings);
-    let loss = objective.loss(&pass, &leaf)?;
+    let loss = batch.loss(&pass, &leaf)?;
     let gradients = pass.tape.backward(&loss)?;
     let gradient = gradients.get(&leaf).ok_or_else(|| {
         Error::argument("loss", "does not depend on the embeddings", "give a pair of the embeddings a weight")

@@ -13,7 +13,7 @@ mod trainer;
 pub use augment::Augmentation;
 pub use checkpoint::{Checkpoint, Position};
 pub use config::{DataConfig, LossConfig, OptimizerConfig, ScheduleConfig, ScheduleKind, TrainConfig};
-pub use gradient::{Objective, gradients, micro_batches};
+pub use gradient::{BatchLoss, gradients, micro_batches};
 pub use memory::StepMemory;
 pub use sampler::Sampler;
 pub use set::TrainingSet;

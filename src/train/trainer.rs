@@ -214,37 +214,6 @@ impl Trainer {
         })
     }
 
-<<<<<<< HEAD
-    /// The loss of a batch, with the parameters' gradients left in [`Parameters::gradients`], and the embeddings [N, D].
-    ///
-    /// `images` is [N, H, W, 3]; `ct` and `report` are [N, D] f32.
-    pub fn gradients(&self, images: &Tensor, ct: &Tensor, report: &Tensor) -> Result<(f32, Tensor)> {
-        self.parameters.zero_gradients()?;
-        let pass = Forward::training(&self.parameters).with_dtype(self.config.dtype);
-        let embedding = self.encoder.forward(&pass, &pass.tape.constant(images))?;
-        let embedding = if self.config.dtype == DType::F32 {
-            embedding
-        } else {
-            pass.tape.apply(crate::ops::pointwise::Cast(DType::F32), &[&embedding])?
-        };
-        let l = &self.config.loss;
-        let op = TriModal {
-            alpha: l.alpha,
-            beta: l.beta,
-            gamma: l.gamma,
-            temperature: l.temperature,
-            reduction: Reduction::Mean,
-            normalize: true,
-            ..Default::default()
-        };
-        let loss =
-            op.general()?.apply(&pass.tape, &[&embedding, &pass.tape.constant(ct), &pass.tape.constant(report)])?;
-        pass.tape.backward(&loss)?;
-        Ok((loss.tensor().item()?, embedding.tensor().clone()))
-    }
-
-=======
->>>>>>> 70cbb85 (Gradient caching: a batch of any size from the activation memory of one micro-batch)
     /// L2-normalised embeddings [images, D] in evaluation mode, in order, without augmentation.
     pub fn embed(&self, images: &ImageSet) -> Result<Vec<f32>> {
         let output = [self.config.data.image_size; 2];
