@@ -1,5 +1,5 @@
 use x2ct::autograd::Tape;
-use x2ct::ops::contrastive::{Contrastive, InfoNce, MAX_STORED, Scale, TriModal, Variant};
+use x2ct::ops::contrastive::{Contrastive, InfoNce, MAX_STORED, Scale, SigLip, TriModal, Variant};
 use x2ct::tensor::{DType, Tensor};
 use x2ct::{Device, Result};
 
@@ -16,7 +16,9 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
                 .collect::<Result<Vec<_>>>()?;
             let tri_modal = TriModal::default().general()?;
             let info_nce = InfoNce::new(Scale::Fixed(1.0 / 0.07)).general();
-            for (name, loss, leaves) in [("tri_modal", tri_modal, 1), ("info_nce", info_nce, 2)] {
+            let siglip = SigLip::new(Scale::Fixed(10.0), Scale::Fixed(-10.0)).general();
+            for (name, loss, leaves) in [("tri_modal", tri_modal, 1), ("info_nce", info_nce, 2), ("siglip", siglip, 2)]
+            {
                 for variant in Variant::ALL {
                     let wanted = match variant {
                         // The reference, not a competitor: one size is enough.

@@ -172,3 +172,45 @@ fn bands_agree_with_f64_beyond_what_is_kept() {
         }
     }
 }
+
+/// Loss and gradients together, softmax and sigmoid: a NaN is reported, norms do not matter, zero stays zero, equal rows are
+/// at chance.
+#[test]
+fn extreme_embeddings_are_defined_where_nothing_is_recomputed() {
+    let device = Device::host();
+    let (n, d) = (70, 12);
+    let base = related(74, n, d, 1.0);
+    let softmax = |scale: f32| (pair(Scale::Fixed(scale)), scale);
+    let siglip = (SigLip::new(Scale::Fixed(10.0), Scale::Fixed(BIAS)).general(), 10.0);
+    for variant in [Variant::Tiled, Variant::OneLaunch] {
+        for (loss, scale) in [softmax(10.0), softmax(100.0), siglip.clone()] {
+            let loss = Contrastive { variant, ..loss };
+            let what = format!("{variant:?} {:?} {scale}", loss.objective);
+            let mut sets = base.clone();
+            sets[1][69 * d] = f32::NAN;
+            assert!(at_once(&device, DType::F32, &loss, &sets, &[], n).0.is_nan(), "{what}");
+            let plain = reference(&loss, scale as f64, &base, n);
+            for size in [1e-8f32, 1e25] {
+                let sets: Vec<Vec<f32>> = base.iter().map(|x| x.iter().map(|v| v * size).collect()).collect();
+                let (value, got) = at_once(&device, DType::F32, &loss, &sets, &[], n);
+                assert!(relative(value, plain.loss) < loss_bound(scale), "{what} {size}: {value} for {}", plain.loss);
+                for (got, want) in got.iter().zip(&plain.sets) {
+                    assert_close(&what, &got.iter().map(|g| g * size).collect::<Vec<_>>(), want, 1e-5);
+                }
+            }
+            let mut sets = base.clone();
+            sets[0][2 * d..3 * d].fill(0.0);
+            let want = reference(&loss, scale as f64, &sets, n);
+            let (value, got) = at_once(&device, DType::F32, &loss, &sets, &[], n);
+            assert!(relative(value, want.loss) < loss_bound(scale), "{what}: {value} for {}", want.loss);
+            for row in [0, 2, 69] {
+                let range = row * d..(row + 1) * d;
+                assert_close(&what, &got[0][range.clone()], &want.sets[0][range], 1e-5);
+            }
+            let sets = vec![base[0][..d].repeat(n); 2];
+            let want = reference(&loss, scale as f64, &sets, n);
+            let (value, _) = at_once(&device, DType::F32, &loss, &sets, &[], n);
+            assert!(relative(value, want.loss) < loss_bound(scale), "{what}: {value} for {}", want.loss);
+        }
+    }
+}
