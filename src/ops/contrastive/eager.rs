@@ -121,8 +121,9 @@ impl Contrastive {
         let one_launch = self.variant == Variant::OneLaunch;
         // Safety: every pointer is null where that is allowed, or to a live tensor of the documented extent; partials are f64.
         unsafe { kernel::with_gradients(device.launcher(), one_launch, dtype, &params)? };
-        for set in 0..self.sets {
-            if let (Some(dx), false) = (&gradients[set], active.iter().any(|pair| pair.0 == set || pair.1 == set)) {
+        for (set, gradient) in gradients.iter().take(self.sets).enumerate() {
+            let idle = !active.iter().any(|pair| pair.0 == set || pair.1 == set);
+            if let Some(dx) = gradient.as_ref().filter(|_| idle) {
                 dx.fill_zero()?;
             }
         }
