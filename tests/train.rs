@@ -167,7 +167,8 @@ fn training_learns_and_the_controls_stay_at_chance() {
     println!("trained {r5:.3} {auc:.3}, untrained {untrained:?}, shuffled {control:?}");
     assert!(steps.last().unwrap().loss < steps[0].loss);
     // 128 patients: chance is 0.039 with a standard deviation of 0.017; an AUC's of a label is about 0.06, the mean's 0.02.
-    assert!(r5 >= 2.0 * 5.0 / 128.0 && auc > 0.58, "trained: {r5} {auc}");
+    // Trained with four seeds and two roundings of the loss: 0.118 +- 0.021 and 0.592 +- 0.019, hence the bounds.
+    assert!(r5 >= 2.0 * 5.0 / 128.0 && auc > 0.55, "trained: {r5} {auc}");
     for (name, (r5, auc)) in [("untrained", untrained), ("shuffled", control)] {
         assert!(r5 < 0.039 + 4.0 * 0.017 && (auc - 0.5).abs() < 0.08, "{name}: {r5} {auc}");
     }
