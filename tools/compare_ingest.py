@@ -5,7 +5,8 @@
 
 Both are run as a user would: one process for the tensor, one for the radiograph, in turn, `--runs` times. Python is timed as
 whole processes and once more without starting Python and importing its packages; processor seconds, which a busy machine
-disturbs least, are beside the wall clock's. Python's processes keep the tensor in memory, x2ct writes its files. Every step
+disturbs least, are beside the wall clock's. Python's processes keep the tensor in memory, x2ct writes its files; what the
+library takes in memory is a row of its own, where `examples/ingest` is built beside x2ct. Every step
 follows the published code: nibabel's get_fdata in float64, slope and intercept, clip, PyTorch's trilinear interpolate, crop and
 pad; for the radiograph a 1 mm grid and the mean from front to back. The volume's axes are turned to LPS first, which the
 published code leaves to the data set and which costs nothing (a view). Needs numpy, nibabel and torch (tools/requirements.txt).
@@ -106,6 +107,17 @@ def run(command):
     return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, text
 
 
+def in_memory(x2ct, ct):
+    """Seconds from the file's bytes to each result in one process, without writing it; none where the example is not built."""
+    example = Path(x2ct).parent / "examples" / "ingest"
+    if not example.exists():
+        return {}
+    lines = subprocess.run([example, ct, "5"], check=True, capture_output=True, text=True).stdout.splitlines()
+    names = {"and CT-CLIP's tensor": "tensor", "and the AP radiograph": "radiograph"}
+    found = {what: next(line for line in lines if line.startswith(name)) for name, what in names.items()}
+    return {what: float(line.split(" ms")[0].split()[-1]) / 1e3 for what, line in found.items()}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("ct", type=Path)
@@ -139,13 +151,19 @@ def main():
                 if who == "python":
                     times["python, no imports", what].append(json.loads(text)["seconds"])
 
+    library = in_memory(args.x2ct, args.ct)
+    if library:
+        rows.insert(3, "x2ct, in memory")
+        times |= {("x2ct, in memory", what): [seconds] for what, seconds in library.items()}
+
     print(f"{args.ct.name}, {os.cpu_count()} processors, {args.runs} runs in turn; seconds, min (median)\n")
     print(f"{'':20} {'tensor':>16} {'radiograph':>16} {'both':>16} {'ratio of min':>13}  peak MB")
     both = {row: [a + b for a, b in zip(*(times[row, what] for what in ours))] for row in rows}
     for row in rows:
         cells = [times[row, what] for what in ours] + [both[row]]
         shown = " ".join(f"{min(c):8.3f} ({statistics.median(c):5.3f})" for c in cells)
-        base = "x2ct, processor" if row.endswith("processor") else "x2ct"
+        # Like with like: what Python takes without its imports keeps its results in memory.
+        base = "x2ct, processor" if row.endswith("processor") else "x2ct, in memory" if library and "no imports" in row else "x2ct"
         memory = " ".join(f"{peaks[row, what]:.0f}" for what in ours) if (row, "tensor") in peaks else ""
         print(f"{row:20} {shown} {min(both[row]) / min(both[base]):12.1f}x  {memory}")
 
