@@ -33,11 +33,11 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
     let (ap, both) = (vec![Projection::Ap], vec![Projection::Ap, Projection::Lateral]);
     let sixteen: Vec<Projection> = both.iter().cycle().take(16).copied().collect();
     let runs = [
-        ("AP", ap.clone(), side),
-        ("lateral", vec![Projection::Lateral], side),
-        ("AP and lateral", both, side),
+        ("1 view AP", ap.clone(), side),
+        ("1 view lateral", vec![Projection::Lateral], side),
+        ("2 views AP and lateral", both, side),
         ("16 views", sixteen, side),
-        ("AP", ap, large),
+        ("1 view AP", ap, large),
     ];
     for (what, projections, side) in runs {
         let views = projections.iter().map(|&p| cone(p, side)).collect::<Result<Vec<_>>>()?;
@@ -65,7 +65,7 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
                 let how: String = how.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect();
                 cases.push(Case {
                     family: "drr",
-                    name: format!("{projector:?} {variant:?}{how} {what} cone {side}x{side} of {nx}x{ny}x{nz} int16"),
+                    name: format!("{projector:?} {variant:?}{how} cone {side}x{side} of {nx}x{ny}x{nz} int16, {what}"),
                     bytes: (voxels * 2 * (1 + usize::from(skip_air)) + views.len() * side * side * 4) as u64,
                     flops: 0,
                     run: Box::new(move || op.project(&volume).map(drop)),
