@@ -25,7 +25,7 @@ fn png_of(color: png::ColorType, depth: png::BitDepth, width: u32, height: u32, 
 }
 
 fn levels(options: &PngOptions, image: &GrayImage) -> Vec<f32> {
-    let bytes = image::encode_png(image, options).unwrap();
+    let bytes = image::encode_png(image, options, &1.0.into()).unwrap();
     let depth = png::Decoder::new(std::io::Cursor::new(&bytes)).read_info().unwrap().output_color_type();
     let expected = if options.depth == Depth::Eight { png::BitDepth::Eight } else { png::BitDepth::Sixteen };
     assert_eq!(depth, (png::ColorType::Grayscale, expected));
@@ -70,7 +70,7 @@ fn percentiles_open_the_window_between_pixels() {
     assert_eq!(levels(&PngOptions { depth: Depth::Eight, window, ..PngOptions::default() }, &flat), [0.0; 9]);
     for (low, high) in [(50.0, 50.0), (-1.0, 99.0), (1.0, 101.0), (f32::NAN, 99.0)] {
         let options = PngOptions { window: Window::Percentiles { low, high }, ..PngOptions::default() };
-        let error = image::encode_png(&image, &options).unwrap_err().to_string();
+        let error = image::encode_png(&image, &options, &1.0.into()).unwrap_err().to_string();
         assert!(error.contains("is not a range of percentages"), "{error}");
     }
 }
@@ -124,7 +124,9 @@ fn what_cannot_be_an_image_is_refused() {
     assert!(message(GrayImage::new(vec![0.0, 0.0, f32::NAN, 0.0], 2, 2)).contains("pixel (row 1, column 0) is NaN"));
     for (low, high) in [(5.0, 5.0), (6.0, 5.0), (f32::NAN, 1.0), (f32::NEG_INFINITY, 0.0)] {
         let options = PngOptions { window: Window::Range { low, high }, ..PngOptions::default() };
-        assert!(image::encode_png(&sample(), &options).unwrap_err().to_string().contains("is not a range"));
+        assert!(
+            image::encode_png(&sample(), &options, &1.0.into()).unwrap_err().to_string().contains("is not a range")
+        );
     }
     let mut spoilt = sample();
     spoilt.pixels[4] = f32::INFINITY;
@@ -218,7 +220,7 @@ fn damaged_images_are_refused() {
     let image = GrayImage::new(pixels, 40, 30).unwrap();
     for depth in [Depth::Eight, Depth::Sixteen] {
         let options = PngOptions { depth, ..PngOptions::default() };
-        let bytes = image::encode_png(&image, &options).unwrap();
+        let bytes = image::encode_png(&image, &options, &1.0.into()).unwrap();
         let sound = image::read_bytes(&bytes, "case.png").unwrap();
         for end in 0..bytes.len() {
             let error = image::read_bytes(&bytes[..end], "case.png").expect_err("a truncated file").to_string();
@@ -244,4 +246,24 @@ fn damaged_images_are_refused() {
     let error = image::read_bytes(b"\xff\xd8\xff\xe0 a JPEG", "case.jpg").unwrap_err().to_string();
     assert!(error.contains("neither PNG nor NIfTI"), "{error}");
     assert!(image::read("absent.png").unwrap_err().to_string().contains("check the path"));
+}
+
+/// Whatever is written says how it was made: PNG in text chunks, NIfTI by the digest in `descrip`.
+#[test]
+fn pictures_and_nifti_carry_the_digest_of_their_settings() {
+    let folder = tempfile::tempdir().unwrap();
+    let digest = "0123456789abcdef".repeat(4);
+    let entries = [("digest", digest.as_str()), ("view", "ap")].map(|(key, text)| (key.to_string(), text.to_string()));
+    let description = image::Description { pitch: 0.5, entries: entries.clone().into() };
+    for name in ["a.png", "a.nii", "a.safetensors"] {
+        image::write(folder.path().join(name), &sample(), &PngOptions::default(), description.clone()).unwrap();
+    }
+    let bytes = std::fs::read(folder.path().join("a.png")).unwrap();
+    let reader = png::Decoder::new(std::io::Cursor::new(&bytes)).read_info().unwrap();
+    let texts = reader.info().utf8_text.iter().map(|t| (t.keyword.clone(), t.get_text().unwrap()));
+    assert_eq!(texts.collect::<Vec<_>>(), entries);
+    assert_eq!(image::read(folder.path().join("a.png")).unwrap().width, sample().width);
+    let nifti = std::fs::read(folder.path().join("a.nii")).unwrap();
+    assert_eq!(&nifti[148..148 + 70], format!("x2ct {digest}\0").as_bytes());
+    assert_eq!(image::read(folder.path().join("a.nii")).unwrap(), sample());
 }

@@ -74,7 +74,8 @@ pub struct PngOptions {
 pub struct Description {
     /// Millimetres from pixel to pixel.
     pub pitch: f64,
-    /// Text for the header of safetensors files, such as [`super::RadiographOptions::describe`] gives.
+    /// Text for the file's header, such as [`super::RadiographOptions::describe`] gives: all of it in safetensors metadata and
+    /// PNG text chunks, the entry `digest` in a NIfTI's `descrip`.
     pub entries: BTreeMap<String, String>,
 }
 
@@ -157,25 +158,19 @@ pub fn write(
     let (path, description) = (path.as_ref(), description.into());
     let name = path.to_string_lossy();
     if name.ends_with(".png") {
-        write_png(path, image, png)
+        write_atomic(path, &encode_png(image, png, &description)?)
     } else if name.ends_with(".safetensors") {
         write_safetensors(path, image, &description)
     } else if name.ends_with(".nii.gz") || name.ends_with(".nii") {
-        write_nifti(path, image, description.pitch)
+        write_nifti(path, image, &description)
     } else {
         Err(Error::file(path, "unknown image format", "end the name in .png, .safetensors or .nii.gz"))
     }
 }
 
-/// Writes a grey PNG. Level = round((value - low) / (high - low) * (2^bits - 1)), clamped; inverted for MONOCHROME1.
-pub fn write_png(path: impl AsRef<Path>, image: &GrayImage, options: &PngOptions) -> Result<()> {
-    let path = path.as_ref();
-    let bytes = encode_png(image, options)?;
-    write_atomic(path, &bytes)
-}
-
-/// The bytes of [`write_png`]'s file, for embedding.
-pub fn encode_png(image: &GrayImage, options: &PngOptions) -> Result<Vec<u8>> {
+/// The bytes of a grey PNG. Level = round((value - low) / (high - low) * (2^bits - 1)), clamped; inverted for MONOCHROME1. The
+/// description's entries become iTXt chunks.
+pub fn encode_png(image: &GrayImage, options: &PngOptions, description: &Description) -> Result<Vec<u8>> {
     image.check()?;
     let (low, high) = image.window(options.window)?;
     // f64: the range of two finite f32 may exceed f32, and 16 bits deserve exact rounding.
@@ -201,7 +196,9 @@ pub fn encode_png(image: &GrayImage, options: &PngOptions) -> Result<Vec<u8>> {
     let mut encoder = png::Encoder::new(&mut bytes, side(image.width)?, side(image.height)?);
     encoder.set_color(png::ColorType::Grayscale);
     encoder.set_depth(depth);
-    let written = encoder.write_header().and_then(|mut writer| {
+    let texts =
+        description.entries.iter().try_for_each(|(key, text)| encoder.add_itxt_chunk(key.clone(), text.clone()));
+    let written = texts.and_then(|()| encoder.write_header()).and_then(|mut writer| {
         writer.write_image_data(&data)?;
         writer.finish()
     });
@@ -225,14 +222,16 @@ pub fn write_safetensors(path: impl AsRef<Path>, image: &GrayImage, description:
     archive.write(path.as_ref())
 }
 
-/// Writes an f32 NIfTI of shape `[width, height, 1]`, columns fastest, pixels `pitch` mm apart and centred at the
+/// Writes an f32 NIfTI of shape `[width, height, 1]`, columns fastest, pixels the description's pitch apart and centred at the
 /// origin. Columns grow to the patient's left and rows towards the feet, as on a frontal radiograph; for another view
 /// the plane's orientation in the file is nominal.
-pub fn write_nifti(path: impl AsRef<Path>, image: &GrayImage, pitch: f64) -> Result<()> {
+pub fn write_nifti(path: impl AsRef<Path>, image: &GrayImage, description: &Description) -> Result<()> {
     image.check()?;
     let shape = [image.width, image.height, 1];
+    let pitch = description.pitch;
     let affine = Affine::centred(AxisCodes::LIA, [pitch, pitch, 1.0], shape)?;
-    nifti::write(path, &CtVolume::new(image.pixels.clone().into(), shape, affine)?)
+    let digest = description.entries.get("digest").map_or(String::new(), |digest| format!("x2ct {digest}"));
+    nifti::write_described(path, &CtVolume::new(image.pixels.clone().into(), shape, affine)?, &digest)
 }
 
 /// Reads a PNG or a 2-D NIfTI, told apart by their first bytes.

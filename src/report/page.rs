@@ -135,7 +135,7 @@ fn film(s: &Study, patient: usize, class: &str, caption: &str) -> Result<String>
     let pixels = s.radiographs.grey(patient);
     let window = Window::Range { low: 0.0, high: 1.0 };
     let options = PngOptions { depth: Depth::Eight, window, ..PngOptions::default() };
-    let png = STANDARD.encode(encode_png(&GrayImage::new(pixels, h, w)?, &options)?);
+    let png = STANDARD.encode(encode_png(&GrayImage::new(pixels, h, w)?, &options, &1.0.into())?);
     let id = escape(&s.radiographs.ids()[patient]);
     Ok(format!(
         "<span class=\"film {class}\"><img alt=\"radiograph of {id}\" src=\"data:image/png;base64,{png}\"><b class=\"r\">R</b><b class=\"l\">L</b><small>{}</small></span>",

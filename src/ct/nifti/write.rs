@@ -18,16 +18,21 @@ const OFFSET: usize = NIFTI1_LENGTH + 4;
 /// [`read`](super::read) returns the same voxels, slope and intercept, and the affine rounded to f32. Errors when the
 /// name ends in neither `.nii` nor `.nii.gz`, an axis is longer than 32,767, or the file cannot be written.
 pub fn write(path: impl AsRef<Path>, volume: &CtVolume) -> Result<()> {
+    write_described(path, volume, "")
+}
+
+/// As [`write()`], with a text for the header's field `descrip`: ASCII, cut at 79 characters.
+pub fn write_described(path: impl AsRef<Path>, volume: &CtVolume, description: &str) -> Result<()> {
     let path = path.as_ref();
     let name = path.to_string_lossy();
     let refuse = |problem: &str, hint: &str| Error::file(path, problem, hint);
     if name.ends_with(".nii") {
-        return write_atomic(path, &encode(volume)?);
+        return write_atomic(path, &encode_described(volume, description)?);
     }
     if !name.ends_with(".nii.gz") {
         return Err(refuse("not a NIfTI file name", "end it in .nii or .nii.gz"));
     }
-    let raw = encode(volume)?;
+    let raw = encode_described(volume, description)?;
     // Level 4: on CT, within a few percent of the default level's size for half its time.
     let level = CompressionLvl::new(4).map_err(|_| refuse("gzip level 4 is not supported", "update libdeflate"))?;
     let mut compressor = Compressor::new(level);
@@ -40,6 +45,10 @@ pub fn write(path: impl AsRef<Path>, volume: &CtVolume) -> Result<()> {
 
 /// The uncompressed file's bytes.
 pub fn encode(volume: &CtVolume) -> Result<Vec<u8>> {
+    encode_described(volume, "")
+}
+
+fn encode_described(volume: &CtVolume, description: &str) -> Result<Vec<u8>> {
     let (datatype, bitpix): (i16, i16) = match &volume.voxels {
         Voxels::I16(_) => (4, 16),
         Voxels::F32(_) => (16, 32),
@@ -65,6 +74,8 @@ pub fn encode(volume: &CtVolume) -> Result<Vec<u8>> {
     put(112, &volume.slope.to_le_bytes());
     put(116, &volume.intercept.to_le_bytes());
     put(123, &[2]); // millimetres
+    let text = description.as_bytes();
+    put(148, &text[..text.len().min(79)]);
     put(254, &1i16.to_le_bytes()); // sform code: scanner coordinates
     for (r, row) in volume.affine.rows().into_iter().enumerate() {
         for (c, value) in row.into_iter().enumerate() {

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use serde_json::json;
 use x2ct::Error;
-use x2ct::ct::RadiographOptions;
 use x2ct::ct::image::encode_png;
+use x2ct::ct::{CtVolume, GrayImage, RadiographOptions};
 use x2ct::data::ct_rate::{CtRate, HuSource};
 use x2ct::data::ingest::{self, IngestOptions, Pictures};
 use x2ct::ops::image::PixelType;
@@ -65,7 +65,9 @@ pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
     if !data.skipped.is_empty() {
         eprintln!("{} volume(s) without a report or labels are left out", data.skipped.len());
     }
-    let encode = |volume: &_, options: &_, image: &_| encode_png(image, &super::png(projection, volume, options));
+    let encode = |volume: &CtVolume, options: &RadiographOptions, image: &GrayImage| {
+        encode_png(image, &super::png(projection, volume, options), &options.describe(volume))
+    };
     let settings = json!({"png": format!("{:?}", projection.png()), "letters": !projection.no_letters});
     let options = IngestOptions {
         views: projection.views.clone(),
