@@ -60,13 +60,19 @@ pub fn chance(k: usize, gallery: usize) -> f64 {
     (k as f64 / gallery.max(1) as f64).min(1.0)
 }
 
-/// Ranks of the true partners between `first` and `second`, both `[pairs, dim]` with normalised rows, on the host.
+/// Ranks of the true partners between `first` and `second`, both `[pairs, dim]` with normalised rows, on the host (on the
+/// first CUDA device in a build without).
 ///
 /// [`crate::ops::retrieval`] on tiles of 64 x 64 scores, each computed once for both directions; memory is O(pairs).
 /// Deterministic, and equal rows tie exactly. Errors: empty or non-finite input, rows not normalised, different numbers of
 /// rows.
 pub fn ranks(first: &[f32], second: &[f32], dim: usize) -> Result<Ranks> {
-    ranks_on(&Device::host(), first, second, dim)
+    ranks_on(&available()?, first, second, dim)
+}
+
+/// The host, or the first CUDA device where the crate is built without.
+fn available() -> Result<Device> {
+    Device::parse(if cfg!(feature = "host") { "host" } else { "auto" })
 }
 
 /// [`ranks`] on a device of choice.
@@ -95,7 +101,7 @@ pub fn nearest(query: &[f32], gallery: &[f32], dim: usize, k: usize) -> Result<V
         ));
     }
     rows::check_normalised("gallery embeddings", gallery, dim)?;
-    let device = Device::host();
+    let device = available()?;
     let tensor = |rows: &[f32]| Tensor::from_slice(&device, [rows.len() / dim, dim], DType::F32, rows);
     if k == 0 {
         return Ok(Vec::new());
