@@ -9,7 +9,9 @@
 # Ends with status 1 if any step failed. Steps run again replace their own results only.
 set -uo pipefail
 cd "$(dirname "$0")"
-[ -x x2ct ] && [ -x x2ct_tests ] || tar -xzf programs.tar.gz || exit 1
+# Python where tar finds no xz.
+[ -x x2ct ] && [ -x x2ct_tests ] || tar -xJf programs.tar.xz 2>/dev/null ||
+    "${PYTHON:-python3}" -c 'import tarfile; tarfile.open("programs.tar.xz").extractall()' || exit 1
 OUT=${OUT:-results}
 mkdir -p "$OUT"
 OUT=$(cd "$OUT" && pwd)
