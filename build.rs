@@ -64,15 +64,34 @@ fn stem(path: &Path) -> String {
     path.file_stem().expect("a file name").to_string_lossy().into_owned()
 }
 
-/// A digest of the source, of every header it may include, and of the command.
+/// A digest of the source, of every header it includes, and of the command.
 fn digest(source: &Path, command: &str) -> String {
+    let mut files = vec![source.to_path_buf()];
     let mut hasher = DefaultHasher::new();
     command.hash(&mut hasher);
-    let headers = files_with("kernels/common", &["h"]).into_iter().chain(files_with("kernels", &["cuh", "h"]));
-    for path in std::iter::once(source.to_path_buf()).chain(headers) {
-        std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).hash(&mut hasher);
+    let mut next = 0;
+    while next < files.len() {
+        let text = std::fs::read_to_string(&files[next]).unwrap_or_else(|e| panic!("{}: {e}", files[next].display()));
+        text.hash(&mut hasher);
+        for header in includes(&files[next], &text) {
+            if !files.contains(&header) {
+                files.push(header);
+            }
+        }
+        next += 1;
     }
     format!("{:016x}", hasher.finish())
+}
+
+/// The project's files that a file includes: beside it, or below `kernels`.
+fn includes(file: &Path, text: &str) -> Vec<PathBuf> {
+    let quoted = |line: &str| line.trim_start().strip_prefix("#include \"")?.split('"').next().map(String::from);
+    let folder = file.parent().expect("a file in a folder");
+    let find = |name: String| {
+        let beside = folder.join(&name);
+        if beside.is_file() { beside } else { Path::new("kernels").join(name) }
+    };
+    text.lines().filter_map(quoted).map(find).collect()
 }
 
 /// Runs `job` over `items` on as many threads as cargo grants.
