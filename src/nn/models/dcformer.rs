@@ -1,5 +1,7 @@
 //! The CT encoder of DCFormer (Sec. 3): a MetaFormer over volumes whose token mixer is a decomposed convolution.
 
+use serde::{Deserialize, Serialize};
+
 use super::super::layers::Linear;
 use super::super::{BufferId, Forward, Init, Layout, ModelSummary, ParameterBuilder, ParameterId, StateDict};
 use crate::autograd::Var;
@@ -11,7 +13,8 @@ use crate::ops::pool::{GlobalAvgPool, MaxPool3d};
 use crate::{Error, Result};
 
 /// Which encoder. The kernel sizes are those of the released code; the paper's text has 7 in every stage.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DcFormerConfig {
     /// Channels of the stem and of the four stages.
     pub channels: [usize; 5],
