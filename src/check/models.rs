@@ -6,7 +6,7 @@ use super::{Case, Computed};
 use crate::Result;
 use crate::device::Device;
 use crate::nn::layers::Linear;
-use crate::nn::models::{DcFormer, DcFormerConfig, ResNet, ResNetDepth};
+use crate::nn::models::{DcFormer, DcFormerConfig, Mixer, ResNet, ResNetDepth};
 use crate::nn::{Forward, Mode, ParameterBuilder, Parameters};
 use crate::tensor::{DType, Tensor};
 
@@ -101,6 +101,7 @@ fn dcformer(case: &Case, device: &Device) -> Result<Computed> {
         blocks: case.attr("blocks", None)?,
         kernels: case.attr("kernels", Some([13, 11, 9, 7]))?,
         stem_activation: case.attr("stem_activation", Some(false))?,
+        mixer: case.attr("mixer", Some(Mixer::Decomposed))?,
         projection: case.attr("projection", Some(None))?,
     };
     let mut b = ParameterBuilder::new();

@@ -3,11 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::super::layers::Linear;
-use super::super::{BufferId, Forward, Init, Layout, ModelSummary, ParameterBuilder, ParameterId, StateDict};
+use super::super::{Forward, Init, Layout, ModelSummary, ParameterBuilder, ParameterId, StateDict};
+use super::mixer::{Decomposed, Mixer, TokenMixer};
 use crate::autograd::Var;
 use crate::ops::channels::{BiasGelu, LayerScale, PointwiseConv};
-use crate::ops::decomp_conv::{Activation, DecompConv, Groups, Norm};
-use crate::ops::norm::RunningStats;
+use crate::ops::decomp_conv::{Activation, Groups};
 use crate::ops::pointwise::Reshape;
 use crate::ops::pool::{GlobalAvgPool, MaxPool3d};
 use crate::{Error, Result};
@@ -24,6 +24,9 @@ pub struct DcFormerConfig {
     pub kernels: [usize; 4],
     /// Whether a GELU follows each layer of the stem; the released code has none.
     pub stem_activation: bool,
+    /// What the blocks mix voxels with; [`Mixer::Decomposed`] is DCFormer.
+    #[serde(default)]
+    pub mixer: Mixer,
     /// Dimensions of the embedding, or no projection.
     pub projection: Option<usize>,
 }
@@ -47,88 +50,21 @@ impl DcFormerConfig {
                 return Err(Error::argument("model", format!("there is no DCFormer `{name}`"), hint));
             }
         };
-        Ok(DcFormerConfig { channels, blocks, kernels: [13, 11, 9, 7], stem_activation: false, projection: None })
-    }
-}
-
-/// A decomposed convolution with the parameters of its branches and norms.
-struct Decomposed {
-    weights: [ParameterId; 3],
-    biases: [ParameterId; 3],
-    norms: [BranchNorm; 3],
-    channels: [usize; 2],
-    kernel: usize,
-    stride: usize,
-    groups: Groups,
-    activation: Activation,
-}
-
-struct BranchNorm {
-    weight: ParameterId,
-    bias: ParameterId,
-    running_mean: BufferId,
-    running_var: BufferId,
-}
-
-impl Decomposed {
-    /// PyTorch's initialisation of `Conv3d`: uniform in +-1/sqrt(fan in), weights and biases.
-    fn new(b: &mut ParameterBuilder, channels: [usize; 2], kernel: usize, stride: usize, groups: Groups) -> Self {
-        let [inputs, outputs] = channels;
-        let fan_in = if groups == Groups::Dense { inputs } else { 1 };
-        let init = Init::Uniform(1.0 / ((fan_in * kernel) as f32).sqrt());
-        let norms = [0, 1, 2].map(|axis| {
-            b.scope(format!("norm.{axis}"), |b| BranchNorm {
-                weight: b.parameter("weight", [outputs], Layout::Plain, Init::Constant(1.0)),
-                bias: b.parameter("bias", [outputs], Layout::Plain, Init::Constant(0.0)),
-                running_mean: b.buffer("running_mean", [outputs], 0.0),
-                running_var: b.buffer("running_var", [outputs], 1.0),
-            })
-        });
-        let branches = [0, 1, 2].map(|axis| {
-            b.scope(format!("c{}.0", axis + 1), |b| {
-                let mut shape = [outputs, fan_in, 1, 1, 1];
-                shape[2 + axis] = kernel;
-                let weight = b.parameter("weight", shape, Layout::Plain, init);
-                (weight, b.parameter("bias", [outputs], Layout::Plain, init))
-            })
-        });
-        let (weights, biases) = (branches.map(|(weight, _)| weight), branches.map(|(_, bias)| bias));
-        Decomposed { weights, biases, norms, channels, kernel, stride, groups, activation: Activation::None }
-    }
-
-    fn forward(&self, f: &Forward, x: &Var) -> Result<Var> {
-        let running = self.norms.each_ref().map(|norm| RunningStats {
-            mean: f.buffer(norm.running_mean).clone(),
-            var: f.buffer(norm.running_var).clone(),
-        });
-        let op = DecompConv {
-            norm: Some(Norm::new(f.mode, running)),
-            activation: self.activation,
-            method: Some(f.method),
-            ..DecompConv::new(self.kernel, self.stride, self.groups)
-        };
-        let gammas = self.norms.each_ref().map(|norm| norm.weight);
-        let betas = self.norms.each_ref().map(|norm| norm.bias);
-        let ids = [self.weights, self.biases, gammas, betas];
-        let parameters = ids.iter().flatten().map(|&id| f.parameter(id)).collect::<Result<Vec<_>>>()?;
-        f.tape.apply(op, &std::iter::once(x).chain(&parameters).collect::<Vec<_>>())
-    }
-
-    fn summarise(&self, s: &mut ModelSummary, [n, _, d1, d2, d3]: [usize; 5]) -> [usize; 5] {
-        let [inputs, outputs] = self.channels;
-        let size = |d: usize| (d - 1) / self.stride + 1;
-        let output = [n, outputs, size(d1), size(d2), size(d3)];
-        let taps = self.kernel * if self.groups == Groups::Dense { inputs } else { 1 };
-        let products = output.iter().product::<usize>() * taps * 3;
-        s.layer("", &output.into(), 3 * outputs * (taps + 3), products as u64);
-        output
+        Ok(DcFormerConfig {
+            channels,
+            blocks,
+            kernels: [13, 11, 9, 7],
+            stem_activation: false,
+            mixer: Mixer::Decomposed,
+            projection: None,
+        })
     }
 }
 
 /// `x + gamma (W2 GELU(W1 mix(x) + b1) + b2)`; the first block of a stage pools and changes the channels before.
 struct Block {
     projection: Option<ParameterId>,
-    mixer: Decomposed,
+    mixer: TokenMixer,
     hidden: (ParameterId, ParameterId),
     output: (ParameterId, ParameterId),
     gamma: ParameterId,
@@ -137,7 +73,13 @@ struct Block {
 }
 
 impl Block {
-    fn new(b: &mut ParameterBuilder, inputs: usize, channels: usize, kernel: usize, first: bool) -> Self {
+    fn new(
+        b: &mut ParameterBuilder,
+        inputs: usize,
+        channels: usize,
+        (mixer, kernel): (Mixer, usize),
+        first: bool,
+    ) -> Self {
         let linear = |b: &mut ParameterBuilder, name: &str, [outputs, inputs]: [usize; 2]| {
             let init = Init::Uniform(1.0 / (inputs as f32).sqrt());
             b.scope(format!("mlp.mlp.{name}"), |b| {
@@ -149,7 +91,7 @@ impl Block {
         Block {
             gamma: b.parameter("gamma", [channels], Layout::Plain, Init::Constant(1e-6)),
             projection: first.then(|| b.parameter("proj.weight", [channels, inputs, 1, 1, 1], Layout::Plain, init)),
-            mixer: b.scope("dwconv", |b| Decomposed::new(b, [channels; 2], kernel, 1, Groups::Depthwise)),
+            mixer: TokenMixer::new(b, mixer, channels, kernel),
             hidden: linear(b, "0", [4 * channels, channels]),
             output: linear(b, "3", [channels, 4 * channels]),
             inputs,
@@ -181,7 +123,7 @@ impl Block {
             let voxels: usize = shape.iter().product();
             s.layer("proj", &shape.into(), self.channels * self.inputs, (voxels * self.inputs) as u64);
         }
-        s.scope("dwconv", |s| self.mixer.summarise(s, shape));
+        self.mixer.summarise(s, shape);
         let (c, voxels) = (self.channels, shape.iter().product::<usize>());
         let [n, _, d1, d2, d3] = shape;
         s.layer("mlp.mlp.0", &[n, 4 * c, d1, d2, d3].into(), 4 * c * (c + 1), (voxels * 4 * c) as u64);
@@ -221,15 +163,17 @@ impl DcFormer {
             let stem = (0..4).map(|layer| {
                 let (inputs, kernel, stride) = if layer == 0 { (1, 7, 4) } else { (channels[0], 3, 1) };
                 let name = format!("s0.0.{layer}");
-                let conv = b.scope(name, |b| Decomposed::new(b, [inputs, channels[0]], kernel, stride, Groups::Dense));
-                Decomposed { activation, ..conv }
+                let mut conv =
+                    b.scope(name, |b| Decomposed::new(b, [inputs, channels[0]], kernel, stride, Groups::Dense));
+                conv.activation = activation;
+                conv
             });
             let stem: Vec<_> = stem.collect();
             let stages = (0..4).map(|stage| {
                 let block = |b: &mut ParameterBuilder, i: usize| {
                     let inputs = if i == 0 { channels[stage] } else { channels[stage + 1] };
                     b.scope(format!("s{}.{i}", stage + 1), |b| {
-                        Block::new(b, inputs, channels[stage + 1], kernels[stage], i == 0)
+                        Block::new(b, inputs, channels[stage + 1], (config.mixer, kernels[stage]), i == 0)
                     })
                 };
                 (0..blocks[stage]).map(|i| block(b, i)).collect()

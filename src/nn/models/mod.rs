@@ -2,8 +2,10 @@
 
 mod dcformer;
 mod encoder;
+mod mixer;
 mod resnet;
 
 pub use dcformer::{DcFormer, DcFormerConfig};
 pub use encoder::{EncoderConfig, RadiographEncoder};
+pub use mixer::Mixer;
 pub use resnet::{ResNet, ResNetDepth};
