@@ -262,6 +262,29 @@ impl Archive {
         Ok((&entry.shape, data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()))
     }
 
+    /// The values of an archive that holds exactly these f32 tensors (name and rows, ascending names), all with one number of
+    /// columns, which comes first.
+    pub fn matrices<const N: usize>(&self, wanted: [(&str, usize); N]) -> Result<(usize, [Vec<f32>; N])> {
+        let (found, names) = (self.names().collect::<Vec<_>>(), wanted.map(|(name, _)| name));
+        if found != names {
+            return Err(self.refuse(format!("holds the tensors {}, not {}", found.join(", "), names.join(", "))));
+        }
+        let mut columns = None;
+        let mut values = [const { Vec::new() }; N];
+        for ((name, rows), values) in wanted.into_iter().zip(&mut values) {
+            let (shape, data) = self.f32(name)?;
+            match shape {
+                &[r, c] if r == rows && c == *columns.get_or_insert(c) => *values = data,
+                _ => {
+                    let width = columns.map_or("one width".into(), |c| c.to_string());
+                    let problem = format!("tensor {name} has the shape {shape:?}, not [{rows}, {width}]");
+                    return Err(self.refuse(problem));
+                }
+            }
+        }
+        Ok((columns.unwrap_or(0), values))
+    }
+
     /// Type, shape and mapped bytes of a tensor.
     pub fn tensor(&self, name: &str) -> Result<(Dtype, &[usize], &[u8])> {
         let entry = self.entry(name)?;

@@ -426,6 +426,7 @@ fn files_of_another_format_are_refused() {
         &["but 0 is recorded: it was changed or damaged"],
     );
     let mut sound = x2ct::archive::Writer::new("x2ct-cache-1");
+    sound.set("ids", "[]");
     sound.put_f32("fc.weight", &[2, 2], &[0.0; 4]);
     sound.write(&path).unwrap();
     let error = EmbeddingCache::read(&path).unwrap_err().to_string();

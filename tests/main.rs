@@ -24,5 +24,6 @@ mod radiograph;
 mod readers;
 mod shim;
 mod support;
+mod text;
 mod train;
 mod view;

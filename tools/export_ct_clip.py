@@ -7,6 +7,9 @@ ROOT is the folder that holds `dataset/`. Needs torch, nibabel, safetensors, bla
 transformer_maskgit and ct_clip of the CT-CLIP repository. Finished volumes are kept in OUT.parts/, so a run that was stopped
 continues where it was; delete that folder once the cache is written. A volume that cannot be read is named and left out, and the
 exit status is then 1. The file format is described in src/data/cache.rs.
+
+With --text-features FILE the text encoder's own features of the reports, before CT-CLIP's projection, are written as well, for
+training a DCFormer on them (format: src/data/text.rs).
 """
 
 import argparse
@@ -76,12 +79,17 @@ def checksum(metadata, tensors):
     return blake3_of(chunks())
 
 
-def unit_rows(name, rows, count):
+def finite_rows(name, rows, count):
     rows = np.ascontiguousarray(rows, dtype="<f4")
     if rows.ndim != 2 or len(rows) != count:
         raise Refused(f"{name} has shape {rows.shape}, not ({count}, d)")
     if not np.isfinite(rows).all():
         raise Refused(f"{name}, row {int(np.argwhere(~np.isfinite(rows))[0][0])} is not finite")
+    return rows
+
+
+def unit_rows(name, rows, count):
+    rows = finite_rows(name, rows, count)
     lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
     if np.abs(lengths - 1).max() > 1e-3:
         raise Refused(f"{name}, row {int(np.abs(lengths - 1).argmax())} is not L2-normalised")
@@ -106,10 +114,6 @@ def write_atomic(path, data):
 
 def write_cache(path, ids, ct, report, prompts_positive, prompts_negative, teacher, checkpoint_digest, preprocessing_digest, **more):
     """Writes an x2ct-cache-1 file; `more` becomes further metadata (strings)."""
-    from safetensors.numpy import save
-
-    if len(set(ids)) != len(ids) or not ids:
-        raise Refused("ids must be distinct and at least one")
     tensors = {
         "ct": unit_rows("ct", ct, len(ids)),
         "report": unit_rows("report", report, len(ids)),
@@ -117,13 +121,30 @@ def write_cache(path, ids, ct, report, prompts_positive, prompts_negative, teach
         "prompts_negative": unit_rows("prompts_negative", prompts_negative, len(LABELS)),
     }
     metadata = {
-        "format": "x2ct-cache-1",
-        "ids": json.dumps(list(ids)),
         "teacher": teacher,
         "checkpoint_digest": checkpoint_digest,
         "preprocessing_digest": preprocessing_digest,
         **more,
     }
+    write_archive(path, "x2ct-cache-1", ids, metadata, tensors)
+
+
+def write_text_features(path, ids, features, prompts_positive, prompts_negative, encoder, settings_digest, **more):
+    """Writes an x2ct-text-1 file; `more` becomes further metadata (strings)."""
+    tensors = {
+        "features": finite_rows("features", features, len(ids)),
+        "prompts_positive": finite_rows("prompts_positive", prompts_positive, len(LABELS)),
+        "prompts_negative": finite_rows("prompts_negative", prompts_negative, len(LABELS)),
+    }
+    write_archive(path, "x2ct-text-1", ids, {"encoder": encoder, "settings_digest": settings_digest, **more}, tensors)
+
+
+def write_archive(path, form, ids, metadata, tensors):
+    from safetensors.numpy import save
+
+    if len(set(ids)) != len(ids) or not ids:
+        raise Refused("ids must be distinct and at least one")
+    metadata = {"format": form, "ids": json.dumps(list(ids)), **metadata}
     metadata["checksum"] = checksum(metadata, tensors)
     write_atomic(path, save(tensors, metadata=metadata))
 
@@ -268,12 +289,19 @@ class CtClip:
     def unit(self, rows):
         return self.torch.nn.functional.normalize(rows.double(), dim=-1).float().cpu().numpy()
 
-    def texts(self, texts):
+    def hidden(self, texts):
+        """The last hidden state at [CLS]: [texts, 768]."""
         tokens = self.tokenizer(list(texts), return_tensors="pt", padding="max_length", truncation=True, max_length=512)
         tokens = tokens.to(self.device)
         with self.torch.inference_mode():
-            hidden = self.model.text_transformer(tokens.input_ids, attention_mask=tokens.attention_mask)[0]
-            return self.unit(self.model.to_text_latent(hidden[:, 0]))
+            return self.model.text_transformer(tokens.input_ids, attention_mask=tokens.attention_mask)[0][:, 0]
+
+    def features(self, texts):
+        return self.hidden(texts).float().cpu().numpy()
+
+    def texts(self, texts):
+        with self.torch.inference_mode():
+            return self.unit(self.model.to_text_latent(self.hidden(texts)))
 
     def volume(self, volume):
         with self.torch.inference_mode():
@@ -372,7 +400,32 @@ def run(args, teacher, checkpoint_digest):
         preprocessing=text,
     )
     print(f"wrote {args.out}: {len(names)} volumes, {len(failed)} left out")
+    if args.text_features:
+        export_text_features(args, teacher, checkpoint_digest, [v for v in wanted if v[0] in done])
     return len(failed)
+
+
+def export_text_features(args, teacher, checkpoint_digest, wanted, batch=16):
+    """What DCFormer's text side starts from, with its prompts; minutes where the volumes take days, so nothing is kept between."""
+    settings = json.dumps({
+        "text": "findings+impressions, Not given. dropped, quotes and parentheses deleted",
+        "text_model": TEXT_MODEL,
+        "checkpoint_digest": checkpoint_digest,
+        "prompts": WORDINGS["is-present"],
+    }, sort_keys=True)
+    features = [teacher.features([v[1] for v in wanted[i : i + batch]]) for i in range(0, len(wanted), batch)]
+    positive, negative = (teacher.features([wording.format(p) for p in LABELS]) for wording in WORDINGS["is-present"])
+    write_text_features(
+        args.text_features,
+        [v[0].removesuffix(".nii.gz") for v in wanted],
+        np.concatenate(features),
+        positive,
+        negative,
+        encoder="CXR-BERT as trained by CT-CLIP, [CLS]",
+        settings_digest=blake3_of([settings.encode()]),
+        settings=settings,
+    )
+    print(f"wrote {args.text_features}: {len(wanted)} reports")
 
 
 def main():
@@ -383,6 +436,7 @@ def main():
                         help="csv: original volumes, rescaled by the metadata table; fixed: train_fixed/valid_fixed, already HU")
     parser.add_argument("--checkpoint", required=True, type=Path, help="CT-CLIP_v2.pt")
     parser.add_argument("--out", required=True, type=Path, help="the cache to write (.safetensors)")
+    parser.add_argument("--text-features", type=Path, metavar="FILE", help="also write the text encoder's features of the reports")
     parser.add_argument("--wording", choices=sorted(WORDINGS), default="there-is", help="prompt wording (default: %(default)s)")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--workers", type=int, default=4, help="processes that read volumes (default: %(default)s)")
@@ -390,8 +444,9 @@ def main():
     parser.add_argument("--limit", type=int, default=0, help="only the first volumes, to try it out")
     args = parser.parse_args()
     try:
-        if not args.out.absolute().parent.is_dir():
-            raise Refused(f"{args.out.absolute().parent}: no such folder")
+        for out in filter(None, (args.out, args.text_features)):
+            if not out.absolute().parent.is_dir():
+                raise Refused(f"{out.absolute().parent}: no such folder")
         if not args.checkpoint.is_file():
             raise Refused(f"{args.checkpoint}: no such checkpoint")
         volumes(args)  # A wrong folder should not cost the minutes that loading the model takes.

@@ -31,7 +31,7 @@ use crate::archive::{Archive, Writer};
 use crate::error::{Error, Result};
 use crate::labels;
 use serde_json::json;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::Path;
 
 const FORMAT: &str = "x2ct-cache-1";
@@ -64,25 +64,10 @@ impl EmbeddingCache {
         const ADVICE: &str = "write the cache again";
         let path = path.as_ref();
         let archive = Archive::read(path, FORMAT, "cache", ADVICE)?;
-        let refuse = |problem: String| Error::file(path, problem, ADVICE);
-        let names: Vec<&str> = archive.names().collect();
-        if names != NAMES {
-            return Err(refuse(format!("holds the tensors {}, not {}", names.join(", "), NAMES.join(", "))));
-        }
         let ids: Vec<String> = archive.get_json("ids")?;
-        let mut tensors = Vec::new();
-        for name in NAMES {
-            let want = if name.starts_with("prompts") { labels::COUNT } else { ids.len() };
-            match archive.f32(name)? {
-                (&[rows, dim], values) if rows == want => tensors.push((dim, values)),
-                (shape, _) => return Err(refuse(format!("tensor {name} has the shape {shape:?}, not [{want}, dim]"))),
-            }
-        }
-        let [(dim, ct), (d1, prompts_negative), (d2, prompts_positive), (d3, report)] =
-            <[_; 4]>::try_from(tensors).map_err(|_| refuse("holds too few tensors".into()))?;
-        if [d1, d2, d3] != [dim; 3] {
-            return Err(refuse(format!("its tensors have {dim}, {d1}, {d2} and {d3} columns, not one number")));
-        }
+        let rows = [ids.len(), labels::COUNT, labels::COUNT, ids.len()];
+        let wanted = std::array::from_fn(|i| (NAMES[i], rows[i]));
+        let (dim, [ct, prompts_negative, prompts_positive, report]) = archive.matrices::<4>(wanted)?;
         let text = |key: &str| archive.get(key).map(str::to_string);
         let cache = EmbeddingCache {
             ids,
@@ -95,7 +80,7 @@ impl EmbeddingCache {
             checkpoint_digest: text("checkpoint_digest")?,
             preprocessing_digest: text("preprocessing_digest")?,
         };
-        cache.validate().map_err(|e| refuse(e.to_string()))?;
+        cache.validate().map_err(|e| Error::file(path, e.to_string(), ADVICE))?;
         Ok(cache)
     }
 
@@ -153,8 +138,7 @@ impl EmbeddingCache {
                 return refuse(format!("its {what} is empty"), "say where the embeddings come from");
             }
         }
-        let mut seen = HashSet::new();
-        if let Some(id) = self.ids.iter().find(|id| !seen.insert(id.as_str())) {
+        if let Some(id) = rows::first_repeated(&self.ids) {
             return refuse(format!("id {id:?} stands twice"), "give each pair one row");
         }
         for (what, values, want) in [

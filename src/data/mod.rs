@@ -8,3 +8,4 @@ pub mod phantom_set;
 pub mod pixels;
 pub mod radiographs;
 pub mod rows;
+pub mod text;

@@ -1,6 +1,8 @@
 //! Checks and small operations on row-major matrices of embeddings, pixels or scores: `values` holds `rows x dim`
 //! numbers.
 
+use std::collections::HashSet;
+
 use crate::error::{Error, Result};
 
 /// How far a row's length may be from 1 and still count as L2-normalised: f32 rounding over 4,096 components, not bf16.
@@ -66,6 +68,12 @@ pub fn l2_normalise(what: &str, values: &mut [f32], dim: usize) -> Result<()> {
         row.iter_mut().for_each(|v| *v = (f64::from(*v) / length) as f32);
     }
     Ok(())
+}
+
+/// The first of the rows' ids that stood before.
+pub fn first_repeated(ids: &[String]) -> Option<&str> {
+    let mut seen = HashSet::new();
+    ids.iter().map(String::as_str).find(|id| !seen.insert(*id))
 }
 
 /// The rows named by `indices`, in that order. Panics where an index is out of range.
