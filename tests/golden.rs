@@ -12,7 +12,7 @@ fn files() -> Vec<PathBuf> {
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|e| e == "safetensors"))
-        // A cache, not a case: tests/data.rs reads it.
+        // A cache and text features, no cases: tests/data.rs and tests/text.rs read them.
         .filter(|path| path.file_stem().is_some_and(|s| !s.to_string_lossy().ends_with("_from_python")))
         .collect();
     files.sort();
