@@ -4,6 +4,10 @@
 //   gelu    y = GELU(x + b)                 dx = g GELU'(x + b);  db = sum dx
 //   scale   y = r + gamma (x + b)           dx = gamma g;  db = gamma sum g;  dgamma = sum g (x + b);  (dr = g: a copy)
 //
+// and what makes tokens of volumes, and volumes of tokens:
+//
+//   transpose   y [B, C, R] = x [B, R, C], or y += that
+//
 // GELU by erf. Sums run over samples and voxels, two-stage in a fixed order: threads in f32, blocks and what follows in f64.
 // Bytes: every operand is read or written once. One variant; a flat pass has nothing to choose.
 // Test: cargo test --release ops::channels     Time: x2ct bench channels
@@ -189,6 +193,48 @@ X2CT_DEVICE void channels_finish_body(const ChannelsParams& p) {
     if (p.dgamma) write_gradient(p.dgamma + c, float(product), (p.accumulate >> 2) & 1u);
 }
 
+struct TransposeParams {
+    const void* x;        // [B, R, C]
+    void* y;              // [B, C, R]
+    uint64_t batch;
+    uint64_t rows;
+    uint64_t columns;
+    uint32_t accumulate;
+};
+X2CT_FIELDS(TransposeParams, x, y, batch, rows, columns, accumulate)
+
+struct TransposeConfig : KernelDefaults {
+    static constexpr uint32_t threads = 128;
+    static constexpr int side = 32, step = int(threads) / side;
+    static constexpr uint32_t tile0 = side;
+    struct Shared {
+        float square[side][side + 1];  // one more: a column then meets every bank once
+    };
+};
+
+// A block turns one square of one matrix, so that reads and writes both run along lines.
+template <class T>
+X2CT_DEVICE void channels_transpose(const TransposeParams& p) {
+    using C = TransposeConfig;
+    auto& s = shared_memory<C::Shared>();
+    const uint64_t across = (p.columns + C::side - 1) / C::side, down = (p.rows + C::side - 1) / C::side;
+    const uint64_t matrix = blockIdx.x / (across * down), square = blockIdx.x % (across * down);
+    const uint64_t row0 = square / across * C::side, column0 = square % across * C::side;
+    const T* x = static_cast<const T*>(p.x) + matrix * p.rows * p.columns;
+    T* y = static_cast<T*>(p.y) + matrix * p.rows * p.columns;
+    const int lane = int(threadIdx.x) % C::side, first = int(threadIdx.x) / C::side;
+    X2CT_UNROLL
+    for (int i = first; i < C::side; i += C::step)
+        if (row0 + i < p.rows && column0 + lane < p.columns) s.square[i][lane] = to_float(x[(row0 + i) * p.columns + column0 + lane]);
+    __syncthreads();
+    X2CT_UNROLL
+    for (int i = first; i < C::side; i += C::step)
+        if (column0 + i < p.columns && row0 + lane < p.rows)
+            write_gradient(y + (column0 + i) * p.rows + row0 + lane, s.square[lane][i], p.accumulate);
+}
+
+X2CT_KERNEL(channels_transpose_f32, TransposeParams, TransposeConfig, channels_transpose<float>)
+X2CT_KERNEL(channels_transpose_bf16, TransposeParams, TransposeConfig, channels_transpose<bf16>)
 X2CT_KERNEL(channels_gelu_forward_f32, ChannelsParams, ChannelsConfig, channels_gelu_forward<float>)
 X2CT_KERNEL(channels_gelu_forward_bf16, ChannelsParams, ChannelsConfig, channels_gelu_forward<bf16>)
 X2CT_KERNEL(channels_gelu_backward_f32, ChannelsParams, ChannelsConfig, channels_gelu_backward<float>)

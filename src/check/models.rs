@@ -6,7 +6,7 @@ use super::{Case, Computed};
 use crate::Result;
 use crate::device::Device;
 use crate::nn::layers::Linear;
-use crate::nn::models::{DcFormer, DcFormerConfig, Mixer, ResNet, ResNetDepth};
+use crate::nn::models::{DcFormer, DcFormerConfig, Mixer, ResNet, ResNetDepth, VolumeHead};
 use crate::nn::{Forward, Mode, ParameterBuilder, Parameters};
 use crate::tensor::{DType, Tensor};
 
@@ -15,6 +15,7 @@ pub(super) fn run(case: &Case, device: &Device) -> Result<Computed> {
         "model.resnet18" => resnet(case, device, ResNetDepth::R18),
         "model.resnet50" => resnet(case, device, ResNetDepth::R50),
         "model.dcformer" => dcformer(case, device),
+        "model.volume_head" => volume_head(case, device),
         other => Err(case.refuse(format!("has the model {other:?}, which this version does not know"))),
     }
 }
@@ -92,26 +93,27 @@ fn finish(
 }
 
 fn dcformer(case: &Case, device: &Device) -> Result<Computed> {
-    let reduction = case.attr("reduction", Some("channel".to_string()))?;
-    if case.attr("vq", Some(false))? || reduction != "channel" {
-        return Err(case.refuse("asks for vector quantisation or a reduction other than channel"));
+    if case.attr("vq", Some(false))? {
+        return Err(case.refuse("asks for vector quantisation"));
     }
+    // The file has [N, 1, D, H, W]; inside, as in the feature maps, depth comes last.
+    let (shape, data) = case.tensor("in.x")?;
+    let &[n, one, d, h, w] = &shape[..] else { return Err(case.refuse("in.x does not have five axes")) };
+    let volumes = transposed(data, [n * one, d, h * w]);
     let config = DcFormerConfig {
         channels: case.attr("channels", None)?,
         blocks: case.attr("blocks", None)?,
         kernels: case.attr("kernels", Some([13, 11, 9, 7]))?,
         stem_activation: case.attr("stem_activation", Some(false))?,
         mixer: case.attr("mixer", Some(Mixer::Decomposed))?,
+        input: [h, w, d],
+        reduction: case.attr("reduction", Some(Default::default()))?,
         projection: case.attr("projection", Some(None))?,
     };
     let mut b = ParameterBuilder::new();
     let model = DcFormer::new(&mut b, &config)?;
     let parameters = b.build(device, 0)?;
     case.state_dict("w.").load_into(&parameters, &case.name)?;
-    // The file has [N, 1, D, H, W]; inside, as in the feature maps, depth comes last.
-    let (shape, data) = case.tensor("in.x")?;
-    let &[n, one, d, h, w] = &shape[..] else { return Err(case.refuse("in.x does not have five axes")) };
-    let volumes = transposed(data, [n * one, d, h * w]);
     let mode = if case.is_training() { Mode::Train } else { Mode::Eval };
     let pass = Forward::training(&parameters).with_mode(mode);
     let x = pass.tape.leaf(&Tensor::from_slice(device, [n, one, h, w, d], DType::F32, &volumes)?);
@@ -131,6 +133,24 @@ fn dcformer(case: &Case, device: &Device) -> Result<Computed> {
     }
     arriving.push((y.clone(), upstream(case, device, y, "y", Order::Same)?));
     finish(computed, &pass, &parameters, &x, &arriving, |data| transposed(data, [n * one, h * w, d]))
+}
+
+/// The embeddings of a feature map [N, C, H, W, D].
+fn volume_head(case: &Case, device: &Device) -> Result<Computed> {
+    let (shape, data) = case.tensor("in.x")?;
+    let &[_, channels, h, w, d] = &shape[..] else { return Err(case.refuse("in.x does not have five axes")) };
+    let mut b = ParameterBuilder::new();
+    let (reduction, projection) = (case.attr("reduction", None)?, case.attr("projection", Some(None))?);
+    let head = VolumeHead::new(&mut b, channels, [h, w, d], reduction, projection);
+    let parameters = b.build(device, 0)?;
+    case.state_dict("w.").load_into(&parameters, &case.name)?;
+    let mode = if case.is_training() { Mode::Train } else { Mode::Eval };
+    let pass = Forward::training(&parameters).with_mode(mode);
+    let x = pass.tape.leaf(&Tensor::from_slice(device, shape, DType::F32, data)?);
+    let embedding = head.forward(&pass, &x)?;
+    let computed = Computed::from([("out.embedding".to_string(), embedding.tensor().to_vec()?)]);
+    let arriving = [(embedding.clone(), upstream(case, device, &embedding, "embedding", Order::Same)?)];
+    finish(computed, &pass, &parameters, &x, &arriving, <[f32]>::to_vec)
 }
 
 /// [batch, rows, columns] to [batch, columns, rows].

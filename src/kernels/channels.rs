@@ -1,4 +1,4 @@
-//! Kernels of a channel MLP over volumes: geometry and launches. See `kernels/channels.cu`.
+//! Kernels of a channel MLP over volumes, and a transpose: geometry and launches. See `kernels/channels.cu`.
 
 use super::{DType, DevicePtr, Grid, Kernel, Launcher, kernels};
 use crate::Result;
@@ -42,6 +42,21 @@ kernels! {
             /// Bits: add to dx, dbias, dgamma.
             accumulate: u32,
         }
+        /// Operands of the transpose.
+        TransposeParams {
+            /// `[B, R, C]`.
+            x: DevicePtr,
+            /// `[B, C, R]`.
+            y: DevicePtr,
+            /// B.
+            batch: u64,
+            /// R.
+            rows: u64,
+            /// C.
+            columns: u64,
+            /// 1: `y +=`.
+            accumulate: u32,
+        }
     }
 
     kernels {
@@ -55,6 +70,8 @@ kernels! {
         SCALE_BACKWARD(ChannelsParams) = [channels_scale_backward_f32, channels_scale_backward_bf16];
         /// dbias and dgamma; a thread a channel.
         FINISH(ChannelsParams) = [channels_finish];
+        /// y = x transposed; squares of `tile[0]`.
+        TRANSPOSE(TransposeParams) = [channels_transpose_f32, channels_transpose_bf16];
     }
 }
 
@@ -139,4 +156,18 @@ pub unsafe fn backward(
         params.run(kernel, launcher, dtype)?;
         FINISH.launch_only(launcher, Grid::covering(params.channels as usize, per_block), params)
     }
+}
+
+/// y, the transpose of x.
+///
+/// # Safety
+/// x and y hold `batch * rows * columns` elements of `dtype` and do not overlap, valid until the launch has completed on the
+/// launcher's stream.
+pub unsafe fn transpose(launcher: &dyn Launcher, dtype: DType, params: &TransposeParams) -> Result<()> {
+    let tile = launcher.config(TRANSPOSE.of(dtype))?.tile[0] as u64;
+    let squares = params.batch * params.rows.div_ceil(tile) * params.columns.div_ceil(tile);
+    if squares == 0 {
+        return Ok(());
+    }
+    unsafe { TRANSPOSE.launch(launcher, dtype, Grid::covering(squares as usize, 1), params) }
 }

@@ -1,7 +1,8 @@
-//! A channel MLP over volumes `[N, C, D1, D2, D3]`: 1x1x1 convolution, bias with GELU, bias with layer scale and residual.
+//! A channel MLP over volumes `[N, C, D1, D2, D3]`: 1x1x1 convolution, bias with GELU, bias with layer scale and residual;
+//! and the transpose that makes tokens of them.
 
 use crate::autograd::{Gradients, Op};
-use crate::kernels::channels::{self as kernel, ChannelsParams, Function};
+use crate::kernels::channels::{self as kernel, ChannelsParams, Function, TransposeParams};
 use crate::kernels::{DType, DevicePtr, Write};
 use crate::ops::gemm::{Method, Operand, product_into};
 use crate::ops::pointwise::{cast, copy_into};
@@ -137,6 +138,58 @@ impl Op for LayerScale {
         }
         let destinations = [gradients.wanted(1)?, gradients.wanted(3)?, gradients.wanted(2)?];
         backward(self.name(), Function::Scale, x, [bias.ptr(), gamma.ptr()], dy, destinations)
+    }
+}
+
+/// Matrices [B, R, C] transposed: [B, C, R], f32 or bf16. The input has any shape of as many elements. With R the channels
+/// and C the voxels of volumes, tokens.
+#[derive(Clone, Debug)]
+pub struct Transpose {
+    /// B, R and C.
+    pub matrices: [usize; 3],
+    /// The shape of the output, of B C R elements.
+    pub output: Shape,
+}
+
+impl Transpose {
+    fn write(&self, [batch, rows, columns]: [usize; 3], x: &Tensor, y: &Tensor, write: Write) -> Result<()> {
+        let sizes = [batch, rows, columns].map(|n| n as u64);
+        let [batch, rows, columns] = sizes;
+        let params = TransposeParams { x: x.ptr(), y: y.ptr(), batch, rows, columns, accumulate: write.flag() };
+        // Safety: live tensors of one type and batch * rows * columns elements each, y a destination.
+        unsafe { kernel::transpose(x.device().launcher(), x.dtype(), &params) }
+    }
+}
+
+impl Op for Transpose {
+    /// The input's shape.
+    type Context = Shape;
+
+    fn name(&self) -> &'static str {
+        "transpose"
+    }
+
+    fn forward(&self, inputs: &[&Tensor]) -> Result<(Tensor, Shape)> {
+        let x = inputs[0];
+        let n: usize = self.matrices.iter().product();
+        if x.numel() != n || self.output.numel() != n {
+            return Err(Error::argument(
+                self.name(),
+                format!("{x:?} as matrices {:?} to {}", self.matrices, self.output),
+                "keep the number of elements",
+            ));
+        }
+        let y = Tensor::empty(x.device(), &self.output, x.dtype(), "transposed")?;
+        self.write(self.matrices, x, &y, Write::Overwrite)?;
+        Ok((y, x.shape().clone()))
+    }
+
+    fn backward(&self, shape: &Shape, dy: &Tensor, gradients: &mut Gradients) -> Result<()> {
+        let Some((dx, write)) = gradients.wanted(0)? else { return Ok(()) };
+        dy.expect("transpose upstream gradient", dx.device(), &self.output, dx.dtype())?;
+        dx.expect("transpose gradient", dx.device(), shape, dx.dtype())?;
+        let [batch, rows, columns] = self.matrices;
+        self.write([batch, columns, rows], dy, &dx, write)
     }
 }
 

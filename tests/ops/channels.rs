@@ -1,6 +1,6 @@
 use x2ct::Device;
 use x2ct::autograd::{Op, Tape, check_gradients};
-use x2ct::ops::channels::{BiasGelu, LayerScale, PointwiseConv};
+use x2ct::ops::channels::{BiasGelu, LayerScale, PointwiseConv, Transpose};
 use x2ct::ops::gemm::Method;
 use x2ct::tensor::{DType, Shape, Tensor};
 
@@ -166,4 +166,32 @@ fn channels_refuse_what_does_not_fit() {
     assert!(text(scale(&[&zeros(&[2, 3, 5]), &x, &v, &v])).contains("layer_scale residual"));
     let conv = PointwiseConv { method: Method::default_for(&device) };
     assert!(text(conv.forward(&[&x, &zeros(&[4, 2])]).map(|(y, _)| y)).contains("does not take the 3 channels"));
+}
+
+/// Whole and ragged squares, one row, one column; the gradient is the transpose back, added where one has arrived.
+#[test]
+fn transpose_is_exact_both_ways() {
+    for (name, device) in devices() {
+        for dtype in [DType::F32, DType::Bf16] {
+            for [b, r, c] in [[1, 1, 1], [3, 1, 45], [2, 71, 1], [2, 32, 64], [5, 33, 31], [1, 7, 129]] {
+                let n = b * r * c;
+                let (x, up) = (round_bf16(&normal(1, n)), round_bf16(&normal(2, n)));
+                let turned = |x: &[f32], r: usize, c: usize| -> Vec<f32> {
+                    (0..n).map(|e| x[e / (r * c) * (r * c) + e % r * c + e / r % c]).collect()
+                };
+                let tape = Tape::recording();
+                let leaf = tape.leaf(&Tensor::from_slice(&device, [n], dtype, &x).unwrap());
+                let op = Transpose { matrices: [b, r, c], output: [b, c, r].into() };
+                let y = [tape.apply(op.clone(), &[&leaf]).unwrap(), tape.apply(op, &[&leaf]).unwrap()];
+                assert_eq!(y[0].tensor().to_vec().unwrap(), turned(&x, r, c), "{name} {b} {r} {c}");
+                let up = Tensor::from_slice(&device, [b, c, r], dtype, &up).unwrap();
+                let gradients = tape.backward_from(&[(&y[0], &up), (&y[1], &up)]).unwrap();
+                let want: Vec<f32> = turned(&up.to_vec().unwrap(), c, r).iter().map(|g| 2.0 * g).collect();
+                assert_eq!(gradients.get(&leaf).unwrap().to_vec().unwrap(), want, "{name} {b} {r} {c}");
+            }
+        }
+    }
+    let x = Tensor::zeros(&Device::host(), [6], DType::F32, "x").unwrap();
+    let error = Transpose { matrices: [1, 2, 4], output: [8].into() }.forward(&[&x]).unwrap_err().to_string();
+    assert!(error.contains("keep the number of elements"), "{error}");
 }

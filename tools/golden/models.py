@@ -142,6 +142,29 @@ def dcformer():
                     source="torch, f64; input (B,1,D,H,W), feature maps (B,C,H,W,D)")
 
 
+def volume_head_forward(reduction):
+    def forward(i, w, b):
+        # The encoder's (B, C, H, W, D) as the released code orders it: (B, T, H, W, C), T along the depth.
+        tokens = i["x"].permute(0, 4, 2, 3, 1)
+        reduced = {"channel": lambda: tokens.mean((1, 2, 3)), "depth": lambda: tokens.mean(1).flatten(1),
+                   "flatten": lambda: tokens.flatten(1)}[reduction]()
+        return {"embedding": F.linear(reduced, w["to_visual_latent.weight"])}
+
+    return forward
+
+
+def volume_head():
+    n, channels, h, w, d, projection = 3, 19, 3, 5, 2, 11
+    for reduction, inputs in [("channel", channels), ("depth", h * w * channels), ("flatten", d * h * w * channels)]:
+        name = f"volume_head_{reduction}"
+        draw = Draw(name)
+        x = draw.normal(n, channels, h, w, d, mean=0.2)
+        weights = {"to_visual_latent.weight": draw.normal(projection, inputs, scale=inputs**-0.5)}
+        attrs = {"reduction": reduction, "projection": projection}
+        yield build(name, "model.volume_head", volume_head_forward(reduction), {"x": x}, weights=weights, attrs=attrs,
+                    mode="eval", tol=TIGHT, ups=("embedding",), source="torch, f64; x (B,C,H,W,D)")
+
+
 def resnet_plan(width, layers, bottleneck):
     """(prefix, in channels, mid channels, out channels, stride) of every block."""
     cin = width
@@ -248,5 +271,5 @@ def resnet():
 
 
 def cases():
-    for family in (decomp_conv, dcformer, resnet):
+    for family in (decomp_conv, dcformer, volume_head, resnet):
         yield from family()

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use x2ct::nn::ParameterBuilder;
-use x2ct::nn::models::{DcFormer, DcFormerConfig, EncoderConfig, RadiographEncoder};
+use x2ct::nn::models::{DcFormer, DcFormerConfig, EncoderConfig, RadiographEncoder, TokenReduction};
 use x2ct::tensor::DType;
 use x2ct::train::StepMemory;
 
@@ -25,6 +25,9 @@ pub struct ModelArgs {
     /// Dimensions of the embedding
     #[arg(long, default_value_t = 512)]
     embedding: usize,
+    /// What a DCFormer's projection takes of the last feature map: channel, depth or flatten
+    #[arg(long, default_value = "channel")]
+    reduction: String,
     /// Also count the device memory of a training step on a batch of this many radiographs (ResNet)
     #[arg(long)]
     batch: Option<usize>,
@@ -46,12 +49,15 @@ pub fn run(args: ModelArgs, common: &Common) -> anyhow::Result<ExitCode> {
     };
     let mut builder = ParameterBuilder::new();
     let (input, summary, published) = if dcformer {
-        let model = DcFormer::new(&mut builder, &DcFormerConfig::named(&args.name)?)?;
-        let input = [1, 1, size, size, size / 2];
+        let volume @ [h, w, d] = [size, size, size / 2];
+        let reduction = TokenReduction::parse(&args.reduction)?;
+        let config = DcFormerConfig { input: volume, reduction, ..DcFormerConfig::named(&args.name)? };
+        let model = DcFormer::new(&mut builder, &config)?;
+        let input = [1, 1, h, w, d];
         (
             input.to_vec(),
             model.summary(input),
-            Some((model.features() * args.embedding, model.normalized_values(input))),
+            Some((model.head().inputs() * args.embedding, model.normalized_values(input))),
         )
     } else {
         let config = EncoderConfig { embedding: args.embedding, ..EncoderConfig::new(&args.name, args.width) };

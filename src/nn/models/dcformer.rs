@@ -2,14 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::super::layers::Linear;
 use super::super::{Forward, Init, Layout, ModelSummary, ParameterBuilder, ParameterId, StateDict};
+use super::head::{TokenReduction, VolumeHead};
 use super::mixer::{Decomposed, Mixer, TokenMixer};
 use crate::autograd::Var;
 use crate::ops::channels::{BiasGelu, LayerScale, PointwiseConv};
 use crate::ops::decomp_conv::{Activation, Groups};
-use crate::ops::pointwise::Reshape;
-use crate::ops::pool::{GlobalAvgPool, MaxPool3d};
+use crate::ops::pool::MaxPool3d;
 use crate::{Error, Result};
 
 /// Which encoder. The kernel sizes are those of the released code; the paper's text has 7 in every stage.
@@ -27,6 +26,12 @@ pub struct DcFormerConfig {
     /// What the blocks mix voxels with; [`Mixer::Decomposed`] is DCFormer.
     #[serde(default)]
     pub mixer: Mixer,
+    /// Sizes of the volumes along H, W and D, which the projection depends on where the reduction keeps positions.
+    #[serde(default = "DcFormerConfig::published_input")]
+    pub input: [usize; 3],
+    /// What the embedding keeps of the last feature map.
+    #[serde(default)]
+    pub reduction: TokenReduction,
     /// Dimensions of the embedding, or no projection.
     pub projection: Option<usize>,
 }
@@ -35,7 +40,7 @@ impl DcFormerConfig {
     /// The names that [`DcFormerConfig::named`] takes.
     pub const NAMES: [&str; 4] = ["dcformer-nano", "dcformer-naive", "dcformer-tiny", "dcformer-small"];
 
-    /// A published size, without projection.
+    /// A published size for volumes of 512x512x256, the mean over all positions, without projection.
     ///
     /// # Errors
     /// A name that is not one of [`DcFormerConfig::NAMES`].
@@ -56,8 +61,19 @@ impl DcFormerConfig {
             kernels: [13, 11, 9, 7],
             stem_activation: false,
             mixer: Mixer::Decomposed,
+            input: Self::published_input(),
+            reduction: TokenReduction::Channel,
             projection: None,
         })
+    }
+
+    fn published_input() -> [usize; 3] {
+        [512, 512, 256]
+    }
+
+    /// Sizes of the last feature map along H, W and D: the stem's stride of 4, then four poolings by 2.
+    pub fn map(&self) -> [usize; 3] {
+        self.input.map(|size| (0..4).fold(size.div_ceil(4), |size, _| size.div_ceil(2)))
     }
 }
 
@@ -133,7 +149,7 @@ impl Block {
     }
 }
 
-/// Volumes [N, 1, H, W, D] to feature maps and, pooled over all positions, to embeddings. Every size of the input is a
+/// Volumes [N, 1, H, W, D] to feature maps and, reduced as the configuration says, to embeddings. Every size of the input is a
 /// multiple of 64, so that the last stage has whole voxels (others work, rounded up).
 ///
 /// Names: `encoder.*` as in the released code and `to_visual_latent.weight`. The released code stores each branch's norm
@@ -143,12 +159,12 @@ pub struct DcFormer {
     stem: Vec<Decomposed>,
     stages: Vec<Vec<Block>>,
     features: usize,
-    projection: Option<Linear>,
+    head: VolumeHead,
 }
 
 impl DcFormer {
     /// # Errors
-    /// A channel count or block count of 0, an even kernel.
+    /// A channel count, block count or input size of 0, an even kernel.
     pub fn new(b: &mut ParameterBuilder, config: &DcFormerConfig) -> Result<Self> {
         let DcFormerConfig { channels, blocks, kernels, .. } = config;
         if channels.contains(&0) || blocks.contains(&0) || kernels.iter().any(|k| k % 2 == 0) {
@@ -157,6 +173,10 @@ impl DcFormer {
                 format!("channels {channels:?}, blocks {blocks:?}, kernels {kernels:?}"),
                 "use at least one channel and block a stage, and odd kernels",
             ));
+        }
+        if config.input.contains(&0) {
+            let problem = format!("volumes of {:?} have no voxels", config.input);
+            return Err(Error::argument("model", problem, "give the sizes along H, W and D"));
         }
         let activation = if config.stem_activation { Activation::Gelu } else { Activation::None };
         let (stem, stages) = b.scope("encoder", |b| {
@@ -181,8 +201,8 @@ impl DcFormer {
             (stem, stages.collect())
         });
         let features = channels[4];
-        let projection = config.projection.map(|p| b.scope("to_visual_latent", |b| Linear::new(b, features, p, false)));
-        Ok(DcFormer { stem, stages, features, projection })
+        let head = VolumeHead::new(b, features, config.map(), config.reduction, config.projection);
+        Ok(DcFormer { stem, stages, features, head })
     }
 
     /// Channels of the last feature map.
@@ -207,16 +227,22 @@ impl DcFormer {
         Ok(maps)
     }
 
-    /// Embeddings of the last feature map: its mean over all positions [N, C], projected where the model has a projection.
+    /// What turns the last feature map into embeddings.
+    pub fn head(&self) -> &VolumeHead {
+        &self.head
+    }
+
+    /// Embeddings of the last feature map, reduced and, where the model has a projection, projected: [N, P].
     pub fn embedding(&self, f: &Forward, map: &Var) -> Result<Var> {
-        let [n, c, d1, d2, d3] = map.tensor().dims("feature map")?;
-        let columns = f.tape.apply(Reshape([n * c, d1 * d2 * d3, 1].into()), &[map])?;
-        let mean = f.tape.apply(GlobalAvgPool::default(), &[&columns])?;
-        let pooled = f.tape.apply(Reshape([n, c].into()), &[&mean])?;
-        match &self.projection {
-            Some(projection) => projection.forward(f, &pooled),
-            None => Ok(pooled),
-        }
+        self.head.forward(f, map)
+    }
+
+    /// Embeddings of volumes [N, 1, H, W, D].
+    pub fn forward(&self, f: &Forward, volumes: &Var) -> Result<Var> {
+        let mut maps = self.feature_maps(f, volumes)?;
+        let last = maps.swap_remove(4);
+        drop(maps);
+        self.embedding(f, &last)
     }
 
     /// A checkpoint of the released code under the names loaded here: `c1.1.weight` is an alias of `norm.0.weight`.
@@ -251,9 +277,7 @@ impl DcFormer {
                 }
             }
         });
-        if let Some(projection) = &self.projection {
-            s.scope("to_visual_latent", |s| projection.summarise(s, [shape[0], self.features].into()));
-        }
+        self.head.summarise(&mut s, shape[0]);
         s
     }
 }
@@ -301,6 +325,20 @@ mod tests {
             let counted = macs.iter().sum::<u64>() + 5 * model.normalized_values([1, 1, 512, 512, 256]);
             assert_eq!(counted, training_count, "{name}");
         }
+    }
+
+    /// With a projection to 512: of the mean, of 8 x 8 columns of 512x512x256, of their 4 slices; and at another size.
+    #[test]
+    fn projections_take_what_the_reduction_leaves() {
+        let parameters = |reduction, input| {
+            let nano = DcFormerConfig::named("dcformer-nano").unwrap();
+            let config = DcFormerConfig { reduction, input, projection: Some(512), ..nano };
+            let model = DcFormer::new(&mut ParameterBuilder::new(), &config).unwrap();
+            model.summary([1, 1, input[0], input[1], input[2]]).parameters() - 789_216
+        };
+        let sizes = [TokenReduction::Channel, TokenReduction::Depth, TokenReduction::Flatten]
+            .map(|reduction| [[512, 512, 256], [65, 64, 129]].map(|input| parameters(reduction, input) / 512));
+        assert_eq!(sizes, [[256, 256], [64 * 256, 2 * 256], [256 * 256, 6 * 256]]);
     }
 
     #[test]

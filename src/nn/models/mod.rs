@@ -2,10 +2,12 @@
 
 mod dcformer;
 mod encoder;
+mod head;
 mod mixer;
 mod resnet;
 
 pub use dcformer::{DcFormer, DcFormerConfig};
 pub use encoder::{EncoderConfig, RadiographEncoder};
+pub use head::{TokenReduction, VolumeHead};
 pub use mixer::Mixer;
 pub use resnet::{ResNet, ResNetDepth};
