@@ -80,7 +80,9 @@ fn from_ct_volumes_to_predictions() {
         assert!(recall.is_sorted() && recall[2] == 1.0, "{way}: {recall:?} of a gallery of 8");
     }
     assert!(is_share(&scores["zero_shot"]["auc_macro"]) && is_share(&scores["zero_shot"]["ap_macro"]));
-    assert!(succeed(at, evaluate).contains("teacher: phantom teacher; gallery: 8"));
+    assert!(succeed(at, &format!("{evaluate} --csv labels.csv")).contains("teacher: phantom teacher; gallery: 8"));
+    let table = std::fs::read_to_string(at.join("labels.csv")).unwrap();
+    assert!(table.starts_with("label,positives,auc,") && table.lines().count() == 1 + labels::COUNT);
 
     // The same radiograph as PNG and as NIfTI.
     let set = RadiographSet::read(&at.join("valid")).unwrap();

@@ -7,10 +7,12 @@ use serde_json::Value;
 use x2ct::data::rows;
 use x2ct::eval::bootstrap::Bootstrap;
 use x2ct::eval::delong::{auc_variance, delong};
-use x2ct::eval::metrics::{Averaged, MultiLabel, average_precision, roc_auc, roc_curve};
+use x2ct::eval::metrics::{Averaged, MultiLabel, Rates, average_precision, roc_auc, roc_curve};
 use x2ct::eval::probe::RidgeRegression;
 use x2ct::eval::retrieval::{Ranks, Recall, chance, first_of_each, nearest, ranks};
+use x2ct::eval::scores::{ClipScores, ZeroShot, ZeroShotTargets};
 use x2ct::eval::zero_shot::probabilities;
+use x2ct::labels;
 
 fn golden(section: &str) -> Vec<Value> {
     let all: Value = serde_json::from_str(include_str!("golden/metrics.json")).unwrap();
@@ -46,6 +48,14 @@ fn assert_averaged(name: &str, got: &Averaged, want: &Value) {
     assert_eq!(got.defined as u64, want["defined"].as_u64().unwrap(), "{name}");
 }
 
+fn assert_rates(name: &str, got: &Rates, want: &Value) {
+    assert_option(name, Some(got.accuracy), &want["accuracy"]);
+    assert_option(name, got.f1, &want["f1"]);
+    assert_option(name, got.precision, &want["precision"]);
+    assert_option(name, got.recall, &want["recall"]);
+    assert_option(name, got.specificity, &want["specificity"]);
+}
+
 #[test]
 fn metrics_agree_with_scikit_learn() {
     for case in golden("multi_label") {
@@ -59,6 +69,18 @@ fn metrics_agree_with_scikit_learn() {
         assert_option(name, Some(hard.accuracy), &case["accuracy"]);
         assert_option(name, hard.precision_micro, &case["precision_micro"]);
         assert_option(name, hard.recall_micro, &case["recall_micro"]);
+        for (got, want) in hard.per_label.iter().zip(case["per_label"].as_array().unwrap()) {
+            assert_rates(name, got, want);
+        }
+        for (got, want) in m.youden().iter().zip(case["youden"].as_array().unwrap()) {
+            let Some(got) = got else {
+                assert!(want.is_null(), "{name}");
+                continue;
+            };
+            let threshold = want["threshold"].as_f64().map_or(f32::INFINITY, |t| t as f32);
+            assert_eq!(got.threshold, threshold, "{name}");
+            assert_rates(name, &got.rates, want);
+        }
     }
 }
 
@@ -366,6 +388,70 @@ fn zero_shot_is_a_softmax_over_each_pair() {
     assert!(
         probabilities(&x, &[0.5; 8], &[0.5; 8], 8, 1.0).unwrap_err().to_string().contains("positive prompts: row 0")
     );
+}
+
+/// Ten patients, 18 labels of which the first nobody has.
+fn detection(scale: f64) -> ZeroShot {
+    let (x, p, n) = (unit_rows(10, 8, 7), unit_rows(labels::COUNT, 8, 8), unit_rows(labels::COUNT, 8, 9));
+    let labels: Vec<bool> = (0..10 * labels::COUNT).map(|i| i % labels::COUNT > 0 && i % 7 < 3).collect();
+    let targets = ZeroShotTargets { prompts_positive: &p, prompts_negative: &n, labels: &labels, dim: 8, scale };
+    ZeroShot::of(&x, &targets).unwrap()
+}
+
+#[test]
+fn the_scale_moves_the_pooled_ranking_alone() {
+    let (one, e) = (detection(1.0), detection(std::f64::consts::E));
+    assert_eq!(one.thresholded, e.thresholded);
+    assert_ne!(one.probabilities, e.probabilities);
+    for (a, b) in one.labels.iter().zip(&e.labels) {
+        assert_eq!((a.auc, a.ap, &a.at_half), (b.auc, b.ap, &b.at_half), "{}", a.name);
+        assert_eq!(a.youden.as_ref().map(|y| &y.rates), b.youden.as_ref().map(|y| &y.rates), "{}", a.name);
+    }
+}
+
+#[test]
+fn the_table_of_labels_is_read_back() {
+    let z = detection(1.0);
+    let text = z.csv();
+    let mut reader = csv::Reader::from_reader(text.as_bytes());
+    let header = reader.headers().unwrap().clone();
+    let at = |row: &csv::StringRecord, column: &str| row[header.iter().position(|h| h == column).unwrap()].to_string();
+    let rows: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
+    assert!(rows.iter().map(|row| at(row, "label")).eq(labels::NAMES));
+    assert_eq!(
+        (at(&rows[0], "positives").as_str(), at(&rows[0], "auc"), at(&rows[0], "youden_f1")),
+        ("0", "".into(), "".into())
+    );
+    let (label, point) = (&z.labels[3], z.labels[3].youden.as_ref().unwrap());
+    let columns = [
+        ("auc", label.auc),
+        ("precision", label.at_half.precision),
+        ("youden_threshold", Some(f64::from(point.threshold))),
+        ("youden_specificity", point.rates.specificity),
+    ];
+    for (column, want) in columns {
+        let found: Option<f64> = at(&rows[3], column).parse().ok();
+        assert_eq!(found.map(|v| v as f32), want.map(|v| v as f32), "{column}");
+    }
+}
+
+#[test]
+fn reports_ask_for_images_and_images_for_reports() {
+    // Reports 0 and 1 are the same text, CT 2 looks like CT 0: only asking for images is hurt by the second, and a tie is a hit.
+    let ct = [1.0, 0.0, 0.0, 1.0, 1.0, 0.0];
+    let report = [1.0, 0.0, 1.0, 0.0, 0.6, 0.8];
+    let labels = vec![true; 3 * labels::COUNT];
+    let prompts = [1.0, 0.0].repeat(labels::COUNT);
+    let targets =
+        ZeroShotTargets { prompts_positive: &prompts, prompts_negative: &prompts, labels: &labels, dim: 2, scale: 1.0 };
+    let scores = ClipScores::of(&ct, &report, &targets).unwrap();
+    // Report 0 finds CT 0 (tied with 2); report 1 prefers CTs 0 and 2 to its own; report 2 prefers CT 1 to its own.
+    assert_relative_eq!(scores.retrieval.image_from_text.r1, 1.0 / 3.0);
+    // CT 0 finds report 0 (tied with 1); CT 1 prefers report 2; CT 2 prefers reports 0 and 1.
+    assert_relative_eq!(scores.retrieval.text_from_image.r1, 1.0 / 3.0);
+    assert_eq!((scores.gallery, scores.retrieval.text_from_image.median_rank), (3, 2.0));
+    assert_eq!((scores.retrieval.image_from_text.median_rank, scores.retrieval.chance), (2.0, [1.0 / 3.0, 1.0, 1.0]));
+    assert_eq!(scores.zero_shot.thresholded.accuracy, 0.0, "equal prompts give one half, which is absence");
 }
 
 #[test]

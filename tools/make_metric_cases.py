@@ -9,7 +9,7 @@ import numpy as np
 import sklearn
 from scipy.stats import norm
 from sklearn.linear_model import Ridge
-from sklearn.metrics import accuracy_score, average_precision_score, f1_score, precision_score, recall_score, roc_auc_score
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score, precision_score, recall_score, roc_auc_score, roc_curve
 
 OUT = Path("tests/golden/metrics.json")
 
@@ -22,6 +22,26 @@ def short(scores):
 def per_label(metric, y, p):
     """One value per label, None where a label has one class; scikit-learn warns or returns a placeholder there."""
     return [metric(y[:, c], p[:, c]) if 0 < y[:, c].sum() < len(y) else None for c in range(y.shape[1])]
+
+
+def rates(y, hard):
+    """Metrics of one label's hard predictions, None where the denominator is empty."""
+    return {
+        "accuracy": accuracy_score(y, hard),
+        "f1": f1_score(y, hard, zero_division=0) if (y | hard).any() else None,
+        "precision": precision_score(y, hard, zero_division=0) if hard.any() else None,
+        "recall": recall_score(y, hard, zero_division=0) if y.any() else None,
+        "specificity": recall_score(1 - y, 1 - hard, zero_division=0) if not y.all() else None,
+    }
+
+
+def youden(y, p):
+    """The first point of roc_curve with the largest TPR - FPR; rounded, as equal differences of quotients differ in the last bit."""
+    if not 0 < y.sum() < len(y):
+        return None
+    fpr, tpr, thresholds = roc_curve(y, p)
+    threshold = thresholds[np.argmax(np.round(tpr - fpr, 12))]
+    return {"threshold": threshold if np.isfinite(threshold) else None, **rates(y, (p >= threshold).astype(int))}
 
 
 def multi_label(name, y, p):
@@ -46,6 +66,8 @@ def multi_label(name, y, p):
         "accuracy": accuracy_score(y.ravel(), hard.ravel()),
         "precision_micro": precision_score(y, hard, average="micro", zero_division=0) if hard.sum() else None,
         "recall_micro": recall_score(y, hard, average="micro", zero_division=0) if y.sum() else None,
+        "per_label": [rates(y[:, c], hard[:, c]) for c in range(y.shape[1])],
+        "youden": [youden(y[:, c], p[:, c]) for c in range(y.shape[1])],
     }
 
 
@@ -62,6 +84,7 @@ def multi_label_cases(rng):
     yield multi_label("one sample", np.array([[1, 0, 1]]), short([[0.9, 0.5, 0.1]]))
     rare = (rng.random((61, 3)) < [0.03, 0.5, 0.9]).astype(int)
     rare[0] = [1, 0, 0]
+    yield multi_label("worse than chance", rare, short(np.clip(0.6 - rare * 0.5 + rng.random((61, 3)) * 0.1, 0, 1)))
     yield multi_label("rare and common", rare, short(np.clip(rare * 0.2 + rng.random((61, 3)) * 0.8, 0, 1)))
 
 

@@ -34,6 +34,34 @@ pub struct Thresholded {
     pub precision_micro: Option<f64>,
     /// TP / (TP + FN) over all cells.
     pub recall_micro: Option<f64>,
+    /// Each label by itself.
+    #[serde(skip)]
+    pub per_label: Vec<Rates>,
+}
+
+/// One label's predictions against the truth; a ratio with an empty denominator is `None`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Rates {
+    /// Share of right samples.
+    pub accuracy: f64,
+    /// 2 TP / (2 TP + FP + FN).
+    pub f1: Option<f64>,
+    /// TP / (TP + FP).
+    pub precision: Option<f64>,
+    /// TP / (TP + FN), the sensitivity.
+    pub recall: Option<f64>,
+    /// TN / (TN + FP).
+    pub specificity: Option<f64>,
+}
+
+/// A point of one label's ROC curve.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct OperatingPoint {
+    /// Scores from here on predict presence; infinite (null as JSON) where none does.
+    pub threshold: f32,
+    /// What that predicts.
+    #[serde(flatten)]
+    pub rates: Rates,
 }
 
 /// Labels and scores of `samples x classes` cells, row-major, checked once.
@@ -72,38 +100,43 @@ impl<'a> MultiLabel<'a> {
         }
         let mut counts = vec![Counts::default(); self.classes];
         for (i, (&truth, p)) in self.labels.iter().zip(self.scores).enumerate() {
-            let c = &mut counts[i % self.classes];
-            match (truth, p.round_ties_even() == 1.0) {
-                (true, true) => c.hit += 1,
-                (true, false) => c.miss += 1,
-                (false, true) => c.false_alarm += 1,
-                (false, false) => {}
-            }
+            counts[i % self.classes].add(truth, p.round_ties_even() == 1.0);
         }
-        let f1 = |c: &Counts| ratio(2 * c.hit, 2 * c.hit + c.miss + c.false_alarm).unwrap_or(0.0);
-        let total = counts.iter().fold(Counts::default(), |a, c| Counts {
-            hit: a.hit + c.hit,
-            miss: a.miss + c.miss,
-            false_alarm: a.false_alarm + c.false_alarm,
-        });
-        let support = total.hit + total.miss;
-        let weighted: f64 = counts.iter().map(|c| (c.hit + c.miss) as f64 * f1(c)).sum();
+        let mut total = Counts::default();
+        for c in &counts {
+            total.hits += c.hits;
+            total.misses += c.misses;
+            total.false_alarms += c.false_alarms;
+            total.rejections += c.rejections;
+        }
+        let per_label: Vec<Rates> = counts.iter().map(Counts::rates).collect();
+        let support = total.hits + total.misses;
+        let weighted: f64 =
+            counts.iter().zip(&per_label).map(|(c, r)| (c.hits + c.misses) as f64 * r.f1.unwrap_or(0.0)).sum();
+        let pooled = total.rates();
         Ok(Thresholded {
             f1_weighted: (support > 0).then(|| weighted / support as f64),
-            accuracy: 1.0 - (total.miss + total.false_alarm) as f64 / self.labels.len() as f64,
-            precision_micro: ratio(total.hit, total.hit + total.false_alarm),
-            recall_micro: ratio(total.hit, support),
+            accuracy: pooled.accuracy,
+            precision_micro: pooled.precision,
+            recall_micro: pooled.recall,
+            per_label,
         })
     }
 
+    /// For each label the point of its ROC curve with the largest true minus false positive rate (Youden), the one with the
+    /// highest threshold among equals; `None` where the label has one class only.
+    pub fn youden(&self) -> Vec<Option<OperatingPoint>> {
+        (0..self.classes).map(|c| self.label(c).youden()).collect()
+    }
+
+    fn label(&self, class: usize) -> TiedGroups {
+        let labels: Vec<bool> = self.labels.iter().skip(class).step_by(self.classes).copied().collect();
+        let scores: Vec<f32> = self.scores.iter().skip(class).step_by(self.classes).copied().collect();
+        TiedGroups::new(&labels, &scores)
+    }
+
     fn averaged(&self, metric: impl Fn(&TiedGroups) -> Option<f64>) -> Averaged {
-        let per_label: Vec<Option<f64>> = (0..self.classes)
-            .map(|c| {
-                let labels: Vec<bool> = self.labels.iter().skip(c).step_by(self.classes).copied().collect();
-                let scores: Vec<f32> = self.scores.iter().skip(c).step_by(self.classes).copied().collect();
-                metric(&TiedGroups::new(&labels, &scores))
-            })
-            .collect();
+        let per_label: Vec<Option<f64>> = (0..self.classes).map(|c| metric(&self.label(c))).collect();
         let values: Vec<f64> = per_label.iter().flatten().copied().collect();
         Averaged {
             micro: metric(&TiedGroups::new(self.labels, self.scores)),
@@ -149,6 +182,7 @@ pub fn roc_curve(labels: &[bool], scores: &[f32]) -> Result<Option<Vec<(f64, f64
 /// first.
 struct TiedGroups {
     counts: Vec<(u64, u64)>,
+    scores: Vec<f32>,
     positives: u64,
     negatives: u64,
 }
@@ -158,16 +192,16 @@ impl TiedGroups {
         let mut order: Vec<usize> = (0..scores.len()).collect();
         // Scores are finite; partial_cmp, not total_cmp, because 0.0 and -0.0 are a tie.
         order.sort_unstable_by(|&a, &b| scores[b].partial_cmp(&scores[a]).unwrap_or(std::cmp::Ordering::Equal));
-        let counts: Vec<(u64, u64)> = order
+        let (counts, scores): (Vec<(u64, u64)>, Vec<f32>) = order
             .chunk_by(|&a, &b| scores[a] == scores[b])
             .map(|tied| {
                 let positives = tied.iter().filter(|&&i| labels[i]).count();
-                (positives as u64, (tied.len() - positives) as u64)
+                ((positives as u64, (tied.len() - positives) as u64), scores[tied[0]])
             })
-            .collect();
+            .unzip();
         let positives = counts.iter().map(|c| c.0).sum();
         let negatives = counts.iter().map(|c| c.1).sum();
-        TiedGroups { counts, positives, negatives }
+        TiedGroups { counts, scores, positives, negatives }
     }
 
     fn both_classes(&self) -> bool {
@@ -196,13 +230,55 @@ impl TiedGroups {
         }
         self.both_classes().then(|| sum / self.positives as f64)
     }
+
+    /// In integers: the rates times the numbers of both classes, so that equals are equal.
+    fn youden(&self) -> Option<OperatingPoint> {
+        let (p, n) = (self.positives, self.negatives);
+        let mut best = (0, f32::INFINITY, (0, 0));
+        let (mut hits, mut false_alarms) = (0, 0);
+        for (&(positives, negatives), &score) in self.counts.iter().zip(&self.scores) {
+            hits += positives;
+            false_alarms += negatives;
+            let gain = i128::from(hits) * i128::from(n) - i128::from(false_alarms) * i128::from(p);
+            if gain > best.0 {
+                best = (gain, score, (hits, false_alarms));
+            }
+        }
+        let (_, threshold, (hits, false_alarms)) = best;
+        let counts = Counts { hits, false_alarms, misses: p - hits, rejections: n - false_alarms };
+        self.both_classes().then(|| OperatingPoint { threshold, rates: counts.rates() })
+    }
 }
 
 #[derive(Clone, Copy, Default)]
 struct Counts {
-    hit: u64,
-    miss: u64,
-    false_alarm: u64,
+    hits: u64,
+    misses: u64,
+    false_alarms: u64,
+    rejections: u64,
+}
+
+impl Counts {
+    fn add(&mut self, truth: bool, prediction: bool) {
+        *match (truth, prediction) {
+            (true, true) => &mut self.hits,
+            (true, false) => &mut self.misses,
+            (false, true) => &mut self.false_alarms,
+            (false, false) => &mut self.rejections,
+        } += 1;
+    }
+
+    fn rates(&self) -> Rates {
+        let Counts { hits, misses, false_alarms, rejections } = *self;
+        let (right, wrong) = (hits + rejections, misses + false_alarms);
+        Rates {
+            accuracy: 1.0 - wrong as f64 / (right + wrong).max(1) as f64,
+            f1: ratio(2 * hits, 2 * hits + wrong),
+            precision: ratio(hits, hits + false_alarms),
+            recall: ratio(hits, hits + misses),
+            specificity: ratio(rejections, rejections + false_alarms),
+        }
+    }
 }
 
 fn ratio(part: u64, whole: u64) -> Option<f64> {

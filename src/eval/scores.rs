@@ -1,8 +1,9 @@
-//! Everything that is said about one set of embeddings: retrieval both ways, and zero-shot detection per label.
+//! Everything that is said about one set of embeddings: retrieval both ways, and zero-shot detection per label. [`Scores`] is of
+//! a radiograph encoder against its teacher, [`ClipScores`] of a teacher's own two towers.
 
 use serde::Serialize;
 
-use super::metrics::{Averaged, MultiLabel, Thresholded};
+use super::metrics::{Averaged, MultiLabel, OperatingPoint, Rates, Thresholded};
 use super::retrieval::{self, Recall};
 use super::zero_shot;
 use crate::Result;
@@ -25,6 +26,30 @@ pub struct Targets<'a> {
     pub dim: usize,
 }
 
+/// What zero-shot detection compares embeddings with.
+#[derive(Clone, Copy)]
+pub struct ZeroShotTargets<'a> {
+    /// [18, dim], L2-normalised.
+    pub prompts_positive: &'a [f32],
+    /// [18, dim], L2-normalised.
+    pub prompts_negative: &'a [f32],
+    /// [patients, 18].
+    pub labels: &'a [bool],
+    /// Dimensions of an embedding.
+    pub dim: usize,
+    /// What cosines are multiplied by before the softmax over the two prompts: 1 for X2CT-CLIP, e for DCFormer. It changes the
+    /// pooled (micro) AUC and AP and nothing else.
+    pub scale: f64,
+}
+
+impl<'a> Targets<'a> {
+    /// Zero-shot targets at scale 1.
+    pub fn zero_shot(&self) -> ZeroShotTargets<'a> {
+        let Targets { prompts_positive, prompts_negative, labels, dim, .. } = *self;
+        ZeroShotTargets { prompts_positive, prompts_negative, labels, dim, scale: 1.0 }
+    }
+}
+
 /// Recall with one modality as query and the other as gallery, all patients in the gallery.
 #[derive(Clone, Debug, Serialize)]
 pub struct Retrieval {
@@ -40,7 +65,7 @@ pub struct Retrieval {
     pub chance_r5: f64,
 }
 
-/// Zero-shot detection: softmax of the raw cosines with "There is X." and "There is no X." (X2CT-CLIP).
+/// Zero-shot detection: a softmax over the cosines with a label's two prompts.
 #[derive(Clone, Debug, Serialize)]
 pub struct ZeroShot {
     /// Mean area under the ROC curve over the labels.
@@ -75,6 +100,10 @@ pub struct LabelScore {
     pub auc: Option<f64>,
     /// Average precision; likewise.
     pub ap: Option<f64>,
+    /// Probabilities cut at one half, which itself is absence.
+    pub at_half: Rates,
+    /// Probabilities cut where sensitivity + specificity is largest; absent when only one class occurs.
+    pub youden: Option<OperatingPoint>,
 }
 
 /// Scores of one set of embeddings.
@@ -105,22 +134,67 @@ impl Scores {
             report_to_cxr: Recall::from_ranks(&report.backward)?,
             chance_r5: retrieval::chance(5, gallery),
         };
-        Ok(Scores { gallery, retrieval, zero_shot: ZeroShot::of(embeddings, targets)? })
+        Ok(Scores { gallery, retrieval, zero_shot: ZeroShot::of(embeddings, &targets.zero_shot())? })
+    }
+}
+
+/// Recall of a language-image model on paired CTs and reports, all pairs in the gallery.
+#[derive(Clone, Debug, Serialize)]
+pub struct ClipRetrieval {
+    /// IR: report as query, CT as gallery.
+    pub image_from_text: Recall,
+    /// TR: CT as query, report as gallery.
+    pub text_from_image: Recall,
+    /// Recall at 1, 10 and 50 of a random order.
+    pub chance: [f64; 3],
+}
+
+/// Scores of a language-image model, as DCFormer is evaluated.
+#[derive(Clone, Debug, Serialize)]
+pub struct ClipScores {
+    /// Pairs in the gallery.
+    pub gallery: usize,
+    /// Of the cosines in zero-shot detection.
+    pub scale: f64,
+    /// Retrieval.
+    pub retrieval: ClipRetrieval,
+    /// Zero-shot detection on the CTs.
+    pub zero_shot: ZeroShot,
+}
+
+impl ClipScores {
+    /// Scores paired embeddings [patients, dim] of CTs and reports, L2-normalised.
+    ///
+    /// # Errors
+    /// As [`Scores::of`].
+    pub fn of(ct: &[f32], report: &[f32], targets: &ZeroShotTargets) -> Result<Self> {
+        let ranks = retrieval::ranks(report, ct, targets.dim)?;
+        let gallery = ct.len() / targets.dim;
+        let retrieval = ClipRetrieval {
+            image_from_text: Recall::from_ranks(&ranks.forward)?,
+            text_from_image: Recall::from_ranks(&ranks.backward)?,
+            chance: [1, 10, 50].map(|k| retrieval::chance(k, gallery)),
+        };
+        Ok(ClipScores { gallery, scale: targets.scale, retrieval, zero_shot: ZeroShot::of(ct, targets)? })
     }
 }
 
 impl ZeroShot {
     /// Zero-shot detection alone.
-    pub fn of(embeddings: &[f32], t: &Targets) -> Result<Self> {
-        let probabilities = zero_shot::probabilities(embeddings, t.prompts_positive, t.prompts_negative, t.dim, 1.0)?;
+    pub fn of(embeddings: &[f32], t: &ZeroShotTargets) -> Result<Self> {
+        let probabilities =
+            zero_shot::probabilities(embeddings, t.prompts_positive, t.prompts_negative, t.dim, t.scale)?;
         let cells = MultiLabel::new(t.labels, &probabilities, labels::COUNT)?;
         let (auc, ap): (Averaged, Averaged) = (cells.roc_auc(), cells.average_precision());
+        let (thresholded, youden) = (cells.thresholded()?, cells.youden());
         let positives = |label: usize| t.labels.iter().skip(label).step_by(labels::COUNT).filter(|&&p| p).count();
         let per_label = labels::NAMES.iter().enumerate().map(|(i, name)| LabelScore {
             name,
             positives: positives(i),
             auc: auc.per_label[i],
             ap: ap.per_label[i],
+            at_half: thresholded.per_label[i].clone(),
+            youden: youden[i].clone(),
         });
         Ok(ZeroShot {
             labels: per_label.collect(),
@@ -130,8 +204,33 @@ impl ZeroShot {
             ap_micro: ap.micro,
             prevalence: t.labels.iter().filter(|&&p| p).count() as f64 / t.labels.len() as f64,
             labels_defined: auc.defined,
-            thresholded: cells.thresholded()?,
+            thresholded,
             probabilities,
         })
+    }
+
+    /// The labels as a table, one a line, comma-separated, under a header; what is not defined is an empty cell. Rates are those
+    /// of probabilities cut at one half and, `youden_`, at the label's Youden point.
+    pub fn csv(&self) -> String {
+        const RATES: [&str; 5] = ["accuracy", "f1", "precision", "recall", "specificity"];
+        let cell = |v: Option<f64>| v.map_or(String::new(), |v| v.to_string());
+        let rates = |r: &Rates| [Some(r.accuracy), r.f1, r.precision, r.recall, r.specificity].map(cell);
+        let mut header = ["label", "positives", "auc", "ap"].map(String::from).to_vec();
+        header.extend(RATES.map(String::from));
+        header.push("youden_threshold".into());
+        header.extend(RATES.map(|rate| format!("youden_{rate}")));
+        let lines = self.labels.iter().map(|l| {
+            let mut line = vec![l.name.to_string(), l.positives.to_string(), cell(l.auc), cell(l.ap)];
+            line.extend(rates(&l.at_half));
+            match &l.youden {
+                Some(point) => {
+                    line.push(point.threshold.to_string());
+                    line.extend(rates(&point.rates));
+                }
+                None => line.resize(header.len(), String::new()),
+            }
+            line
+        });
+        std::iter::once(header.clone()).chain(lines).map(|line| line.join(",") + "\n").collect()
     }
 }

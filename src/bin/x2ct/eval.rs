@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use x2ct::Error;
 use x2ct::data::cache::EmbeddingCache;
 use x2ct::data::ct_rate::{CtRate, HuSource};
 use x2ct::data::radiographs::RadiographSet;
 use x2ct::eval::scores::{Scores, Targets};
 use x2ct::labels;
 use x2ct::train::{Checkpoint, Trainer, TrainingSet};
+use x2ct::{Error, files};
 
 use crate::Common;
 use crate::arguments::split;
@@ -33,6 +33,9 @@ pub struct EvalArgs {
     /// Which part of it
     #[arg(long, default_value = "valid", value_parser = ["train", "valid"])]
     split: String,
+    /// Also write the labels as a comma-separated table: AUC, AP, and rates at one half and at the Youden point
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
 }
 
 pub fn run(args: EvalArgs, common: &Common) -> anyhow::Result<ExitCode> {
@@ -55,6 +58,9 @@ pub fn run(args: EvalArgs, common: &Common) -> anyhow::Result<ExitCode> {
             dim: set.dim,
         },
     )?;
+    if let Some(path) = &args.csv {
+        files::write_atomic(path, scores.zero_shot.csv().as_bytes())?;
+    }
     if common.json {
         println!("{}", serde_json::to_string_pretty(&scores)?);
     } else {
