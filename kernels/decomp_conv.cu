@@ -15,16 +15,19 @@
 //
 // The bias is left out of z: in training it cancels, and only the running mean sees it.
 //
-// Depthwise (I = O, one filter a channel), stride 1, variant 2 never writes a branch. Bytes, A = those of x, B = those of y = A:
+// Depthwise (I = O, one filter a channel), variant 2 never writes a branch. Bytes with stride 1, A = those of x:
 //   forward   training 3 A (statistics read x; writing reads x, writes y), otherwise 2 A
 //   backward  5 A (sums read g, x; writing reads g, x, writes dx), otherwise (evaluation, no norm) 4 A + the x of the sums
 //   GELU      adds a pass that reads x, dy and writes g: 3 A
-// Three separate passes, as written in a framework, move 21 A and 38 A. Halos are read again from the L1 and L2 caches.
+// Halos are read again from the L1 and L2 caches. In groups of channels that fit the L2 cache together, each group's second pass
+// finds there what its first one read: 2 A and 3 A (`first_channel`; an option). src/kernels/decomp_conv/traffic.rs
+// counts the bytes of every launch, and those of a framework beside them.
 // Dense (every output channel sees every input channel), variant 2: columns of one sample and axis, a matrix product a branch
 // (f32 sums), and the batch norms as above around the stored branches.
 //
 // Variants: 1. naive: one thread an element, branches stored in f32. Any stride and grouping.
-//           2. fused (decomp_conv_depthwise*.cuh: stride 1) or columns (decomp_conv_dense.cuh: any stride).
+//           2. fused: decomp_conv_depthwise*.cuh (stride 1, at most 15 taps) and decomp_conv_strided.cuh (all others), or columns
+//              (decomp_conv_dense.cuh: any stride).
 // Sums are two-stage: threads add a few hundred values in f32, blocks and what follows add in f64, in an order that depends on
 // the shape alone.
 // Test: cargo test --release ops::decomp_conv     Time: x2ct bench decomp_conv
@@ -78,17 +81,21 @@ struct DecompConvParams {
     uint32_t tiles[4];        // number of tiles
     uint32_t tiles_per_block; // of a summing pass
     uint32_t blocks;          // of a summing pass, a channel
+    uint32_t first_channel;   // of a launch
+    uint32_t channels;        // of a launch
     uint32_t axis;            // of the columns
     uint64_t sample;          // of the columns
 };
 X2CT_FIELDS(DecompConvParams, x, g, y, dx, z, dz, columns, w, bias, gamma, beta, running_mean, running_var, mean, rstd, scale, shift,
             coefficients, partial, dw, dbias, dgamma, dbeta, eps, momentum, batch, in_channels, out_channels, in_size, out_size, kernel,
-            stride, dense, norm, gelu, slope, vector, accumulate, tile, tiles, tiles_per_block, blocks, axis, sample)
+            stride, dense, norm, gelu, slope, vector, accumulate, tile, tiles, tiles_per_block, blocks, first_channel, channels, axis, sample)
 
 // Where the gradient of an input starts in `accumulate`.
 enum GradientBit : uint32_t { kBitX = 0, kBitWeight = 1, kBitBias = 4, kBitGamma = 7, kBitBeta = 10 };
 
 X2CT_DEVICE uint32_t adds_to(const DecompConvParams& p, uint32_t bit) { return (p.accumulate >> bit) & 1u; }
+// Of a block of a grid (work, channels of the launch).
+X2CT_DEVICE uint32_t channel(const DecompConvParams& p) { return p.first_channel + blockIdx.y; }
 X2CT_DEVICE uint64_t in_voxels(const DecompConvParams& p) { return uint64_t(p.in_size[0]) * p.in_size[1] * p.in_size[2]; }
 X2CT_DEVICE uint64_t out_voxels(const DecompConvParams& p) { return uint64_t(p.out_size[0]) * p.out_size[1] * p.out_size[2]; }
 // M: values a channel of y has.
@@ -188,7 +195,7 @@ struct DecompFinishConfig : KernelDefaults {
 };
 X2CT_DEVICE void decomp_conv_finish_body(const DecompConvParams& p) {
     auto& s = shared_memory<DecompFinishConfig::Shared>();
-    const uint32_t c = blockIdx.x, a = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const uint32_t c = p.first_channel + blockIdx.x, a = threadIdx.x / 32, lane = threadIdx.x % 32;
     const bool train = p.norm == kNormTrain;
     double sums[2] = {};
     for (uint32_t b = lane; train && b < p.blocks; b += 32) {
@@ -224,3 +231,20 @@ X2CT_KERNEL(decomp_conv_finish, DecompConvParams, DecompFinishConfig, decomp_con
 #include "decomp_conv_depthwise.cuh"
 #include "decomp_conv_depthwise_backward.cuh"
 #include "decomp_conv_naive.cuh"
+#include "decomp_conv_strided.cuh"
+
+// The unrolled depthwise kernels of one tap count; src/kernels/decomp_conv.rs lists the same counts.
+#define X2CT_TAPS(K)                                                                                                              \
+    X2CT_KERNEL(decomp_conv_moments##K##_f32, DecompConvParams, MomentsConfig, depthwise_moments<K, float>)                       \
+    X2CT_KERNEL(decomp_conv_moments##K##_bf16, DecompConvParams, MomentsConfig, depthwise_moments<K, bf16>)                       \
+    X2CT_KERNEL(decomp_conv_write##K##_f32, DecompConvParams, WriteConfig, depthwise_write<K, float>)                             \
+    X2CT_KERNEL(decomp_conv_write##K##_bf16, DecompConvParams, WriteConfig, depthwise_write<K, bf16>)                             \
+    X2CT_KERNEL(decomp_conv_gradient_sums##K##_f32, DecompConvParams, GradientSumsConfig<K>, depthwise_gradient_sums<K, float>)   \
+    X2CT_KERNEL(decomp_conv_gradient_sums##K##_bf16, DecompConvParams, GradientSumsConfig<K>, depthwise_gradient_sums<K, bf16>)   \
+    X2CT_KERNEL(decomp_conv_input_gradient##K##_f32, DecompConvParams, InputGradientConfig, depthwise_input_gradient<K, float>)   \
+    X2CT_KERNEL(decomp_conv_input_gradient##K##_bf16, DecompConvParams, InputGradientConfig, depthwise_input_gradient<K, bf16>)
+X2CT_TAPS(7)
+X2CT_TAPS(9)
+X2CT_TAPS(11)
+X2CT_TAPS(13)
+X2CT_TAPS(15)

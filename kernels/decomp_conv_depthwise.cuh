@@ -3,7 +3,8 @@
 // Idea: a thread computes a segment of kSegment outputs along the branch's axis, for four neighbours along the contiguous axis
 // (axes 1 and 2) or for one row (axis 3), from registers: an input is loaded once for the up to k outputs that it reaches. A tile
 // (samples x T1 x T2 x T3 of one channel) is walked once per axis; the writing passes add the three up in shared memory.
-// K is the kernel size the code is unrolled for; a smaller kernel is padded with zero weights.
+// K is the number of taps that the code is unrolled for (X2CT_TAPS at the end of decomp_conv.cu): a kernel with fewer runs with
+// zero weights around it.
 
 struct DepthwiseConfig : KernelDefaults {
     static constexpr uint32_t threads = 128;
@@ -83,7 +84,7 @@ X2CT_DEVICE DepthwiseItem depthwise_item(const DecompConvParams& p, const Depthw
     item.lanes = A == 2 ? (left[0] > 0 && left[1] > 0 ? 1 : 0) : (left[other] > 0 ? min(left[2], 4) : 0);
     if (sample >= t.samples) item.lanes = 0;
     i[A] = 0;
-    const uint64_t plane = (t.sample + sample) * p.out_channels + blockIdx.y;
+    const uint64_t plane = (t.sample + sample) * p.out_channels + channel(p);
     item.line = ((plane * p.in_size[0] + i[0]) * p.in_size[1] + i[1]) * p.in_size[2] + i[2];
     return item;
 }
@@ -96,7 +97,7 @@ X2CT_DEVICE uint64_t axis_stride(const DecompConvParams& p) {
 template <int K>
 X2CT_DEVICE void load_weights(const DecompConvParams& p, uint32_t a, float factor, float (&w)[K]) {
     const int pad = (K - int(p.kernel)) / 2;
-    const float* in = p.w[a] + uint64_t(blockIdx.y) * p.kernel;
+    const float* in = p.w[a] + uint64_t(channel(p)) * p.kernel;
     X2CT_UNROLL
     for (int t = 0; t < K; ++t) w[t] = t >= pad && t < K - pad ? factor * in[t - pad] : 0.0f;
 }
@@ -159,22 +160,24 @@ X2CT_DEVICE void convolve_row(const float (&v)[Count], int offset, const float (
     }
 }
 
-// Sums of the block's threads, in f64: thread v adds the threads' v-th values in order.
+// Sums of the block's threads, in f64: thread v adds the threads' v-th values in order and puts them at place(v), if not null.
 template <int Values>
 struct ThreadSums {
     float value[Values][DepthwiseConfig::threads];
 };
-template <int Values>
-X2CT_DEVICE void add_threads(ThreadSums<Values>& s, const float (&mine)[Values], double* out) {
+template <int Values, class Place>
+X2CT_DEVICE void add_threads(ThreadSums<Values>& s, const float (&mine)[Values], Place place) {
+    static_assert(Values <= int(DepthwiseConfig::threads), "one thread a value");
     __syncthreads();  // the previous sums have been read
     X2CT_UNROLL
     for (int v = 0; v < Values; ++v) s.value[v][threadIdx.x] = mine[v];
     __syncthreads();
-    if (threadIdx.x < Values) {
-        double total = 0.0;
-        for (uint32_t i = 0; i < DepthwiseConfig::threads; ++i) total += s.value[threadIdx.x][i];
-        out[threadIdx.x] = total;
-    }
+    if (threadIdx.x >= Values) return;
+    double* out = place(int(threadIdx.x));
+    if (!out) return;
+    double total = 0.0;
+    for (uint32_t i = 0; i < DepthwiseConfig::threads; ++i) total += s.value[threadIdx.x][i];
+    *out = total;
 }
 
 template <class F>
@@ -242,19 +245,19 @@ X2CT_DEVICE void depthwise_axis_moments(const DecompConvParams& p, float pivot, 
     });
 }
 
-// partial[block] of channel blockIdx.y.
+// partial[block] of channel(p).
 template <int K, class T>
 X2CT_DEVICE void depthwise_moments(const DecompConvParams& p) {
     auto& s = shared_memory<MomentsConfig::Shared>();
-    double* out = p.partial + (uint64_t(blockIdx.x) * p.out_channels + blockIdx.y) * kMomentValues;
+    double* out = p.partial + (uint64_t(blockIdx.x) * p.out_channels + channel(p)) * kMomentValues;
     // The pivot, any value of the branch, keeps a mean far from zero out of the squares: that of the first sample's centre.
     if (threadIdx.x < 3) {
         const uint32_t a = threadIdx.x, d2 = p.in_size[1], d3 = p.in_size[2];
         const int64_t stride = a == 0 ? int64_t(d2) * d3 : a == 1 ? d3 : 1;
         const int size = int(p.in_size[a]);
         const uint64_t centre = (uint64_t(p.in_size[0] / 2) * d2 + d2 / 2) * d3 + d3 / 2;
-        const T* x = static_cast<const T*>(p.x) + blockIdx.y * in_voxels(p) + centre;
-        const float* w = p.w[a] + uint64_t(blockIdx.y) * p.kernel;
+        const T* x = static_cast<const T*>(p.x) + channel(p) * in_voxels(p) + centre;
+        const float* w = p.w[a] + uint64_t(channel(p)) * p.kernel;
         float z = 0.0f;
         for (int t = 0; t < int(p.kernel); ++t) {
             const int offset = t - int(p.kernel / 2), at = size / 2 + offset;
@@ -267,7 +270,7 @@ X2CT_DEVICE void depthwise_moments(const DecompConvParams& p) {
     depthwise_axis_moments<K, 0, T>(p, s.pivot[0], sums[0], sums[1]);
     depthwise_axis_moments<K, 1, T>(p, s.pivot[1], sums[2], sums[3]);
     depthwise_axis_moments<K, 2, T>(p, s.pivot[2], sums[4], sums[5]);
-    add_threads(s.sums, sums, out);
+    add_threads(s.sums, sums, [&](int v) { return out + v; });
     if (threadIdx.x < 3) out[6 + threadIdx.x] = double(s.pivot[threadIdx.x]);
 }
 
@@ -282,7 +285,7 @@ struct WriteConfig : DepthwiseConfig {
 template <int K, int A, class T>
 X2CT_DEVICE void depthwise_axis_sum(const DecompConvParams& p, const DepthwiseTile& tile, float* sum) {
     float w[K];
-    load_weights(p, A, p.scale[uint64_t(A) * p.out_channels + blockIdx.y], w);
+    load_weights(p, A, p.scale[uint64_t(A) * p.out_channels + channel(p)], w);
     const uint32_t stride = A == 0 ? p.tile[2] * p.tile[3] : p.tile[3];
     for_segments<K, A, T>(p, tile, w, [&](const auto& z, const DepthwiseItem& item) {
         X2CT_UNROLL
@@ -311,8 +314,8 @@ X2CT_DEVICE void depthwise_write(const DecompConvParams& p) {
     depthwise_axis_sum<K, 1, T>(p, tile, s.sum);
     __syncthreads();
     float w[K];
-    load_weights(p, 2, p.scale[2 * uint64_t(p.out_channels) + blockIdx.y], w);
-    const float shift = p.shift[blockIdx.y];
+    load_weights(p, 2, p.scale[2 * uint64_t(p.out_channels) + channel(p)], w);
+    const float shift = p.shift[channel(p)];
     const T* g = static_cast<const T*>(p.g);
     T* y = static_cast<T*>(p.y);
     for_segments<K, 2, T>(p, tile, w, [&](const auto& z, const DepthwiseItem& item) {
@@ -337,16 +340,3 @@ X2CT_DEVICE void depthwise_write(const DecompConvParams& p) {
         }
     });
 }
-
-X2CT_KERNEL(decomp_conv_moments7_f32, DecompConvParams, MomentsConfig, depthwise_moments<7, float>)
-X2CT_KERNEL(decomp_conv_write7_f32, DecompConvParams, WriteConfig, depthwise_write<7, float>)
-X2CT_KERNEL(decomp_conv_moments7_bf16, DecompConvParams, MomentsConfig, depthwise_moments<7, bf16>)
-X2CT_KERNEL(decomp_conv_write7_bf16, DecompConvParams, WriteConfig, depthwise_write<7, bf16>)
-X2CT_KERNEL(decomp_conv_moments13_f32, DecompConvParams, MomentsConfig, depthwise_moments<13, float>)
-X2CT_KERNEL(decomp_conv_write13_f32, DecompConvParams, WriteConfig, depthwise_write<13, float>)
-X2CT_KERNEL(decomp_conv_moments13_bf16, DecompConvParams, MomentsConfig, depthwise_moments<13, bf16>)
-X2CT_KERNEL(decomp_conv_write13_bf16, DecompConvParams, WriteConfig, depthwise_write<13, bf16>)
-X2CT_KERNEL(decomp_conv_moments15_f32, DecompConvParams, MomentsConfig, depthwise_moments<15, float>)
-X2CT_KERNEL(decomp_conv_write15_f32, DecompConvParams, WriteConfig, depthwise_write<15, float>)
-X2CT_KERNEL(decomp_conv_moments15_bf16, DecompConvParams, MomentsConfig, depthwise_moments<15, bf16>)
-X2CT_KERNEL(decomp_conv_write15_bf16, DecompConvParams, WriteConfig, depthwise_write<15, bf16>)

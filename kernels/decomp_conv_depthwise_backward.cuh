@@ -2,22 +2,25 @@
 
 // --- Backward: sums -------------------------------------------------------------------------------------------------------
 
-// Of an axis: C [K], Q [K], S [K], sum g (z - mean); sum g.
-template <int K>
-struct AxisSums {
-    static constexpr int values = 3 * K + 2;
-};
+// What is summed along an axis: sum g (z - mean), sum g, and C, Q and S of every tap.
+constexpr int kAxisSums = 2, kTapSums = 3;
+X2CT_DEVICE constexpr uint32_t axis_sums(uint32_t taps) { return kAxisSums + kTapSums * taps; }
+// Where a block puts those of channel c and axis a.
+X2CT_DEVICE double* axis_sums_at(const DecompConvParams& p, uint32_t block, uint32_t c, uint32_t a) {
+    return p.partial + ((uint64_t(block) * p.out_channels + c) * 3 + a) * axis_sums(p.kernel);
+}
+
 template <int K>
 struct GradientSumsConfig : DepthwiseConfig {
-    static constexpr uint32_t min_blocks = K > 11 ? 2 : 3;  // the sums of a thread are registers
+    static constexpr uint32_t min_blocks = K > 9 ? 2 : 3;  // the sums of a thread are registers
     struct Shared {
-        ThreadSums<AxisSums<K>::values> sums;
+        ThreadSums<axis_sums(K)> sums;
     };
 };
 
 // A segment's share: x[R + K - 1] around it, g and z of it (zero where they do not exist).
 template <int K>
-X2CT_DEVICE void correlate(const float* x, const float (&g)[kSegment], const float (&w)[K], float mean, int count, float (&sums)[AxisSums<K>::values]) {
+X2CT_DEVICE void correlate(const float* x, const float (&g)[kSegment], const float (&w)[K], float mean, int count, float (&sums)[axis_sums(K)]) {
     float z[kSegment] = {};
     X2CT_UNROLL
     for (int t = 0; t < K; ++t) {
@@ -28,22 +31,23 @@ X2CT_DEVICE void correlate(const float* x, const float (&g)[kSegment], const flo
     for (int r = 0; r < kSegment; ++r) {
         const bool exists = r < count;
         z[r] = exists ? z[r] - mean : 0.0f;
-        sums[3 * K] += g[r] * z[r];
-        sums[3 * K + 1] += g[r];
+        sums[0] += g[r] * z[r];
+        sums[1] += g[r];
         X2CT_UNROLL
         for (int t = 0; t < K; ++t) {
-            sums[t] += g[r] * x[r + t];
-            sums[K + t] += z[r] * x[r + t];
-            sums[2 * K + t] += exists ? x[r + t] : 0.0f;
+            float* tap = sums + kAxisSums + kTapSums * t;
+            tap[0] += g[r] * x[r + t];
+            tap[1] += z[r] * x[r + t];
+            tap[2] += exists ? x[r + t] : 0.0f;
         }
     }
 }
 
 template <int K, int A, class T>
-X2CT_DEVICE void depthwise_axis_gradient_sums(const DecompConvParams& p, float (&sums)[AxisSums<K>::values]) {
+X2CT_DEVICE void depthwise_axis_gradient_sums(const DecompConvParams& p, float (&sums)[axis_sums(K)]) {
     float w[K];
     load_weights(p, A, 1.0f, w);
-    const float mean = p.mean[uint64_t(A) * p.out_channels + blockIdx.y];
+    const float mean = p.mean[uint64_t(A) * p.out_channels + channel(p)];
     const T *x = static_cast<const T*>(p.x), *g = static_cast<const T*>(p.g);
     const int size = int(p.in_size[A]);
     const uint64_t stride = axis_stride<A>(p);
@@ -79,50 +83,51 @@ X2CT_DEVICE void depthwise_axis_gradient_sums(const DecompConvParams& p, float (
 }
 
 template <int K, int A, class T>
-X2CT_DEVICE void depthwise_gradient_sums_of(const DecompConvParams& p, ThreadSums<AxisSums<K>::values>& s, double* out) {
-    float sums[AxisSums<K>::values] = {};
+X2CT_DEVICE void depthwise_gradient_sums_along(const DecompConvParams& p, ThreadSums<int(axis_sums(K))>& s) {
+    float sums[axis_sums(K)] = {};
     depthwise_axis_gradient_sums<K, A, T>(p, sums);
-    add_threads(s, sums, out + A * AxisSums<K>::values);
+    double* out = axis_sums_at(p, blockIdx.x, channel(p), A);
+    // The taps of zero weight before and after the kernel's are left out.
+    const int before = kTapSums * (K - int(p.kernel)) / 2, end = int(axis_sums(K)) - before;
+    add_threads(s, sums, [&](int v) { return v < kAxisSums ? out + v : v < kAxisSums + before || v >= end ? nullptr : out + v - before; });
 }
 template <int K, class T>
 X2CT_DEVICE void depthwise_gradient_sums(const DecompConvParams& p) {
     auto& s = shared_memory<typename GradientSumsConfig<K>::Shared>();
-    double* out = p.partial + (uint64_t(blockIdx.x) * p.out_channels + blockIdx.y) * (3 * AxisSums<K>::values);
-    depthwise_gradient_sums_of<K, 0, T>(p, s.sums, out);
-    depthwise_gradient_sums_of<K, 1, T>(p, s.sums, out);
-    depthwise_gradient_sums_of<K, 2, T>(p, s.sums, out);
+    depthwise_gradient_sums_along<K, 0, T>(p, s.sums);
+    depthwise_gradient_sums_along<K, 1, T>(p, s.sums);
+    depthwise_gradient_sums_along<K, 2, T>(p, s.sums);
 }
 
-// One block a channel: gradients of every parameter, and the coefficients of dz.
-template <int K>
+// One block a channel: gradients of every parameter, and the coefficients of dz, from the blocks' sums.
 struct GradientFinishConfig : KernelDefaults {
-    static constexpr uint32_t threads = 160;
+    static constexpr uint32_t threads = 64;
     struct Shared {
-        double sums[3 * AxisSums<K>::values];
+        double sums[3][kAxisSums];
         BranchGradient branch[3];
     };
-    static_assert(3 * AxisSums<K>::values <= threads, "one thread a sum");
 };
-template <int K>
 X2CT_DEVICE void depthwise_gradient_finish(const DecompConvParams& p) {
-    constexpr uint32_t values = AxisSums<K>::values;
-    auto& s = shared_memory<typename GradientFinishConfig<K>::Shared>();
-    const uint32_t c = blockIdx.x, i = threadIdx.x, a = i / values, t = i % values;
-    if (i < 3 * values) {
-        double total = 0.0;
-        for (uint32_t b = 0; b < p.blocks; ++b) total += p.partial[(uint64_t(b) * p.out_channels + c) * (3 * values) + i];
-        s.sums[i] = total;
+    auto& s = shared_memory<GradientFinishConfig::Shared>();
+    const uint32_t c = p.first_channel + blockIdx.x, thread = threadIdx.x;
+    auto total = [&](uint32_t a, uint32_t value) {
+        double sum = 0.0;
+        for (uint32_t b = 0; b < p.blocks; ++b) sum += axis_sums_at(p, b, c, a)[value];
+        return sum;
+    };
+    if (thread < 3 * kAxisSums) s.sums[thread / kAxisSums][thread % kAxisSums] = total(thread / kAxisSums, thread % kAxisSums);
+    __syncthreads();
+    if (thread < 3) s.branch[thread] = write_branch_gradient(p, thread, c, s.sums[thread][1], s.sums[thread][0]);
+    __syncthreads();
+    for (uint32_t i = thread; i < 3 * p.kernel; i += GradientFinishConfig::threads) {
+        const uint32_t a = i / p.kernel, t = i % p.kernel, tap = kAxisSums + kTapSums * t;
+        if (!p.dw[a]) continue;
+        const BranchGradient b = s.branch[a];
+        const double dw = b.alpha * total(a, tap) + b.beta * total(a, tap + 1) + b.delta * total(a, tap + 2);
+        write_gradient(p.dw[a] + uint64_t(c) * p.kernel + t, float(dw), adds_to(p, kBitWeight + a));
     }
-    __syncthreads();
-    if (i < 3) s.branch[i] = write_branch_gradient(p, i, c, s.sums[i * values + 3 * K + 1], s.sums[i * values + 3 * K]);
-    __syncthreads();
-    const uint32_t pad = (K - p.kernel) / 2;
-    if (i >= 3 * values || t < pad || t >= K - pad || !p.dw[a]) return;
-    const BranchGradient b = s.branch[a];
-    const double* sums = s.sums + a * values;
-    write_gradient(p.dw[a] + uint64_t(c) * p.kernel + (t - pad), float(b.alpha * sums[t] + b.beta * sums[K + t] + b.delta * sums[2 * K + t]),
-                   adds_to(p, kBitWeight + a));
 }
+X2CT_KERNEL(decomp_conv_gradient_finish, DecompConvParams, GradientFinishConfig, depthwise_gradient_finish)
 
 // --- Backward: dx -----------------------------------------------------------------------------------------------------------
 
@@ -132,8 +137,8 @@ struct BranchCoefficients {
 };
 template <int A>
 X2CT_DEVICE BranchCoefficients branch_coefficients(const DecompConvParams& p) {
-    const float* c = p.coefficients + (uint64_t(blockIdx.y) * 3 + A) * 3;
-    return {c[0], c[1], c[2], p.mean[uint64_t(A) * p.out_channels + blockIdx.y]};
+    const float* c = p.coefficients + (uint64_t(channel(p)) * 3 + A) * 3;
+    return {c[0], c[1], c[2], p.mean[uint64_t(A) * p.out_channels + channel(p)]};
 }
 
 template <int K, int A, class T>
@@ -245,19 +250,3 @@ X2CT_DEVICE void depthwise_input_gradient(const DecompConvParams& p) {
         }
     }
 }
-
-X2CT_KERNEL(decomp_conv_gradient_sums7_f32, DecompConvParams, GradientSumsConfig<7>, depthwise_gradient_sums<7, float>)
-X2CT_KERNEL(decomp_conv_input_gradient7_f32, DecompConvParams, InputGradientConfig, depthwise_input_gradient<7, float>)
-X2CT_KERNEL(decomp_conv_gradient_sums7_bf16, DecompConvParams, GradientSumsConfig<7>, depthwise_gradient_sums<7, bf16>)
-X2CT_KERNEL(decomp_conv_input_gradient7_bf16, DecompConvParams, InputGradientConfig, depthwise_input_gradient<7, bf16>)
-X2CT_KERNEL(decomp_conv_gradient_finish7, DecompConvParams, GradientFinishConfig<7>, depthwise_gradient_finish<7>)
-X2CT_KERNEL(decomp_conv_gradient_sums13_f32, DecompConvParams, GradientSumsConfig<13>, depthwise_gradient_sums<13, float>)
-X2CT_KERNEL(decomp_conv_input_gradient13_f32, DecompConvParams, InputGradientConfig, depthwise_input_gradient<13, float>)
-X2CT_KERNEL(decomp_conv_gradient_sums13_bf16, DecompConvParams, GradientSumsConfig<13>, depthwise_gradient_sums<13, bf16>)
-X2CT_KERNEL(decomp_conv_input_gradient13_bf16, DecompConvParams, InputGradientConfig, depthwise_input_gradient<13, bf16>)
-X2CT_KERNEL(decomp_conv_gradient_finish13, DecompConvParams, GradientFinishConfig<13>, depthwise_gradient_finish<13>)
-X2CT_KERNEL(decomp_conv_gradient_sums15_f32, DecompConvParams, GradientSumsConfig<15>, depthwise_gradient_sums<15, float>)
-X2CT_KERNEL(decomp_conv_input_gradient15_f32, DecompConvParams, InputGradientConfig, depthwise_input_gradient<15, float>)
-X2CT_KERNEL(decomp_conv_gradient_sums15_bf16, DecompConvParams, GradientSumsConfig<15>, depthwise_gradient_sums<15, bf16>)
-X2CT_KERNEL(decomp_conv_input_gradient15_bf16, DecompConvParams, InputGradientConfig, depthwise_input_gradient<15, bf16>)
-X2CT_KERNEL(decomp_conv_gradient_finish15, DecompConvParams, GradientFinishConfig<15>, depthwise_gradient_finish<15>)

@@ -1,6 +1,6 @@
 //! Decomposed convolution kernels: geometry and launches. See `kernels/decomp_conv.cu`.
 
-use super::{DType, DevicePtr, Grid, Kernel, Launcher, Write, kernels};
+use super::{DType, DevicePtr, Entry, Grid, Kernel, Launcher, Write, kernels};
 use crate::{Error, Result};
 
 kernels! {
@@ -93,6 +93,10 @@ kernels! {
             tiles_per_block: u32,
             /// Blocks of a summing pass, a channel.
             blocks: u32,
+            /// First channel of a launch.
+            first_channel: u32,
+            /// Channels of a launch.
+            channels: u32,
             /// Of the columns.
             axis: u32,
             /// Of the columns.
@@ -125,36 +129,18 @@ kernels! {
         COLUMNS(DecompConvParams) = [decomp_conv_columns_f32, decomp_conv_columns_bf16];
         /// Dense: dx from the gradients of the columns.
         DENSE_INPUT_GRADIENT(DecompConvParams) = [decomp_conv_dense_input_gradient_f32, decomp_conv_dense_input_gradient_bf16];
-        /// Depthwise, at most 7 taps: sums of the branches.
-        MOMENTS7(DecompConvParams) = [decomp_conv_moments7_f32, decomp_conv_moments7_bf16];
-        /// Depthwise, at most 7 taps: y.
-        WRITE7(DecompConvParams) = [decomp_conv_write7_f32, decomp_conv_write7_bf16];
-        /// Depthwise, at most 7 taps: correlations of g and of the branches with x.
-        GRADIENT_SUMS7(DecompConvParams) = [decomp_conv_gradient_sums7_f32, decomp_conv_gradient_sums7_bf16];
-        /// Depthwise, at most 7 taps: dx.
-        INPUT_GRADIENT7(DecompConvParams) = [decomp_conv_input_gradient7_f32, decomp_conv_input_gradient7_bf16];
-        /// Depthwise, at most 7 taps: gradients of the parameters from the correlations; a block a channel.
-        GRADIENT_FINISH7(DecompConvParams) = [decomp_conv_gradient_finish7];
-        /// Depthwise, at most 13 taps: sums of the branches.
-        MOMENTS13(DecompConvParams) = [decomp_conv_moments13_f32, decomp_conv_moments13_bf16];
-        /// Depthwise, at most 13 taps: y.
-        WRITE13(DecompConvParams) = [decomp_conv_write13_f32, decomp_conv_write13_bf16];
-        /// Depthwise, at most 13 taps: correlations of g and of the branches with x.
-        GRADIENT_SUMS13(DecompConvParams) = [decomp_conv_gradient_sums13_f32, decomp_conv_gradient_sums13_bf16];
-        /// Depthwise, at most 13 taps: dx.
-        INPUT_GRADIENT13(DecompConvParams) = [decomp_conv_input_gradient13_f32, decomp_conv_input_gradient13_bf16];
-        /// Depthwise, at most 13 taps: gradients of the parameters from the correlations; a block a channel.
-        GRADIENT_FINISH13(DecompConvParams) = [decomp_conv_gradient_finish13];
-        /// Depthwise, at most 15 taps: sums of the branches.
-        MOMENTS15(DecompConvParams) = [decomp_conv_moments15_f32, decomp_conv_moments15_bf16];
-        /// Depthwise, at most 15 taps: y.
-        WRITE15(DecompConvParams) = [decomp_conv_write15_f32, decomp_conv_write15_bf16];
-        /// Depthwise, at most 15 taps: correlations of g and of the branches with x.
-        GRADIENT_SUMS15(DecompConvParams) = [decomp_conv_gradient_sums15_f32, decomp_conv_gradient_sums15_bf16];
-        /// Depthwise, at most 15 taps: dx.
-        INPUT_GRADIENT15(DecompConvParams) = [decomp_conv_input_gradient15_f32, decomp_conv_input_gradient15_bf16];
-        /// Depthwise, at most 15 taps: gradients of the parameters from the correlations; a block a channel.
-        GRADIENT_FINISH15(DecompConvParams) = [decomp_conv_gradient_finish15];
+        /// Depthwise: gradients of the parameters from the sums of blocks; a block a channel.
+        GRADIENT_FINISH(DecompConvParams) = [decomp_conv_gradient_finish];
+        // Depthwise, by [`Phase`], each in f32 and bf16: any stride and tap count, then those unrolled for a tap count.
+        STRIDED(DecompConvParams) = [
+            decomp_conv_strided_moments_f32, decomp_conv_strided_moments_bf16, decomp_conv_strided_write_f32, decomp_conv_strided_write_bf16,
+            decomp_conv_strided_gradient_sums_f32, decomp_conv_strided_gradient_sums_bf16, decomp_conv_strided_input_gradient_f32, decomp_conv_strided_input_gradient_bf16,
+        ];
+        TAPS7(DecompConvParams) = [decomp_conv_moments7_f32, decomp_conv_moments7_bf16, decomp_conv_write7_f32, decomp_conv_write7_bf16, decomp_conv_gradient_sums7_f32, decomp_conv_gradient_sums7_bf16, decomp_conv_input_gradient7_f32, decomp_conv_input_gradient7_bf16];
+        TAPS9(DecompConvParams) = [decomp_conv_moments9_f32, decomp_conv_moments9_bf16, decomp_conv_write9_f32, decomp_conv_write9_bf16, decomp_conv_gradient_sums9_f32, decomp_conv_gradient_sums9_bf16, decomp_conv_input_gradient9_f32, decomp_conv_input_gradient9_bf16];
+        TAPS11(DecompConvParams) = [decomp_conv_moments11_f32, decomp_conv_moments11_bf16, decomp_conv_write11_f32, decomp_conv_write11_bf16, decomp_conv_gradient_sums11_f32, decomp_conv_gradient_sums11_bf16, decomp_conv_input_gradient11_f32, decomp_conv_input_gradient11_bf16];
+        TAPS13(DecompConvParams) = [decomp_conv_moments13_f32, decomp_conv_moments13_bf16, decomp_conv_write13_f32, decomp_conv_write13_bf16, decomp_conv_gradient_sums13_f32, decomp_conv_gradient_sums13_bf16, decomp_conv_input_gradient13_f32, decomp_conv_input_gradient13_bf16];
+        TAPS15(DecompConvParams) = [decomp_conv_moments15_f32, decomp_conv_moments15_bf16, decomp_conv_write15_f32, decomp_conv_write15_bf16, decomp_conv_gradient_sums15_f32, decomp_conv_gradient_sums15_bf16, decomp_conv_input_gradient15_f32, decomp_conv_input_gradient15_bf16];
     }
 }
 
@@ -163,7 +149,7 @@ kernels! {
 pub enum Variant {
     /// One thread an element, branches stored: the readable reference.
     Naive,
-    /// Depthwise with stride 1 and at most 15 taps: no branch is stored. Dense: matrix products over columns.
+    /// Depthwise: no branch is stored. Dense: matrix products over columns.
     Fused,
 }
 
@@ -179,10 +165,12 @@ pub enum NormKind {
     Train = 2,
 }
 
-/// Taps of the largest kernel that the fused depthwise variant takes.
-pub const MAX_FUSED_KERNEL: usize = 15;
 /// Blocks of a summing pass over all channels: a few for each multiprocessor of the largest GPUs.
 const SUM_BLOCKS: usize = 2048;
+/// Voxels that a block of a depthwise summing pass reads at most, unless one tile has more: it reads them once an axis, and
+/// what all resident blocks read is to stay in the L2 cache until then (x and g in f32, two blocks on each of 132
+/// multiprocessors: 34 MB).
+const SUM_VOXELS: usize = 16384;
 
 /// The sizes of a decomposed convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -254,11 +242,6 @@ impl DecompConvShape {
         self.out_channels * self.kernel * if self.dense { self.in_channels } else { 1 }
     }
 
-    /// Whether [`Variant::Fused`] can run: always for a dense convolution.
-    pub fn fused(&self) -> bool {
-        self.dense || (self.stride == 1 && self.kernel <= MAX_FUSED_KERNEL)
-    }
-
     /// Whether `variant` keeps the branches in memory.
     pub fn stores_branches(&self, variant: Variant) -> bool {
         self.dense || variant == Variant::Naive
@@ -311,67 +294,49 @@ impl DecompConvShape {
             tiles: [0; 4],
             tiles_per_block: 0,
             blocks: 0,
+            first_channel: 0,
+            channels: 0,
             axis: 0,
             sample: 0,
         }
     }
 }
 
-/// The kernels of the fused depthwise variant for one kernel size.
-struct Depthwise {
-    moments: &'static Kernel<DecompConvParams>,
-    write: &'static Kernel<DecompConvParams>,
-    gradient_sums: &'static Kernel<DecompConvParams>,
-    gradient_finish: &'static Kernel<DecompConvParams>,
-    input_gradient: &'static Kernel<DecompConvParams>,
+/// The passes of the fused depthwise variant, in the order of their entries.
+#[derive(Clone, Copy)]
+enum Phase {
+    /// Sums of the branches.
+    Moments,
+    /// y.
+    Write,
+    /// Correlations of g and of the branches with x.
+    GradientSums,
+    /// dx.
+    InputGradient,
 }
 
-/// For at most 7, 13 and 15 taps: each more is code for every target, and a smaller kernel runs on zero weights.
-static DEPTHWISE: [Depthwise; 3] = [
-    Depthwise {
-        moments: &MOMENTS7,
-        write: &WRITE7,
-        gradient_sums: &GRADIENT_SUMS7,
-        input_gradient: &INPUT_GRADIENT7,
-        gradient_finish: &GRADIENT_FINISH7,
-    },
-    Depthwise {
-        moments: &MOMENTS13,
-        write: &WRITE13,
-        gradient_sums: &GRADIENT_SUMS13,
-        input_gradient: &INPUT_GRADIENT13,
-        gradient_finish: &GRADIENT_FINISH13,
-    },
-    Depthwise {
-        moments: &MOMENTS15,
-        write: &WRITE15,
-        gradient_sums: &GRADIENT_SUMS15,
-        input_gradient: &INPUT_GRADIENT15,
-        gradient_finish: &GRADIENT_FINISH15,
-    },
-];
-
-fn depthwise(params: &DecompConvParams) -> &'static Depthwise {
-    &DEPTHWISE[match params.kernel {
-        ..=7 => 0,
-        8..=13 => 1,
-        _ => 2,
-    }]
-}
+/// The unrolled kernels by tap count; fewer taps run on zero weights. The same list is in `kernels/decomp_conv.cu`.
+static TAPS: [(u32, &Kernel<DecompConvParams>); 5] =
+    [(7, &TAPS7), (9, &TAPS9), (11, &TAPS11), (13, &TAPS13), (15, &TAPS15)];
 
 impl DecompConvParams {
-    /// Plans the tiles and blocks of `variant`.
+    /// Plans the tiles and blocks of `variant`, for all channels.
     pub fn plan(&mut self, launcher: &dyn Launcher, dtype: DType, variant: Variant) -> Result<()> {
-        let channels = self.out_channels as usize;
-        let wanted = SUM_BLOCKS.div_ceil(channels);
-        let tiles = if self.stores_branches(variant) {
-            let piece = launcher.config(BRANCH_WRITE.of(dtype))?.tile[0] as u64;
-            let voxels: u64 = self.out_size.iter().map(|&d| d as u64).product();
-            self.vector = voxels.is_multiple_of(4) as u32;
-            self.tiles = [self.batch as u32 * voxels.div_ceil(piece) as u32, 1, 1, 1];
-            self.tiles[0] as usize
+        let mut most = usize::MAX; // tiles of a block of a summing pass
+        let pieces = |size: [u32; 3], piece: u32| {
+            let voxels: u64 = size.iter().map(|&d| d as u64).product();
+            [self.batch as u32 * voxels.div_ceil(piece as u64) as u32, 1, 1, 1]
+        };
+        if self.stores_branches(variant) {
+            let [piece, ..] = launcher.config(BRANCH_WRITE.of(dtype))?.tile;
+            self.vector = size(self.out_size).is_multiple_of(4) as u32;
+            self.tiles = pieces(self.out_size, piece);
+        } else if self.unrolled().is_none() {
+            let [piece, ..] = launcher.config(self.phase(Phase::Write, dtype))?.tile;
+            self.tiles = pieces(self.out_size, piece);
+            most = SUM_VOXELS / (piece as usize * (self.stride as usize).pow(3));
         } else {
-            let [capacity, extent, segment, _] = launcher.config(depthwise(self).write.of(dtype))?.tile;
+            let [capacity, extent, segment, _] = launcher.config(self.phase(Phase::Write, dtype))?.tile;
             let [d1, d2, d3] = self.in_size;
             let [t1, t2, t3] = [d1.min(extent), d2.min(extent), d3.next_multiple_of(segment).min(extent)];
             let samples = (capacity / (t1 * t2 * t3)).clamp(1, self.batch.min(u32::MAX as u64) as u32);
@@ -379,14 +344,43 @@ impl DecompConvParams {
             self.tile = [samples, t1, t2, t3];
             self.tiles =
                 [self.batch.div_ceil(samples as u64) as u32, d1.div_ceil(t1), d2.div_ceil(t2), d3.div_ceil(t3)];
-            self.tiles.iter().map(|&n| n as usize).product()
-        };
-        self.tiles_per_block = tiles.div_ceil(wanted.min(tiles)) as u32;
+            most = SUM_VOXELS / (samples * t1 * t2 * t3) as usize;
+        }
+        let tiles: usize = self.tiles.iter().map(|&n| n as usize).product();
+        let wanted = SUM_BLOCKS.div_ceil(self.out_channels as usize).min(tiles);
+        self.tiles_per_block = tiles.div_ceil(wanted).min(most.max(1)) as u32;
         self.blocks = tiles.div_ceil(self.tiles_per_block as usize) as u32;
         // Vectors of four elements.
         let aligned = |p: &DevicePtr| p.0.is_multiple_of(4 * dtype.size() as u64);
         self.vector &= [self.x, self.g, self.y, self.dx].iter().all(aligned) as u32;
+        (self.first_channel, self.channels) = (0, self.out_channels);
         Ok(())
+    }
+
+    /// Planned parameters for every `channels` channels in turn: a depthwise phase runs on one such group at a time.
+    pub fn groups(&self, channels: usize) -> impl Iterator<Item = DecompConvParams> {
+        let (all, step) = (self.out_channels, channels.clamp(1, self.out_channels as usize));
+        (0..all).step_by(step).map(move |first_channel| DecompConvParams {
+            first_channel,
+            channels: (step as u32).min(all - first_channel),
+            ..*self
+        })
+    }
+
+    fn unrolled(&self) -> Option<&'static Kernel<DecompConvParams>> {
+        let kernels = TAPS.iter().find(|(taps, _)| self.stride == 1 && self.kernel <= *taps);
+        kernels.map(|(_, kernels)| *kernels)
+    }
+
+    /// The kernel of a depthwise phase.
+    fn phase(&self, phase: Phase, dtype: DType) -> &'static Entry {
+        self.unrolled().unwrap_or(&STRIDED).nth(2 * phase as usize + (dtype == DType::Bf16) as usize)
+    }
+
+    /// # Safety
+    /// As for the launch function of the phase.
+    unsafe fn launch_phase(&self, launcher: &dyn Launcher, phase: Phase, dtype: DType, grid: Grid) -> Result<()> {
+        unsafe { launcher.launch(self.phase(phase, dtype), grid, std::ptr::from_ref(self).cast()) }
     }
 
     fn stores_branches(&self, variant: Variant) -> bool {
@@ -395,7 +389,8 @@ impl DecompConvParams {
 
     /// Bytes of `partial` of a planned call, either direction.
     pub fn partial_bytes(&self) -> usize {
-        let values = 3 * (3 * MAX_FUSED_KERNEL + 2);
+        // Of the backward pass: two sums and three a tap, of three branches.
+        let values = 3 * (2 + 3 * self.kernel as usize);
         self.blocks as usize * self.out_channels as usize * values * 8
     }
 
@@ -405,15 +400,15 @@ impl DecompConvParams {
     }
 
     fn tile_grid(&self) -> Grid {
-        Grid([self.tiles.iter().product(), self.out_channels, 1])
+        Grid([self.tiles.iter().product(), self.channels, 1])
     }
 
     fn sum_grid(&self) -> Grid {
-        Grid([self.blocks, self.out_channels, 1])
+        Grid([self.blocks, self.channels, 1])
     }
 
     fn channel_grid(&self) -> Grid {
-        Grid([self.out_channels, 1, 1])
+        Grid([self.channels, 1, 1])
     }
 }
 
@@ -433,7 +428,7 @@ pub unsafe fn statistics(
             if params.stores_branches(variant) {
                 BRANCH_MOMENTS.launch_only(launcher, params.sum_grid(), params)?;
             } else {
-                depthwise(params).moments.launch(launcher, dtype, params.sum_grid(), params)?;
+                params.launch_phase(launcher, Phase::Moments, dtype, params.sum_grid())?;
             }
         }
         FINISH.launch_only(launcher, params.channel_grid(), params)
@@ -445,8 +440,13 @@ pub unsafe fn statistics(
 /// # Safety
 /// As for [`statistics`], which has run; `y` as documented, and `g` with `slope`.
 pub unsafe fn write(launcher: &dyn Launcher, variant: Variant, dtype: DType, params: &DecompConvParams) -> Result<()> {
-    let kernel = if params.stores_branches(variant) { &BRANCH_WRITE } else { depthwise(params).write };
-    unsafe { kernel.launch(launcher, dtype, params.tile_grid(), params) }
+    unsafe {
+        if params.stores_branches(variant) {
+            BRANCH_WRITE.launch(launcher, dtype, params.tile_grid(), params)
+        } else {
+            params.launch_phase(launcher, Phase::Write, dtype, params.tile_grid())
+        }
+    }
 }
 
 /// Gradients of biases and norms, the coefficients of dz and, fused depthwise, of the weights; from g and x or z.
@@ -464,8 +464,8 @@ pub unsafe fn gradient_sums(
             BRANCH_GRADIENT_SUMS.launch(launcher, dtype, params.sum_grid(), params)?;
             BRANCH_GRADIENT_FINISH.launch_only(launcher, params.channel_grid(), params)
         } else {
-            depthwise(params).gradient_sums.launch(launcher, dtype, params.sum_grid(), params)?;
-            depthwise(params).gradient_finish.launch_only(launcher, params.channel_grid(), params)
+            params.launch_phase(launcher, Phase::GradientSums, dtype, params.sum_grid())?;
+            GRADIENT_FINISH.launch_only(launcher, params.channel_grid(), params)
         }
     }
 }
@@ -475,7 +475,12 @@ pub unsafe fn gradient_sums(
 /// # Safety
 /// As for [`gradient_sums`], which has run; `dx` as documented.
 pub unsafe fn input_gradient(launcher: &dyn Launcher, dtype: DType, params: &DecompConvParams) -> Result<()> {
-    unsafe { depthwise(params).input_gradient.launch(launcher, dtype, params.tile_grid(), params) }
+    let mut grid = params.tile_grid();
+    if params.unrolled().is_none() {
+        let [piece, ..] = launcher.config(params.phase(Phase::InputGradient, dtype))?.tile;
+        grid.0[0] = params.batch as u32 * size(params.in_size).div_ceil(piece as usize) as u32;
+    }
+    unsafe { params.launch_phase(launcher, Phase::InputGradient, dtype, grid) }
 }
 
 /// dz of stored branches: f32 (which may replace z) in the naive variant, else as x.

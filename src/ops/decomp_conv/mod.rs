@@ -62,8 +62,7 @@ impl Norm {
 /// Gradients reach all inputs. In evaluation the statistics are constants. Deterministic.
 ///
 /// # Errors
-/// On an even kernel, sizes or types that do not fit, fewer than two values a channel in training, and
-/// [`Variant::Fused`] for a depthwise convolution with another stride than 1 or more than 15 taps.
+/// On an even kernel, sizes or types that do not fit, and fewer than two values a channel in training.
 #[derive(Clone, Debug)]
 pub struct DecompConv {
     /// Taps of each branch; odd.
@@ -76,7 +75,7 @@ pub struct DecompConv {
     pub norm: Option<Norm>,
     /// What follows the sum.
     pub activation: Activation,
-    /// The implementation; `None` takes the fused one where it can run.
+    /// The implementation; `None` takes the fused one.
     pub variant: Option<Variant>,
     /// How the matrix products of the fused dense variant are computed; `None` takes the device's default.
     pub method: Option<Method>,
@@ -140,18 +139,11 @@ impl DecompConv {
                 "use a larger batch, or evaluation mode",
             ));
         }
-        if self.variant == Some(Variant::Fused) && !shape.fused() {
-            return Err(Error::argument(
-                "decomp_conv",
-                format!("no fused depthwise kernels for {} taps with stride {}", self.kernel, self.stride),
-                format!("use stride 1 and at most {} taps, or the naive variant", kernel::MAX_FUSED_KERNEL),
-            ));
-        }
         Ok(shape)
     }
 
-    fn variant(&self, shape: &DecompConvShape) -> Variant {
-        self.variant.unwrap_or(if shape.fused() { Variant::Fused } else { Variant::Naive })
+    fn variant(&self) -> Variant {
+        self.variant.unwrap_or(Variant::Fused)
     }
 
     fn method(&self, device: &Device) -> Method {
@@ -227,7 +219,7 @@ impl Op for DecompConv {
     fn forward(&self, tensors: &[&Tensor]) -> Result<(Tensor, DecompConvContext)> {
         let inputs = self.inputs(tensors)?;
         let shape = self.shape(&inputs)?;
-        let (x, variant) = (inputs.x, self.variant(&shape));
+        let (x, variant) = (inputs.x, self.variant());
         let (device, dtype) = (x.device(), x.dtype());
         let launcher = device.launcher();
         let statistics = Statistics::new(device, shape.out_channels)?;
@@ -266,7 +258,7 @@ impl Op for DecompConv {
     fn backward(&self, context: &DecompConvContext, dy: &Tensor, gradients: &mut Gradients) -> Result<()> {
         let tensors: Vec<&Tensor> = context.inputs.iter().collect();
         let (inputs, shape) = (self.inputs(&tensors)?, &context.shape);
-        let (x, variant) = (inputs.x, self.variant(shape));
+        let (x, variant) = (inputs.x, self.variant());
         let (device, dtype) = (x.device(), x.dtype());
         let launcher = device.launcher();
         let [e1, e2, e3] = shape.out_size;
