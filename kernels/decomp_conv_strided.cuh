@@ -67,7 +67,7 @@ X2CT_DEVICE void strided_moments(const DecompConvParams& p) {
     // The pivot: the branch at the centre of the first sample.
     if (threadIdx.x < 3) {
         const int at[3] = {int(p.out_size[0] / 2), int(p.out_size[1] / 2), int(p.out_size[2] / 2)};
-        s.pivot[threadIdx.x] = strided_branch(p, strided_centre<T>(p, 0, at), threadIdx.x, at[threadIdx.x]);
+        s.pivot[threadIdx.x] = strided_branch(p, strided_centre<T>(p, 0, at), threadIdx.x, int(p.out_size[threadIdx.x] / 2));
     }
     __syncthreads();
     float pivot[3], sums[6] = {};

@@ -352,9 +352,12 @@ fn decomp_conv_agrees_with_f64() {
 fn decomp_conv_in_bf16() {
     for (name, device) in devices() {
         for variant in VARIANTS {
-            for (size, groups) in
-                [(DEPTHWISE[3], Groups::Depthwise), (DEPTHWISE[4], Groups::Depthwise), (DEPTHWISE[9], Groups::Depthwise), (DENSE[1], Groups::Dense)]
-            {
+            for (size, groups) in [
+                (DEPTHWISE[3], Groups::Depthwise),
+                (DEPTHWISE[4], Groups::Depthwise),
+                (DEPTHWISE[9], Groups::Depthwise),
+                (DENSE[1], Groups::Dense),
+            ] {
                 for gelu in [false, true] {
                     let case = Case::new(size, groups, DType::Bf16, Some(Mode::Train), true, gelu);
                     case.check(&format!("{name} {variant:?}"), &case.run(&device, Some(variant)), 8e-3);
