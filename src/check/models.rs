@@ -92,32 +92,53 @@ fn finish(
     Ok(computed)
 }
 
-fn dcformer(case: &Case, device: &Device) -> Result<Computed> {
-    if case.attr("vq", Some(false))? {
-        return Err(case.refuse("asks for vector quantisation"));
+/// A DCFormer with the attributes and weights of a case.
+pub(super) struct DcFormerCase {
+    pub encoder: DcFormer,
+    pub parameters: Parameters,
+}
+
+impl DcFormerCase {
+    pub fn new(case: &Case, device: &Device) -> Result<Self> {
+        if case.attr("vq", Some(false))? {
+            return Err(case.refuse("asks for vector quantisation"));
+        }
+        let [_, _, d, h, w] = Self::input(case)?;
+        let config = DcFormerConfig {
+            channels: case.attr("channels", None)?,
+            blocks: case.attr("blocks", None)?,
+            kernels: case.attr("kernels", Some([13, 11, 9, 7]))?,
+            stem_activation: case.attr("stem_activation", Some(false))?,
+            mixer: case.attr("mixer", Some(Mixer::Decomposed))?,
+            input: [h, w, d],
+            reduction: case.attr("reduction", Some(Default::default()))?,
+            projection: case.attr("projection", Some(None))?,
+        };
+        let mut b = ParameterBuilder::new();
+        let encoder = DcFormer::new(&mut b, &config)?;
+        Ok(DcFormerCase { encoder, parameters: b.build(device, 0)? })
     }
-    // The file has [N, 1, D, H, W]; inside, as in the feature maps, depth comes last.
-    let (shape, data) = case.tensor("in.x")?;
-    let &[n, one, d, h, w] = &shape[..] else { return Err(case.refuse("in.x does not have five axes")) };
-    let volumes = transposed(data, [n * one, d, h * w]);
-    let config = DcFormerConfig {
-        channels: case.attr("channels", None)?,
-        blocks: case.attr("blocks", None)?,
-        kernels: case.attr("kernels", Some([13, 11, 9, 7]))?,
-        stem_activation: case.attr("stem_activation", Some(false))?,
-        mixer: case.attr("mixer", Some(Mixer::Decomposed))?,
-        input: [h, w, d],
-        reduction: case.attr("reduction", Some(Default::default()))?,
-        projection: case.attr("projection", Some(None))?,
-    };
-    let mut b = ParameterBuilder::new();
-    let model = DcFormer::new(&mut b, &config)?;
-    let parameters = b.build(device, 0)?;
+
+    /// `in.x`: the file has [N, 1, D, H, W]; inside, as in the feature maps, depth comes last.
+    pub fn volumes(case: &Case, device: &Device) -> Result<Tensor> {
+        let [n, one, d, h, w] = Self::input(case)?;
+        let (_, data) = case.tensor("in.x")?;
+        Tensor::from_slice(device, [n, one, h, w, d], DType::F32, &transposed(data, [n * one, d, h * w]))
+    }
+
+    fn input(case: &Case) -> Result<[usize; 5]> {
+        let (shape, _) = case.tensor("in.x")?;
+        shape.as_ref().try_into().map_err(|_| case.refuse("in.x does not have five axes"))
+    }
+}
+
+fn dcformer(case: &Case, device: &Device) -> Result<Computed> {
+    let DcFormerCase { encoder, parameters } = DcFormerCase::new(case, device)?;
     case.state_dict("w.").load_into(&parameters, &case.name)?;
     let mode = if case.is_training() { Mode::Train } else { Mode::Eval };
     let pass = Forward::training(&parameters).with_mode(mode);
-    let x = pass.tape.leaf(&Tensor::from_slice(device, [n, one, h, w, d], DType::F32, &volumes)?);
-    let maps = model.feature_maps(&pass, &x)?;
+    let x = pass.tape.leaf(&DcFormerCase::volumes(case, device)?);
+    let maps = encoder.feature_maps(&pass, &x)?;
     let mut computed = Computed::new();
     let mut arriving = Vec::new();
     for (stage, map) in maps.iter().enumerate() {
@@ -126,12 +147,13 @@ fn dcformer(case: &Case, device: &Device) -> Result<Computed> {
     }
     let y = &maps[4];
     if case.tensors.contains_key("out.embedding") {
-        let embedding = model.embedding(&pass, y)?;
+        let embedding = encoder.embedding(&pass, y)?;
         computed.insert("out.embedding".into(), embedding.tensor().to_vec()?);
         let up = upstream(case, device, &embedding, "embedding", Order::Same)?;
         arriving.push((embedding, up));
     }
     arriving.push((y.clone(), upstream(case, device, y, "y", Order::Same)?));
+    let [n, one, d, h, w] = DcFormerCase::input(case)?;
     finish(computed, &pass, &parameters, &x, &arriving, |data| transposed(data, [n * one, h * w, d]))
 }
 

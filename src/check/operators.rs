@@ -225,7 +225,9 @@ impl Runner<'_> {
 
     fn adamw(&self) -> Result<Computed> {
         let parameters = self.upload(("in.param", Order::Same))?;
-        let mut optimizer = adamw(self.case, &parameters)?;
+        let weight_decay = self.case.attr("weight_decay", None)?;
+        let all = Group { begin: 0, end: parameters.numel(), weight_decay, lr_scale: 1.0 };
+        let mut optimizer = adamw(self.case, &parameters, &[all])?;
         let (steps, lr): (usize, f64) = (self.case.attr("steps", None)?, self.case.attr("lr", None)?);
         for step in 1..=steps {
             optimizer.step(&self.upload((&format!("in.grad.{step}"), Order::Same))?, lr)?;
@@ -239,13 +241,11 @@ impl Runner<'_> {
 }
 
 /// The optimizer of a case, over one arena.
-pub(super) fn adamw(case: &Case, parameters: &Tensor) -> Result<AdamW> {
+pub(super) fn adamw(case: &Case, parameters: &Tensor, groups: &[Group]) -> Result<AdamW> {
     let [beta1, beta2]: [f64; 2] = case.attr("betas", None)?;
     let max_norm: f64 = case.attr("max_norm", Some(0.0))?;
     let hyper = Hyper { beta1, beta2, eps: case.attr("eps", None)?, max_norm: (max_norm > 0.0).then_some(max_norm) };
-    let group =
-        Group { begin: 0, end: parameters.numel(), weight_decay: case.attr("weight_decay", None)?, lr_scale: 1.0 };
-    AdamW::new(parameters, &[group], hyper)
+    AdamW::new(parameters, groups, hyper)
 }
 
 /// The gradient arriving at an output: `up.NAME`, or 1 for a scalar loss, or none.
