@@ -34,6 +34,7 @@
 #include <utility>
 
 #include "common/common.h"
+#include "rows.cuh"
 
 enum DecompNorm : uint32_t { kNormNone = 0, kNormEval = 1, kNormTrain = 2 };
 
@@ -104,32 +105,6 @@ X2CT_DEVICE double out_count(const DecompConvParams& p) { return double(p.batch)
 X2CT_DEVICE float activation(float v, uint32_t gelu) { return gelu ? 0.5f * v * (1.0f + erff(v * 0.70710678118654752440f)) : v; }
 X2CT_DEVICE float activation_slope(float v) {
     return 0.5f * (1.0f + erff(v * 0.70710678118654752440f)) + v * 0.39894228040143267794f * expf(-0.5f * v * v);
-}
-
-// Four elements from p on, of which those at [0, count) exist and the others are zero.
-template <class T>
-X2CT_DEVICE void load4(const T* p, int count, uint32_t vector, float (&out)[4]) {
-    if (vector) {
-        // Rows of a multiple of four: all four exist or none does.
-        if (count > 0) {
-            load_float(p, out);
-        } else {
-            out[0] = out[1] = out[2] = out[3] = 0.0f;
-        }
-    } else {
-        X2CT_UNROLL
-        for (int i = 0; i < 4; ++i) out[i] = i < count ? to_float(p[i]) : 0.0f;
-    }
-}
-template <class T>
-X2CT_DEVICE void store4(T* p, int count, uint32_t vector, const float (&value)[4]) {
-    if (vector) {
-        if (count > 0) store_float(p, value);
-    } else {
-        X2CT_UNROLL
-        for (int i = 0; i < 4; ++i)
-            if (i < count) p[i] = from_float<T>(value[i]);
-    }
 }
 
 // What follows from the moments of branch a of channel c: of z, without the bias. Returns what the branch adds to `shift`.

@@ -130,26 +130,6 @@ X2CT_DEVICE void convolve_lines(const T* x, uint64_t stride, int first, int size
     });
 }
 
-// v[i] = row[first + i] for a multiple of four elements from a multiple of four on; zero outside [0, size).
-template <int Count, class T>
-X2CT_DEVICE void load_row(const T* row, int first, int size, uint32_t vector, float (&v)[Count]) {
-    X2CT_UNROLL
-    for (int i = 0; i < Count; i += 4) {
-        const int at = first + i;
-        float part[4];
-        if (vector) {
-            load4(row + at, at >= 0 ? size - at : 0, vector, part);
-        } else {
-            X2CT_UNROLL
-            for (int l = 0; l < 4; ++l) part[l] = at + l >= 0 && at + l < size ? to_float(row[at + l]) : 0.0f;
-        }
-        X2CT_UNROLL
-        for (int l = 0; l < 4; ++l) v[i + l] = part[l];
-    }
-}
-// Elements read before a segment so that it starts at a multiple of four.
-constexpr int row_halo(int radius) { return (radius + 3) / 4 * 4; }
-
 // z[r] += sum over t of w[t] v[offset + r + t].
 template <int K, int R, int Count>
 X2CT_DEVICE void convolve_row(const float (&v)[Count], int offset, const float (&w)[K], float (&z)[R]) {

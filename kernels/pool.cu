@@ -5,6 +5,7 @@
 //                 Ties go to the first in scan order; a NaN wins, the last of several: both as PyTorch.
 //                 dx[n,i,c] = sum of dy[n,o,c] over the windows o whose maximum is i: gathered, in the order of o, so
 //                 deterministic.
+//   average       pool_average.cuh
 //   mean          y[n,c] = mean over l of x[n,l,c], x [N, L, C];  dx[n,l,c] = dy[n,c] / L
 //
 // Each output's choice is stored as one byte, its offset in the window in scan order (hence windows of at most 256). It
@@ -18,6 +19,7 @@
 // Test: cargo test --release ops::pool     Time: x2ct bench pool
 #include "common/columns.h"
 #include "common/common.h"
+#include "rows.cuh"
 
 struct MaxPoolParams {
     const void* x;         // [images, input, channels]
@@ -338,3 +340,5 @@ X2CT_KERNEL(mean_pool_f32, MeanPoolParams, MeanPoolConfig, mean_pool<float>)
 X2CT_KERNEL(mean_pool_bf16, MeanPoolParams, MeanPoolConfig, mean_pool<bf16>)
 X2CT_KERNEL(mean_pool_gradient_f32, MeanPoolParams, MeanGradientConfig, mean_pool_gradient<float>)
 X2CT_KERNEL(mean_pool_gradient_bf16, MeanPoolParams, MeanGradientConfig, mean_pool_gradient<bf16>)
+
+#include "pool_average.cuh"

@@ -15,6 +15,7 @@ pub mod columns;
 pub mod contrastive;
 pub mod conv2d;
 pub mod decomp_conv;
+pub mod depthwise_conv3d;
 pub mod drr;
 mod family;
 pub mod gemm;
@@ -37,6 +38,7 @@ pub static FAMILIES: &[&Family] = &[
     &channels::FAMILY,
     &conv2d::FAMILY,
     &decomp_conv::FAMILY,
+    &depthwise_conv3d::FAMILY,
     &contrastive::FAMILY,
     &gemm::FAMILY,
     &drr::FAMILY,

@@ -40,6 +40,26 @@ kernels! {
             accumulate: u32,
         }
 
+        /// Operands of average pooling over `[images, size]`, window 3 x 3 x 3, stride 1.
+        AvgPoolParams {
+            /// `[images, size]`; dy for the gradient.
+            x: DevicePtr,
+            /// As x; dx for the gradient.
+            y: DevicePtr,
+            /// Images.
+            images: u64,
+            /// Sizes.
+            size: [u32; 3],
+            /// 1: subtract x.
+            minus_input: u32,
+            /// 1: the gradient.
+            transposed: u32,
+            /// 1: rows start at multiples of four elements. Filled in by the launch.
+            vector: u32,
+            /// 1: add to y.
+            accumulate: u32,
+        }
+
         /// Operands of the mean over the middle axis of `[images, positions, channels]`.
         MeanPoolParams {
             /// `[images, positions, channels]`.
@@ -72,6 +92,10 @@ kernels! {
         MAX_POOL_NAIVE(MaxPoolParams) = [max_pool_naive_f32, max_pool_naive_bf16];
         /// Variant 1 of MAX_POOL_GRADIENT, one thread an input.
         MAX_POOL_GRADIENT_NAIVE(MaxPoolParams) = [max_pool_gradient_naive_f32, max_pool_gradient_naive_bf16];
+        /// y, one thread a voxel; tile\[0\] a block.
+        AVG_POOL_NAIVE(AvgPoolParams) = [avg_pool_naive_f32, avg_pool_naive_bf16];
+        /// The same, one thread tile\[1\] voxels of a row; tile\[0\] threads a block.
+        AVG_POOL(AvgPoolParams) = [avg_pool_rows_f32, avg_pool_rows_bf16];
         /// y = mean.
         MEAN_POOL(MeanPoolParams) = [mean_pool_f32, mean_pool_bf16];
         /// dx = dy / positions.
@@ -79,12 +103,12 @@ kernels! {
     }
 }
 
-/// Which implementation of max pooling runs.
+/// Which implementation of max or average pooling runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Variant {
     /// One thread an element: the readable reference.
     Naive,
-    /// Vectors of channels.
+    /// Vectors of channels; of voxels for the average.
     #[default]
     Vector,
 }
@@ -148,6 +172,24 @@ unsafe fn run(
     let per_image = if vector { elements / width } else { elements };
     let grid = Grid([per_image.div_ceil(tile) as u32, images.min(MAX_BLOCKS_YZ) as u32, 1]);
     unsafe { kernel.launch(launcher, dtype, grid, &params) }
+}
+
+/// y from x; with `transposed` dx from dy.
+///
+/// # Safety
+/// The pointers hold what [`AvgPoolParams`] says and stay valid until the launch has completed on the launcher's stream.
+pub unsafe fn avg_pool(launcher: &dyn Launcher, variant: Variant, dtype: DType, params: &AvgPoolParams) -> Result<()> {
+    let kernel = if variant == Variant::Naive { &AVG_POOL_NAIVE } else { &AVG_POOL };
+    let [threads, columns, ..] = launcher.config(kernel.of(dtype))?.tile;
+    let [d1, d2, d3] = params.size;
+    let columns = if variant == Variant::Naive { d3 } else { d3.div_ceil(columns) };
+    let items = params.images as usize * product([d1, d2, columns]);
+    if items == 0 {
+        return Ok(());
+    }
+    let aligned = [params.x, params.y].iter().all(|p| p.0.is_multiple_of(4 * dtype.size() as u64));
+    let params = AvgPoolParams { vector: (aligned && d3.is_multiple_of(4)) as u32, ..*params };
+    unsafe { kernel.launch(launcher, dtype, Grid::covering(items, threads as usize), &params) }
 }
 
 /// y from x.

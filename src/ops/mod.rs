@@ -7,6 +7,7 @@ pub mod channels;
 pub mod contrastive;
 pub mod conv2d;
 pub mod decomp_conv;
+pub mod depthwise_conv3d;
 pub mod drr;
 pub mod gemm;
 pub mod image;

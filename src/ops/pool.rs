@@ -1,11 +1,11 @@
-//! Max pooling and the global mean.
+//! Max pooling, average pooling and the global mean.
 
 use crate::autograd::{Gradients, Op};
 use crate::device::Buffer;
 use crate::kernels::columns::Order;
 pub use crate::kernels::pool::Variant;
-use crate::kernels::pool::{self as kernel, MaxPoolParams, MeanPoolParams};
-use crate::kernels::{DType, DevicePtr};
+use crate::kernels::pool::{self as kernel, AvgPoolParams, MaxPoolParams, MeanPoolParams};
+use crate::kernels::{DType, DevicePtr, Write};
 use crate::tensor::{Shape, Tensor};
 use crate::{Error, Result};
 
@@ -218,6 +218,60 @@ impl Op for MaxPool3d {
 
     fn backward(&self, context: &MaxPoolContext, dy: &Tensor, gradients: &mut Gradients) -> Result<()> {
         backward(self.name(), self.variant, context, dy, gradients)
+    }
+}
+
+/// Average pooling of NCDHW with a window of 3, stride 1 and padding 1 on every axis, the padding left out of sum and count:
+/// as `torch.nn.functional.avg_pool3d(x, 3, 1, 1, count_include_pad=False)`. x `[N, C, D1, D2, D3]` f32 or bf16, y like x.
+///
+/// With `minus_input` y is the mean less x, the token mixer of PoolFormer. Deterministic.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AvgPool3d {
+    /// Whether x is subtracted.
+    pub minus_input: bool,
+    /// The implementation.
+    pub variant: Variant,
+}
+
+impl AvgPool3d {
+    fn run(&self, from: &Tensor, to: &Tensor, transposed: bool, write: Write) -> Result<()> {
+        let [n, c, d1, d2, d3] = from.dims("avg_pool3d x [N, C, D1, D2, D3]")?;
+        if [d1, d2, d3].iter().any(|&d| d > i32::MAX as usize / 2) {
+            return Err(Error::argument(self.name(), format!("x is {from:?}"), "use axes of less than 2^30"));
+        }
+        let params = AvgPoolParams {
+            x: from.ptr(),
+            y: to.ptr(),
+            images: (n * c) as u64,
+            size: [d1 as u32, d2 as u32, d3 as u32],
+            minus_input: self.minus_input as u32,
+            transposed: transposed as u32,
+            vector: 0,
+            accumulate: write.flag(),
+        };
+        // Safety: two live tensors of one shape and type.
+        unsafe { kernel::avg_pool(from.device().launcher(), self.variant, from.dtype(), &params) }
+    }
+}
+
+impl Op for AvgPool3d {
+    type Context = ();
+
+    fn name(&self) -> &'static str {
+        "avg_pool3d"
+    }
+
+    fn forward(&self, inputs: &[&Tensor]) -> Result<(Tensor, ())> {
+        let x = inputs[0];
+        let y = Tensor::empty(x.device(), x.shape(), x.dtype(), "pooled")?;
+        self.run(x, &y, false, Write::Overwrite)?;
+        Ok((y, ()))
+    }
+
+    fn backward(&self, _: &(), dy: &Tensor, gradients: &mut Gradients) -> Result<()> {
+        let Some((dx, write)) = gradients.wanted(0)? else { return Ok(()) };
+        dy.expect("avg_pool3d upstream gradient", dx.device(), dx.shape(), dx.dtype())?;
+        self.run(dy, &dx, true, write)
     }
 }
 

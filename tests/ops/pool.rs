@@ -2,7 +2,7 @@ use x2ct::Device;
 use x2ct::autograd::{Op, Tape, check_gradients};
 use x2ct::kernels::columns::Order;
 use x2ct::ops::pointwise::{Add, Reshape};
-use x2ct::ops::pool::{GlobalAvgPool, MaxPool2d, MaxPool3d, Variant};
+use x2ct::ops::pool::{AvgPool3d, GlobalAvgPool, MaxPool2d, MaxPool3d, Variant};
 use x2ct::tensor::{DType, Tensor};
 
 use crate::support::{assert_close, devices, host, normal, round_bf16};
@@ -160,6 +160,62 @@ fn max_pool_treats_nan_and_infinity_as_pytorch() {
     }
 }
 
+/// y and dx of the mean over windows of three, less x, in f64.
+fn avg_pool(x: &[f32], dy: &[f32], [images, d0, d1, d2]: [usize; 4], minus_input: bool) -> [Vec<f64>; 2] {
+    let own = if minus_input { 1.0 } else { 0.0 };
+    let mut y: Vec<f64> = x.iter().map(|&v| -own * v as f64).collect();
+    let mut dx: Vec<f64> = dy.iter().map(|&v| -own * v as f64).collect();
+    let around = |i: usize, d: usize| i.saturating_sub(1)..(i + 2).min(d);
+    for image in 0..images {
+        for (a, b, c) in triples([d0, d1, d2]) {
+            let o = ((image * d0 + a) * d1 + b) * d2 + c;
+            let (wa, wb, wc) = (around(a, d0), around(b, d1), around(c, d2));
+            let count = (wa.len() * wb.len() * wc.len()) as f64;
+            for (i, j, k) in
+                wa.flat_map(|i| wb.clone().map(move |j| (i, j))).flat_map(|(i, j)| wc.clone().map(move |k| (i, j, k)))
+            {
+                let at = ((image * d0 + i) * d1 + j) * d2 + k;
+                y[o] += x[at] as f64 / count;
+                dx[at] += dy[o] as f64 / count;
+            }
+        }
+    }
+    [y, dx]
+}
+
+#[test]
+fn avg_pool3d_agrees_with_f64() {
+    let shapes =
+        [[1, 1, 1, 1, 1], [2, 3, 2, 1, 3], [1, 2, 3, 5, 7], [2, 1, 4, 6, 8], [1, 3, 7, 11, 20], [1, 1, 2, 3, 33]];
+    for (name, device) in devices() {
+        for shape @ [n, c, d0, d1, d2] in shapes {
+            for dtype in [DType::F32, DType::Bf16] {
+                let numel = shape.iter().product();
+                let (x, dy) = (round_bf16(&normal(1, numel)), round_bf16(&normal(2, numel)));
+                for (variant, minus_input) in VARIANTS.into_iter().flat_map(|v| [(v, false), (v, true)]) {
+                    let want = avg_pool(&x, &dy, [n * c, d0, d1, d2], minus_input);
+                    let tape = Tape::recording();
+                    let leaf = tape.leaf(&Tensor::from_slice(&device, shape, dtype, &x).unwrap());
+                    let y = tape.apply(AvgPool3d { minus_input, variant }, &[&leaf]).unwrap();
+                    let up = Tensor::from_slice(&device, shape, dtype, &dy).unwrap();
+                    let gradients = tape.backward_from(&[(&y, &up)]).unwrap();
+                    let got = [y.tensor(), gradients.get(&leaf).unwrap()].map(|t| t.to_vec().unwrap());
+                    let what = format!("{name} {variant:?} {} {shape:?} {minus_input}", dtype.name());
+                    for (got, want) in got.iter().zip(&want) {
+                        // A mean less its only value is zero, up to rounding.
+                        let zero = want.iter().all(|&v| v.abs() < 1e-9);
+                        if zero {
+                            assert!(got.iter().all(|v| v.abs() < 1e-6), "{what}");
+                        } else {
+                            assert_close(&what, got, want, if dtype == DType::F32 { 2e-6 } else { 4e-3 });
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn global_avg_pool_agrees_with_f64() {
     let cases = [[1, 1, 1], [3, 49, 17], [2, 33, 24], [5, 64, 300], [2, 1031, 8], [3, 2000, 1]];
@@ -201,6 +257,12 @@ fn pooling_agrees_with_finite_differences() {
     let input = [(vec![1, 2, 7, 9, 3].into(), distinct)];
     for report in check_gradients(&device, &MaxPool3d::new(3, 2, 1), &input, 1e-4).unwrap() {
         assert!(report.relative_l2 < 1e-2, "{report:?}");
+    }
+    let input = [(vec![2, 1, 5, 9, 3].into(), normal(3, 270))];
+    for report in
+        check_gradients(&device, &AvgPool3d { minus_input: true, ..Default::default() }, &input, 1e-2).unwrap()
+    {
+        assert!(report.relative_l2 < 1e-3, "{report:?}");
     }
     let input = [(vec![2, 5, 9, 3].into(), normal(3, 270))];
     for report in check_gradients(&device, &GlobalAvgPool::default(), &input, 1e-2).unwrap() {
@@ -245,6 +307,7 @@ fn pooling_refuses_what_does_not_fit() {
     assert!(text(MaxPool2d::new(17, 1, 0), &[1, 32, 32, 1]).contains("256"));
     assert!(text(MaxPool2d::new(5, 1, 1), &[1, 2, 8, 1]).contains("shorter than the window"));
     assert!(text(MaxPool2d::new(3, 2, 1), &[8, 8, 1]).contains("axes"));
+    assert!(AvgPool3d::default().forward(&[&zeros(&[3, 4, 5])]).is_err());
     assert!(GlobalAvgPool::default().forward(&[&zeros(&[3])]).is_err());
     assert!(GlobalAvgPool::default().forward(&[&zeros(&[3, 0, 2])]).is_err());
 }
