@@ -185,6 +185,14 @@ impl Archive {
     /// Maps an archive of `format` and verifies it, but for tensors with a companion. `what` says what it is, `advice` what to
     /// do when it is bad.
     pub fn read(path: &Path, format: &str, what: &str, advice: &str) -> Result<Self> {
+        let archive = Self::open(path, format, what, advice)?;
+        archive.verify().map_err(|problem| Error::file(path, problem, advice))?;
+        Ok(archive)
+    }
+
+    /// Maps an archive of `format` and verifies its structure and length, not its content: to look at the metadata of many
+    /// files, which are [`Archive::read`] later.
+    pub fn open(path: &Path, format: &str, what: &str, advice: &str) -> Result<Self> {
         let file = std::fs::File::open(path).map_err(|e| Error::io(path, &format!("open the {what}"), &e))?;
         // SAFETY: the map is only read. Archives are replaced by renaming, never written in place.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, &format!("map the {what}"), &e))?;
@@ -206,18 +214,20 @@ impl Archive {
             let range = begin..begin + view.data().len();
             (name.to_string(), Entry { dtype: view.dtype(), shape: view.shape().to_vec(), range })
         });
-        let tensors = tensors.collect();
-        let archive = Archive { path: path.to_path_buf(), metadata, tensors, map };
-        let covered = archive.tensors.iter().map(|(name, entry)| {
-            let data = (!archive.tensors.contains_key(&companion(name))).then(|| &archive.map[entry.range.clone()]);
+        Ok(Archive { path: path.to_path_buf(), metadata, tensors: tensors.collect(), map })
+    }
+
+    fn verify(&self) -> Result<(), String> {
+        let covered = self.tensors.iter().map(|(name, entry)| {
+            let data = (!self.tensors.contains_key(&companion(name))).then(|| &self.map[entry.range.clone()]);
             (name.as_str(), &entry.shape[..], data)
         });
-        let (recorded, computed) = (archive.text(CHECKSUM)?, checksum(&archive.metadata, covered));
+        let (recorded, computed) = (self.text(CHECKSUM)?, checksum(&self.metadata, covered));
         if computed != recorded {
             let problem = format!("its content has checksum {computed}, but {recorded} is recorded");
             return Err(format!("{problem}: it was changed or damaged"));
         }
-        Ok(archive)
+        Ok(())
     }
 
     fn text(&self, key: &str) -> Result<&str, String> {

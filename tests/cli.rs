@@ -396,6 +396,6 @@ fn the_example_configuration_holds_the_defaults() {
     // X2CT-CLIP's settings.
     let o = &example.optimizer;
     assert_eq!((example.batch, example.seed, example.data.image_size), (360, 1024, 224));
-    assert_eq!((o.lr, o.weight_decay, o.betas, o.max_norm), (5e-5, 1e-4, [0.9, 0.99], 0.5));
+    assert_eq!((o.lr, o.weight_decay, o.betas, o.max_norm), (Some(5e-5), 1e-4, [0.9, 0.99], 0.5));
     assert_eq!((example.loss.temperature, example.model.width, example.model.embedding), (0.07, 64, 512));
 }

@@ -222,6 +222,7 @@ fn config(batch: usize, micro_batch: Option<usize>) -> TrainConfig {
         seed: 3,
         dtype: DType::F32,
         checkpoint_steps: 1000,
+        drop_last: false,
         weights: None,
         model: EncoderConfig::new("resnet18", 8),
         data: DataConfig {
@@ -232,7 +233,7 @@ fn config(batch: usize, micro_batch: Option<usize>) -> TrainConfig {
             normalization: Normalization::IMAGENET,
         },
         loss: Default::default(),
-        optimizer: OptimizerConfig { lr: 2e-3, ..Default::default() },
+        optimizer: OptimizerConfig { lr: Some(2e-3), ..Default::default() },
         schedule: Default::default(),
         augmentation: Augmentation { shift: 0.05, ..Augmentation::cxr_clip() },
     }
@@ -324,7 +325,7 @@ fn three_steps_of_the_trainer_are_those_of_the_direct_gradient() {
         let step_of =
             Step { config: &config, encoder: &encoder, parameters: &parameters, set: &set, rows, first: 16 * step };
         let loss = on_one_tape(&step_of, &[0..5, 5..10, 10..16]);
-        let report = optimizer.step(parameters.gradients(), o.lr).unwrap();
+        let report = optimizer.step(parameters.gradients(), o.rate(16).unwrap()).unwrap();
         let logged = &log.0[step];
         assert!(((logged.loss - loss) / loss).abs() < 1e-5, "step {}: {} {loss}", step + 1, logged.loss);
         assert!((logged.grad_norm / report.grad_norm - 1.0).abs() < 1e-4, "step {}", step + 1);

@@ -8,10 +8,10 @@ use x2ct::data::radiographs::RadiographSet;
 use x2ct::eval::scores::Scores;
 use x2ct::nn::models::EncoderConfig;
 use x2ct::ops::image::Normalization;
-use x2ct::train::{
-    Augmentation, Checkpoint, DataConfig, Observer, Position, StepLog, TrainConfig, Trainer, TrainingSet,
-};
+use x2ct::train::{Augmentation, Checkpoint, DataConfig, StepLog, TrainConfig, Trainer, TrainingSet};
 use x2ct::{Device, Error};
+
+use crate::support::Recorder;
 
 const SIDE: usize = 32;
 
@@ -32,6 +32,7 @@ fn config(out: &Path, epochs: usize) -> TrainConfig {
         seed: 3,
         dtype: x2ct::tensor::DType::F32,
         checkpoint_steps: 2,
+        drop_last: false,
         weights: None,
         model: EncoderConfig::new("resnet18", 8),
         data: DataConfig {
@@ -42,33 +43,9 @@ fn config(out: &Path, epochs: usize) -> TrainConfig {
             normalization: Normalization::IMAGENET,
         },
         loss: Default::default(),
-        optimizer: x2ct::train::OptimizerConfig { lr: 2e-3, ..Default::default() },
+        optimizer: x2ct::train::OptimizerConfig { lr: Some(2e-3), ..Default::default() },
         schedule: Default::default(),
         augmentation: Augmentation { shift: 0.05, ..Augmentation::cxr_clip() },
-    }
-}
-
-/// Keeps the log; asks to stop after a step where told to; keeps the last checkpoint on disk.
-#[derive(Default)]
-struct Recorder<'a> {
-    steps: Vec<StepLog>,
-    checkpoints: usize,
-    stop_after: Option<(usize, &'a AtomicBool)>,
-    write_to: Option<std::path::PathBuf>,
-}
-
-impl Observer for Recorder<'_> {
-    fn step(&mut self, log: &StepLog, _: Position) -> x2ct::Result<()> {
-        self.steps.push(log.clone());
-        if let Some((step, flag)) = self.stop_after {
-            flag.store(log.step >= step, Ordering::Relaxed);
-        }
-        Ok(())
-    }
-
-    fn checkpoint(&mut self, trainer: &Trainer) -> x2ct::Result<()> {
-        self.checkpoints += 1;
-        self.write_to.as_ref().map_or(Ok(()), |path| trainer.checkpoint()?.write(path))
     }
 }
 
@@ -131,7 +108,7 @@ fn stop_and_resume(micro_batch: Option<usize>) {
             Recorder { stop_after: Some((stop_at, &flag)), write_to: Some(path.clone()), ..Default::default() };
         let outcome = Trainer::new(&device, &config).unwrap().run(&set, &mut first, &flag);
         assert!(matches!(outcome, Err(Error::Interrupted(_))));
-        let mut resumed = Trainer::resume(&device, &Checkpoint::read(&path).unwrap()).unwrap();
+        let mut resumed = Trainer::resume(&device, &Checkpoint::<TrainConfig>::read(&path).unwrap()).unwrap();
         let mut second = Recorder::default();
         resumed.run(&set, &mut second, &AtomicBool::new(false)).unwrap();
         let steps: Vec<StepLog> = first.steps.into_iter().chain(second.steps).collect();
@@ -197,7 +174,7 @@ fn what_cannot_be_trained_with_is_refused() {
     assert!(refuse(&|c| c.loss.temperature = 0.0).contains("loss.temperature"));
     assert!(refuse(&|c| c.weights = Some(folder.path().join("absent"))).contains("absent"));
     let diverging = |c: &mut TrainConfig| {
-        c.optimizer.lr = 1e30;
+        c.optimizer.lr = Some(1e30);
         c.epochs = 4;
     };
     assert!(refuse(&diverging).contains("lower optimizer.lr"));
@@ -215,12 +192,12 @@ fn damaged_checkpoints_and_radiographs_are_refused() {
     Trainer::new(&device, &config(folder.path(), 1)).unwrap().checkpoint().unwrap().write(&checkpoint).unwrap();
     let radiographs = folder.path().join("radiographs.safetensors");
     patients(&device, 0..2).radiographs.write(&radiographs).unwrap();
-    Checkpoint::read(&checkpoint).unwrap();
+    Checkpoint::<TrainConfig>::read(&checkpoint).unwrap();
     RadiographSet::read(&radiographs).unwrap();
     for path in [&checkpoint, &radiographs] {
         let whole = std::fs::read(path).unwrap();
         let read = || match path == &checkpoint {
-            true => Checkpoint::read(path).map(drop).unwrap_err().to_string(),
+            true => Checkpoint::<TrainConfig>::read(path).map(drop).unwrap_err().to_string(),
             false => RadiographSet::read(path).and_then(|set| set.verify()).unwrap_err().to_string(),
         };
         for end in [0, 7, whole.len() / 2, whole.len() - 1] {
@@ -246,7 +223,7 @@ fn a_configuration_with_a_mistake_names_its_line() {
     std::fs::write(&path, text.replace("batchsize", "batch")).unwrap();
     let config = TrainConfig::read(&path).unwrap();
     assert_eq!(config.micro_batch, None);
-    assert_eq!((config.batch, config.optimizer.lr, config.out), (3, 5e-5, folder.path().join("run")));
+    assert_eq!((config.batch, config.optimizer.lr, config.out), (3, Some(5e-5), folder.path().join("run")));
     std::fs::write(&path, text.replace("batchsize = 3", "batch = 9\nmicro_batch = 4")).unwrap();
     assert_eq!(TrainConfig::read(&path).unwrap().micro_batch, Some(4));
     std::fs::write(&path, text.replace("batchsize = 3", "batch = 9\nmicro_batch = 2")).unwrap();

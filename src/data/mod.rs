@@ -1,4 +1,4 @@
-//! Data sets on disk: the CT-RATE layout and its labels, and the cache of teacher embeddings.
+//! Data sets on disk: the CT-RATE layout and its labels, radiographs, prepared volumes, and the cache of teacher embeddings.
 
 pub mod cache;
 pub mod ct_rate;
@@ -9,3 +9,4 @@ pub mod pixels;
 pub mod radiographs;
 pub mod rows;
 pub mod text;
+pub mod volumes;

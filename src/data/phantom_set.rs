@@ -9,13 +9,15 @@ use serde_json::json;
 
 use super::cache::EmbeddingCache;
 use super::radiographs::RadiographSet;
-use crate::ct::Voxels;
+use super::volumes::VolumeSet;
+use crate::ct::{HuSource, Preset, Voxels};
 use crate::ct::phantom::teacher::{self, Teacher};
 use crate::ct::phantom::{Patient, PhantomConfig};
 use crate::device::Device;
 use crate::labels;
 use crate::ops::drr::MeanProjection;
 use crate::ops::volume::DeviceVolume;
+use crate::tensor::DType;
 use crate::{Error, Result};
 
 /// Which patients, and how they are imaged.
@@ -111,6 +113,37 @@ impl PhantomStudy {
             preprocessing_digest: radiographs.preprocessing_digest(),
         };
         Ok(PhantomSet { radiographs, cache, labels, reports })
+    }
+}
+
+impl PhantomStudy {
+    /// The CTs of the patients of `range`, prepared as DCFormer's are ([-1000, 1000] HU to [-1, 1]; [D, H, W] is z, x, y) but at
+    /// the study's own size and spacing. `progress` and `stop` as in [`PhantomStudy::make`].
+    pub fn volumes(
+        &self,
+        device: &Device,
+        range: Range<u64>,
+        dtype: DType,
+        stop: &AtomicBool,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<VolumeSet> {
+        let preset =
+            Preset { name: "dcformer-phantom".into(), spacing: self.spacing, size: None, ..Preset::dcformer() };
+        let config = PhantomConfig::default();
+        let (mut ids, mut voxels) = (Vec::new(), Vec::new());
+        for i in range.clone() {
+            if stop.load(Ordering::Relaxed) {
+                let count = range.end - range.start;
+                return Err(Error::Interrupted(format!("after {} of {count} phantom CTs", ids.len())));
+            }
+            let volume = Patient::new(self.seed, i, &config).voxelise(self.shape, self.spacing)?;
+            let prepared = preset.apply(device, &volume, HuSource::AlreadyHu, dtype)?;
+            prepared.with_bytes(|bytes| voxels.extend_from_slice(bytes))?;
+            ids.push(self.id(i));
+            progress(ids.len());
+        }
+        let [x, y, z] = self.shape;
+        VolumeSet::new(ids, [z, x, y], dtype, voxels, preset)
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::TrainConfig;
+use super::{Sources, Task, TrainConfig};
 use crate::archive::{Archive, Writer};
 use crate::nn::{Parameters, StateDict};
 use crate::tensor::Shape;
@@ -27,15 +27,15 @@ pub struct Position {
 /// An [`Archive`] of the tensors `model.NAME` (the `state_dict`, PyTorch's names and order), `exp_avg.NAME` and
 /// `exp_avg_sq.NAME` (AdamW's moments), with the configuration, the position and the teacher as metadata. Every value is
 /// stored exactly: a run that is stopped and resumed equals one that was not, bit for bit.
-pub struct Checkpoint {
+pub struct Checkpoint<C = TrainConfig> {
     /// The run.
-    pub config: TrainConfig,
+    pub config: C,
     /// How far it was.
     pub position: Position,
     /// Steps the optimizer has taken; fewer than the position's where a non-finite gradient was skipped.
     pub optimizer_steps: u64,
-    /// What the embeddings it learned from are of.
-    pub teacher: String,
+    /// What it learned from.
+    pub sources: Sources,
     /// Parameters and buffers.
     pub model: StateDict,
     /// First moments.
@@ -44,14 +44,16 @@ pub struct Checkpoint {
     pub exp_avg_sq: StateDict,
 }
 
-impl Checkpoint {
+impl<C: Task> Checkpoint<C> {
     /// Writes the checkpoint, whole or not at all.
     pub fn write(&self, path: &Path) -> Result<()> {
         let mut archive = Writer::new(FORMAT);
         archive.set("config", serde_json::json!(self.config).to_string());
         archive.set("position", serde_json::json!(self.position).to_string());
         archive.set("optimizer_steps", self.optimizer_steps.to_string());
-        archive.set("teacher", self.teacher.as_str());
+        archive.set("task", C::NAME);
+        archive.set("teacher", self.sources.teacher.as_str());
+        archive.set("preprocessing_digest", self.sources.preprocessing_digest.as_str());
         for (prefix, dict) in [("model", &self.model), ("exp_avg", &self.exp_avg), ("exp_avg_sq", &self.exp_avg_sq)] {
             for (name, (shape, data)) in &dict.tensors {
                 archive.put_f32(&format!("{prefix}.{name}"), shape, data);
@@ -63,6 +65,12 @@ impl Checkpoint {
     /// Reads and verifies a checkpoint.
     pub fn read(path: &Path) -> Result<Self> {
         let archive = Archive::read(path, FORMAT, "checkpoint", ADVICE)?;
+        // Checkpoints of radiograph encoders were first, and did not say so.
+        let task = archive.get("task").unwrap_or(TrainConfig::NAME);
+        if task != C::NAME {
+            let problem = format!("is of a {task}, not of {}", C::WHAT);
+            return Err(Error::file(path, problem, "pass the checkpoint of a run of the other kind"));
+        }
         let mut dicts = [StateDict::default(), StateDict::default(), StateDict::default()];
         for name in archive.names() {
             let (shape, data) = archive.f32(name)?;
@@ -83,16 +91,19 @@ impl Checkpoint {
             optimizer_steps: steps
                 .parse()
                 .map_err(|_| Error::file(path, format!("optimizer_steps is {steps:?}, not a number"), ADVICE))?,
-            teacher: archive.get("teacher")?.into(),
+            sources: Sources {
+                teacher: archive.get("teacher")?.into(),
+                preprocessing_digest: archive.get("preprocessing_digest").unwrap_or_default().into(),
+            },
             model,
             exp_avg,
             exp_avg_sq,
         })
     }
+}
 
-    /// A flat arena (such as a moment) as named tensors.
-    pub(super) fn named(parameters: &Parameters, arena: &crate::Tensor) -> Result<StateDict> {
-        let tensors = parameters.to_torch(arena)?.into_iter().map(|(name, shape, data)| (name, (shape, data)));
-        Ok(StateDict { tensors: tensors.collect() })
-    }
+/// A flat arena (such as a moment) as named tensors.
+pub(super) fn named(parameters: &Parameters, arena: &crate::Tensor) -> Result<StateDict> {
+    let tensors = parameters.to_torch(arena)?.into_iter().map(|(name, shape, data)| (name, (shape, data)));
+    Ok(StateDict { tensors: tensors.collect() })
 }

@@ -40,8 +40,8 @@ pub trait BatchLoss {
 /// # Errors
 /// When one would hold a single row of a larger batch: batch norm would normalise it by itself. From a limit of 3 on none does.
 pub fn micro_batches(rows: usize, limit: Option<usize>) -> Result<Vec<Range<usize>>> {
-    let count = rows.div_ceil(limit.unwrap_or(rows).max(1));
-    if rows > 1 && rows < 2 * count {
+    let parts = cut(rows, limit);
+    if rows > 1 && rows < 2 * parts.len() {
         return Err(Error::argument(
             "micro_batch",
             format!(
@@ -51,7 +51,13 @@ pub fn micro_batches(rows: usize, limit: Option<usize>) -> Result<Vec<Range<usiz
             "use a micro_batch of at least 3",
         ));
     }
-    Ok((0..count).map(|i| rows * i / count..rows * (i + 1) / count).collect())
+    Ok(parts)
+}
+
+/// [`micro_batches`], of which one may hold a single row.
+pub(super) fn cut(rows: usize, limit: Option<usize>) -> Vec<Range<usize>> {
+    let count = rows.div_ceil(limit.unwrap_or(rows).max(1));
+    (0..count).map(|i| rows * i / count..rows * (i + 1) / count).collect()
 }
 
 /// Adds the gradients of the loss to those of the parameters (zero them before) and returns the loss. `parts` are the

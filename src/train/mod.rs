@@ -1,20 +1,30 @@
 //! Training: configuration, sampling, augmentation, checkpoints and the loop.
+//!
+//! The loop ([`Trainer`]) is one for all models; what differs is a [`Task`], which is the configuration of a run:
+//! [`TrainConfig`] for radiograph encoders that learn from a frozen teacher, [`CtTrainConfig`] for CT encoders that learn from
+//! reports.
 
 mod augment;
-mod batch;
 mod checkpoint;
 mod config;
+mod ct;
 mod gradient;
 mod memory;
+mod optimizer;
+mod radiographs;
 mod sampler;
 mod set;
+mod task;
 mod trainer;
 
 pub use augment::Augmentation;
 pub use checkpoint::{Checkpoint, Position};
-pub use config::{DataConfig, LossConfig, OptimizerConfig, ScheduleConfig, ScheduleKind, TrainConfig};
+pub use config::{DataConfig, LossConfig, TrainConfig};
+pub use ct::{CtDataConfig, CtLossConfig, CtTrainConfig, CtTrainingSet};
 pub use gradient::{BatchLoss, gradients, micro_batches};
 pub use memory::StepMemory;
+pub use optimizer::{Decay, OptimizerConfig, ScheduleConfig, ScheduleKind};
 pub use sampler::Sampler;
 pub use set::TrainingSet;
+pub use task::{AnyConfig, Run, Sources, StepRows, Task};
 pub use trainer::{Observer, StepLog, Trainer};

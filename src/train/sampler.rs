@@ -49,9 +49,9 @@ impl Sampler {
         rows
     }
 
-    /// Batches of an epoch: the last, short one is used unless it holds a single pair.
-    pub fn batches(&self, batch: usize) -> usize {
+    /// Batches of an epoch: the last, short one is used unless it holds a single pair or `drop_last` is set.
+    pub fn batches(&self, batch: usize, drop_last: bool) -> usize {
         let n = self.len();
-        n / batch + usize::from(n % batch > 1)
+        n / batch + usize::from(!drop_last && n % batch > 1)
     }
 }

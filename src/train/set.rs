@@ -1,7 +1,7 @@
 //! Radiographs and teacher embeddings, joined.
 
+use super::task::scan;
 use crate::data::cache::EmbeddingCache;
-use crate::data::ct_rate::VolumeName;
 use crate::data::radiographs::RadiographSet;
 use crate::data::rows;
 use crate::device::Device;
@@ -54,6 +54,6 @@ impl TrainingSet {
 
     /// What two rows must not share in a batch: the scan, or the id where it is not a CT-RATE name.
     pub fn scans(&self) -> impl Iterator<Item = String> {
-        self.ids.iter().map(|id| id.parse::<VolumeName>().map_or_else(|_| id.clone(), |name| name.scan_name()))
+        self.ids.iter().map(|id| scan(id))
     }
 }

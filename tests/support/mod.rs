@@ -2,8 +2,11 @@
 
 pub mod npz;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use x2ct::Device;
 use x2ct::device::{HostOptions, ThreadOrder};
+use x2ct::train::{Observer, Position, StepLog, Task, Trainer};
 
 /// Devices every operator is tried on: the host under three thread orders, new memory poisoned with NaN, and the first
 /// CUDA device where there is one. A missing GPU is said, never passed over silently; `X2CT_REQUIRE_CUDA=1` makes it a
@@ -63,4 +66,28 @@ pub fn assert_close(what: &str, got: &[f32], want: &[f64], bound: f64) {
     }
     let distance = relative_l2(got, want);
     assert!(distance <= bound, "{what}: relative L2 distance {distance:.3e} > {bound:.1e}");
+}
+
+/// An observer that keeps the log; asks to stop after a step where told to; keeps the last checkpoint on disk.
+#[derive(Default)]
+pub struct Recorder<'a> {
+    pub steps: Vec<StepLog>,
+    pub checkpoints: usize,
+    pub stop_after: Option<(usize, &'a AtomicBool)>,
+    pub write_to: Option<std::path::PathBuf>,
+}
+
+impl<C: Task> Observer<C> for Recorder<'_> {
+    fn step(&mut self, log: &StepLog, _: Position) -> x2ct::Result<()> {
+        self.steps.push(log.clone());
+        if let Some((step, flag)) = self.stop_after {
+            flag.store(log.step >= step, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn checkpoint(&mut self, trainer: &Trainer<C>) -> x2ct::Result<()> {
+        self.checkpoints += 1;
+        self.write_to.as_ref().map_or(Ok(()), |path| trainer.checkpoint()?.write(path))
+    }
 }

@@ -68,6 +68,7 @@ impl Plan {
             seed: args.seed,
             dtype: x2ct::tensor::DType::F32,
             checkpoint_steps: 1000,
+            drop_last: false,
             weights: None,
             model: EncoderConfig::new("resnet18", 16),
             data: DataConfig {
@@ -78,7 +79,7 @@ impl Plan {
                 normalization: Normalization::IMAGENET,
             },
             loss: LossConfig::default(),
-            optimizer: OptimizerConfig { lr: 2e-3, weight_decay: 0.05, max_norm: 1.0, ..Default::default() },
+            optimizer: OptimizerConfig { lr: Some(2e-3), weight_decay: 0.05, max_norm: 1.0, ..Default::default() },
             schedule: ScheduleConfig { kind: ScheduleKind::Cosine, warmup_steps: 30 },
             augmentation: Augmentation { shift: 0.04, ..Default::default() },
         };

@@ -40,9 +40,9 @@ pub struct EvalArgs {
 
 pub fn run(args: EvalArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let device = common.device()?;
-    let checkpoint = Checkpoint::read(&args.checkpoint)?;
+    let checkpoint: Checkpoint = Checkpoint::read(&args.checkpoint)?;
     let cache = EmbeddingCache::read(&args.cache)?;
-    cache.expect_teacher(&checkpoint.teacher).map_err(|e| e.of_file(&args.cache))?;
+    cache.expect_teacher(&checkpoint.sources.teacher).map_err(|e| e.of_file(&args.cache))?;
     let radiographs = RadiographSet::read(&args.radiographs)?;
     let set = TrainingSet::join(&device, &radiographs, &cache).map_err(|e| e.of_file(&args.cache))?;
     let labels = labels_of(&args, &set.ids)?;

@@ -42,9 +42,9 @@ pub struct PredictArgs {
 
 pub fn run(args: PredictArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let device = common.device()?;
-    let checkpoint = Checkpoint::read(&args.checkpoint)?;
+    let checkpoint: Checkpoint = Checkpoint::read(&args.checkpoint)?;
     let cache = EmbeddingCache::read(&args.cache)?;
-    cache.expect_teacher(&checkpoint.teacher).map_err(|e| e.of_file(&args.cache))?;
+    cache.expect_teacher(&checkpoint.sources.teacher).map_err(|e| e.of_file(&args.cache))?;
     let trainer = Trainer::resume(&device, &checkpoint)?;
     // Resized as the radiographs of `x2ct drr --dataset` are.
     let size = [checkpoint.config.data.image_size; 2];

@@ -8,15 +8,13 @@ use std::time::Instant;
 use serde_json::json;
 use x2ct::archive::TensorStream;
 use x2ct::ct::{CtVolume, HuSource, Preset};
+use x2ct::data::volumes;
 use x2ct::tensor::{DType, Tensor};
 use x2ct::{Device, Result, files};
 
 use crate::Common;
 use crate::projection::HuSourceName;
 use crate::source;
-
-/// What the files say they are.
-const FORMAT: &str = "x2ct-volume-1";
 
 /// Prepare CT volumes as a network's input
 ///
@@ -152,7 +150,7 @@ fn write(
         DType::F32 => safetensors::Dtype::F32,
         DType::Bf16 => safetensors::Dtype::BF16,
     };
-    let mut stream = TensorStream::create(out, FORMAT, &metadata, "volume", kind, &shape)?;
+    let mut stream = TensorStream::create(out, volumes::ONE, &metadata, "volume", kind, &shape)?;
     std::thread::scope(|scope| {
         let (sender, pieces) = crossbeam_channel::bounded::<Tensor>(1);
         let writer = scope.spawn(move || {

@@ -1,4 +1,4 @@
-//! `x2ct train CONFIG.toml`: trains a radiograph encoder; resumes where an earlier run stopped.
+//! `x2ct train CONFIG.toml`: trains a radiograph encoder or a CT encoder; resumes where an earlier run stopped.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -8,13 +8,21 @@ use std::time::Instant;
 
 use x2ct::data::cache::EmbeddingCache;
 use x2ct::data::radiographs::RadiographSet;
-use x2ct::train::{Checkpoint, Observer, Position, StepLog, TrainConfig, Trainer, TrainingSet};
+use x2ct::data::text::TextFeatures;
+use x2ct::data::volumes::VolumeSet;
+use x2ct::train::{
+    AnyConfig, Checkpoint, CtTrainConfig, CtTrainingSet, Observer, Position, StepLog, Task, TrainConfig, Trainer,
+    TrainingSet,
+};
 use x2ct::{Device, Error};
 
 use crate::Common;
 use crate::terminal::{Progress, stop_flag};
 
-/// Train a radiograph encoder on radiographs and a teacher's embeddings
+/// Train a radiograph encoder on radiographs and a teacher's embeddings, or a CT encoder on volumes and reports
+///
+/// The model's name decides: `dcformer-...` is a CT encoder (examples/train_dcformer.toml), any other a radiograph encoder
+/// (examples/train.toml).
 #[derive(clap::Args)]
 pub struct TrainArgs {
     /// The run, as TOML
@@ -26,15 +34,49 @@ pub struct TrainArgs {
 
 pub fn run(args: TrainArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let device = common.device()?;
-    let config = TrainConfig::read(&args.config)?;
+    match AnyConfig::read(&args.config)? {
+        AnyConfig::Radiographs(config) => {
+            let set = radiographs(&device, &config)?;
+            train(&args, common, &device, &config, &set)
+        }
+        AnyConfig::Ct(config) => {
+            let set = volumes(&device, &config)?;
+            train(&args, common, &device, &config, &set)
+        }
+    }
+}
+
+fn radiographs(device: &Device, config: &TrainConfig) -> x2ct::Result<TrainingSet> {
     let radiographs = RadiographSet::read(&config.data.radiographs)?;
     let cache = EmbeddingCache::read(&config.data.cache)?;
-    let set = TrainingSet::join(&device, &radiographs, &cache).map_err(|e| e.of_file(&config.data.cache))?;
-    let stop = stop_flag()?;
-    std::fs::create_dir_all(&config.out).map_err(|e| Error::io(&config.out, "create the folder", &e))?;
-    let outcome = run_logged(&device, &config, &set, !args.restart, &stop);
+    TrainingSet::join(device, &radiographs, &cache).map_err(|e| e.of_file(&config.data.cache))
+}
+
+fn volumes(device: &Device, config: &CtTrainConfig) -> x2ct::Result<CtTrainingSet> {
+    let volumes = VolumeSet::read(&config.data.volumes)?;
+    match (&config.data.text, &config.data.cache) {
+        (Some(path), _) => {
+            CtTrainingSet::with_features(device, volumes, &TextFeatures::read(path)?).map_err(|e| e.of_file(path))
+        }
+        (None, Some(path)) => {
+            CtTrainingSet::with_embeddings(device, volumes, &EmbeddingCache::read(path)?).map_err(|e| e.of_file(path))
+        }
+        (None, None) => Err(Error::argument("data", "has neither text nor cache", "give one of them")),
+    }
+}
+
+fn train<C: Task>(
+    args: &TrainArgs,
+    common: &Common,
+    device: &Device,
+    config: &C,
+    set: &C::Set,
+) -> anyhow::Result<ExitCode> {
+    let (stop, out) = (stop_flag()?, config.run().out);
+    std::fs::create_dir_all(out).map_err(|e| Error::io(out, "create the folder", &e))?;
+    let outcome = run_logged(device, config, set, !args.restart, &stop);
     let (trainer, steps) = outcome.map_err(|e| e.of_file(&args.config))?;
-    let checkpoint = checkpoint_path(&config.out);
+    let checkpoint = checkpoint_path(out);
     if common.json {
         println!(
             "{}",
@@ -53,17 +95,18 @@ pub fn checkpoint_path(out: &Path) -> PathBuf {
 
 /// Trains to the end, with checkpoints, a JSON-lines log and progress; resumes a checkpoint of the same configuration.
 /// Returns the trainer and the whole log.
-pub fn run_logged(
+pub fn run_logged<C: Task>(
     device: &Device,
-    config: &TrainConfig,
-    set: &TrainingSet,
+    config: &C,
+    set: &C::Set,
     resume: bool,
     stop: &AtomicBool,
-) -> x2ct::Result<(Trainer, Vec<StepLog>)> {
-    let path = checkpoint_path(&config.out);
-    let log_path = config.out.join("log.jsonl");
+) -> x2ct::Result<(Trainer<C>, Vec<StepLog>)> {
+    let out = config.run().out;
+    let path = checkpoint_path(out);
+    let log_path = out.join("log.jsonl");
     let (mut trainer, steps) = if resume && path.exists() {
-        let checkpoint = Checkpoint::read(&path)?;
+        let checkpoint: Checkpoint<C> = Checkpoint::read(&path)?;
         if checkpoint.config != *config {
             let hint = "use another output folder, or delete the checkpoint to begin anew";
             return Err(Error::file(&path, "is of a run with another configuration", hint));
@@ -72,7 +115,9 @@ pub fn run_logged(
         eprintln!("resuming after step {} of {}", trainer.position().step, trainer.total_steps(set));
         (trainer, read_log(&log_path, checkpoint.position.step)?)
     } else {
-        (Trainer::new(device, config)?, Vec::new())
+        let trainer = Trainer::new(device, config)?;
+        say_unused(trainer.unused_weights());
+        (trainer, Vec::new())
     };
     let mut watch = Watch::new(&path, &log_path, steps, trainer.total_steps(set))?;
     let outcome = trainer.run(set, &mut watch, stop);
@@ -81,6 +126,15 @@ pub fn run_logged(
         watch.finish();
     }
     outcome.map(|()| (trainer, watch.steps))
+}
+
+/// Names of initial weights that were left out, by their first part.
+fn say_unused(names: &[String]) {
+    let mut parts: Vec<&str> = names.iter().map(|name| name.split('.').next().unwrap_or(name)).collect();
+    parts.dedup();
+    if !parts.is_empty() {
+        eprintln!("left out of the weights, which the model has no place for: {}", parts.join(", "));
+    }
 }
 
 /// The lines of a log up to a step: what came after the checkpoint will be done, and logged, again.
@@ -139,11 +193,11 @@ impl Watch {
     fn note(&self) -> String {
         let rate = self.images as f64 / self.start.elapsed().as_secs_f64().max(1e-9);
         let loss = self.steps.last().map_or(f32::NAN, |s| s.loss);
-        format!("{rate:.0} images/s, loss {loss:.3}")
+        format!("{rate:.1} images/s, loss {loss:.3}")
     }
 }
 
-impl Observer for Watch {
+impl<C: Task> Observer<C> for Watch {
     fn step(&mut self, log: &StepLog, position: Position) -> x2ct::Result<()> {
         self.images += log.images as u64;
         self.steps.push(log.clone());
@@ -156,7 +210,7 @@ impl Observer for Watch {
         Ok(())
     }
 
-    fn checkpoint(&mut self, trainer: &Trainer) -> x2ct::Result<()> {
+    fn checkpoint(&mut self, trainer: &Trainer<C>) -> x2ct::Result<()> {
         // The log first: a checkpoint never knows of steps that its log does not hold.
         self.log.flush().map_err(|e| Error::io(&self.log_path, "write the log", &e))?;
         trainer.checkpoint()?.write(&self.checkpoint)

@@ -1,11 +1,13 @@
 //! Models, with the parameter names of their public implementations.
 
+mod ct_clip;
 mod dcformer;
 mod encoder;
 mod head;
 mod mixer;
 mod resnet;
 
+pub use ct_clip::{CtClip, CtClipConfig};
 pub use dcformer::{DcFormer, DcFormerConfig};
 pub use encoder::{EncoderConfig, RadiographEncoder};
 pub use head::{TokenReduction, VolumeHead};

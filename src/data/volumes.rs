@@ -1,0 +1,352 @@
+//! Prepared CT volumes of one shape, read batch by batch: a set is larger than memory.
+//!
+//! A set is a folder of what `x2ct preprocess` writes, one volume a file; or one packed file; or memory. Stored volumes are
+//! [D, H, W] as CT-CLIP and DCFormer name the axes: z (to the head), x (to the left), y (to the back), f32 or bf16. The models
+//! compute on [H, W, D], so [`VolumeSet::load`] transposes.
+//!
+//! # Format `x2ct-volumes-1` of a packed file
+//! An [`Archive`] with the tensor `volume` [N, D, H, W] (F32 or BF16) and its companion `volume.blake3`. Metadata: `ids`, a JSON
+//! array of N distinct strings; `preset`, JSON of the [`Preset`]; `preset_digest`, its BLAKE3.
+//!
+//! Opening a set reads no voxel. Every volume is verified when it is loaded.
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use bytemuck::Pod;
+use crossbeam_channel::{Receiver, Sender};
+use rayon::prelude::*;
+use safetensors::Dtype;
+use serde_json::json;
+
+use super::rows;
+use crate::archive::{Archive, Digest, Writer};
+use crate::ct::Preset;
+use crate::device::{Device, HostArray, HostMemory};
+use crate::ops::resample::Layout;
+use crate::tensor::{DType, Tensor};
+use crate::{Error, Result};
+
+/// One volume a file: what `x2ct preprocess` writes.
+pub const ONE: &str = "x2ct-volume-1";
+const PACKED: &str = "x2ct-volumes-1";
+const VOLUME: &str = "volume";
+const AGAIN: &str = "prepare the volumes again with `x2ct preprocess`";
+
+/// Prepared volumes of one shape and type, with their ids. See the module's description.
+pub struct VolumeSet {
+    ids: Vec<String>,
+    shape: [usize; 3],
+    dtype: DType,
+    preset: Preset,
+    source: Source,
+}
+
+enum Source {
+    /// All volumes, in order.
+    Memory(Vec<u8>),
+    /// One volume a file.
+    Files(Vec<PathBuf>),
+    Packed(Archive),
+}
+
+impl VolumeSet {
+    /// A set in memory: `voxels` are [ids, D, H, W], stored as `dtype`, little-endian.
+    ///
+    /// # Errors
+    /// No volume, an id twice, another number of bytes than ids, shape and type say.
+    pub fn new(ids: Vec<String>, shape: [usize; 3], dtype: DType, voxels: Vec<u8>, preset: Preset) -> Result<Self> {
+        let set = VolumeSet { ids, shape, dtype, preset, source: Source::Memory(Vec::new()) };
+        if voxels.len() != set.ids.len() * set.volume_bytes() || voxels.is_empty() {
+            let (bytes, n, kind) = (voxels.len(), set.ids.len(), dtype.name());
+            let problem = format!("{bytes} bytes for {n} volumes of {shape:?} {kind}");
+            return Err(Error::argument("volumes", problem, "pass whole volumes, and at least one"));
+        }
+        check_ids(&set.ids).map_err(|problem| Error::argument("volumes", problem, "name each once"))?;
+        Ok(VolumeSet { source: Source::Memory(voxels), ..set })
+    }
+
+    /// Opens a set: a packed file, one volume's file, or a folder with a file for each volume, whose names are the ids.
+    ///
+    /// # Errors
+    /// No such file, another format, a file cut short, volumes of different shapes, types or presets, an axis order that
+    /// is not DCFormer's.
+    pub fn read(path: &Path) -> Result<Self> {
+        if path.is_dir() {
+            return Self::read_files(files_of(path)?);
+        }
+        match Archive::open(path, PACKED, "volumes", AGAIN) {
+            Ok(archive) => Self::read_packed(archive),
+            // One volume is a set as well.
+            Err(error) => Archive::open(path, ONE, "volume", AGAIN)
+                .map_err(|_| error)
+                .and_then(|_| Self::read_files(vec![path.to_path_buf()])),
+        }
+    }
+
+    fn read_files(files: Vec<PathBuf>) -> Result<Self> {
+        // Headers alone; the files are many and large.
+        let read = files.par_iter().map(|file| {
+            let archive = Archive::open(file, ONE, "volume", AGAIN)?;
+            let (dtype, shape, preset) = describe(&archive)?;
+            let &[1, d, h, w] = shape else {
+                return Err(Error::file(file, format!("volume has the shape {shape:?}, not [1, D, H, W]"), AGAIN));
+            };
+            Ok(([d, h, w], dtype, preset))
+        });
+        let described = read.collect::<Result<Vec<_>>>()?;
+        let (shape, dtype, preset) = described[0].clone();
+        if let Some(i) = described.iter().position(|other| *other != (shape, dtype, preset.clone())) {
+            let (other, kind, name) = (described[i].0, described[i].1.name(), &described[i].2.name);
+            let problem = format!(
+                "is {other:?} {kind} of preset {name}, {} is {shape:?} {} of preset {}",
+                files[0].display(),
+                dtype.name(),
+                preset.name
+            );
+            return Err(Error::file(&files[i], problem, "prepare all volumes of a set with one preset and type"));
+        }
+        let id = |file: &PathBuf| file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(VolumeSet { ids: files.iter().map(id).collect(), shape, dtype, preset, source: Source::Files(files) })
+    }
+
+    fn read_packed(archive: Archive) -> Result<Self> {
+        let path = archive.path().to_path_buf();
+        let ids: Vec<String> = archive.get_json("ids")?;
+        let (dtype, shape, preset) = describe(&archive)?;
+        let shape = match shape {
+            &[n, d, h, w] if n == ids.len() && n * d * h * w > 0 => [d, h, w],
+            _ => {
+                let problem = format!("volume has the shape {shape:?} for {} ids", ids.len());
+                return Err(Error::file(&path, problem, AGAIN));
+            }
+        };
+        check_ids(&ids).map_err(|problem| Error::file(&path, problem, AGAIN))?;
+        archive.digests(VOLUME)?;
+        Ok(VolumeSet { ids, shape, dtype, preset, source: Source::Packed(archive) })
+    }
+
+    /// Writes the set as one packed file, whole or not at all, one volume in memory at a time; each is read twice.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let digests = (0..self.ids.len()).map(|i| Ok(*blake3::hash(&self.stored(i)?).as_bytes()));
+        let digests: Vec<Digest> = digests.collect::<Result<_>>()?;
+        let row = |i: usize| self.stored(i);
+        let mut archive = Writer::new(PACKED);
+        archive.set("ids", json!(self.ids).to_string());
+        archive.set("preset", json!(self.preset).to_string());
+        archive.set("preset_digest", self.preset.digest());
+        let kind = match self.dtype {
+            DType::F32 => Dtype::F32,
+            DType::Bf16 => Dtype::BF16,
+        };
+        let [d, h, w] = self.shape;
+        archive.put_rows(VOLUME, kind, &[self.ids.len(), d, h, w], &digests, &row);
+        archive.write(path)
+    }
+
+    /// One id a volume, in order.
+    pub fn ids(&self) -> &[String] {
+        &self.ids
+    }
+
+    /// D, H, W of a stored volume.
+    pub fn shape(&self) -> [usize; 3] {
+        self.shape
+    }
+
+    /// How a voxel is stored.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// How the volumes were prepared.
+    pub fn preset(&self) -> &Preset {
+        &self.preset
+    }
+
+    /// BLAKE3 of [`Self::preset`], lower-case hex.
+    pub fn preprocessing_digest(&self) -> String {
+        self.preset.digest()
+    }
+
+    /// Bytes of one volume.
+    pub fn volume_bytes(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.dtype.size()
+    }
+
+    /// The stored bytes of one volume, [D, H, W], verified.
+    fn stored(&self, index: usize) -> Result<Cow<'_, [u8]>> {
+        let bytes = self.volume_bytes();
+        match &self.source {
+            Source::Memory(all) => Ok(Cow::Borrowed(&all[index * bytes..][..bytes])),
+            Source::Packed(archive) => {
+                archive.verify_rows(VOLUME, index..index + 1)?;
+                Ok(Cow::Borrowed(&archive.tensor(VOLUME)?.2[index * bytes..][..bytes]))
+            }
+            Source::Files(files) => {
+                let (archive, file) = (Archive::read(&files[index], ONE, "volume", AGAIN)?, &files[index]);
+                let data = archive.tensor(VOLUME)?.2;
+                if data.len() != bytes || archive.get("preset_digest")? != self.preset.digest() {
+                    return Err(Error::file(file, "was replaced by another volume while it was in use", "run again"));
+                }
+                Ok(Cow::Owned(data.to_vec()))
+            }
+        }
+    }
+
+    /// Volumes as the model takes them, [rows, 1, H, W, D], in device memory.
+    ///
+    /// # Errors
+    /// A row that does not exist, a file that has become unreadable or was damaged, a device without the memory.
+    pub fn load(&self, device: &Device, rows: &[u32]) -> Result<Tensor> {
+        self.to_device(device, &self.gather(device, rows)?, rows.len())
+    }
+
+    /// The bytes of [`Self::load`] in this machine's memory: page-locked where the device copies from it.
+    fn gather(&self, device: &Device, rows: &[u32]) -> Result<HostArray<u8>> {
+        let bytes = self.volume_bytes();
+        if let Some(row) = rows.iter().find(|&&row| row as usize >= self.ids.len()) {
+            let problem = format!("there is no volume {row} among {}", self.ids.len());
+            return Err(Error::argument("volumes", problem, "pass rows of the set"));
+        }
+        let memory: Option<HostMemory> = device.host_memory(rows.len() * bytes);
+        let mut memory = memory.ok_or_else(|| Error::OutOfMemory {
+            device: "this machine".into(),
+            what: format!("{} volumes", rows.len()),
+            requested: rows.len() * bytes,
+            free: 0,
+        })?;
+        let target = &mut memory.bytes_mut()[..rows.len() * bytes];
+        target.par_chunks_exact_mut(bytes).zip(rows).try_for_each(|(to, &row)| {
+            let stored = self.stored(row as usize)?;
+            let [d, h, w] = self.shape;
+            match self.dtype {
+                DType::F32 => transpose::<[u8; 4]>(bytemuck::cast_slice(&stored), bytemuck::cast_slice_mut(to), d, h * w),
+                DType::Bf16 => transpose::<[u8; 2]>(bytemuck::cast_slice(&stored), bytemuck::cast_slice_mut(to), d, h * w),
+            }
+            Ok(())
+        })?;
+        Ok(memory.finish(0, rows.len() * bytes))
+    }
+
+    fn to_device(&self, device: &Device, bytes: &HostArray<u8>, count: usize) -> Result<Tensor> {
+        let [d, h, w] = self.shape;
+        Ok(Tensor::from_buffer(device.share(bytes, "CT volumes")?, [count, 1, h, w, d], self.dtype))
+    }
+}
+
+/// [rows, columns] to [columns, rows].
+fn transpose<T: Pod + Send + Sync>(from: &[T], to: &mut [T], rows: usize, columns: usize) {
+    // As many columns at a time as leave both sides in the cache.
+    const COLUMNS: usize = 64;
+    to.par_chunks_mut(COLUMNS * rows).enumerate().for_each(|(block, to)| {
+        let width = to.len() / rows;
+        for row in 0..rows {
+            let line = &from[row * columns + block * COLUMNS..][..width];
+            for (column, value) in line.iter().enumerate() {
+                to[column * rows + row] = *value;
+            }
+        }
+    });
+}
+
+/// Type, shape and preset of a file.
+fn describe(archive: &Archive) -> Result<(DType, &[usize], Preset)> {
+    let refuse = |problem: String| Error::file(archive.path(), problem, AGAIN);
+    let (dtype, shape, _) = archive.tensor(VOLUME)?;
+    let dtype = match dtype {
+        Dtype::F32 => DType::F32,
+        Dtype::BF16 => DType::Bf16,
+        _ => return Err(refuse(format!("volume is {dtype:?}, not F32 or BF16"))),
+    };
+    let preset: Preset = archive.get_json("preset")?;
+    if preset.digest() != archive.get("preset_digest")? {
+        return Err(refuse("its preset_digest is not that of its preset".into()));
+    }
+    if preset.layout != Layout::Zxy {
+        let problem = format!("preset {} stores z, y, x; DCFormer takes z, x, y", preset.name);
+        return Err(Error::file(archive.path(), problem, "prepare the volumes with a DCFormer or CT-CLIP preset"));
+    }
+    Ok((dtype, shape, preset))
+}
+
+/// The volumes of a folder, in the order of their names; at least one.
+fn files_of(folder: &Path) -> Result<Vec<PathBuf>> {
+    let unreadable = |e: std::io::Error| Error::io(folder, "read the folder", &e);
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        // Hidden files are unfinished ones.
+        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        if !hidden && path.extension().is_some_and(|e| e == "safetensors") {
+            files.push(path);
+        }
+    }
+    if files.is_empty() {
+        return Err(Error::file(folder, "no .safetensors file is there", AGAIN));
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn check_ids(ids: &[String]) -> Result<(), String> {
+    rows::first_repeated(ids).map_or(Ok(()), |id| Err(format!("the id {id} occurs twice")))
+}
+
+/// Reads volumes ahead of their use, on a thread of its own: one batch waits while another is worked on.
+pub struct VolumeLoader {
+    set: Arc<VolumeSet>,
+    device: Device,
+    requests: Sender<Vec<u32>>,
+    ready: Receiver<Result<HostArray<u8>>>,
+    /// Asked for and not yet taken, oldest first.
+    ahead: Mutex<VecDeque<Vec<u32>>>,
+}
+
+impl VolumeLoader {
+    /// Over a set, for this device.
+    pub fn new(device: &Device, set: Arc<VolumeSet>) -> Self {
+        let (requests, asked) = crossbeam_channel::unbounded::<Vec<u32>>();
+        let (done, ready) = crossbeam_channel::unbounded();
+        let (of, on) = (set.clone(), device.clone());
+        // Ends when the loader, which owns the other ends, is dropped.
+        std::thread::spawn(move || {
+            for rows in asked {
+                if done.send(of.gather(&on, &rows)).is_err() {
+                    break;
+                }
+            }
+        });
+        VolumeLoader { set, device: device.clone(), requests, ready, ahead: Mutex::default() }
+    }
+
+    /// The volumes.
+    pub fn set(&self) -> &VolumeSet {
+        &self.set
+    }
+
+    /// Begins to read these volumes, which are the next to be asked for, unless others wait already.
+    pub fn ahead(&self, rows: &[u32]) {
+        let Ok(mut ahead) = self.ahead.lock() else { return };
+        if ahead.is_empty() && !rows.is_empty() && self.requests.send(rows.to_vec()).is_ok() {
+            ahead.push_back(rows.to_vec());
+        }
+    }
+
+    /// [`VolumeSet::load`]: what was read ahead, where that is what is asked for.
+    ///
+    /// # Errors
+    /// Those of [`VolumeSet::load`].
+    pub fn load(&self, rows: &[u32]) -> Result<Tensor> {
+        let expected = self.ahead.lock().ok().and_then(|mut ahead| ahead.pop_front());
+        let read = match expected {
+            // What was expected and is not wanted is thrown away.
+            Some(expected) => self.ready.recv().ok().filter(|_| expected == rows),
+            None => None,
+        };
+        let bytes = read.unwrap_or_else(|| self.set.gather(&self.device, rows))?;
+        self.set.to_device(&self.device, &bytes, rows.len())
+    }
+}

@@ -1,0 +1,125 @@
+//! What a training run of a CT encoder is: a TOML file, every field checked.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::super::config::{checkpoint_steps, seed};
+use super::super::task::{self, Task, check_fields};
+use super::super::{OptimizerConfig, ScheduleConfig};
+use crate::kernels::DType;
+use crate::nn::ParameterBuilder;
+use crate::nn::models::{CtClip, CtClipConfig};
+use crate::{Error, Result};
+
+/// A training run of DCFormer-CLIP: CT volumes against their reports. Defaults are those of DCFormer's released code.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CtTrainConfig {
+    /// Folder of the run: checkpoints and `log.jsonl`.
+    pub out: PathBuf,
+    /// Passes over the data.
+    #[serde(default = "epochs")]
+    pub epochs: usize,
+    /// Pairs a step; every other pair of the batch is a negative.
+    #[serde(default = "batch")]
+    pub batch: usize,
+    /// Volumes in memory at a time, at most: the gradient of a larger batch is computed in two passes over it (gradient
+    /// caching). Batch norm's statistics are then those of a micro-batch. Absent means the whole batch in one pass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub micro_batch: Option<usize>,
+    /// Of initial weights and order.
+    #[serde(default = "seed")]
+    pub seed: u64,
+    /// Storage type of activations; master weights are f32.
+    #[serde(default = "dtype")]
+    pub dtype: DType,
+    /// Steps between checkpoints; one is also written at the end of every epoch.
+    #[serde(default = "checkpoint_steps")]
+    pub checkpoint_steps: usize,
+    /// Leave out the pairs of an epoch's order that do not fill a batch.
+    #[serde(default = "drop_last")]
+    pub drop_last: bool,
+    /// Initial weights: a safetensors `state_dict` with the released code's names. Absent means random.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<PathBuf>,
+    /// The model.
+    pub model: CtClipConfig,
+    /// What it learns from.
+    pub data: CtDataConfig,
+    /// The loss.
+    #[serde(default)]
+    pub loss: CtLossConfig,
+    /// The optimizer.
+    #[serde(default = "OptimizerConfig::dcformer", deserialize_with = "OptimizerConfig::over_dcformer")]
+    pub optimizer: OptimizerConfig,
+    /// The learning rate over time.
+    #[serde(default)]
+    pub schedule: ScheduleConfig,
+}
+
+fn epochs() -> usize {
+    15
+}
+fn batch() -> usize {
+    8
+}
+fn dtype() -> DType {
+    DType::Bf16
+}
+fn drop_last() -> bool {
+    true
+}
+
+/// Files. Relative paths are relative to the configuration file.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CtDataConfig {
+    /// Prepared volumes: a folder of `x2ct preprocess`, or a packed file.
+    pub volumes: PathBuf,
+    /// Text features of the reports, for a trained text tower. This or `cache`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<PathBuf>,
+    /// An embedding cache whose report embeddings are the text side, frozen. This or `text`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<PathBuf>,
+}
+
+/// Symmetric InfoNCE between CT and report at a constant scale.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CtLossConfig {
+    /// Cosines are multiplied by it: e in the released code, 1 in the paper (tau = 1). It is not learned.
+    pub scale: f32,
+}
+
+impl Default for CtLossConfig {
+    fn default() -> Self {
+        CtLossConfig { scale: std::f32::consts::E }
+    }
+}
+
+impl CtTrainConfig {
+    /// Reads and checks a TOML file; relative paths become relative to its folder.
+    pub fn read(path: &Path) -> Result<Self> {
+        task::read(path)
+    }
+
+    pub(super) fn check_all(&self) -> Result<()> {
+        self.run().check()?;
+        let (text, cache) = (self.data.text.is_some(), self.data.cache.is_some());
+        let tower = self.model.text_features.is_some();
+        check_fields(&[
+            ("micro_batch", self.micro_batch.is_none_or(|m| m > 0), "must be at least 1"),
+            ("loss.scale", self.loss.scale.is_finite() && self.loss.scale > 0.0, "must be positive"),
+            ("data", text != cache, "give one of text and cache"),
+            ("model.text_features", tower || !text, "is missing: data.text needs a text tower on this many features"),
+            ("model.text_features", !tower || text, "is given, but data.cache holds embeddings, which need no text tower"),
+        ])?;
+        // What only the model's constructor knows.
+        CtClip::new(&mut ParameterBuilder::new(), &self.model).map(drop).map_err(|e| match e {
+            Error::Argument { problem, hint, .. } => Error::argument("model", problem, hint),
+            other => other,
+        })
+    }
+}

@@ -1,0 +1,71 @@
+//! Prepared volumes and their texts, joined.
+
+use std::sync::Arc;
+
+use super::super::Sources;
+use super::super::task::scan;
+use crate::data::cache::EmbeddingCache;
+use crate::data::rows;
+use crate::data::text::TextFeatures;
+use crate::data::volumes::{VolumeLoader, VolumeSet};
+use crate::device::Device;
+use crate::{Error, Result};
+
+/// Volumes, read batch by batch, with what stands for the same patients' reports, row by row.
+pub struct CtTrainingSet {
+    /// The volumes.
+    pub volumes: VolumeLoader,
+    /// [volumes, dim]: text features, or embeddings of the shared space.
+    pub text: Vec<f32>,
+    /// Columns of `text`.
+    pub dim: usize,
+    /// Whether `text` are embeddings, which nothing is trained on.
+    pub frozen: bool,
+    /// Where it comes from.
+    pub sources: Sources,
+}
+
+impl CtTrainingSet {
+    /// Joins volumes and text features on the id.
+    ///
+    /// # Errors
+    /// Names the first volume that has no text.
+    pub fn with_features(device: &Device, volumes: VolumeSet, text: &TextFeatures) -> Result<Self> {
+        let rows = text.select(volumes.ids().iter().map(String::as_str))?;
+        let digest = text.settings_digest.get(..8).unwrap_or(&text.settings_digest);
+        let teacher = format!("{} {digest}", text.encoder);
+        Ok(Self::new(device, volumes, rows, text.dim, false, teacher))
+    }
+
+    /// Joins volumes and a cache's report embeddings on the id.
+    ///
+    /// # Errors
+    /// Names the first volume that has no embedding.
+    pub fn with_embeddings(device: &Device, volumes: VolumeSet, cache: &EmbeddingCache) -> Result<Self> {
+        let index = cache.index();
+        let found = volumes.ids().iter().map(|id| {
+            index.get(id.as_str()).copied().ok_or_else(|| {
+                let problem = format!("has no embedding of {id}, which is among the volumes");
+                Error::argument("embedding cache", problem, "make the cache of this data set, or leave the volume out")
+            })
+        });
+        let found: Vec<usize> = found.collect::<Result<_>>()?;
+        let rows = rows::select(&cache.report, cache.dim, &found);
+        Ok(Self::new(device, volumes, rows, cache.dim, true, cache.teacher.clone()))
+    }
+
+    fn new(device: &Device, volumes: VolumeSet, text: Vec<f32>, dim: usize, frozen: bool, teacher: String) -> Self {
+        let sources = Sources { teacher, preprocessing_digest: volumes.preprocessing_digest() };
+        CtTrainingSet { volumes: VolumeLoader::new(device, Arc::new(volumes)), text, dim, frozen, sources }
+    }
+
+    /// One id a row.
+    pub fn ids(&self) -> &[String] {
+        self.volumes.set().ids()
+    }
+
+    /// What two rows must not share in a batch: see [`super::super::TrainingSet::scans`].
+    pub fn scans(&self) -> impl Iterator<Item = String> {
+        self.ids().iter().map(|id| scan(id))
+    }
+}
