@@ -223,8 +223,12 @@ impl VolumeSet {
             let stored = self.stored(row as usize)?;
             let [d, h, w] = self.shape;
             match self.dtype {
-                DType::F32 => transpose::<[u8; 4]>(bytemuck::cast_slice(&stored), bytemuck::cast_slice_mut(to), d, h * w),
-                DType::Bf16 => transpose::<[u8; 2]>(bytemuck::cast_slice(&stored), bytemuck::cast_slice_mut(to), d, h * w),
+                DType::F32 => {
+                    transpose::<[u8; 4]>(bytemuck::cast_slice(&stored), bytemuck::cast_slice_mut(to), d, h * w)
+                }
+                DType::Bf16 => {
+                    transpose::<[u8; 2]>(bytemuck::cast_slice(&stored), bytemuck::cast_slice_mut(to), d, h * w)
+                }
             }
             Ok(())
         })?;

@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::task::{self, Task, check_fields};
 use super::{Augmentation, OptimizerConfig, ScheduleConfig, micro_batches};
+use crate::Result;
 use crate::kernels::DType;
 use crate::nn::models::EncoderConfig;
 use crate::ops::image::Normalization;
-use crate::Result;
 
 /// A training run. Defaults are those of X2CT-CLIP's code where paper and code differ.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

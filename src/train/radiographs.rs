@@ -58,8 +58,7 @@ impl Task for TrainConfig {
 
     fn expect_set(&self, set: &TrainingSet) -> Result<()> {
         if set.dim != self.model.embedding {
-            let problem =
-                format!("has {} dimensions, the teacher's embeddings have {}", self.model.embedding, set.dim);
+            let problem = format!("has {} dimensions, the teacher's embeddings have {}", self.model.embedding, set.dim);
             return Err(Error::argument("model.embedding", problem, "set it to the teacher's"));
         }
         match &self.data.teacher {

@@ -61,9 +61,8 @@ impl CtClipConfig {
         } else {
             DcFormerConfig::named(&name)
         };
-        let base = base.map_err(|_| {
-            format!("there is no model `{name}`; use {} or {OTHER}", DcFormerConfig::NAMES.join(", "))
-        })?;
+        let base = base
+            .map_err(|_| format!("there is no model `{name}`; use {} or {OTHER}", DcFormerConfig::NAMES.join(", ")))?;
         let mut fields = json!(base);
         for (key, value) in table {
             fields[key] = value;
@@ -115,7 +114,7 @@ impl CtClip {
             b.scope(name, |b| Linear::new(b, features, config.embedding, false))
         };
         Ok(CtClip {
-            to_visual_latent: latent(b, "to_visual_latent", visual.features()),
+            to_visual_latent: latent(b, "to_visual_latent", visual.head().inputs()),
             to_text_latent: config.text_features.map(|features| latent(b, "to_text_latent", features)),
             visual,
         })
@@ -128,9 +127,7 @@ impl CtClip {
 
     /// Embeddings [N, D] in f32 of volumes [N, 1, H, W, D'].
     pub fn embed_volumes(&self, f: &Forward, volumes: &Var) -> Result<Var> {
-        let maps = self.visual.feature_maps(f, volumes)?;
-        let pooled = self.visual.embedding(f, &maps[maps.len() - 1])?;
-        f32s(f, &self.to_visual_latent.forward(f, &pooled)?)
+        f32s(f, &self.to_visual_latent.forward(f, &self.visual.forward(f, volumes)?)?)
     }
 
     /// Embeddings [N, D] in f32 of text features [N, F]; of embeddings, where there is no text tower, themselves.

@@ -114,7 +114,11 @@ impl CtTrainConfig {
             ("loss.scale", self.loss.scale.is_finite() && self.loss.scale > 0.0, "must be positive"),
             ("data", text != cache, "give one of text and cache"),
             ("model.text_features", tower || !text, "is missing: data.text needs a text tower on this many features"),
-            ("model.text_features", !tower || text, "is given, but data.cache holds embeddings, which need no text tower"),
+            (
+                "model.text_features",
+                !tower || text,
+                "is given, but data.cache holds embeddings, which need no text tower",
+            ),
         ])?;
         // What only the model's constructor knows.
         CtClip::new(&mut ParameterBuilder::new(), &self.model).map(drop).map_err(|e| match e {

@@ -16,7 +16,7 @@ use super::{Run, Sampler, Sources, StepRows, Task, Trainer};
 use crate::autograd::Var;
 use crate::data::rows;
 use crate::data::volumes::VolumeSet;
-use crate::nn::models::CtClip;
+use crate::nn::models::{CtClip, TokenReduction};
 use crate::nn::{Forward, ParameterBuilder, Parameters, StateDict};
 use crate::ops::contrastive::{InfoNce, Scale};
 use crate::tensor::{DType, Tensor};
@@ -88,7 +88,13 @@ impl Task for CtTrainConfig {
             )),
             _ => Ok(()),
         }?;
-        self.expect_statistics(set.volumes.set().shape())
+        let shape @ [d, h, w] = set.volumes.set().shape();
+        let encoder = &self.model.encoder;
+        if encoder.reduction != TokenReduction::Channel && encoder.input != [h, w, d] {
+            let problem = format!("is {:?} along H, W and D, the volumes are {:?}", encoder.input, [h, w, d]);
+            return Err(Error::argument("model.input", problem, "set it to theirs"));
+        }
+        self.expect_statistics(shape)
     }
 
     fn sources(set: &CtTrainingSet) -> Sources {
