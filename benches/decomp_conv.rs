@@ -32,9 +32,10 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
         depthwise("stage 2", 192, [32, 32, 16], 11),
         depthwise("stage 3", 384, [16, 16, 8], 9),
         depthwise("stage 4", 768, [8, 8, 4], 7),
+        Layer { name: "stem narrow", batch: 8, channels: [16; 2], volume: [16; 3], kernel: 3, groups: Groups::Dense },
         Layer {
             name: "stem",
-            batch,
+            batch: 8,
             channels: [size(device, 64, 32); 2],
             volume: if device.is_host() { [16; 3] } else { [128, 128, 64] },
             kernel: 3,

@@ -22,19 +22,18 @@
 // Halos are read again from the L1 and L2 caches. In groups of channels that fit the L2 cache together, each group's second pass
 // finds there what its first one read: 2 A and 3 A (`first_channel`; an option). src/kernels/decomp_conv/traffic.rs
 // counts the bytes of every launch, and those of a framework beside them.
-// Dense (every output channel sees every input channel), variant 2: columns of one sample and axis, a matrix product a branch
-// (f32 sums), and the batch norms as above around the stored branches.
+// Dense (every output channel sees every input channel), variant 2: decomp_dense.cu.
 //
 // Variants: 1. naive: one thread an element, branches stored in f32. Any stride and grouping.
-//           2. fused: decomp_conv_depthwise*.cuh (stride 1, at most 15 taps) and decomp_conv_strided.cuh (all others), or columns
-//              (decomp_conv_dense.cuh: any stride).
+//           2. fused: decomp_conv_depthwise*.cuh (stride 1, at most 15 taps) and decomp_conv_strided.cuh (all others), or
+//              decomp_dense.cu.
 // Sums are two-stage: threads add a few hundred values in f32, blocks and what follows add in f64, in an order that depends on
 // the shape alone.
 // Test: cargo test --release ops::decomp_conv     Time: x2ct bench decomp_conv
 #include <utility>
 
 #include "common/common.h"
-#include "rows.cuh"
+#include "decomp_conv_common.cuh"
 
 enum DecompNorm : uint32_t { kNormNone = 0, kNormEval = 1, kNormTrain = 2 };
 
@@ -45,8 +44,7 @@ struct DecompConvParams {
     void* y;                  // as g: the output of a writing pass
     void* dx;                 // as x
     float* z;                 // [3, N, O, E]: stored branches
-    void* dz;                 // [3, N, O, E]: f32 in the naive variant, else as x
-    void* columns;            // [I k, E] of one sample and axis; their gradients [3, I k, E]; as x
+    float* dz;                // [3, N, O, E]
     const float* w[3];        // [O, I or 1, k]
     const float* bias[3];     // [O], or null
     const float* gamma[3];    // [O], like the following; null without norm
@@ -84,12 +82,10 @@ struct DecompConvParams {
     uint32_t blocks;          // of a summing pass, a channel
     uint32_t first_channel;   // of a launch
     uint32_t channels;        // of a launch
-    uint32_t axis;            // of the columns
-    uint64_t sample;          // of the columns
 };
-X2CT_FIELDS(DecompConvParams, x, g, y, dx, z, dz, columns, w, bias, gamma, beta, running_mean, running_var, mean, rstd, scale, shift,
+X2CT_FIELDS(DecompConvParams, x, g, y, dx, z, dz, w, bias, gamma, beta, running_mean, running_var, mean, rstd, scale, shift,
             coefficients, partial, dw, dbias, dgamma, dbeta, eps, momentum, batch, in_channels, out_channels, in_size, out_size, kernel,
-            stride, dense, norm, gelu, slope, vector, accumulate, tile, tiles, tiles_per_block, blocks, first_channel, channels, axis, sample)
+            stride, dense, norm, gelu, slope, vector, accumulate, tile, tiles, tiles_per_block, blocks, first_channel, channels)
 
 // Where the gradient of an input starts in `accumulate`.
 enum GradientBit : uint32_t { kBitX = 0, kBitWeight = 1, kBitBias = 4, kBitGamma = 7, kBitBeta = 10 };
@@ -101,11 +97,6 @@ X2CT_DEVICE uint64_t in_voxels(const DecompConvParams& p) { return uint64_t(p.in
 X2CT_DEVICE uint64_t out_voxels(const DecompConvParams& p) { return uint64_t(p.out_size[0]) * p.out_size[1] * p.out_size[2]; }
 // M: values a channel of y has.
 X2CT_DEVICE double out_count(const DecompConvParams& p) { return double(p.batch) * double(out_voxels(p)); }
-
-X2CT_DEVICE float activation(float v, uint32_t gelu) { return gelu ? 0.5f * v * (1.0f + erff(v * 0.70710678118654752440f)) : v; }
-X2CT_DEVICE float activation_slope(float v) {
-    return 0.5f * (1.0f + erff(v * 0.70710678118654752440f)) + v * 0.39894228040143267794f * expf(-0.5f * v * v);
-}
 
 // What follows from the moments of branch a of channel c: of z, without the bias. Returns what the branch adds to `shift`.
 X2CT_DEVICE double write_statistics(const DecompConvParams& p, uint32_t a, uint32_t c, double mean, double variance) {
@@ -202,7 +193,6 @@ X2CT_DEVICE void decomp_conv_finish_body(const DecompConvParams& p) {
 X2CT_KERNEL(decomp_conv_finish, DecompConvParams, DecompFinishConfig, decomp_conv_finish_body)
 
 #include "decomp_conv_branches.cuh"
-#include "decomp_conv_dense.cuh"
 #include "decomp_conv_depthwise.cuh"
 #include "decomp_conv_depthwise_backward.cuh"
 #include "decomp_conv_naive.cuh"

@@ -1,4 +1,4 @@
-// What surrounds stored branches z [3, N, O, E] (f32): shared by the naive and the dense variants of decomp_conv.cu.
+// What surrounds stored branches z [3, N, O, E] (f32): the naive variant of decomp_conv.cu.
 //
 // A block walks pieces of kPiece voxels of one channel, its threads four voxels at a time.
 
@@ -155,12 +155,12 @@ X2CT_DEVICE void branch_gradient_finish(const DecompConvParams& p) {
 }
 X2CT_KERNEL(decomp_conv_branch_gradient_finish, DecompConvParams, BranchGradientFinishConfig, branch_gradient_finish)
 
-// dz of the three branches, in f32 or as x. blockIdx as in branch_write.
-template <class T, class Out>
+// dz of the three branches. blockIdx as in branch_write.
+template <class T>
 X2CT_DEVICE void branch_gradient(const DecompConvParams& p) {
     const uint32_t vector = p.vector, c = blockIdx.y;
     const T* g = static_cast<const T*>(p.g);
-    Out* dz = static_cast<Out*>(p.dz);
+    float* dz = p.dz;
     for_piece(p, blockIdx.x, c, [&](uint64_t at, int count) {
         float up[4];
         load4(g + at, count, vector, up);
@@ -176,7 +176,5 @@ X2CT_DEVICE void branch_gradient(const DecompConvParams& p) {
         }
     });
 }
-X2CT_KERNEL(decomp_conv_branch_gradient_naive_f32, DecompConvParams, BranchConfig, branch_gradient<float, float>)
-X2CT_KERNEL(decomp_conv_branch_gradient_naive_bf16, DecompConvParams, BranchConfig, branch_gradient<bf16, float>)
-X2CT_KERNEL(decomp_conv_branch_gradient_f32, DecompConvParams, BranchConfig, branch_gradient<float, float>)
-X2CT_KERNEL(decomp_conv_branch_gradient_bf16, DecompConvParams, BranchConfig, branch_gradient<bf16, bf16>)
+X2CT_KERNEL(decomp_conv_branch_gradient_naive_f32, DecompConvParams, BranchConfig, branch_gradient<float>)
+X2CT_KERNEL(decomp_conv_branch_gradient_naive_bf16, DecompConvParams, BranchConfig, branch_gradient<bf16>)

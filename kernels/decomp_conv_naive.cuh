@@ -72,7 +72,7 @@ X2CT_DEVICE void naive_weight_gradient(const DecompConvParams& p) {
     double sum = 0.0;
     for (uint64_t n = 0; n < p.batch; ++n) {
         const T* x = input_volume<T>(p, n, c, i);
-        const float* dz = static_cast<const float*>(p.dz) + ((a * p.batch + n) * p.out_channels + c) * out_voxels(p);
+        const float* dz = p.dz + ((a * p.batch + n) * p.out_channels + c) * out_voxels(p);
         for (uint64_t o = 0; o < out_voxels(p); ++o) {
             const int64_t out[3] = {int64_t(o / p.out_size[2] / p.out_size[1]), int64_t(o / p.out_size[2] % p.out_size[1]), int64_t(o % p.out_size[2])};
             const int64_t at = under_tap(p, a, out, t);
@@ -110,7 +110,7 @@ X2CT_DEVICE void naive_input_gradient(const DecompConvParams& p) {
     float sum = 0.0f;
     for (uint32_t c = p.dense ? 0 : i.channel; c < (p.dense ? p.out_channels : i.channel + 1); ++c) {
         for_readers(p, i.at, [&](uint32_t a, uint32_t t, uint64_t o) {
-            const float* dz = static_cast<const float*>(p.dz) + ((a * p.batch + i.sample) * p.out_channels + c) * out_voxels(p);
+            const float* dz = p.dz + ((a * p.batch + i.sample) * p.out_channels + c) * out_voxels(p);
             sum += p.w[a][(uint64_t(c) * fan_in(p) + (p.dense ? i.channel : 0)) * p.kernel + t] * dz[o];
         });
     }

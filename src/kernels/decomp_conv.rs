@@ -19,10 +19,8 @@ kernels! {
             dx: DevicePtr,
             /// `[3, N, O, E]` f32: stored branches.
             z: DevicePtr,
-            /// `[3, N, O, E]`: f32 in the naive variant, else as x.
+            /// `[3, N, O, E]` f32.
             dz: DevicePtr,
-            /// `[I k, E]`, or `[3, I k, E]` of gradients; as x.
-            columns: DevicePtr,
             /// `[O, I or 1, k]` f32.
             w: [DevicePtr; 3],
             /// `[O]` f32, or null.
@@ -97,10 +95,6 @@ kernels! {
             first_channel: u32,
             /// Channels of a launch.
             channels: u32,
-            /// Of the columns.
-            axis: u32,
-            /// Of the columns.
-            sample: u64,
         }
     }
 
@@ -117,18 +111,12 @@ kernels! {
         BRANCH_GRADIENT_FINISH(DecompConvParams) = [decomp_conv_branch_gradient_finish];
         /// dz, in f32.
         BRANCH_GRADIENT_NAIVE(DecompConvParams) = [decomp_conv_branch_gradient_naive_f32, decomp_conv_branch_gradient_naive_bf16];
-        /// dz, as x.
-        BRANCH_GRADIENT(DecompConvParams) = [decomp_conv_branch_gradient_f32, decomp_conv_branch_gradient_bf16];
         /// Variant 1: the branches.
         NAIVE_BRANCHES(DecompConvParams) = [decomp_conv_naive_branches_f32, decomp_conv_naive_branches_bf16];
         /// Variant 1: dw from dz.
         NAIVE_WEIGHT_GRADIENT(DecompConvParams) = [decomp_conv_naive_weight_gradient_f32, decomp_conv_naive_weight_gradient_bf16];
         /// Variant 1: dx from dz.
         NAIVE_INPUT_GRADIENT(DecompConvParams) = [decomp_conv_naive_input_gradient_f32, decomp_conv_naive_input_gradient_bf16];
-        /// Dense: what a branch's matrix product reads; tile\[1\] elements of the contiguous axis a thread.
-        COLUMNS(DecompConvParams) = [decomp_conv_columns_f32, decomp_conv_columns_bf16];
-        /// Dense: dx from the gradients of the columns.
-        DENSE_INPUT_GRADIENT(DecompConvParams) = [decomp_conv_dense_input_gradient_f32, decomp_conv_dense_input_gradient_bf16];
         /// Depthwise: gradients of the parameters from the sums of blocks; a block a channel.
         GRADIENT_FINISH(DecompConvParams) = [decomp_conv_gradient_finish];
         // Depthwise, by [`Phase`], each in f32 and bf16: any stride and tap count, then those unrolled for a tap count.
@@ -149,7 +137,7 @@ kernels! {
 pub enum Variant {
     /// One thread an element, branches stored: the readable reference.
     Naive,
-    /// Depthwise: no branch is stored. Dense: matrix products over columns.
+    /// Depthwise: no branch is stored. Dense: see [`super::decomp_dense`].
     Fused,
 }
 
@@ -232,19 +220,9 @@ impl DecompConvShape {
         self.out_size.iter().product()
     }
 
-    /// Rows of the columns: I k.
-    pub fn column_rows(&self) -> usize {
-        self.in_channels * self.kernel
-    }
-
     /// Elements of one branch's weight.
     pub fn weights(&self) -> usize {
         self.out_channels * self.kernel * if self.dense { self.in_channels } else { 1 }
-    }
-
-    /// Whether `variant` keeps the branches in memory.
-    pub fn stores_branches(&self, variant: Variant) -> bool {
-        self.dense || variant == Variant::Naive
     }
 
     /// Parameters with the sizes filled in and everything else null.
@@ -258,7 +236,6 @@ impl DecompConvShape {
             dx: NULL,
             z: NULL,
             dz: NULL,
-            columns: NULL,
             w: [NULL; 3],
             bias: [NULL; 3],
             gamma: [NULL; 3],
@@ -296,8 +273,6 @@ impl DecompConvShape {
             blocks: 0,
             first_channel: 0,
             channels: 0,
-            axis: 0,
-            sample: 0,
         }
     }
 }
@@ -327,7 +302,7 @@ impl DecompConvParams {
             let voxels: u64 = size.iter().map(|&d| d as u64).product();
             [self.batch as u32 * voxels.div_ceil(piece as u64) as u32, 1, 1, 1]
         };
-        if self.stores_branches(variant) {
+        if variant == Variant::Naive {
             let [piece, ..] = launcher.config(BRANCH_WRITE.of(dtype))?.tile;
             self.vector = size(self.out_size).is_multiple_of(4) as u32;
             self.tiles = pieces(self.out_size, piece);
@@ -383,10 +358,6 @@ impl DecompConvParams {
         unsafe { launcher.launch(self.phase(phase, dtype), grid, std::ptr::from_ref(self).cast()) }
     }
 
-    fn stores_branches(&self, variant: Variant) -> bool {
-        self.dense == 1 || variant == Variant::Naive
-    }
-
     /// Bytes of `partial` of a planned call, either direction.
     pub fn partial_bytes(&self) -> usize {
         // Of the backward pass: two sums and three a tap, of three branches.
@@ -412,6 +383,22 @@ impl DecompConvParams {
     }
 }
 
+/// `mean`, `rstd`, `scale`, `shift` and, in training, the running ones; from the sums of `blocks` blocks in `partial`.
+///
+/// # Safety
+/// As for [`statistics`], with nine values a block and channel in `partial` where there is training.
+pub unsafe fn finish_statistics(launcher: &dyn Launcher, params: &DecompConvParams) -> Result<()> {
+    unsafe { FINISH.launch_only(launcher, params.channel_grid(), params) }
+}
+
+/// Gradients of biases and norms and the coefficients of dz, from the sums of `blocks` blocks in `partial`.
+///
+/// # Safety
+/// As for [`gradient_sums`], with four values a block and channel in `partial`.
+pub unsafe fn finish_gradient_sums(launcher: &dyn Launcher, params: &DecompConvParams) -> Result<()> {
+    unsafe { BRANCH_GRADIENT_FINISH.launch_only(launcher, params.channel_grid(), params) }
+}
+
 /// Statistics: `mean`, `rstd`, `scale`, `shift` and, in training, the running ones; from x (depthwise) or z.
 ///
 /// # Safety
@@ -425,13 +412,13 @@ pub unsafe fn statistics(
 ) -> Result<()> {
     unsafe {
         if params.norm == NormKind::Train as u32 {
-            if params.stores_branches(variant) {
+            if variant == Variant::Naive {
                 BRANCH_MOMENTS.launch_only(launcher, params.sum_grid(), params)?;
             } else {
                 params.launch_phase(launcher, Phase::Moments, dtype, params.sum_grid())?;
             }
         }
-        FINISH.launch_only(launcher, params.channel_grid(), params)
+        finish_statistics(launcher, params)
     }
 }
 
@@ -441,7 +428,7 @@ pub unsafe fn statistics(
 /// As for [`statistics`], which has run; `y` as documented, and `g` with `slope`.
 pub unsafe fn write(launcher: &dyn Launcher, variant: Variant, dtype: DType, params: &DecompConvParams) -> Result<()> {
     unsafe {
-        if params.stores_branches(variant) {
+        if variant == Variant::Naive {
             BRANCH_WRITE.launch(launcher, dtype, params.tile_grid(), params)
         } else {
             params.launch_phase(launcher, Phase::Write, dtype, params.tile_grid())
@@ -460,9 +447,9 @@ pub unsafe fn gradient_sums(
     params: &DecompConvParams,
 ) -> Result<()> {
     unsafe {
-        if params.stores_branches(variant) {
+        if variant == Variant::Naive {
             BRANCH_GRADIENT_SUMS.launch(launcher, dtype, params.sum_grid(), params)?;
-            BRANCH_GRADIENT_FINISH.launch_only(launcher, params.channel_grid(), params)
+            finish_gradient_sums(launcher, params)
         } else {
             params.launch_phase(launcher, Phase::GradientSums, dtype, params.sum_grid())?;
             GRADIENT_FINISH.launch_only(launcher, params.channel_grid(), params)
@@ -483,18 +470,12 @@ pub unsafe fn input_gradient(launcher: &dyn Launcher, dtype: DType, params: &Dec
     unsafe { params.launch_phase(launcher, Phase::InputGradient, dtype, grid) }
 }
 
-/// dz of stored branches: f32 (which may replace z) in the naive variant, else as x.
+/// Naive: dz from z, which it may replace.
 ///
 /// # Safety
 /// As for [`gradient_sums`], which has run; `dz` as documented.
-pub unsafe fn branch_gradient(
-    launcher: &dyn Launcher,
-    variant: Variant,
-    dtype: DType,
-    params: &DecompConvParams,
-) -> Result<()> {
-    let kernel = if variant == Variant::Naive { &BRANCH_GRADIENT_NAIVE } else { &BRANCH_GRADIENT };
-    unsafe { kernel.launch(launcher, dtype, params.tile_grid(), params) }
+pub unsafe fn naive_branch_gradient(launcher: &dyn Launcher, dtype: DType, params: &DecompConvParams) -> Result<()> {
+    unsafe { BRANCH_GRADIENT_NAIVE.launch(launcher, dtype, params.tile_grid(), params) }
 }
 
 /// Naive: z from x.
@@ -534,36 +515,6 @@ unsafe fn naive(
 ) -> Result<()> {
     let per_block = launcher.config(kernel.of(dtype))?.tile[0] as usize;
     unsafe { kernel.launch(launcher, dtype, Grid::covering(elements, per_block), params) }
-}
-
-/// Dense: the columns of `sample` along `axis`.
-///
-/// # Safety
-/// `x` and `columns` are as documented, valid until the launch has completed on the launcher's stream.
-pub unsafe fn columns(launcher: &dyn Launcher, dtype: DType, params: &DecompConvParams) -> Result<()> {
-    let rows = params.in_channels as usize * params.kernel as usize;
-    unsafe { dense(&COLUMNS, launcher, dtype, params, rows, params.out_size) }
-}
-
-/// Dense: dx of `sample` from the gradients of the columns of all three axes.
-///
-/// # Safety
-/// As for [`columns`], with `dx`.
-pub unsafe fn dense_input_gradient(launcher: &dyn Launcher, dtype: DType, params: &DecompConvParams) -> Result<()> {
-    unsafe { dense(&DENSE_INPUT_GRADIENT, launcher, dtype, params, params.in_channels as usize, params.in_size) }
-}
-
-unsafe fn dense(
-    kernel: &'static Kernel<DecompConvParams>,
-    launcher: &dyn Launcher,
-    dtype: DType,
-    params: &DecompConvParams,
-    rows: usize,
-    [d1, d2, d3]: [u32; 3],
-) -> Result<()> {
-    let [threads, segment, ..] = launcher.config(kernel.of(dtype))?.tile;
-    let items = rows * size([d1, d2, d3.div_ceil(segment)]);
-    unsafe { kernel.launch(launcher, dtype, Grid::covering(items, threads as usize), params) }
 }
 
 fn size(size: [u32; 3]) -> usize {

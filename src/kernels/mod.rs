@@ -15,6 +15,7 @@ pub mod columns;
 pub mod contrastive;
 pub mod conv2d;
 pub mod decomp_conv;
+pub mod decomp_dense;
 pub mod depthwise_conv3d;
 pub mod drr;
 mod family;
@@ -39,6 +40,7 @@ pub static FAMILIES: &[&Family] = &[
     &conv2d::FAMILY,
     &decomp_conv::FAMILY,
     &depthwise_conv3d::FAMILY,
+    &decomp_dense::FAMILY,
     &contrastive::FAMILY,
     &gemm::FAMILY,
     &drr::FAMILY,

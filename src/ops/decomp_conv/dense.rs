@@ -1,89 +1,252 @@
-//! The dense decomposed convolution by matrix products.
+//! The dense decomposed convolution by matrix products over chunks of planes (`kernels/decomp_dense.cu`): no branch is
+//! stored, and what a chunk needs beside x, y and their gradients fits the caches.
 
 use super::{Destinations, Inputs};
 use crate::Result;
-use crate::kernels::Write;
-use crate::kernels::decomp_conv::{self as kernel, DecompConvParams, DecompConvShape};
+use crate::device::Device;
+use crate::kernels::decomp_conv::{self as kernel, DecompConvParams, DecompConvShape, NormKind};
+use crate::kernels::decomp_dense::{self as dense, Chunks, DecompDenseParams};
+use crate::kernels::{DType, DevicePtr, Write};
 use crate::ops::gemm::{Method, Operand, product_into};
-use crate::ops::pointwise::cast;
 use crate::tensor::Tensor;
 
-/// The weights as matrices `[O, I k]` in x's type.
-fn weight_matrices(shape: &DecompConvShape, inputs: &Inputs) -> Result<[Tensor; 3]> {
-    let matrix = |w: &Tensor| cast(w, inputs.x.dtype())?.reshape([shape.out_channels, shape.column_rows()]);
-    let [a, b, c] = inputs.weights;
-    Ok([matrix(a)?, matrix(b)?, matrix(c)?])
+/// Both directions' operands and the memory of a chunk.
+struct Pass<'a> {
+    device: &'a Device,
+    dtype: DType,
+    shape: &'a DecompConvShape,
+    method: Method,
+    params: DecompDenseParams,
+    chunks: Chunks,
+    columns: Tensor,
+    branches: Tensor,
+    /// `[3, O, k I]`.
+    matrices: Tensor,
 }
 
-/// The matrix `[O, E]` of one branch and sample.
-fn branch_matrix(shape: &DecompConvShape, branches: &Tensor, axis: usize, sample: usize) -> Result<Tensor> {
-    let rows = (axis * shape.batch + sample) * shape.out_channels;
-    branches.view(rows * shape.out_voxels(), [shape.out_channels, shape.out_voxels()])
+impl<'a> Pass<'a> {
+    fn new(
+        shape: &'a DecompConvShape,
+        inputs: &Inputs<'a>,
+        outer: &DecompConvParams,
+        method: Method,
+    ) -> Result<Pass<'a>> {
+        let (device, dtype) = (inputs.x.device(), inputs.x.dtype());
+        let chunks = Chunks::new(device.launcher(), shape, dtype)?;
+        let depth = shape.kernel * shape.in_channels;
+        let matrices = Tensor::empty(device, [3, shape.out_channels, depth], dtype, "weights by tap")?;
+        let columns = Tensor::empty(device, [dense::cross_rows(shape), chunks.voxels()], dtype, "columns of a chunk")?;
+        let branches =
+            Tensor::empty(device, [3, shape.out_channels, chunks.voxels()], DType::F32, "branches of a chunk")?;
+        let params = DecompDenseParams {
+            x: outer.x,
+            g: outer.g,
+            y: outer.y,
+            dx: outer.dx,
+            columns: columns.ptr(),
+            z: branches.ptr(),
+            w: outer.w,
+            matrices: matrices.ptr(),
+            dw: outer.dw,
+            mean: outer.mean,
+            scale: outer.scale,
+            shift: outer.shift,
+            coefficients: outer.coefficients,
+            gelu: outer.gelu,
+            accumulate: outer.accumulate,
+            ..DecompDenseParams::new(shape)
+        };
+        // Safety: live tensors of the sizes in `shape`.
+        unsafe { dense::matrices(device.launcher(), dtype, &params)? };
+        Ok(Pass { device, dtype, shape, method, params, chunks, columns, branches, matrices })
+    }
+
+    /// Turns to a chunk.
+    fn chunk(&mut self, index: usize) {
+        self.params.chunk(&self.chunks, index);
+    }
+
+    /// Voxels of this chunk.
+    fn voxels(&self) -> usize {
+        self.params.planes as usize * self.chunks.plane
+    }
+
+    /// Fills the columns of this chunk: all, or without the second centre.
+    fn gather(&mut self, taps: usize) -> Result<()> {
+        self.params.taps = taps as u32;
+        // Safety: x and the columns are live and of the sizes in `shape`.
+        unsafe { dense::columns(self.device.launcher(), self.dtype, &mut self.params) }
+    }
+
+    /// `rows` of the columns of this chunk from `first` on, as a matrix.
+    fn rows(&self, first: usize, rows: usize) -> Result<Tensor> {
+        self.columns.view(first * self.voxels(), [rows, self.voxels()])
+    }
+
+    /// The columns of one axis, `[k I, V]`.
+    fn axis(&self, axis: usize) -> Result<Tensor> {
+        self.rows(dense::first_row(self.shape, axis), self.shape.kernel * self.shape.in_channels)
+    }
+
+    /// Matrix `axis` of three `[O, V]` of this chunk.
+    fn branch(&self, of: &Tensor, axis: usize) -> Result<Tensor> {
+        let size = [self.shape.out_channels, self.voxels()];
+        of.view(axis * size[0] * size[1], size)
+    }
+
+    /// z of this chunk: a product an axis.
+    fn branches(&mut self) -> Result<()> {
+        self.gather(3 * self.shape.kernel - 1)?;
+        for axis in 0..3 {
+            let (weight, columns, z) =
+                (self.matrices.rows(axis, 1)?, self.axis(axis)?, self.branch(&self.branches, axis)?);
+            let (a, b) = (Operand::new(&weight, false), Operand::new(&columns, false));
+            product_into(a, b, None, &z, Write::Overwrite, self.method)?;
+        }
+        Ok(())
+    }
+
+    /// Workspace for the sums of all blocks.
+    fn partial(&mut self, values: usize) -> Result<Tensor> {
+        let elements = self.chunks.sum_blocks() * self.shape.out_channels * values * 2;
+        let partial = Tensor::empty(self.device, [elements], DType::F32, "decomposed convolution sums")?;
+        self.params.partial = partial.ptr();
+        Ok(partial)
+    }
 }
 
-/// z of a dense convolution: a product a sample and axis.
-pub(super) fn branches(
+/// Statistics, then y.
+pub(super) fn forward(
     shape: &DecompConvShape,
     inputs: &Inputs,
-    mut params: DecompConvParams,
-    z: &Tensor,
+    mut outer: DecompConvParams,
     method: Method,
 ) -> Result<()> {
-    let (device, dtype) = (inputs.x.device(), inputs.x.dtype());
-    let weights = weight_matrices(shape, inputs)?;
-    let columns = Tensor::empty(device, [shape.column_rows(), shape.out_voxels()], dtype, "columns")?;
-    params.columns = columns.ptr();
-    for sample in 0..shape.batch {
-        for (axis, weight) in weights.iter().enumerate() {
-            (params.sample, params.axis) = (sample as u64, axis as u32);
-            // Safety: x and the columns are live and of the sizes in `shape`.
-            unsafe { kernel::columns(device.launcher(), dtype, &params)? };
-            let (a, b) = (Operand::new(weight, false), Operand::new(&columns, false));
-            product_into(a, b, None, &branch_matrix(shape, z, axis, sample)?, Write::Overwrite, method)?;
+    let mut pass = Pass::new(shape, inputs, &outer, method)?;
+    let launcher = pass.device.launcher();
+    outer.channels = outer.out_channels;
+    let mut partial = None;
+    if outer.norm == NormKind::Train as u32 {
+        let sums = pass.partial(dense::MOMENT_VALUES)?;
+        for index in 0..pass.chunks.count() {
+            pass.chunk(index);
+            pass.branches()?;
+            // Safety: live tensors of the sizes in `shape`; the partial sums have a place for every block.
+            unsafe { dense::moments(launcher, &pass.params)? };
         }
+        (outer.partial, outer.blocks) = (sums.ptr(), pass.chunks.sum_blocks() as u32);
+        partial = Some(sums);
+    }
+    let taps = 3 * shape.kernel - 2;
+    let size = [shape.out_channels, taps * shape.in_channels];
+    let folded = Tensor::empty(pass.device, size, pass.dtype, "weights of the cross")?;
+    pass.params.folded = folded.ptr();
+    // Safety: as above.
+    unsafe {
+        kernel::finish_statistics(launcher, &outer)?;
+        dense::fold(launcher, pass.dtype, &pass.params)?;
+    }
+    drop(partial);
+    for index in 0..pass.chunks.count() {
+        pass.chunk(index);
+        pass.gather(taps)?;
+        let (columns, sum) = (pass.rows(0, size[1])?, pass.branch(&pass.branches, 0)?);
+        let (a, b) = (Operand::new(&folded, false), Operand::new(&columns, false));
+        product_into(a, b, None, &sum, Write::Overwrite, method)?;
+        // Safety: as above.
+        unsafe { dense::write(launcher, pass.dtype, &pass.params)? };
     }
     Ok(())
 }
 
-/// dw and dx of a dense convolution from dz.
-pub(super) fn gradients(
+/// Gradients of everything that wants one, from g and x.
+pub(super) fn backward(
     shape: &DecompConvShape,
     inputs: &Inputs,
-    mut params: DecompConvParams,
-    dz: &Tensor,
+    mut outer: DecompConvParams,
     destinations: &Destinations,
     method: Method,
 ) -> Result<()> {
-    let (device, dtype) = (inputs.x.device(), inputs.x.dtype());
-    let weights = weight_matrices(shape, inputs)?;
-    let (rows, voxels) = (shape.column_rows(), shape.out_voxels());
-    let columns = Tensor::empty(device, [rows, voxels], dtype, "columns")?;
-    let dcolumns = match destinations.x {
-        Some(_) => Some(Tensor::empty(device, [3, rows, voxels], dtype, "gradient of the columns")?),
-        None => None,
+    let mut pass = Pass::new(shape, inputs, &outer, method)?;
+    let launcher = pass.device.launcher();
+    let (train, gelu) = (outer.norm == NormKind::Train as u32, outer.gelu == 1);
+    let sums = pass.partial(dense::GRADIENT_VALUES)?;
+    pass.params.branches = (outer.norm != NormKind::None as u32 || gelu) as u32;
+    for index in 0..pass.chunks.count() {
+        pass.chunk(index);
+        if pass.params.branches == 1 {
+            pass.branches()?;
+        }
+        // Safety: live tensors of the sizes in `shape`; the partial sums have a place for every block.
+        unsafe { dense::gradient_sums(launcher, pass.dtype, &pass.params)? };
+    }
+    (outer.partial, outer.blocks, outer.channels) = (sums.ptr(), pass.chunks.sum_blocks() as u32, outer.out_channels);
+    // Safety: as above.
+    unsafe { kernel::finish_gradient_sums(launcher, &outer)? };
+    pass.params.branches = (train || gelu) as u32;
+    weights_and_input(&mut pass, destinations)
+}
+
+/// dw and dx, from the coefficients of dz.
+fn weights_and_input(pass: &mut Pass, destinations: &Destinations) -> Result<()> {
+    let (device, dtype, shape, method) = (pass.device, pass.dtype, pass.shape, pass.method);
+    let launcher = device.launcher();
+    let weights = destinations.weights.each_ref().map(Option::is_some);
+    if destinations.x.is_none() && weights == [false; 3] {
+        return Ok(());
+    }
+    let depth = shape.kernel * shape.in_channels;
+    let scratch = |rows: usize, what| Tensor::empty(device, [rows, pass.chunks.voxels()], dtype, what);
+    // In f32 dz takes the place of z.
+    let dz = match dtype {
+        DType::F32 => pass.branches.clone(),
+        DType::Bf16 => scratch(3 * shape.out_channels, "gradient of a chunk's branches")?,
     };
-    for sample in 0..shape.batch {
-        params.sample = sample as u64;
-        for (axis, weight) in weights.iter().enumerate() {
-            let dz = branch_matrix(shape, dz, axis, sample)?;
-            if let Some((dw, write)) = &destinations.weights[axis] {
-                (params.axis, params.columns) = (axis as u32, columns.ptr());
-                // Safety: x and the columns are live and of the sizes in `shape`.
-                unsafe { kernel::columns(device.launcher(), dtype, &params)? };
-                let write = if sample == 0 { *write } else { Write::Accumulate };
-                let (a, b) = (Operand::new(&dz, false), Operand::new(&columns, true));
-                product_into(a, b, None, dw, write, method)?;
+    let mut dcolumns = match destinations.x {
+        Some(_) => Some([(); 2].map(|()| scratch(3 * depth, "gradient of a chunk's columns"))),
+        None => None,
+    }
+    .map(|[a, b]| Ok::<_, crate::Error>([a?, b?]))
+    .transpose()?;
+    let products = Tensor::empty(device, [3, shape.out_channels, depth], DType::F32, "weight gradients by tap")?;
+    (pass.params.dz, pass.params.products) = (dz.ptr(), products.ptr());
+    for index in 0..pass.chunks.count() {
+        pass.chunk(index);
+        if pass.params.branches == 1 {
+            pass.branches()?;
+        } else if weights.contains(&true) {
+            pass.gather(3 * shape.kernel - 1)?;
+        }
+        // Safety: live tensors of the sizes in `shape`.
+        unsafe { dense::branch_gradient(launcher, dtype, &pass.params)? };
+        for axis in 0..3 {
+            let dz = pass.branch(&dz, axis)?;
+            if weights[axis] {
+                let (columns, product) = (pass.axis(axis)?, products.rows(axis, 1)?);
+                let write = if index == 0 { Write::Overwrite } else { Write::Accumulate };
+                product_into(Operand::new(&dz, false), Operand::new(&columns, true), None, &product, write, method)?;
             }
-            if let Some(dcolumns) = &dcolumns {
-                let (a, b) = (Operand::new(weight, true), Operand::new(&dz, false));
-                product_into(a, b, None, &dcolumns.rows(axis, 1)?, Write::Overwrite, method)?;
+            if let Some([dcolumns, _]) = &dcolumns {
+                let weight = pass.matrices.rows(axis, 1)?;
+                let out = dcolumns.view(axis * depth * pass.voxels(), [depth, pass.voxels()])?;
+                let (a, b) = (Operand::new(&weight, true), Operand::new(&dz, false));
+                product_into(a, b, None, &out, Write::Overwrite, method)?;
             }
         }
-        if let Some(dcolumns) = &dcolumns {
-            params.columns = dcolumns.ptr();
-            // Safety: dx and the gradients of the columns are live and of the sizes in `shape`.
-            unsafe { kernel::dense_input_gradient(device.launcher(), dtype, &params)? };
+        if let Some([here, before]) = &mut dcolumns {
+            let params = DecompDenseParams {
+                columns: here.ptr(),
+                before: if index > 0 { before.ptr() } else { DevicePtr::NULL },
+                ..pass.params
+            };
+            // Safety: as above; the chunk before left its gradients in the other tensor.
+            unsafe { dense::input_gradient(launcher, dtype, &params)? };
+            std::mem::swap(here, before);
         }
+    }
+    if weights.contains(&true) {
+        // Safety: as above.
+        unsafe { dense::weight_gradient(launcher, &pass.params)? };
     }
     Ok(())
 }

@@ -200,8 +200,7 @@ impl Statistics {
     }
 }
 
-/// What the backward pass of [`DecompConv`] keeps: its inputs, four small vectors and, unless the convolution is
-/// depthwise and fused, the branches.
+/// What the backward pass of [`DecompConv`] keeps: its inputs, four small vectors and, in the naive variant, the branches.
 pub struct DecompConvContext {
     inputs: Vec<Tensor>,
     shape: DecompConvShape,
@@ -227,11 +226,16 @@ impl Op for DecompConv {
         let y = Tensor::empty(device, [shape.batch, shape.out_channels, e1, e2, e3], dtype, "decomposed convolution")?;
         let mut params = self.params(&shape, &inputs, &statistics);
         params.y = y.ptr();
+        if shape.dense && variant == Variant::Fused {
+            dense::forward(&shape, &inputs, params, self.method(device))?;
+            let inputs = tensors.iter().map(|&t| t.clone()).collect();
+            return Ok((y, DecompConvContext { inputs, shape, statistics, branches: None }));
+        }
         params.plan(launcher, dtype, variant)?;
         let partial = Tensor::empty(device, [params.partial_bytes() / 4], DType::F32, "decomposed convolution sums")?;
         params.partial = partial.ptr();
         let mut branches = None;
-        if shape.stores_branches(variant) {
+        if variant == Variant::Naive {
             let z = Tensor::empty(
                 device,
                 [3, shape.batch, shape.out_channels, shape.out_voxels()],
@@ -239,11 +243,8 @@ impl Op for DecompConv {
                 "branches",
             )?;
             params.z = z.ptr();
-            match variant {
-                // Safety: live tensors of the sizes in `shape`.
-                Variant::Naive => unsafe { kernel::naive_branches(launcher, dtype, &params)? },
-                Variant::Fused => dense::branches(&shape, &inputs, params, &z, self.method(device))?,
-            }
+            // Safety: live tensors of the sizes in `shape`.
+            unsafe { kernel::naive_branches(launcher, dtype, &params)? };
             branches = Some(z);
         }
         // Safety: live tensors of the sizes in `shape`, planned for this variant.
@@ -268,6 +269,9 @@ impl Op for DecompConv {
         let destinations = Destinations::new(&inputs, gradients, &mut params)?;
         let coefficients = Tensor::empty(device, [shape.out_channels, 9], DType::F32, "branch coefficients")?;
         (params.g, params.coefficients) = (dy.ptr(), coefficients.ptr());
+        if shape.dense && variant == Variant::Fused {
+            return dense::backward(shape, &inputs, params, &destinations, self.method(device));
+        }
         params.z = context.branches.as_ref().map_or(DevicePtr::NULL, Tensor::ptr);
         params.plan(launcher, dtype, variant)?;
         let partial = Tensor::empty(device, [params.partial_bytes() / 4], DType::F32, "decomposed convolution sums")?;
@@ -284,21 +288,17 @@ impl Op for DecompConv {
         // Safety: as above; the destinations have the inputs' shapes.
         unsafe { kernel::gradient_sums(launcher, variant, dtype, &params)? };
         if let Some(z) = &context.branches {
-            let dz_type = if variant == Variant::Naive { DType::F32 } else { dtype };
-            let dz = Tensor::empty(device, z.shape(), dz_type, "gradient of the branches")?;
+            let dz = Tensor::empty(device, z.shape(), DType::F32, "gradient of the branches")?;
             params.dz = dz.ptr();
             // Safety: as above.
             unsafe {
-                kernel::branch_gradient(launcher, variant, dtype, &params)?;
-                if variant == Variant::Naive {
-                    kernel::naive_weight_gradient(launcher, dtype, &params)?;
-                    if destinations.x.is_some() {
-                        kernel::naive_input_gradient(launcher, dtype, &params)?;
-                    }
-                    return Ok(());
+                kernel::naive_branch_gradient(launcher, dtype, &params)?;
+                kernel::naive_weight_gradient(launcher, dtype, &params)?;
+                if destinations.x.is_some() {
+                    kernel::naive_input_gradient(launcher, dtype, &params)?;
                 }
             }
-            return dense::gradients(shape, &inputs, params, &dz, &destinations, self.method(device));
+            return Ok(());
         }
         if destinations.x.is_some() {
             // Safety: as above.
