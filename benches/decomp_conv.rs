@@ -1,4 +1,6 @@
 use x2ct::autograd::{Op, Tape};
+use x2ct::kernels::decomp_conv::traffic::total;
+use x2ct::kernels::decomp_conv::{DecompConvShape, NormKind};
 use x2ct::ops::decomp_conv::{DecompConv, Groups, Norm, Variant};
 use x2ct::ops::norm::{Mode, RunningStats};
 use x2ct::tensor::{DType, Tensor};
@@ -45,9 +47,15 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
     let mut cases = Vec::new();
     for layer in &layers {
         for dtype in [DType::F32, DType::Bf16] {
-            for variant in [Variant::Naive, Variant::Fused] {
+            for variant in [Variant::Naive, Variant::Fused, Variant::TensorCores] {
                 if variant == Variant::Naive && layer.name != "stage 4" {
                     continue; // seconds a run
+                }
+                // Emulated on a processor, product by product.
+                if variant == Variant::TensorCores
+                    && (device.is_host() || dtype == DType::F32 || layer.groups == Groups::Dense)
+                {
+                    continue;
                 }
                 cases.extend(layer.cases(device, dtype, variant)?);
             }
@@ -90,11 +98,23 @@ impl Layer {
                 dtype.name()
             )
         };
-        // Fused depthwise, A a tensor: forward 3 A, backward 5 A and the tape's copy of dy 2 A. With branches stored (f32, B
-        // each): forward reads x and writes, sums and reads 9 B and writes y; columns are not counted.
+        // Depthwise: what the launches count. Dense, A a tensor and B a branch in f32: forward reads x and writes, sums and reads
+        // 9 B and writes y; columns are not counted. The tape copies dy, 2 A.
         let (a, b) = ((voxels * outputs * dtype.size()) as u64, (voxels * outputs * 4) as u64);
-        let stored = dense || variant == Variant::Naive;
-        let (forward, backward) = if stored { (2 * a + 9 * b, 4 * a + 6 * b + 9 * a) } else { (3 * a, 5 * a) };
+        let shape = DecompConvShape::new([self.batch, inputs, d1, d2, d3], outputs, self.kernel, 1, dense)?;
+        let counted = |variant| {
+            let mut params = shape.params();
+            params.norm = NormKind::Train as u32;
+            params.plan(device.launcher(), dtype, variant).map(|()| params)
+        };
+        let (forward, backward) = if dense {
+            (2 * a + 9 * b, 4 * a + 6 * b + 9 * a)
+        } else {
+            // The backward passes on tensor cores are those of the fused variant.
+            let back = if variant == Variant::TensorCores { Variant::Fused } else { variant };
+            let forward = counted(variant)?.forward_traffic(variant, dtype, false);
+            (total(&forward), total(&counted(back)?.backward_traffic(back, dtype, false)))
+        };
         let products = 2 * 3 * (voxels * outputs * fan_in * self.kernel) as u64;
         let (forward_op, forward_inputs) = (op.clone(), tensors.clone());
         Ok([

@@ -99,7 +99,11 @@ X2CT_DEVICE void load_weights(const DecompConvParams& p, uint32_t a, float facto
     const int pad = (K - int(p.kernel)) / 2;
     const float* in = p.w[a] + uint64_t(channel(p)) * p.kernel;
     X2CT_UNROLL
-    for (int t = 0; t < K; ++t) w[t] = t >= pad && t < K - pad ? factor * in[t - pad] : 0.0f;
+    for (int t = 0; t < K; ++t) {
+        w[t] = t >= pad && t < K - pad ? in[t - pad] : 0.0f;
+        if (p.round_weights) w[t] = to_float(to_bf16(w[t]));
+        w[t] *= factor;
+    }
 }
 
 // f(0), f(1), ... f(N - 1) with constants for arguments: loops whose bounds depend on each other, written out by the compiler.
@@ -141,13 +145,13 @@ X2CT_DEVICE void convolve_row(const float (&v)[Count], int offset, const float (
 }
 
 // Sums of the block's threads, in f64: thread v adds the threads' v-th values in order and puts them at place(v), if not null.
-template <int Values>
+template <int Values, uint32_t Threads = DepthwiseConfig::threads>
 struct ThreadSums {
-    float value[Values][DepthwiseConfig::threads];
+    float value[Values][Threads];
 };
-template <int Values, class Place>
-X2CT_DEVICE void add_threads(ThreadSums<Values>& s, const float (&mine)[Values], Place place) {
-    static_assert(Values <= int(DepthwiseConfig::threads), "one thread a value");
+template <int Values, uint32_t Threads, class Place>
+X2CT_DEVICE void add_threads(ThreadSums<Values, Threads>& s, const float (&mine)[Values], Place place) {
+    static_assert(Values <= int(Threads), "one thread a value");
     __syncthreads();  // the previous sums have been read
     X2CT_UNROLL
     for (int v = 0; v < Values; ++v) s.value[v][threadIdx.x] = mine[v];
@@ -156,7 +160,7 @@ X2CT_DEVICE void add_threads(ThreadSums<Values>& s, const float (&mine)[Values],
     double* out = place(int(threadIdx.x));
     if (!out) return;
     double total = 0.0;
-    for (uint32_t i = 0; i < DepthwiseConfig::threads; ++i) total += s.value[threadIdx.x][i];
+    for (uint32_t i = 0; i < Threads; ++i) total += s.value[threadIdx.x][i];
     *out = total;
 }
 
@@ -225,26 +229,30 @@ X2CT_DEVICE void depthwise_axis_moments(const DecompConvParams& p, float pivot, 
     });
 }
 
-// partial[block] of channel(p).
+// Any value of branch a of this block's channel, here that at the first sample's centre: it keeps a mean far from zero out of the
+// squares.
+template <class T>
+X2CT_DEVICE float depthwise_pivot(const DecompConvParams& p, uint32_t a) {
+    const uint32_t d2 = p.in_size[1], d3 = p.in_size[2];
+    const int64_t stride = a == 0 ? int64_t(d2) * d3 : a == 1 ? d3 : 1;
+    const int size = int(p.in_size[a]);
+    const uint64_t centre = (uint64_t(p.in_size[0] / 2) * d2 + d2 / 2) * d3 + d3 / 2;
+    const T* x = static_cast<const T*>(p.x) + channel(p) * in_voxels(p) + centre;
+    const float* w = p.w[a] + uint64_t(channel(p)) * p.kernel;
+    float z = 0.0f;
+    for (int t = 0; t < int(p.kernel); ++t) {
+        const int offset = t - int(p.kernel / 2), at = size / 2 + offset;
+        if (at >= 0 && at < size) z += w[t] * to_float(x[offset * stride]);
+    }
+    return z;
+}
+
+// partial[block] of this block's channel.
 template <int K, class T>
 X2CT_DEVICE void depthwise_moments(const DecompConvParams& p) {
     auto& s = shared_memory<MomentsConfig::Shared>();
     double* out = p.partial + (uint64_t(blockIdx.x) * p.out_channels + channel(p)) * kMomentValues;
-    // The pivot, any value of the branch, keeps a mean far from zero out of the squares: that of the first sample's centre.
-    if (threadIdx.x < 3) {
-        const uint32_t a = threadIdx.x, d2 = p.in_size[1], d3 = p.in_size[2];
-        const int64_t stride = a == 0 ? int64_t(d2) * d3 : a == 1 ? d3 : 1;
-        const int size = int(p.in_size[a]);
-        const uint64_t centre = (uint64_t(p.in_size[0] / 2) * d2 + d2 / 2) * d3 + d3 / 2;
-        const T* x = static_cast<const T*>(p.x) + channel(p) * in_voxels(p) + centre;
-        const float* w = p.w[a] + uint64_t(channel(p)) * p.kernel;
-        float z = 0.0f;
-        for (int t = 0; t < int(p.kernel); ++t) {
-            const int offset = t - int(p.kernel / 2), at = size / 2 + offset;
-            if (at >= 0 && at < size) z += w[t] * to_float(x[offset * stride]);
-        }
-        s.pivot[a] = z;
-    }
+    if (threadIdx.x < 3) s.pivot[threadIdx.x] = depthwise_pivot<T>(p, threadIdx.x);
     __syncthreads();
     float sums[6] = {};
     depthwise_axis_moments<K, 0, T>(p, s.pivot[0], sums[0], sums[1]);

@@ -3,6 +3,8 @@
 use super::{DType, DevicePtr, Entry, Grid, Kernel, Launcher, Write, kernels};
 use crate::{Error, Result};
 
+pub mod traffic;
+
 kernels! {
     family "decomp_conv" slot 10;
 
@@ -95,6 +97,8 @@ kernels! {
             first_channel: u32,
             /// Channels of a launch.
             channels: u32,
+            /// 1: the backward passes belong to a forward pass on tensor cores, which rounds the weights to bf16.
+            round_weights: u32,
         }
     }
 
@@ -117,6 +121,10 @@ kernels! {
         NAIVE_WEIGHT_GRADIENT(DecompConvParams) = [decomp_conv_naive_weight_gradient_f32, decomp_conv_naive_weight_gradient_bf16];
         /// Variant 1: dx from dz.
         NAIVE_INPUT_GRADIENT(DecompConvParams) = [decomp_conv_naive_input_gradient_f32, decomp_conv_naive_input_gradient_bf16];
+        /// Depthwise on tensor cores: sums of the branches.
+        TENSOR_MOMENTS(DecompConvParams) = [decomp_conv_tensor_moments_bf16];
+        /// Depthwise on tensor cores: y.
+        TENSOR_WRITE(DecompConvParams) = [decomp_conv_tensor_write_bf16];
         /// Depthwise: gradients of the parameters from the sums of blocks; a block a channel.
         GRADIENT_FINISH(DecompConvParams) = [decomp_conv_gradient_finish];
         // Depthwise, by [`Phase`], each in f32 and bf16: any stride and tap count, then those unrolled for a tap count.
@@ -139,6 +147,9 @@ pub enum Variant {
     Naive,
     /// Depthwise: no branch is stored. Dense: see [`super::decomp_dense`].
     Fused,
+    /// Depthwise, stride 1, bf16, at most 15 taps: as [`Variant::Fused`], the forward passes on tensor cores. All passes use the
+    /// weights rounded to bf16.
+    TensorCores,
 }
 
 /// What follows each branch.
@@ -225,6 +236,11 @@ impl DecompConvShape {
         self.out_channels * self.kernel * if self.dense { self.in_channels } else { 1 }
     }
 
+    /// Whether [`Variant::TensorCores`] can run on x in `dtype`.
+    pub fn tensor_cores(&self, dtype: DType) -> bool {
+        !self.dense && self.stride == 1 && self.kernel <= 15 && dtype == DType::Bf16
+    }
+
     /// Parameters with the sizes filled in and everything else null.
     pub fn params(&self) -> DecompConvParams {
         const NULL: DevicePtr = DevicePtr::NULL;
@@ -273,6 +289,7 @@ impl DecompConvShape {
             blocks: 0,
             first_channel: 0,
             channels: 0,
+            round_weights: 0,
         }
     }
 }
@@ -295,7 +312,8 @@ static TAPS: [(u32, &Kernel<DecompConvParams>); 5] =
     [(7, &TAPS7), (9, &TAPS9), (11, &TAPS11), (13, &TAPS13), (15, &TAPS15)];
 
 impl DecompConvParams {
-    /// Plans the tiles and blocks of `variant`, for all channels.
+    /// Plans the tiles and blocks of `variant`, for all channels. The backward passes of [`Variant::TensorCores`] are those of
+    /// [`Variant::Fused`].
     pub fn plan(&mut self, launcher: &dyn Launcher, dtype: DType, variant: Variant) -> Result<()> {
         let mut most = usize::MAX; // tiles of a block of a summing pass
         let pieces = |size: [u32; 3], piece: u32| {
@@ -306,6 +324,13 @@ impl DecompConvParams {
             let [piece, ..] = launcher.config(BRANCH_WRITE.of(dtype))?.tile;
             self.vector = size(self.out_size).is_multiple_of(4) as u32;
             self.tiles = pieces(self.out_size, piece);
+        } else if variant == Variant::TensorCores {
+            let [depth, rows, columns, _] = launcher.config(TENSOR_WRITE.entry())?.tile;
+            let [_, d2, d3] = self.in_size;
+            self.vector = (d3.is_multiple_of(8) && self.x.0.is_multiple_of(16)) as u32;
+            self.tile = [1, depth, rows, columns];
+            self.tiles = [self.batch as u32, 1, d2.div_ceil(rows), d3.div_ceil(columns)];
+            most = 1;
         } else if self.unrolled().is_none() {
             let [piece, ..] = launcher.config(self.phase(Phase::Write, dtype))?.tile;
             self.tiles = pieces(self.out_size, piece);
@@ -414,6 +439,8 @@ pub unsafe fn statistics(
         if params.norm == NormKind::Train as u32 {
             if variant == Variant::Naive {
                 BRANCH_MOMENTS.launch_only(launcher, params.sum_grid(), params)?;
+            } else if variant == Variant::TensorCores {
+                TENSOR_MOMENTS.launch_only(launcher, params.sum_grid(), params)?;
             } else {
                 params.launch_phase(launcher, Phase::Moments, dtype, params.sum_grid())?;
             }
@@ -430,6 +457,8 @@ pub unsafe fn write(launcher: &dyn Launcher, variant: Variant, dtype: DType, par
     unsafe {
         if variant == Variant::Naive {
             BRANCH_WRITE.launch(launcher, dtype, params.tile_grid(), params)
+        } else if variant == Variant::TensorCores {
+            TENSOR_WRITE.launch_only(launcher, params.tile_grid(), params)
         } else {
             params.launch_phase(launcher, Phase::Write, dtype, params.tile_grid())
         }

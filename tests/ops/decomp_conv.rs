@@ -273,7 +273,12 @@ impl Case {
     }
 
     fn run(&self, device: &Device, variant: Option<Variant>) -> Results<f32> {
+        self.run_by(device, variant, None)
+    }
+
+    fn run_by(&self, device: &Device, variant: Option<Variant>, channel_group: Option<usize>) -> Results<f32> {
         let (op, parameters) = self.build(device, variant);
+        let op = DecompConv { channel_group, ..op };
         let running = op.norm.as_ref().map(|n| n.running.clone());
         let tape = Tape::recording();
         let x = tape.leaf(&Tensor::from_slice(device, self.x_shape(), self.dtype, &self.x).unwrap());
@@ -364,6 +369,65 @@ fn decomp_conv_in_bf16() {
                 }
             }
         }
+    }
+}
+
+/// Small and odd volumes, rows with and without whole 16-byte words, two steps along axis 1 and two tiles along the others, up to
+/// the most taps. Against the function of the rounded weights: 2^-9 for each of x, dy, y and dx.
+#[test]
+fn decomp_conv_on_tensor_cores() {
+    let sizes = [
+        size(2, [1, 1], [1, 1, 1], 1, 1),
+        size(1, [2, 2], [19, 18, 40], 15, 1),
+        size(2, [2, 2], [35, 5, 37], 13, 1),
+        size(3, [2, 2], [4, 33, 8], 9, 1),
+    ];
+    for (name, device) in devices() {
+        for (i, size) in sizes.into_iter().enumerate() {
+            for (j, norm) in [None, Some(Mode::Eval), Some(Mode::Train)].into_iter().enumerate() {
+                let gelu = (i + j) % 2 == 1;
+                let mut case = Case::new(size, Groups::Depthwise, DType::Bf16, norm, true, gelu);
+                case.vectors[0] = case.vectors[0].each_ref().map(|w| round_bf16(w));
+                let got = case.run(&device, Some(Variant::TensorCores));
+                case.check(&format!("{name} tensor cores"), &got, 8e-3);
+                // Sums are in f32: the running statistics are as good as without tensor cores.
+                for (got, want) in got.iter().zip(&case.reference()).take(7).skip(1) {
+                    assert_close(&format!("{name} {} statistics", case.name()), got, want, 2e-5);
+                }
+                assert_eq!(got, case.run(&device, Some(Variant::TensorCores)), "{name} {}", case.name());
+            }
+        }
+    }
+}
+
+/// Weights that bf16 cannot hold are rounded in every pass, the backward ones included.
+#[test]
+fn decomp_conv_on_tensor_cores_rounds_its_weights_everywhere() {
+    let device = host(Default::default());
+    let plain =
+        Case::new(size(2, [3, 3], [9, 11, 16], 7, 1), Groups::Depthwise, DType::Bf16, Some(Mode::Train), true, true);
+    let mut rounded = plain.clone();
+    rounded.vectors[0] = plain.vectors[0].each_ref().map(|w| round_bf16(w));
+    assert_ne!(plain.vectors[0], rounded.vectors[0]);
+    let run = |case: &Case| case.run(&device, Some(Variant::TensorCores));
+    // All but the pivot, which moves the statistics by a rounding error, is the same.
+    for (plain, rounded) in run(&plain).iter().zip(&run(&rounded)) {
+        let rounded: Vec<f64> = rounded.iter().map(|&x| x as f64).collect();
+        assert_close("rounded weights", plain, &rounded, 1e-3);
+    }
+}
+
+#[test]
+fn decomp_conv_by_groups_of_channels_gives_the_same_bits() {
+    let device = host(Default::default());
+    for (size, variant, dtype) in [
+        (size(2, [5, 5], [6, 7, 9], 7, 1), Variant::Fused, DType::F32),
+        (size(2, [5, 5], [9, 7, 10], 5, 4), Variant::Fused, DType::F32),
+        (size(2, [5, 5], [6, 7, 9], 7, 1), Variant::TensorCores, DType::Bf16),
+    ] {
+        let case = Case::new(size, Groups::Depthwise, dtype, Some(Mode::Train), true, true);
+        let whole = case.run(&device, Some(variant));
+        assert_eq!(case.run_by(&device, Some(variant), Some(2)), whole, "{variant:?} {}", case.name());
     }
 }
 
@@ -477,6 +541,8 @@ fn decomp_conv_refuses_what_does_not_fit() {
     assert!(text(&op, &[&zeros(&[1, 2, 3, 3, 3]), &w, &w, &w]).contains("4 depthwise filters for 2 channels"));
     assert!(text(&DecompConv::new(2, 1, Groups::Depthwise), &[&x, &w, &w, &w]).contains("odd kernel"));
     assert!(text(&op, &[&zeros(&[0, 4, 3, 3, 3]), &w, &w, &w]).contains("sizes from 1"));
+    let tensor_cores = DecompConv { variant: Some(Variant::TensorCores), ..op.clone() };
+    assert!(text(&tensor_cores, &[&x, &w, &w, &w]).contains("bf16 with stride 1"));
     let one = zeros(&[1, 4, 1, 1, 1]);
     let train = DecompConv { norm: Some(Norm::new(Mode::Train, running())), ..op.clone() };
     assert!(text(&train, &[&one, &w, &w, &w, &v, &v, &v, &v, &v, &v]).contains("at least two"));

@@ -4,6 +4,7 @@ mod channels;
 mod contrastive;
 mod conv2d;
 mod decomp_conv;
+mod decomp_conv_traffic;
 mod depthwise_conv3d;
 mod drr;
 mod gemm;

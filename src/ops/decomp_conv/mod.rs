@@ -62,7 +62,8 @@ impl Norm {
 /// Gradients reach all inputs. In evaluation the statistics are constants. Deterministic.
 ///
 /// # Errors
-/// On an even kernel, sizes or types that do not fit, and fewer than two values a channel in training.
+/// On an even kernel, sizes or types that do not fit, fewer than two values a channel in training, and
+/// [`Variant::TensorCores`] for what it does not cover.
 #[derive(Clone, Debug)]
 pub struct DecompConv {
     /// Taps of each branch; odd.
@@ -79,12 +80,25 @@ pub struct DecompConv {
     pub variant: Option<Variant>,
     /// How the matrix products of the fused dense variant are computed; `None` takes the device's default.
     pub method: Option<Method>,
+    /// Depthwise, fused: the passes over x run one after the other for so many channels at a time, instead of for all. Where
+    /// N x channels x volume stays in the L2 cache meanwhile, the second pass reads nothing from memory. The result is the
+    /// same to the bit. `None`: all channels.
+    pub channel_group: Option<usize>,
 }
 
 impl DecompConv {
     /// Without norm and activation.
     pub fn new(kernel: usize, stride: usize, groups: Groups) -> Self {
-        DecompConv { kernel, stride, groups, norm: None, activation: Activation::None, variant: None, method: None }
+        DecompConv {
+            kernel,
+            stride,
+            groups,
+            norm: None,
+            activation: Activation::None,
+            variant: None,
+            method: None,
+            channel_group: None,
+        }
     }
 
     fn inputs<'a>(&self, inputs: &[&'a Tensor]) -> Result<Inputs<'a>> {
@@ -139,11 +153,29 @@ impl DecompConv {
                 "use a larger batch, or evaluation mode",
             ));
         }
+        if self.variant == Some(Variant::TensorCores) && !shape.tensor_cores(inputs.x.dtype()) {
+            return Err(Error::argument(
+                "decomp_conv",
+                format!(
+                    "tensor cores for {:?} {} x, {} taps, stride {}",
+                    self.groups,
+                    inputs.x.dtype().name(),
+                    self.kernel,
+                    self.stride
+                ),
+                "use them for a depthwise convolution of bf16 with stride 1 and at most 15 taps",
+            ));
+        }
         Ok(shape)
     }
 
     fn variant(&self) -> Variant {
         self.variant.unwrap_or(Variant::Fused)
+    }
+
+    fn channels_at_once(&self, shape: &DecompConvShape) -> usize {
+        let group = if self.variant() == Variant::Naive { None } else { self.channel_group };
+        group.unwrap_or(shape.out_channels)
     }
 
     fn method(&self, device: &Device) -> Method {
@@ -164,6 +196,7 @@ impl DecompConv {
             (params.eps, params.momentum) = (norm.eps, norm.mode.momentum(norm.momentum));
             params.norm = if norm.mode.uses_batch() { NormKind::Train } else { NormKind::Eval } as u32;
         }
+        params.round_weights = (self.variant() == Variant::TensorCores) as u32;
         params.gelu = (self.activation == Activation::Gelu) as u32;
         (params.mean, params.rstd) = (statistics.mean.ptr(), statistics.rstd.ptr());
         (params.scale, params.shift) = (statistics.scale.ptr(), statistics.shift.ptr());
@@ -247,10 +280,12 @@ impl Op for DecompConv {
             unsafe { kernel::naive_branches(launcher, dtype, &params)? };
             branches = Some(z);
         }
-        // Safety: live tensors of the sizes in `shape`, planned for this variant.
-        unsafe {
-            kernel::statistics(launcher, variant, dtype, &params)?;
-            kernel::write(launcher, variant, dtype, &params)?;
+        for params in params.groups(self.channels_at_once(&shape)) {
+            // Safety: live tensors of the sizes in `shape`, planned for this variant.
+            unsafe {
+                kernel::statistics(launcher, variant, dtype, &params)?;
+                kernel::write(launcher, variant, dtype, &params)?;
+            }
         }
         let inputs = tensors.iter().map(|&t| t.clone()).collect();
         Ok((y, DecompConvContext { inputs, shape, statistics, branches }))
@@ -274,8 +309,6 @@ impl Op for DecompConv {
         }
         params.z = context.branches.as_ref().map_or(DevicePtr::NULL, Tensor::ptr);
         params.plan(launcher, dtype, variant)?;
-        let partial = Tensor::empty(device, [params.partial_bytes() / 4], DType::F32, "decomposed convolution sums")?;
-        params.partial = partial.ptr();
         let mut under = None;
         if self.activation == Activation::Gelu {
             let g = Tensor::empty(device, dy.shape(), dtype, "gradient under the activation")?;
@@ -285,13 +318,17 @@ impl Op for DecompConv {
             params.g = g.ptr();
             under = Some(g);
         }
-        // Safety: as above; the destinations have the inputs' shapes.
-        unsafe { kernel::gradient_sums(launcher, variant, dtype, &params)? };
+        if variant == Variant::TensorCores {
+            params.plan(launcher, dtype, Variant::Fused)?;
+        }
+        let partial = Tensor::empty(device, [params.partial_bytes() / 4], DType::F32, "decomposed convolution sums")?;
+        params.partial = partial.ptr();
         if let Some(z) = &context.branches {
             let dz = Tensor::empty(device, z.shape(), DType::F32, "gradient of the branches")?;
             params.dz = dz.ptr();
-            // Safety: as above.
+            // Safety: as above; the destinations have the inputs' shapes.
             unsafe {
+                kernel::gradient_sums(launcher, variant, dtype, &params)?;
                 kernel::naive_branch_gradient(launcher, dtype, &params)?;
                 kernel::naive_weight_gradient(launcher, dtype, &params)?;
                 if destinations.x.is_some() {
@@ -300,9 +337,14 @@ impl Op for DecompConv {
             }
             return Ok(());
         }
-        if destinations.x.is_some() {
+        for params in params.groups(self.channels_at_once(shape)) {
             // Safety: as above.
-            unsafe { kernel::input_gradient(launcher, dtype, &params)? };
+            unsafe {
+                kernel::gradient_sums(launcher, variant, dtype, &params)?;
+                if destinations.x.is_some() {
+                    kernel::input_gradient(launcher, dtype, &params)?;
+                }
+            }
         }
         drop(under);
         Ok(())
