@@ -1,4 +1,5 @@
 use x2ct::autograd::Tape;
+use x2ct::kernels::contrastive::check_wgmma;
 use x2ct::ops::contrastive::{Contrastive, InfoNce, MAX_STORED, Scale, SigLip, TriModal, Variant};
 use x2ct::tensor::{DType, Tensor};
 use x2ct::{Device, Result};
@@ -27,6 +28,10 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
                         // A processor only imitates them.
                         Variant::TensorCores => !device.is_host(),
                         Variant::OneLaunch => n <= MAX_STORED,
+                        // Of its own kernels, where the device has them.
+                        Variant::Hopper => {
+                            dtype == DType::Bf16 && !device.is_host() && check_wgmma(device.launcher()).is_ok()
+                        }
                     };
                     if wanted {
                         let loss = Contrastive { variant, ..loss.clone() };
@@ -54,10 +59,13 @@ fn case(name: &str, variant: Variant, loss: Contrastive, tensors: &[Tensor], lea
         Variant::Tiled | Variant::OneLaunch if tensors[0].dtype() == DType::F32 => pairs,
         _ => gradients,
     };
+    // Embeddings that are laid out again are written and read once more.
+    let copies = if variant.packs(tensors[0].dtype()) { 2 } else { 0 };
+    let again_bytes = copies * sets.iter().map(|t| t.bytes() as u64).sum::<u64>();
     Case {
         family: "contrastive",
         name: format!("{name} {variant:?} {n}x{d} {}", tensors[0].dtype().name()),
-        bytes: sets.iter().chain(&sets[..leaves]).map(|t| t.bytes() as u64).sum(),
+        bytes: sets.iter().chain(&sets[..leaves]).map(|t| t.bytes() as u64).sum::<u64>() + again_bytes,
         flops: products * (pairs + again + gradients),
         run: Box::new(move || {
             let tape = Tape::recording();

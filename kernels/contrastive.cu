@@ -34,6 +34,7 @@
 #include "contrastive_mma.cuh"
 #include "contrastive_stored.cuh"
 #include "contrastive_tiled.cuh"
+#include "contrastive_wgmma_gradient.cuh"
 
 struct ContrastiveNormParams {
     const void* x;          // [n, d]
@@ -242,4 +243,7 @@ X2CT_KERNEL(contrastive_gradient_tiled_f32, ContrastiveGradientParams, Contrasti
 X2CT_KERNEL(contrastive_gradient_tiled_bf16, ContrastiveGradientParams, ContrastiveGradientConfig, contrastive_gradient_tiled<bf16>)
 X2CT_KERNEL(contrastive_gradient_mma_f32, ContrastiveGradientParams, ContrastiveGradientMmaConfig<float>, contrastive_gradient_mma<float>)
 X2CT_KERNEL(contrastive_gradient_mma_bf16, ContrastiveGradientParams, ContrastiveGradientMmaConfig<bf16>, contrastive_gradient_mma<bf16>)
+X2CT_KERNEL(contrastive_pack, ContrastivePackParams, ContrastivePackConfig, contrastive_pack_body)
+X2CT_KERNEL(contrastive_wgmma_bf16, ContrastiveForwardParams, ContrastiveWgmmaConfig, contrastive_wgmma<kHasWgmma>)
+X2CT_KERNEL(contrastive_gradient_wgmma_bf16, ContrastiveWgmmaGradientParams, ContrastiveGradientWgmmaConfig, contrastive_gradient_wgmma<kHasWgmma>)
 X2CT_KERNEL(contrastive_scale, ContrastiveScaleParams, ContrastiveSumConfig, contrastive_scale_body)

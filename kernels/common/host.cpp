@@ -2,6 +2,7 @@
 #include "host.h"
 #include "fiber.h"
 #include "common.h"
+#include "wgmma.h"
 
 #include <cstdarg>
 #include <cstdio>
@@ -17,13 +18,50 @@ namespace {
 
 struct Failure {};  // thrown by fail(); the text is already in the launch's message
 
-enum class Wait : uint8_t { None, Threads, Grid, Warp };
+enum class Wait : uint8_t { None, Threads, Grid, Warp, Mbarrier };
 
 struct AsyncCopy {
     void* destination;
     const void* source;
     uint32_t bytes, source_bytes;
 };
+
+// Asynchronous work of a thread in order, and the end of each committed group.
+template <class T>
+struct GroupedQueue {
+    std::vector<T> items;
+    std::vector<size_t> groups;
+
+    void commit() { groups.push_back(items.size()); }
+    void clear() {
+        items.clear();
+        groups.clear();
+    }
+    // Runs what is older than the newest `pending` groups.
+    template <class F>
+    void wait(uint32_t pending, F run) {
+        if (groups.size() <= pending) return;
+        const size_t done_groups = groups.size() - pending, done = groups[done_groups - 1];
+        for (size_t i = 0; i < done; ++i) run(items[i]);
+        items.erase(items.begin(), items.begin() + std::ptrdiff_t(done));
+        groups.erase(groups.begin(), groups.begin() + std::ptrdiff_t(done_groups));
+        for (size_t& end : groups) end -= done;
+    }
+};
+
+struct BulkCopy {
+    void* destination;
+    const void* source;
+    uint32_t bytes;
+    Mbarrier* barrier;
+};
+
+// What an Mbarrier holds on the host.
+struct BarrierState {
+    uint16_t expected, missing;        // arrivals of a phase, and those that have not come
+    uint32_t phase : 1, announced : 31;  // parity; bytes that have been announced and have not landed
+};
+static_assert(sizeof(BarrierState) == sizeof(Mbarrier), "it lies in shared memory");
 
 struct Thread {
     Fiber* fiber = nullptr;
@@ -36,15 +74,18 @@ struct Thread {
     const char* kind = nullptr;
     void* operand = nullptr;
     Exchange exchange = nullptr;
-    // asynchronous copies in order, and the end of each committed group
-    std::vector<AsyncCopy> copies;
-    std::vector<size_t> groups;
+    GroupedQueue<AsyncCopy> copies;
+    GroupedQueue<WgmmaProduct> products;
+    // what it waits for
+    Mbarrier* barrier = nullptr;
+    uint32_t parity = 0;
 };
 
 struct Block {
     Dim3 index{};
     void* shared = nullptr;
     uint32_t live = 0, at_barrier = 0;
+    std::vector<BulkCopy> bulk_copies;  // that have not landed
 };
 
 constexpr size_t kCanaryBytes = 64;
@@ -97,6 +138,7 @@ struct Scheduler {
     size_t started = 0;
     std::vector<uint32_t> ready;  // threads that may go on, in order
     size_t resumed = 0;
+    std::vector<uint32_t> at_mbarriers;  // threads that wait at one
     uint32_t live = 0, at_grid_barrier = 0;
     uint64_t phase = 0;
     bool failed = false;
@@ -138,6 +180,8 @@ struct Scheduler {
     void wait(Wait what, const char* file, int line);
     void release_threads(uint32_t block);
     void release_grid();
+    bool release_mbarriers();
+    bool phase_ended(Thread& t, Block& block);
     bool complete_warp(uint32_t thread);
     void end_thread();
     void run_resident();
@@ -231,7 +275,7 @@ void Scheduler::go_on() {
     const bool from_idle = !idle.empty() && idle.back() == from;
     if (started < start_order.size()) {
         switch_to(fresh_fiber(), false);
-    } else if (resumed < ready.size()) {
+    } else if (resumed < ready.size() || release_mbarriers()) {
         const uint32_t thread = ready[resumed++];
         if (resumed == ready.size()) { ready.clear(); resumed = 0; }
         Fiber* next = threads[thread].fiber;
@@ -289,6 +333,50 @@ void Scheduler::release_grid() {
     ready.insert(ready.end(), released.begin(), released.end());
 }
 
+void land(const BulkCopy& copy) {
+    memcpy(copy.destination, copy.source, copy.bytes);
+    BarrierState state;
+    memcpy(&state, copy.barrier, sizeof state);
+    state.announced -= copy.bytes;
+    if (!state.missing && !state.announced) {
+        state.phase ^= 1;
+        state.missing = state.expected;
+    }
+    memcpy(copy.barrier, &state, sizeof state);
+}
+
+// Whether the phase that `t` waits for is over; lands the copies that nothing else keeps it from ending.
+bool Scheduler::phase_ended(Thread& t, Block& block) {
+    BarrierState state;
+    memcpy(&state, t.barrier, sizeof state);
+    if (state.phase == t.parity && !state.missing) {
+        std::vector<BulkCopy> others;
+        for (const BulkCopy& copy : block.bulk_copies)
+            if (copy.barrier == t.barrier)
+                land(copy);
+            else
+                others.push_back(copy);
+        block.bulk_copies.swap(others);
+        memcpy(&state, t.barrier, sizeof state);
+    }
+    return state.phase != t.parity;
+}
+
+// Asked when no other thread can go on: lets those go on whose phase is over.
+bool Scheduler::release_mbarriers() {
+    std::vector<uint32_t> released, waiting;
+    for (uint32_t i : at_mbarriers) {
+        Thread& t = threads[i];
+        const bool ended = phase_ended(t, block_of(i));
+        if (ended) t.wait = Wait::None;
+        (ended ? released : waiting).push_back(i);
+    }
+    at_mbarriers.swap(waiting);
+    arrange(released);
+    ready.insert(ready.end(), released.begin(), released.end());
+    return !released.empty();
+}
+
 // Runs the collective that `thread` waits at once every live lane of its mask waits at it too, and releases the lanes
 // (the running one without queueing it).
 bool Scheduler::complete_warp(uint32_t thread) {
@@ -316,7 +404,7 @@ void Scheduler::end_thread() {
     Thread& t = self();
     t.ended = true;
     t.copies.clear();
-    t.groups.clear();
+    t.products.clear();
     --live;
     const uint32_t block = running->thread / block_threads;
     --blocks[block].live;
@@ -329,13 +417,15 @@ void Scheduler::end_thread() {
 }
 
 void Scheduler::describe_deadlock() {
-    static const char* const names[] = {"nothing", "a block barrier", "a grid barrier", "a warp operation"};
+    static const char* const names[] = {"nothing", "a block barrier", "a grid barrier", "a warp operation", "an mbarrier"};
     for (uint32_t i = 0; i < threads.size(); ++i) {
         const Thread& t = threads[i];
         if (t.ended) continue;
         current.block = block_of(i).index;
         if (t.wait == Wait::Warp)
             report("thread %u waits for ever at %s of mask %08x: another lane of the mask waits elsewhere", i % block_threads, t.kind, t.mask);
+        else if (t.wait == Wait::Mbarrier)
+            report("thread %u waits for ever at an mbarrier for a phase of parity %u: nobody arrives", i % block_threads, t.parity);
         else
             report("thread %u waits for ever at %s (%s:%d): the other threads wait elsewhere", i % block_threads, names[int(t.wait)], t.file, t.line);
         return;
@@ -348,8 +438,9 @@ void Scheduler::run_resident() {
     ready.clear();
     at_grid_barrier = 0;
     live = uint32_t(threads.size());
-    for (Thread& t : threads) { t.ended = false; t.wait = Wait::None; t.fiber = nullptr; t.copies.clear(); t.groups.clear(); }
-    for (Block& b : blocks) { b.live = block_threads; b.at_barrier = 0; }
+    for (Thread& t : threads) { t.ended = false; t.wait = Wait::None; t.fiber = nullptr; t.copies.clear(); t.products.clear(); }
+    for (Block& b : blocks) { b.live = block_threads; b.at_barrier = 0; b.bulk_copies.clear(); }
+    at_mbarriers.clear();
     start_order.resize(threads.size());
     for (uint32_t i = 0; i < threads.size(); ++i) start_order[i] = i;
     arrange(start_order);
@@ -391,6 +482,8 @@ void run(const Launch& launch, const KernelConfig& config, const char* name, Bod
         }
         for (auto& bytes : shared) bytes->poison();
         s.run_resident();
+        for (const Block& block : s.blocks)
+            if (!block.bulk_copies.empty()) s.report("a block ended while a bulk copy into its shared memory was under way: nobody waited for it");
         for (auto& bytes : shared)
             if (bytes->overrun()) s.report("a store ran past the end of the %u bytes of shared memory", config.shared_bytes);
     }
@@ -442,26 +535,75 @@ void warp_collective(uint32_t mask, const char* kind, void* operand, Exchange ex
 }
 
 void async_copy(void* destination, const void* source, uint32_t bytes, uint32_t source_bytes) {
-    scheduler->self().copies.push_back({destination, source, bytes, source_bytes});
+    scheduler->self().copies.items.push_back({destination, source, bytes, source_bytes});
 }
 
-void async_commit() {
-    Thread& t = scheduler->self();
-    t.groups.push_back(t.copies.size());
-}
+void async_commit() { scheduler->self().copies.commit(); }
 
 void async_wait(uint32_t pending_groups) {
-    Thread& t = scheduler->self();
-    if (t.groups.size() <= pending_groups) return;
-    const size_t done_groups = t.groups.size() - pending_groups, done = t.groups[done_groups - 1];
-    for (size_t i = 0; i < done; ++i) {
-        const AsyncCopy& c = t.copies[i];
+    scheduler->self().copies.wait(pending_groups, [](const AsyncCopy& c) {
         if (c.source_bytes) memcpy(c.destination, c.source, c.source_bytes);
         memset(static_cast<char*>(c.destination) + c.source_bytes, 0, c.bytes - c.source_bytes);
+    });
+}
+
+void barrier_init(Mbarrier* barrier, uint32_t arrivals) {
+    const BarrierState state{uint16_t(arrivals), uint16_t(arrivals), 0, 0};
+    memcpy(barrier, &state, sizeof state);
+}
+
+void barrier_arrive(Mbarrier* barrier, uint32_t bytes) {
+    BarrierState state;
+    memcpy(&state, barrier, sizeof state);
+    if (state.missing > state.expected || !state.expected || state.expected == 0xffff) fail("an mbarrier is used before it is initialised");
+    if (!state.missing) fail("an mbarrier has all %u arrivals of its phase and gets another before its bytes have landed: a wait is missing", state.expected);
+    state.announced += bytes;
+    if (!--state.missing && !state.announced) {
+        state.phase ^= 1;
+        state.missing = state.expected;
     }
-    t.copies.erase(t.copies.begin(), t.copies.begin() + std::ptrdiff_t(done));
-    t.groups.erase(t.groups.begin(), t.groups.begin() + std::ptrdiff_t(done_groups));
-    for (size_t& end : t.groups) end -= done;
+    memcpy(barrier, &state, sizeof state);
+}
+
+void barrier_wait(Mbarrier* barrier, uint32_t parity) {
+    Scheduler& s = *scheduler;
+    Thread& t = s.self();
+    BarrierState state;
+    memcpy(&state, barrier, sizeof state);
+    if (state.expected == 0xffff) fail("an mbarrier is used before it is initialised");
+    if (state.phase != parity) return;
+    t.barrier = barrier;
+    t.parity = parity;
+    s.at_mbarriers.push_back(s.running->thread);
+    s.wait(Wait::Mbarrier, "", 0);
+}
+
+void bulk_copy(void* destination, const void* source, uint32_t bytes, Mbarrier* barrier) {
+    Scheduler& s = *scheduler;
+    const BulkCopy copy{destination, source, bytes, barrier};
+    const bool at_once = s.launch->order == 1 || (s.launch->order == 2 && mix(s.launch->seed + ++s.phase) & 1);
+    if (at_once)
+        land(copy);
+    else
+        s.block_of(s.running->thread).bulk_copies.push_back(copy);
+}
+
+void wgmma_issue(WgmmaProduct product) {
+    auto& items = scheduler->self().products.items;
+    bool first = true;
+    for (const WgmmaProduct& earlier : items) first = first && earlier.d != product.d;
+    product.saved_first = first;
+    if (first) {
+        memcpy(product.saved, product.d, size_t(product.n) / 2 * 4);
+        memset(product.d, 0xff, size_t(product.n) / 2 * 4);
+    }
+    items.push_back(product);
+}
+
+void wgmma_commit() { scheduler->self().products.commit(); }
+
+void wgmma_wait(uint32_t pending_groups) {
+    scheduler->self().products.wait(pending_groups, [](WgmmaProduct& product) { warp_collective(0xffffffffu, "wgmma", &product, wgmma_warp); });
 }
 
 }  // namespace x2ct_host

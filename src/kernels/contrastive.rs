@@ -4,8 +4,10 @@ use super::{DType, DevicePtr, Grid, Launcher, kernels};
 use crate::Result;
 
 mod variant;
+mod wgmma;
 
 pub use variant::{Mode, Precision, Variant};
+pub use wgmma::{check_wgmma, gradient_wgmma, pack, packed_shape};
 
 /// Pairs, or terms of a gradient, that one launch takes.
 pub const MAX_PAIRS: usize = 4;
@@ -154,6 +156,30 @@ kernels! {
             accumulate: u32,
             /// Fills the struct.
             unused: u32,
+        }
+        /// Operands of [`gradient_wgmma`].
+        ContrastiveWgmmaGradientParams {
+            /// As for [`gradient`]; partners are packed sets, their inverse norms the factors of [`pack`].
+            gradient: ContrastiveGradientParams,
+            /// The packed rows.
+            x_tiles: DevicePtr,
+            /// f32 `[rows]`, or null: their factors.
+            x_factors: DevicePtr,
+        }
+        /// Operands of [`pack`].
+        ContrastivePackParams {
+            /// bf16 `[n, d]`.
+            x: DevicePtr,
+            /// f32 `[n]`, or null: the embeddings are used as they are.
+            inverse_norms: DevicePtr,
+            /// bf16, [`packed_shape`].
+            tiles: DevicePtr,
+            /// f32 `[n]`, null with `inverse_norms`.
+            factors: DevicePtr,
+            /// Embeddings.
+            n: u64,
+            /// Their length.
+            d: u64,
         }
         /// A set of a batch whose gradients are made together with the loss.
         ContrastiveSet {
@@ -350,6 +376,12 @@ kernels! {
         GRADIENT_TILED(ContrastiveGradientParams) = [contrastive_gradient_tiled_f32, contrastive_gradient_tiled_bf16];
         /// Gradient of a set, variant 3.
         GRADIENT_MMA(ContrastiveGradientParams) = [contrastive_gradient_mma_f32, contrastive_gradient_mma_bf16];
+        /// Embeddings as tiles for variant 5.
+        PACK(ContrastivePackParams) = [contrastive_pack];
+        /// Sums of exponentials, variant 5.
+        WGMMA(ContrastiveForwardParams) = [contrastive_wgmma_bf16];
+        /// Gradient of a set, variant 5.
+        GRADIENT_WGMMA(ContrastiveWgmmaGradientParams) = [contrastive_gradient_wgmma_bf16];
         /// Loss and gradients of a whole batch, variant 4.
         ONE_LAUNCH(ContrastiveStoredParams) = [contrastive_one_launch_f32, contrastive_one_launch_bf16];
         /// The same in three launches: similarities,
@@ -373,7 +405,7 @@ kernels! {
 
 /// Strips of rows (and of columns) for `n` columns: the first axis of the partial sums' workspace.
 pub fn strips(launcher: &dyn Launcher, variant: Variant, dtype: DType, n: usize) -> Result<usize> {
-    let tile = launcher.config(variant.forward().of(dtype))?.tile;
+    let tile = launcher.config(variant.forward(dtype))?.tile;
     Ok(n.div_ceil(tile[0] as usize).clamp(1, tile[1] as usize))
 }
 
@@ -404,22 +436,26 @@ pub unsafe fn norms(
 ///
 /// # Safety
 /// Every pointer that the parameter structs do not call optional holds what they document, with [`strips`] strips, until
-/// the launch has completed; the norms are already there.
+/// the launch has completed; the norms are already there. Where [`Variant::packs`], `a` and `b` are packed sets and their
+/// inverse norms the factors of [`pack`].
 pub unsafe fn sums(
     launcher: &dyn Launcher,
     variant: Variant,
     dtype: DType,
     params: &ContrastiveForwardParams,
 ) -> Result<()> {
-    let kernel = variant.forward();
+    let entry = variant.forward(dtype);
     let grid = match variant {
         Variant::Naive => {
-            let rows = launcher.config(kernel.of(dtype))?.tile[0] as usize;
+            let rows = launcher.config(entry)?.tile[0] as usize;
             Grid([Grid::covering(params.problem.columns as usize, rows).0[0], 1, params.pair_count])
         }
         _ => Grid([params.strips, params.strips, params.pair_count]),
     };
-    unsafe { kernel.launch(launcher, dtype, grid, params) }
+    if variant.packs(dtype) {
+        check_wgmma(launcher)?;
+    }
+    unsafe { launcher.launch(entry, grid, std::ptr::from_ref(params).cast()) }
 }
 
 /// `column_sums` of every pair: the strips of `column_partials` merged.
@@ -444,7 +480,8 @@ pub unsafe fn finish(launcher: &dyn Launcher, params: &ContrastiveForwardParams)
     }
 }
 
-/// The gradient of one set, and its rows' share of the gradient of the scale.
+/// The gradient of one set, and its rows' share of the gradient of the scale. Where [`Variant::packs`], see
+/// [`gradient_wgmma`].
 ///
 /// # Safety
 /// Every pointer that the parameter structs do not call optional holds what they document until the launch has completed.

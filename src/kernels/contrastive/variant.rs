@@ -1,10 +1,7 @@
 //! What a contrastive loss is computed with.
 
-use super::{
-    ContrastiveForwardParams, ContrastiveGradientParams, GRADIENT_MMA, GRADIENT_NAIVE, GRADIENT_TILED, MMA, NAIVE,
-    TILED,
-};
-use crate::kernels::{DType, Kernel};
+use super::{ContrastiveGradientParams, GRADIENT_MMA, GRADIENT_NAIVE, GRADIENT_TILED, MMA, NAIVE, TILED, WGMMA};
+use crate::kernels::{DType, Entry, Kernel};
 
 /// How logits become a loss, as the kernels are told.
 #[repr(u32)]
@@ -42,34 +39,46 @@ pub enum Variant {
     TensorCores,
     /// As `Tiled`; where a batch's gradients are made together with its loss, all of it is one cooperative launch.
     OneLaunch,
+    /// bf16 embeddings by compute capability 9.0's own instructions (wgmma, bulk copies), from a copy of the embeddings that
+    /// is laid out for them; normalised embeddings may have any norms. Not on other GPUs. f32 embeddings: as `TensorCores`.
+    Hopper,
 }
 
 impl Variant {
     /// Every variant.
-    pub const ALL: [Variant; 4] = [Variant::Naive, Variant::Tiled, Variant::TensorCores, Variant::OneLaunch];
+    pub const ALL: [Variant; 5] =
+        [Variant::Naive, Variant::Tiled, Variant::TensorCores, Variant::OneLaunch, Variant::Hopper];
 
     /// What this variant multiplies embeddings of a storage type in.
     pub fn precision(self, dtype: DType) -> Precision {
         match (self, dtype) {
-            (Variant::TensorCores, DType::F32) => Precision::Tf32,
-            (Variant::TensorCores, DType::Bf16) => Precision::Bf16,
+            (Variant::TensorCores | Variant::Hopper, DType::F32) => Precision::Tf32,
+            (Variant::TensorCores | Variant::Hopper, DType::Bf16) => Precision::Bf16,
             _ => Precision::F32,
         }
     }
 
-    pub(super) fn forward(self) -> &'static Kernel<ContrastiveForwardParams> {
+    /// Whether its kernels read embeddings as [`super::pack`] lays them out.
+    pub fn packs(self, dtype: DType) -> bool {
+        self == Variant::Hopper && dtype == DType::Bf16
+    }
+
+    /// The kernel of the sums of rows and columns.
+    pub(super) fn forward(self, dtype: DType) -> &'static Entry {
         match self {
-            Variant::Naive => &NAIVE,
-            Variant::Tiled | Variant::OneLaunch => &TILED,
-            Variant::TensorCores => &MMA,
+            Variant::Naive => NAIVE.of(dtype),
+            Variant::Tiled | Variant::OneLaunch => TILED.of(dtype),
+            Variant::Hopper if self.packs(dtype) => WGMMA.entry(),
+            Variant::TensorCores | Variant::Hopper => MMA.of(dtype),
         }
     }
 
+    /// The kernel of a set's gradient, where embeddings are read as they are.
     pub(super) fn gradient(self) -> &'static Kernel<ContrastiveGradientParams> {
         match self {
             Variant::Naive => &GRADIENT_NAIVE,
             Variant::Tiled | Variant::OneLaunch => &GRADIENT_TILED,
-            Variant::TensorCores => &GRADIENT_MMA,
+            Variant::TensorCores | Variant::Hopper => &GRADIENT_MMA,
         }
     }
 }

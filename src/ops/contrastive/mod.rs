@@ -25,6 +25,7 @@ use crate::{Error, Result};
 mod eager;
 mod ids;
 mod losses;
+mod packed;
 mod pass;
 mod sharded;
 

@@ -1,12 +1,13 @@
 //! The forward and backward passes, tile by tile: what they keep, and which launches they make.
 
+use super::packed::Packed;
 use super::{Contrastive, Objective, Scale};
 use crate::Result;
 use crate::device::Device;
 use crate::kernels::contrastive::{
     self as kernel, ContrastiveBandParams, ContrastiveForwardParams, ContrastiveGradientParams, ContrastivePair,
     ContrastiveProblem, ContrastiveProduct, ContrastiveProductParams, ContrastiveScaleParams, ContrastiveTerm,
-    MAX_BOUNDED_SCALE, MAX_PAIRS, Mode, STORED_TILE, Variant,
+    ContrastiveWgmmaGradientParams, MAX_BOUNDED_SCALE, MAX_PAIRS, Mode, STORED_TILE, Variant,
 };
 use crate::kernels::{DType, DevicePtr, Write};
 use crate::tensor::Tensor;
@@ -23,6 +24,8 @@ pub struct Context {
     pub(super) offset: usize,
     /// `[sets, columns]`, where normalised.
     inverse_norms: Option<Tensor>,
+    /// Each set as tiles, and its rows as tiles, where the variant reads those and a pair has the set.
+    packed: Vec<Option<[Packed; 2]>>,
     /// `[pairs, 2, rows, 2]`: (shift, inverse sum) of rows and of the columns that match them.
     pub(super) softmax: Tensor,
     /// The same of every item, `[pairs, 2, columns, 2]`.
@@ -102,17 +105,34 @@ impl Context {
         }
         let (scale, bias) = loss.places();
         let softmax = f32s(&[active.len(), 2, rows, 2], "softmax normalisers")?;
-        Ok(Context {
+        let mut context = Context {
             sets: inputs[..loss.sets].iter().map(|&set| set.clone()).collect(),
             scale: scale.map(|place| inputs[place].clone()),
             bias: bias.map(|place| inputs[place].clone()),
             rows,
             offset,
             inverse_norms,
+            packed: Vec::new(),
             all_softmax: softmax.clone(),
             softmax,
             diagonal: f32s(&[active.len(), rows], "diagonal gradients")?,
-        })
+        };
+        if loss.variant.packs(dtype) {
+            let used = |set| active.iter().any(|pair| pair.0 == set || pair.1 == set);
+            context.packed =
+                (0..loss.sets).map(|set| used(set).then(|| context.pack(set)).transpose()).collect::<Result<_>>()?;
+        }
+        Ok(context)
+    }
+
+    fn pack(&self, set: usize) -> Result<[Packed; 2]> {
+        let ((n, d), x) = (self.extent(), &self.sets[set]);
+        let all = Packed::new(x, x.ptr(), self.inverse_norms(set), n, d)?;
+        if self.rows == n {
+            return Ok([all.clone(), all]);
+        }
+        let (rows, norms) = self.rows_of(set);
+        Ok([all, Packed::new(x, rows, norms, self.rows, d)?])
     }
 
     fn device(&self) -> &Device {
@@ -128,8 +148,24 @@ impl Context {
         self.inverse_norms.as_ref().map_or(DevicePtr::NULL, |t| at(t, set * self.extent().0))
     }
 
-    /// The rows' part of a set, and of its norms.
+    /// A set and its norms, in the form that the tiles' kernels read.
+    fn all(&self, set: usize) -> (DevicePtr, DevicePtr) {
+        match self.packed.get(set) {
+            Some(Some([all, _])) => all.pointers(),
+            _ => (self.sets[set].ptr(), self.inverse_norms(set)),
+        }
+    }
+
+    /// The same of the rows' part.
     fn own(&self, set: usize) -> (DevicePtr, DevicePtr) {
+        match self.packed.get(set) {
+            Some(Some([_, rows])) => rows.pointers(),
+            _ => self.rows_of(set),
+        }
+    }
+
+    /// The rows' part of a set as it was given, and of its norms.
+    fn rows_of(&self, set: usize) -> (DevicePtr, DevicePtr) {
         let norms = self.inverse_norms(set);
         let norms = if norms == DevicePtr::NULL { norms } else { norms.offset(self.offset * DType::F32.size()) };
         (at(&self.sets[set], self.offset * self.extent().1), norms)
@@ -165,9 +201,9 @@ impl Context {
             .enumerate()
             .map(|(q, &(a, b, weight))| ContrastivePair {
                 a: self.own(a).0,
-                b: self.sets[b].ptr(),
+                b: self.all(b).0,
                 a_inverse_norms: self.own(a).1,
-                b_inverse_norms: self.inverse_norms(b),
+                b_inverse_norms: self.all(b).1,
                 row_partials: at(&sums.rows, q * sums.strips * rows * 2),
                 column_partials: at(columns.0, q * columns.1 * n * 2),
                 column_sums: merged.map_or(DevicePtr::NULL, |t| at(t, q * n * 2)),
@@ -329,7 +365,15 @@ impl Context {
                     ..self.gradient_params(loss, set, chunk)
                 };
                 // Safety: every pointer is null where that is allowed, or to a live tensor of the documented extent.
-                unsafe { kernel::gradient(launcher, loss.variant, self.sets[0].dtype(), &params)? };
+                unsafe {
+                    if loss.variant.packs(self.sets[0].dtype()) {
+                        let (x_tiles, x_factors) = self.own(set);
+                        let params = ContrastiveWgmmaGradientParams { gradient: params, x_tiles, x_factors };
+                        kernel::gradient_wgmma(launcher, &params)?;
+                    } else {
+                        kernel::gradient(launcher, loss.variant, self.sets[0].dtype(), &params)?;
+                    }
+                }
                 write = write.map(|_| Write::Accumulate);
                 if let (Some(slopes), Some((dscale, write))) = (slopes, dscale.as_deref_mut()) {
                     self.add_slopes(&slopes, dscale, write)?;
@@ -362,8 +406,8 @@ impl Context {
         let (n, rows) = (self.extent().0, self.rows);
         let (partner, own, other) = if a == set { (b, 0, 2) } else { (a, 2, 0) };
         ContrastiveTerm {
-            partner: self.sets[partner].ptr(),
-            partner_inverse_norms: self.inverse_norms(partner),
+            partner: self.all(partner).0,
+            partner_inverse_norms: self.all(partner).1,
             own_softmax: at(&self.softmax, (q * 4 + own) * rows),
             partner_softmax: at(&self.all_softmax, (q * 4 + other) * n),
             diagonal: at(&self.diagonal, q * rows),
@@ -502,8 +546,8 @@ impl Context {
                 self.term(set, q, pair)
             }),
             problem: self.problem(loss),
-            x: self.own(set).0,
-            x_inverse_norms: self.own(set).1,
+            x: self.rows_of(set).0,
+            x_inverse_norms: self.rows_of(set).1,
             upstream: DevicePtr::NULL,
             dx: DevicePtr::NULL,
             slopes: DevicePtr::NULL,

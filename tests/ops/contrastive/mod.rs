@@ -6,6 +6,7 @@ use x2ct::tensor::{DType, Tensor};
 use crate::support::{assert_close, devices, host, normal, relative_l2, round_bf16};
 
 mod figures;
+mod hopper;
 mod sharded;
 mod sigmoid;
 mod stored;
