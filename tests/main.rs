@@ -22,6 +22,7 @@ mod physics;
 mod preprocess;
 mod radiograph;
 mod readers;
+mod recompute;
 mod shim;
 mod support;
 mod text;

@@ -17,7 +17,9 @@ use crate::tensor::Tensor;
 use crate::{Error, Result};
 
 mod check;
+mod recompute;
 pub use check::{GradientReport, check_gradients};
+pub use recompute::Run;
 
 /// An operator with a gradient: inputs and one output.
 pub trait Op {

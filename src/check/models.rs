@@ -110,6 +110,7 @@ impl DcFormerCase {
             kernels: case.attr("kernels", Some([13, 11, 9, 7]))?,
             stem_activation: case.attr("stem_activation", Some(false))?,
             mixer: case.attr("mixer", Some(Mixer::Decomposed))?,
+            drop_path: 0.0,
             input: [h, w, d],
             reduction: case.attr("reduction", Some(Default::default()))?,
             projection: case.attr("projection", Some(None))?,

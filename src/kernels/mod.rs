@@ -21,6 +21,7 @@ pub mod drr;
 mod family;
 pub mod gemm;
 pub mod image;
+pub mod mlp;
 pub mod norm;
 pub mod optim;
 pub mod pointwise;
@@ -45,6 +46,7 @@ pub static FAMILIES: &[&Family] = &[
     &gemm::FAMILY,
     &drr::FAMILY,
     &image::FAMILY,
+    &mlp::FAMILY,
     &norm::FAMILY,
     &optim::FAMILY,
     &pointwise::FAMILY,

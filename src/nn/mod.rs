@@ -12,7 +12,7 @@ mod parameters;
 mod state_dict;
 mod summary;
 
-pub use forward::{Forward, Mode};
+pub use forward::{Draws, Forward, Mode, Recompute};
 pub use parameters::{BufferId, Init, Layout, ParameterBuilder, ParameterId, Parameters};
 pub use state_dict::StateDict;
 pub use summary::{LayerSummary, ModelSummary};

@@ -1,5 +1,7 @@
 //! The parameter arena.
 
+use std::sync::Arc;
+
 use crate::Result;
 use crate::device::Device;
 use crate::philox::Rng;
@@ -148,8 +150,8 @@ impl ParameterBuilder {
         Ok(Parameters {
             values: Tensor::from_slice(device, [self.elements], DType::F32, &values)?,
             gradients: Tensor::zeros(device, [self.elements], DType::F32, "gradient arena")?,
-            entries: self.entries,
-            buffer_entries: self.buffers,
+            entries: self.entries.into(),
+            buffer_entries: self.buffers.into(),
             buffers,
         })
     }
@@ -158,13 +160,14 @@ impl ParameterBuilder {
 /// A model's parameters, their gradients, and its buffers.
 ///
 /// Values and gradients are one flat f32 tensor each; a parameter is a view. The gaps between parameters are zero and
-/// stay zero. Gradients accumulate: [`Parameters::zero_gradients`] before a step.
+/// stay zero. Gradients accumulate: [`Parameters::zero_gradients`] before a step. Clones share the memory, as tensors do.
+#[derive(Clone)]
 pub struct Parameters {
     values: Tensor,
     gradients: Tensor,
-    entries: Vec<Entry>,
-    buffer_entries: Vec<BufferEntry>,
-    buffers: Vec<Tensor>,
+    entries: Arc<[Entry]>,
+    buffer_entries: Arc<[BufferEntry]>,
+    buffers: Arc<[Tensor]>,
 }
 
 impl Parameters {
@@ -232,7 +235,7 @@ impl Parameters {
     /// Every buffer: (name, shape, data).
     pub fn buffers_to_torch(&self) -> Result<Vec<(String, Shape, Vec<f32>)>> {
         let read = |(e, t): (&BufferEntry, &Tensor)| Ok((e.name.clone(), e.shape.clone(), t.to_vec()?));
-        self.buffer_entries.iter().zip(&self.buffers).map(read).collect()
+        self.buffer_entries.iter().zip(&*self.buffers).map(read).collect()
     }
 
     /// Overwrites a parameter or buffer by name with PyTorch-ordered data; `false` when there is none of that name.

@@ -10,7 +10,7 @@ use crate::tensor::{Shape, Tensor};
 use crate::{Error, Result};
 
 /// Samples, channels and voxels of a tensor `[N, C, ...]`.
-fn volumes(name: &'static str, x: &Tensor) -> Result<[usize; 3]> {
+pub(super) fn volumes(name: &'static str, x: &Tensor) -> Result<[usize; 3]> {
     match &x.shape()[..] {
         // Channels are blocks along y.
         &[n, c, ref volume @ ..] if c <= u16::MAX as usize => Ok([n, c, volume.iter().product()]),
@@ -201,14 +201,27 @@ fn forward(
     vectors: &[(&str, &Tensor)],
     residual: Option<&Tensor>,
 ) -> Result<Tensor> {
+    let y = Tensor::empty(x.device(), Shape::from(x.shape()), x.dtype(), "activation")?;
+    forward_into(name, function, x, vectors, residual, &y)?;
+    Ok(y)
+}
+
+/// The same into y, which may be x.
+pub(super) fn forward_into(
+    name: &'static str,
+    function: Function,
+    x: &Tensor,
+    vectors: &[(&str, &Tensor)],
+    residual: Option<&Tensor>,
+    y: &Tensor,
+) -> Result<()> {
     let (device, dtype, sizes) = (x.device(), x.dtype(), volumes(name, x)?);
     for (what, vector) in vectors {
         vector.expect(&format!("{name} {what}"), device, [sizes[1]], DType::F32)?;
     }
-    if let Some(residual) = residual {
-        residual.expect(&format!("{name} residual"), device, x.shape(), dtype)?;
+    for other in residual.iter().chain([&y]) {
+        other.expect(&format!("{name} residual or output"), device, x.shape(), dtype)?;
     }
-    let y = Tensor::empty(device, Shape::from(x.shape()), dtype, "activation")?;
     let pointer = |i: usize| vectors.get(i).map_or(DevicePtr::NULL, |(_, v)| v.ptr());
     let params = ChannelsParams {
         x: x.ptr(),
@@ -218,13 +231,12 @@ fn forward(
         gamma: pointer(1),
         ..ChannelsParams::new(device.launcher(), dtype, sizes)?
     };
-    // Safety: live tensors of the sizes just checked; y is new.
-    unsafe { kernel::forward(device.launcher(), function, dtype, &params)? };
-    Ok(y)
+    // Safety: live tensors of the sizes just checked; y is a destination.
+    unsafe { kernel::forward(device.launcher(), function, dtype, &params) }
 }
 
-/// Gradients of x, the bias and gamma.
-fn backward(
+/// Gradients of x, the bias and gamma; that of x may overwrite dy.
+pub(super) fn backward(
     name: &'static str,
     function: Function,
     x: &Tensor,

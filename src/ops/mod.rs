@@ -11,6 +11,7 @@ pub mod depthwise_conv3d;
 pub mod drr;
 pub mod gemm;
 pub mod image;
+pub mod mlp;
 pub mod norm;
 pub mod optim;
 pub mod pointwise;

@@ -10,7 +10,7 @@ use crate::support::{assert_close, devices, host, normal, round_bf16};
 const SHAPES: [[usize; 5]; 5] =
     [[1, 1, 1, 1, 1], [3, 5, 1, 1, 1], [2, 7, 3, 5, 1], [5, 3, 2, 2, 3], [2, 2, 17, 16, 12]];
 
-fn erf(x: f64) -> f64 {
+pub fn erf(x: f64) -> f64 {
     // Abramowitz and Stegun's series converges everywhere; these arguments are small.
     let (mut term, mut sum) = (x, x);
     for n in 1..200 {

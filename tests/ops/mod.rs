@@ -9,6 +9,7 @@ mod depthwise_conv3d;
 mod drr;
 mod gemm;
 mod image;
+mod mlp;
 mod norm;
 mod norm_rows;
 mod optim;

@@ -1,13 +1,16 @@
 //! The CT encoder of DCFormer (Sec. 3): a MetaFormer over volumes whose token mixer is a decomposed convolution.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
-use super::super::{Forward, Init, Layout, ModelSummary, ParameterBuilder, ParameterId, StateDict};
+use super::super::{Forward, Init, Layout, ModelSummary, ParameterBuilder, ParameterId, Recompute, StateDict};
 use super::head::{TokenReduction, VolumeHead};
 use super::mixer::{Decomposed, Mixer, TokenMixer};
 use crate::autograd::Var;
-use crate::ops::channels::{BiasGelu, LayerScale, PointwiseConv};
+use crate::ops::channels::PointwiseConv;
 use crate::ops::decomp_conv::{Activation, Groups};
+use crate::ops::mlp::{Hidden, Mlp};
 use crate::ops::pool::MaxPool3d;
 use crate::{Error, Result};
 
@@ -26,6 +29,10 @@ pub struct DcFormerConfig {
     /// What the blocks mix voxels with; [`Mixer::Decomposed`] is DCFormer.
     #[serde(default)]
     pub mixer: Mixer,
+    /// Stochastic depth: the probability that a sample passes the last block by, growing linearly from 0 at the first; below 1.
+    /// A training pass then needs [`Forward::with_draws`].
+    #[serde(default)]
+    pub drop_path: f32,
     /// Sizes of the volumes along H, W and D, which the projection depends on where the reduction keeps positions.
     #[serde(default = "DcFormerConfig::published_input")]
     pub input: [usize; 3],
@@ -61,6 +68,7 @@ impl DcFormerConfig {
             kernels: [13, 11, 9, 7],
             stem_activation: false,
             mixer: Mixer::Decomposed,
+            drop_path: 0.0,
             input: Self::published_input(),
             reduction: TokenReduction::Channel,
             projection: None,
@@ -86,6 +94,8 @@ struct Block {
     gamma: ParameterId,
     inputs: usize,
     channels: usize,
+    /// How likely a sample passes the block by, and the block's place among all.
+    drop_path: (f32, usize),
 }
 
 impl Block {
@@ -112,23 +122,26 @@ impl Block {
             output: linear(b, "3", [channels, 4 * channels]),
             inputs,
             channels,
+            drop_path: (0.0, 0),
         }
     }
 
     fn forward(&self, f: &Forward, x: &Var) -> Result<Var> {
-        let conv = PointwiseConv { method: f.method };
         let x = match self.projection {
             Some(weight) => {
                 let pooled = f.tape.apply(MaxPool3d::new(3, 2, 1), &[x])?;
-                f.tape.apply(conv, &[&pooled, &f.weight(weight)?])?
+                f.tape.apply(PointwiseConv { method: f.method }, &[&pooled, &f.weight(weight)?])?
             }
             None => x.clone(),
         };
-        let y = self.mixer.forward(f, &x)?;
-        let y = f.tape.apply(conv, &[&y, &f.weight(self.hidden.0)?])?;
-        let y = f.tape.apply(BiasGelu, &[&y, &f.parameter(self.hidden.1)?])?;
-        let y = f.tape.apply(conv, &[&y, &f.weight(self.output.0)?])?;
-        f.tape.apply(LayerScale, &[&x, &y, &f.parameter(self.gamma)?, &f.parameter(self.output.1)?])
+        let mixed = self.mixer.forward(f, &x)?;
+        let hidden = if f.recompute == Recompute::Hidden { Hidden::Recomputed } else { Hidden::Kept };
+        let (rate, block) = self.drop_path;
+        let drop_path = f.drop_path(rate, block, x.tensor().shape()[0])?;
+        let ids = [self.hidden.0, self.hidden.1, self.output.0, self.output.1, self.gamma];
+        let parameters = ids.iter().map(|&id| f.parameter(id)).collect::<Result<Vec<_>>>()?;
+        let inputs: Vec<_> = [&x, &mixed].into_iter().chain(&parameters).collect();
+        f.tape.apply(Mlp { method: f.method, hidden, drop_path }, &inputs)
     }
 
     fn summarise(&self, s: &mut ModelSummary, mut shape: [usize; 5]) -> [usize; 5] {
@@ -156,15 +169,15 @@ impl Block {
 /// under two names, `norm.0` and `c1.1`; [`StateDict::load_into`] wants the first, which [`DcFormer::canonical`] makes of
 /// the second.
 pub struct DcFormer {
-    stem: Vec<Decomposed>,
-    stages: Vec<Vec<Block>>,
+    stem: Vec<Arc<Decomposed>>,
+    stages: Vec<Vec<Arc<Block>>>,
     features: usize,
     head: VolumeHead,
 }
 
 impl DcFormer {
     /// # Errors
-    /// A channel count, block count or input size of 0, an even kernel.
+    /// A channel count, block count or input size of 0, an even kernel, a drop-path rate that is no probability below 1.
     pub fn new(b: &mut ParameterBuilder, config: &DcFormerConfig) -> Result<Self> {
         let DcFormerConfig { channels, blocks, kernels, .. } = config;
         if channels.contains(&0) || blocks.contains(&0) || kernels.iter().any(|k| k % 2 == 0) {
@@ -178,6 +191,11 @@ impl DcFormer {
             let problem = format!("volumes of {:?} have no voxels", config.input);
             return Err(Error::argument("model", problem, "give the sizes along H, W and D"));
         }
+        if !(0.0..1.0).contains(&config.drop_path) {
+            let problem = format!("a drop-path rate of {}", config.drop_path);
+            return Err(Error::argument("model", problem, "use 0, or a probability below 1"));
+        }
+        let (mut block_index, all_blocks) = (0, blocks.iter().sum::<usize>());
         let activation = if config.stem_activation { Activation::Gelu } else { Activation::None };
         let (stem, stages) = b.scope("encoder", |b| {
             let stem = (0..4).map(|layer| {
@@ -186,15 +204,19 @@ impl DcFormer {
                 let mut conv =
                     b.scope(name, |b| Decomposed::new(b, [inputs, channels[0]], kernel, stride, Groups::Dense));
                 conv.activation = activation;
-                conv
+                Arc::new(conv)
             });
             let stem: Vec<_> = stem.collect();
             let stages = (0..4).map(|stage| {
-                let block = |b: &mut ParameterBuilder, i: usize| {
+                let mut block = |b: &mut ParameterBuilder, i: usize| {
                     let inputs = if i == 0 { channels[stage] } else { channels[stage + 1] };
-                    b.scope(format!("s{}.{i}", stage + 1), |b| {
+                    let mut block = b.scope(format!("s{}.{i}", stage + 1), |b| {
                         Block::new(b, inputs, channels[stage + 1], (config.mixer, kernels[stage]), i == 0)
-                    })
+                    });
+                    let rate = config.drop_path * block_index as f32 / (all_blocks - 1) as f32;
+                    block.drop_path = (rate, block_index);
+                    block_index += 1;
+                    Arc::new(block)
                 };
                 (0..blocks[stage]).map(|i| block(b, i)).collect()
             });
@@ -212,19 +234,27 @@ impl DcFormer {
 
     /// The feature maps of the stem and of the four stages, [N, C, H', W', D'] each, of volumes [N, 1, H, W, D].
     pub fn feature_maps(&self, f: &Forward, volumes: &Var) -> Result<Vec<Var>> {
+        let mut maps = Vec::new();
+        self.encode(f, volumes, |map| maps.push(map.clone()))?;
+        Ok(maps)
+    }
+
+    /// The last feature map; `visit` sees all.
+    fn encode(&self, f: &Forward, volumes: &Var, mut visit: impl FnMut(&Var)) -> Result<Var> {
         let mut x = f.cast(volumes)?;
         for layer in &self.stem {
-            x = layer.forward(f, &x)?;
+            let layer = layer.clone();
+            x = f.block(&x, move |f, x| layer.forward(f, x))?;
         }
-        let mut maps = vec![x];
+        visit(&x);
         for stage in &self.stages {
-            let mut x = maps[maps.len() - 1].clone();
             for block in stage {
-                x = block.forward(f, &x)?;
+                let block = block.clone();
+                x = f.block(&x, move |f, x| block.forward(f, x))?;
             }
-            maps.push(x);
+            visit(&x);
         }
-        Ok(maps)
+        Ok(x)
     }
 
     /// What turns the last feature map into embeddings.
@@ -239,10 +269,8 @@ impl DcFormer {
 
     /// Embeddings of volumes [N, 1, H, W, D].
     pub fn forward(&self, f: &Forward, volumes: &Var) -> Result<Var> {
-        let mut maps = self.feature_maps(f, volumes)?;
-        let last = maps.swap_remove(4);
-        drop(maps);
-        self.embedding(f, &last)
+        let map = self.encode(f, volumes, |_| ())?;
+        self.embedding(f, &map)
     }
 
     /// A checkpoint of the released code under the names loaded here: `c1.1.weight` is an alias of `norm.0.weight`.

@@ -8,7 +8,7 @@ use super::super::config::{checkpoint_steps, seed};
 use super::super::task::{self, Task, check_fields};
 use super::super::{OptimizerConfig, ScheduleConfig};
 use crate::kernels::DType;
-use crate::nn::ParameterBuilder;
+use crate::nn::{ParameterBuilder, Recompute};
 use crate::nn::models::{CtClip, CtClipConfig};
 use crate::{Error, Result};
 
@@ -28,7 +28,11 @@ pub struct CtTrainConfig {
     /// caching). Batch norm's statistics are then those of a micro-batch. Absent means the whole batch in one pass.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub micro_batch: Option<usize>,
-    /// Of initial weights and order.
+    /// What the backward pass computes again instead of keeping it: `nothing`, the `hidden` layers of channel MLPs, or all of
+    /// the encoder's `blocks` but their inputs. Changes memory and time, no result.
+    #[serde(default)]
+    pub recompute: Recompute,
+    /// Of initial weights, order and drop-path.
     #[serde(default = "seed")]
     pub seed: u64,
     /// Storage type of activations; master weights are f32.

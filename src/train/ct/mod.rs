@@ -17,7 +17,7 @@ use crate::autograd::Var;
 use crate::data::rows;
 use crate::data::volumes::VolumeSet;
 use crate::nn::models::{CtClip, TokenReduction};
-use crate::nn::{Forward, ParameterBuilder, Parameters, StateDict};
+use crate::nn::{Draws, Forward, ParameterBuilder, Parameters, StateDict};
 use crate::ops::contrastive::{InfoNce, Scale};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
@@ -126,7 +126,7 @@ impl Task for CtTrainConfig {
         let index: Vec<usize> = step.rows.iter().map(|&row| row as usize).collect();
         let text = rows::select(&set.text, set.dim, &index);
         let text = Tensor::from_slice(parameters.device(), [index.len(), set.dim], DType::F32, &text)?;
-        Ok(CtBatch { config: self, model, parameters, set, rows: step.rows.to_vec(), plan: plan.into(), text })
+        Ok(CtBatch { config: self, model, parameters, set, rows: step.rows.to_vec(), place: step.place, plan: plan.into(), text })
     }
 }
 
@@ -153,23 +153,26 @@ pub struct CtBatch<'a> {
     parameters: &'a Parameters,
     set: &'a CtTrainingSet,
     rows: Vec<u32>,
+    place: [usize; 2],
     plan: RefCell<VecDeque<Vec<u32>>>,
     text: Tensor,
 }
 
 impl BatchLoss for CtBatch<'_> {
     fn pass(&self) -> Forward<'_> {
-        Forward::training(self.parameters).with_dtype(self.config.dtype)
+        Forward::training(self.parameters).with_dtype(self.config.dtype).with_recompute(self.config.recompute)
     }
 
     fn embed(&self, pass: &Forward, rows: Range<usize>) -> Result<Var> {
+        let [epoch, first] = self.place;
+        let draws = Draws { seed: self.config.seed, epoch: epoch as u64, first: (first + rows.start) as u64 };
         let volumes = self.set.volumes.load(&self.rows[rows])?;
         let mut plan = self.plan.borrow_mut();
         plan.pop_front();
         if let Some(next) = plan.front() {
             self.set.volumes.ahead(next);
         }
-        self.model.embed_volumes(pass, &pass.tape.constant(&volumes))
+        self.model.embed_volumes(&pass.clone().with_draws(draws), &pass.tape.constant(&volumes))
     }
 
     fn loss(&self, pass: &Forward, embeddings: &Var) -> Result<Var> {
