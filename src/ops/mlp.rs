@@ -265,7 +265,8 @@ impl<'a> Backward<'a> {
         let launcher = device.launcher();
         dy.expect("mlp upstream gradient", device, u.shape(), dtype)?;
         let parts = kernel::parts(launcher, sizes.voxels)?;
-        let partial = Tensor::empty(device, [2 * kept.len() * parts * sizes.channels], DType::F32, "sums of gradients")?;
+        let partial =
+            Tensor::empty(device, [2 * kept.len() * parts * sizes.channels], DType::F32, "sums of gradients")?;
         let product = Tensor::empty(device, [sizes.channels, sizes.hidden], DType::F32, "gradient of a product")?;
         let recomputed = if hidden.is_none() { Some(sizes.layer(device, dtype)?) } else { None };
         let scratch = sizes.layer(device, dtype)?;

@@ -9,13 +9,8 @@ use super::channels::erf;
 use crate::support::{assert_close, devices, host, normal, relative_l2, round_bf16};
 
 /// Samples, channels, a volume and hidden units: one of each, odd ones, several tiles and parts of sums.
-const SHAPES: [([usize; 5], usize); 5] = [
-    ([1, 1, 1, 1, 1], 1),
-    ([3, 5, 1, 1, 1], 7),
-    ([2, 7, 3, 5, 1], 28),
-    ([5, 3, 2, 2, 3], 12),
-    ([3, 9, 17, 5, 52], 36),
-];
+const SHAPES: [([usize; 5], usize); 5] =
+    [([1, 1, 1, 1, 1], 1), ([3, 5, 1, 1, 1], 7), ([2, 7, 3, 5, 1], 28), ([5, 3, 2, 2, 3], 12), ([3, 9, 17, 5, 52], 36)];
 
 struct Case {
     shape: [usize; 5],
@@ -53,11 +48,14 @@ impl Case {
     fn reference(&self, factors: &[f64]) -> Vec<Vec<f64>> {
         let [n, c, d1, d2, d3] = self.shape;
         let (v, h) = (d1 * d2 * d3, self.hidden);
-        let [x, u, w1, b1, w2, b2, gamma] = self.inputs.each_ref().map(|t| t.iter().map(|&t| t as f64).collect::<Vec<_>>());
-        let mut out: Vec<Vec<f64>> = [n * c * v].into_iter().chain(self.shapes().iter().map(|s| s.numel())).map(|n| vec![0.0; n]).collect();
+        let [x, u, w1, b1, w2, b2, gamma] =
+            self.inputs.each_ref().map(|t| t.iter().map(|&t| t as f64).collect::<Vec<_>>());
+        let mut out: Vec<Vec<f64>> =
+            [n * c * v].into_iter().chain(self.shapes().iter().map(|s| s.numel())).map(|n| vec![0.0; n]).collect();
         for (s, p) in (0..n * v).map(|e| (e / v, e % v)) {
             let at = |i: usize| (s * c + i) * v + p;
-            let before: Vec<f64> = (0..h).map(|j| b1[j] + (0..c).map(|i| w1[j * c + i] * u[at(i)]).sum::<f64>()).collect();
+            let before: Vec<f64> =
+                (0..h).map(|j| b1[j] + (0..c).map(|i| w1[j * c + i] * u[at(i)]).sum::<f64>()).collect();
             let cdf = |t: f64| 0.5 * (1.0 + erf(t / 2f64.sqrt()));
             let slope = |t: f64| cdf(t) + t * (-0.5 * t * t).exp() / std::f64::consts::TAU.sqrt();
             let after: Vec<f64> = before.iter().map(|&t| t * cdf(t)).collect();
@@ -94,7 +92,11 @@ impl Case {
     }
 
     /// y and the gradients of what `build` makes of the inputs.
-    fn run(&self, device: &Device, build: impl Fn(&Tape, &[&x2ct::autograd::Var]) -> x2ct::autograd::Var) -> Vec<Vec<f32>> {
+    fn run(
+        &self,
+        device: &Device,
+        build: impl Fn(&Tape, &[&x2ct::autograd::Var]) -> x2ct::autograd::Var,
+    ) -> Vec<Vec<f32>> {
         let tape = Tape::recording();
         let leaves: Vec<_> = self.tensors(device).iter().map(|t| tape.leaf(t)).collect();
         let y = build(&tape, &leaves.iter().collect::<Vec<_>>());
@@ -208,11 +210,19 @@ fn gradients_accumulate_and_can_be_left_out() {
     }
     for wanted in 0..7 {
         let tape = Tape::recording();
-        let inputs: Vec<_> =
-            tensors.iter().enumerate().map(|(i, t)| if i == wanted { tape.leaf(t) } else { tape.constant(t) }).collect();
+        let inputs: Vec<_> = tensors
+            .iter()
+            .enumerate()
+            .map(|(i, t)| if i == wanted { tape.leaf(t) } else { tape.constant(t) })
+            .collect();
         let y = tape.apply(op.clone(), &inputs.iter().collect::<Vec<_>>()).unwrap();
         let gradients = tape.backward_from(&[(&y, &dy)]).unwrap();
-        assert_eq!(gradients.get(&inputs[wanted]).unwrap().to_vec().unwrap(), once[wanted + 1], "{}", NAMES[wanted + 1]);
+        assert_eq!(
+            gradients.get(&inputs[wanted]).unwrap().to_vec().unwrap(),
+            once[wanted + 1],
+            "{}",
+            NAMES[wanted + 1]
+        );
     }
 }
 

@@ -8,8 +8,8 @@ use super::super::config::{checkpoint_steps, seed};
 use super::super::task::{self, Task, check_fields};
 use super::super::{OptimizerConfig, ScheduleConfig};
 use crate::kernels::DType;
-use crate::nn::{ParameterBuilder, Recompute};
 use crate::nn::models::{CtClip, CtClipConfig};
+use crate::nn::{ParameterBuilder, Recompute};
 use crate::{Error, Result};
 
 /// A training run of DCFormer-CLIP: CT volumes against their reports. Defaults are those of DCFormer's released code.

@@ -126,7 +126,16 @@ impl Task for CtTrainConfig {
         let index: Vec<usize> = step.rows.iter().map(|&row| row as usize).collect();
         let text = rows::select(&set.text, set.dim, &index);
         let text = Tensor::from_slice(parameters.device(), [index.len(), set.dim], DType::F32, &text)?;
-        Ok(CtBatch { config: self, model, parameters, set, rows: step.rows.to_vec(), place: step.place, plan: plan.into(), text })
+        Ok(CtBatch {
+            config: self,
+            model,
+            parameters,
+            set,
+            rows: step.rows.to_vec(),
+            place: step.place,
+            plan: plan.into(),
+            text,
+        })
     }
 }
 
