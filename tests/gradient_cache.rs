@@ -60,7 +60,7 @@ impl Op for Concat {
 }
 
 /// The reference: every micro-batch on one tape, the loss of all of them, backward through everything at once.
-fn on_one_tape(batch: &impl BatchLoss, parts: &[Range<usize>]) -> f32 {
+pub fn on_one_tape(batch: &impl BatchLoss, parts: &[Range<usize>]) -> f32 {
     let pass = batch.pass();
     let parts: Vec<Var> = parts.iter().map(|rows| batch.embed(&pass, rows.clone()).unwrap()).collect();
     let all = pass.tape.apply(Concat, &parts.iter().collect::<Vec<_>>()).unwrap();

@@ -27,4 +27,6 @@ mod shim;
 mod support;
 mod text;
 mod train;
+mod train_ct;
 mod view;
+mod volumes;

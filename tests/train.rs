@@ -1,7 +1,7 @@
 //! Training as a whole: it learns, it repeats bit for bit, it resumes bit for bit, and it refuses what it cannot use.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use x2ct::data::phantom_set::{PhantomSet, PhantomStudy};
 use x2ct::data::radiographs::RadiographSet;

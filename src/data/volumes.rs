@@ -130,9 +130,9 @@ impl VolumeSet {
 
     /// Writes the set as one packed file, whole or not at all, one volume in memory at a time; each is read twice.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let digests = (0..self.ids.len()).map(|i| Ok(*blake3::hash(&self.stored(i)?).as_bytes()));
-        let digests: Vec<Digest> = digests.collect::<Result<_>>()?;
-        let row = |i: usize| self.stored(i);
+        let digest = |i| self.with_stored(i, |data| *blake3::hash(data).as_bytes());
+        let digests: Vec<Digest> = (0..self.ids.len()).map(digest).collect::<Result<_>>()?;
+        let row = |i: usize| Ok(Cow::Owned(self.with_stored(i, <[u8]>::to_vec)?));
         let mut archive = Writer::new(PACKED);
         archive.set("ids", json!(self.ids).to_string());
         archive.set("preset", json!(self.preset).to_string());
@@ -176,22 +176,23 @@ impl VolumeSet {
         self.shape.iter().product::<usize>() * self.dtype.size()
     }
 
-    /// The stored bytes of one volume, [D, H, W], verified.
-    fn stored(&self, index: usize) -> Result<Cow<'_, [u8]>> {
+    /// What `f` makes of the stored bytes of one volume, [D, H, W], which are verified first.
+    fn with_stored<R>(&self, index: usize, f: impl FnOnce(&[u8]) -> R) -> Result<R> {
         let bytes = self.volume_bytes();
         match &self.source {
-            Source::Memory(all) => Ok(Cow::Borrowed(&all[index * bytes..][..bytes])),
+            Source::Memory(all) => Ok(f(&all[index * bytes..][..bytes])),
             Source::Packed(archive) => {
                 archive.verify_rows(VOLUME, index..index + 1)?;
-                Ok(Cow::Borrowed(&archive.tensor(VOLUME)?.2[index * bytes..][..bytes]))
+                Ok(f(&archive.tensor(VOLUME)?.2[index * bytes..][..bytes]))
             }
             Source::Files(files) => {
-                let (archive, file) = (Archive::read(&files[index], ONE, "volume", AGAIN)?, &files[index]);
-                let data = archive.tensor(VOLUME)?.2;
+                let archive = Archive::read(&files[index], ONE, "volume", AGAIN)?;
+                let (.., data) = archive.tensor(VOLUME)?;
                 if data.len() != bytes || archive.get("preset_digest")? != self.preset.digest() {
-                    return Err(Error::file(file, "was replaced by another volume while it was in use", "run again"));
+                    let problem = "was replaced by another volume while it was in use";
+                    return Err(Error::file(&files[index], problem, "run again"));
                 }
-                Ok(Cow::Owned(data.to_vec()))
+                Ok(f(data))
             }
         }
     }
@@ -220,40 +221,35 @@ impl VolumeSet {
         })?;
         let target = &mut memory.bytes_mut()[..rows.len() * bytes];
         target.par_chunks_exact_mut(bytes).zip(rows).try_for_each(|(to, &row)| {
-            let stored = self.stored(row as usize)?;
-            let [d, h, w] = self.shape;
-            match self.dtype {
-                DType::F32 => {
-                    transpose::<[u8; 4]>(bytemuck::cast_slice(&stored), bytemuck::cast_slice_mut(to), d, h * w)
-                }
-                DType::Bf16 => {
-                    transpose::<[u8; 2]>(bytemuck::cast_slice(&stored), bytemuck::cast_slice_mut(to), d, h * w)
-                }
-            }
-            Ok(())
+            self.with_stored(row as usize, |from| match self.dtype {
+                DType::F32 => self.transpose::<[u8; 4]>(from, to),
+                DType::Bf16 => self.transpose::<[u8; 2]>(from, to),
+            })
         })?;
         Ok(memory.finish(0, rows.len() * bytes))
+    }
+
+    /// [D, H, W] to [H, W, D], elements of type `T`.
+    fn transpose<T: Pod + Send + Sync>(&self, from: &[u8], to: &mut [u8]) {
+        // As many columns at a time as leave both sides in the cache.
+        const COLUMNS: usize = 64;
+        let [depth, height, width] = self.shape;
+        let (from, to): (&[T], &mut [T]) = (bytemuck::cast_slice(from), bytemuck::cast_slice_mut(to));
+        to.par_chunks_mut(COLUMNS * depth).enumerate().for_each(|(block, to)| {
+            let columns = to.len() / depth;
+            for z in 0..depth {
+                let line = &from[z * height * width + block * COLUMNS..][..columns];
+                for (column, value) in line.iter().enumerate() {
+                    to[column * depth + z] = *value;
+                }
+            }
+        });
     }
 
     fn to_device(&self, device: &Device, bytes: &HostArray<u8>, count: usize) -> Result<Tensor> {
         let [d, h, w] = self.shape;
         Ok(Tensor::from_buffer(device.share(bytes, "CT volumes")?, [count, 1, h, w, d], self.dtype))
     }
-}
-
-/// [rows, columns] to [columns, rows].
-fn transpose<T: Pod + Send + Sync>(from: &[T], to: &mut [T], rows: usize, columns: usize) {
-    // As many columns at a time as leave both sides in the cache.
-    const COLUMNS: usize = 64;
-    to.par_chunks_mut(COLUMNS * rows).enumerate().for_each(|(block, to)| {
-        let width = to.len() / rows;
-        for row in 0..rows {
-            let line = &from[row * columns + block * COLUMNS..][..width];
-            for (column, value) in line.iter().enumerate() {
-                to[column * rows + row] = *value;
-            }
-        }
-    });
 }
 
 /// Type, shape and preset of a file.

@@ -1,0 +1,166 @@
+//! Prepared volumes: what is stored comes back in the model's order, from memory, from files and from one file.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use safetensors::Dtype;
+use serde_json::json;
+use x2ct::Device;
+use x2ct::archive::TensorStream;
+use x2ct::ct::Preset;
+use x2ct::data::volumes::{self, VolumeLoader, VolumeSet};
+use x2ct::tensor::DType;
+
+/// Depth, height, width; more than one block of the transposition, and none a whole one.
+const SHAPE: [usize; 3] = [5, 9, 11];
+const VOXELS: usize = 5 * 9 * 11;
+
+fn ids() -> Vec<String> {
+    ["train_1_a_1", "train_2_a_1", "train_2_a_2"].map(String::from).to_vec()
+}
+
+/// Every voxel of every volume another value.
+fn voxel(volume: usize, z: usize, x: usize, y: usize) -> f32 {
+    (volume * 64 + z) as f32 - (x * 16 + y) as f32 / 256.0
+}
+
+fn stored(volume: usize, dtype: DType) -> Vec<u8> {
+    let [depth, height, width] = SHAPE;
+    let all = (0..depth).flat_map(|z| (0..height).flat_map(move |x| (0..width).map(move |y| voxel(volume, z, x, y))));
+    match dtype {
+        DType::F32 => all.flat_map(f32::to_le_bytes).collect(),
+        DType::Bf16 => all.flat_map(|v| half::bf16::from_f32(v).to_le_bytes()).collect(),
+    }
+}
+
+fn preset() -> Preset {
+    Preset { size: None, ..Preset::dcformer() }
+}
+
+fn in_memory(dtype: DType) -> VolumeSet {
+    let bytes = (0..3).flat_map(|i| stored(i, dtype)).collect();
+    VolumeSet::new(ids(), SHAPE, dtype, bytes, preset()).unwrap()
+}
+
+/// As `x2ct preprocess` writes it.
+fn write_one(path: &Path, dtype: DType, data: &[u8], preset: &Preset, shape: [usize; 4]) {
+    let metadata = [("preset", json!(preset).to_string()), ("preset_digest", preset.digest())];
+    let kind = if dtype == DType::F32 { Dtype::F32 } else { Dtype::BF16 };
+    let mut stream = TensorStream::create(path, volumes::ONE, &metadata, "volume", kind, &shape).unwrap();
+    stream.append(data).unwrap();
+    stream.finish().unwrap();
+}
+
+fn folder_of(at: &Path, dtype: DType) {
+    for (i, id) in ids().iter().enumerate() {
+        let path = at.join(format!("{id}.safetensors"));
+        write_one(&path, dtype, &stored(i, dtype), &preset(), [1, SHAPE[0], SHAPE[1], SHAPE[2]]);
+    }
+}
+
+#[test]
+fn volumes_come_back_in_the_models_order_wherever_they_are_stored() {
+    let (device, folder) = (Device::host(), tempfile::tempdir().unwrap());
+    for dtype in [DType::F32, DType::Bf16] {
+        let files = folder.path().join(dtype.name());
+        std::fs::create_dir(&files).unwrap();
+        folder_of(&files, dtype);
+        std::fs::write(files.join(".unfinished.safetensors"), b"x").unwrap();
+        let packed = folder.path().join(format!("{}.safetensors", dtype.name()));
+        VolumeSet::read(&files).unwrap().write(&packed).unwrap();
+        for set in [in_memory(dtype), VolumeSet::read(&files).unwrap(), VolumeSet::read(&packed).unwrap()] {
+            assert_eq!((set.ids(), set.shape(), set.dtype()), (&ids()[..], SHAPE, dtype));
+            assert_eq!(set.preprocessing_digest(), preset().digest());
+            let loaded = set.load(&device, &[2, 0]).unwrap();
+            let [depth, height, width] = SHAPE;
+            assert_eq!(loaded.shape()[..], [2, 1, height, width, depth]);
+            let values = loaded.to_vec().unwrap();
+            for (place, volume) in [2, 0].into_iter().enumerate() {
+                for (x, y, z) in
+                    (0..height).flat_map(|x| (0..width).flat_map(move |y| (0..depth).map(move |z| (x, y, z))))
+                {
+                    let at = ((place * height + x) * width + y) * depth + z;
+                    // Rounded once, when it was stored.
+                    let want = voxel(volume, z, x, y);
+                    let want = if dtype == DType::F32 { want } else { half::bf16::from_f32(want).to_f32() };
+                    assert_eq!(values[at], want, "volume {volume} at {x} {y} {z}");
+                }
+            }
+            assert!(set.load(&device, &[3]).unwrap_err().to_string().contains("no volume 3 among 3"));
+        }
+        let one = VolumeSet::read(&files.join("train_2_a_1.safetensors")).unwrap();
+        assert_eq!(one.ids(), ["train_2_a_1"]);
+    }
+}
+
+#[test]
+fn reading_ahead_changes_nothing() {
+    let device = Device::host();
+    let loader = VolumeLoader::new(&device, Arc::new(in_memory(DType::F32)));
+    let plain = |rows: &[u32]| in_memory(DType::F32).load(&device, rows).unwrap().to_vec().unwrap();
+    loader.ahead(&[1, 2]);
+    loader.ahead(&[0]); // one waits already
+    assert_eq!(loader.load(&[1, 2]).unwrap().to_vec().unwrap(), plain(&[1, 2]));
+    loader.ahead(&[1]);
+    assert_eq!(loader.load(&[0, 2]).unwrap().to_vec().unwrap(), plain(&[0, 2]), "what was not expected");
+    assert_eq!(loader.load(&[1]).unwrap().to_vec().unwrap(), plain(&[1]), "nothing ahead");
+    loader.ahead(&[7]);
+    assert!(loader.load(&[7]).unwrap_err().to_string().contains("no volume 7"));
+    assert_eq!(loader.load(&[2]).unwrap().to_vec().unwrap(), plain(&[2]), "after a failure");
+    drop(loader);
+}
+
+#[test]
+fn what_is_no_set_is_refused_and_damage_is_found_when_it_is_read() {
+    let (device, folder) = (Device::host(), tempfile::tempdir().unwrap());
+    let at = folder.path();
+    let refused = |path: &Path| VolumeSet::read(path).map(drop).unwrap_err().to_string();
+    assert!(refused(at).contains("no .safetensors file is there"));
+    assert!(refused(&at.join("absent")).contains("absent"));
+
+    folder_of(at, DType::F32);
+    let last = at.join("train_2_a_2.safetensors");
+    let whole = std::fs::read(&last).unwrap();
+    let set = VolumeSet::read(at).unwrap();
+    let mut flipped = whole.clone();
+    flipped[whole.len() - 5] ^= 4;
+    std::fs::write(&last, &flipped).unwrap();
+    assert!(set.load(&device, &[0, 1]).is_ok(), "the others are whole");
+    let error = set.load(&device, &[0, 2]).unwrap_err().to_string();
+    assert!(error.contains("train_2_a_2.safetensors") && error.contains("was changed or damaged"), "{error}");
+    std::fs::write(&last, &whole[..whole.len() / 2]).unwrap();
+    assert!(refused(at).contains("train_2_a_2.safetensors"), "cut short");
+
+    let [depth, height, width] = SHAPE;
+    let data = stored(0, DType::F32);
+    let other = |preset: &Preset, shape: [usize; 4]| {
+        write_one(&last, DType::F32, &data, preset, shape);
+        refused(at)
+    };
+    let error = other(&preset(), [1, depth, width, height]);
+    assert!(error.contains("train_2_a_2") && error.contains("with one preset and type"), "{error}");
+    let error = other(&Preset { size: None, ..Preset::dcformer_code() }, [1, depth, height, width]);
+    assert!(error.contains("of preset dcformer-code") && error.contains("of preset dcformer"), "{error}");
+    assert!(other(&Preset::x2ct(), [1, depth, height, width]).contains("DCFormer takes z, x, y"));
+    write_one(&last, DType::F32, &data, &preset(), [1, depth, height, width]);
+
+    let packed = at.join("packed");
+    VolumeSet::read(at).unwrap().write(&packed).unwrap();
+    let mut bytes = std::fs::read(&packed).unwrap();
+    let middle = bytes.len() - VOXELS * 4 * 2 + 9;
+    bytes[middle] ^= 1;
+    std::fs::write(&packed, &bytes).unwrap();
+    let set = VolumeSet::read(&packed).unwrap();
+    assert!(set.load(&device, &[0]).is_ok());
+    assert!(set.load(&device, &[1]).unwrap_err().to_string().contains("row 1 of volume was changed or damaged"));
+    std::fs::write(&packed, &bytes[..bytes.len() - 1]).unwrap();
+    assert!(refused(&packed).contains("packed"));
+
+    let new = |ids: &[&str], bytes| {
+        let ids = ids.iter().map(|id| id.to_string()).collect();
+        VolumeSet::new(ids, SHAPE, DType::F32, bytes, preset()).map(drop).unwrap_err().to_string()
+    };
+    assert!(new(&["a"], vec![0; 7]).contains("7 bytes for 1 volumes"));
+    assert!(new(&["a", "a"], vec![0; 2 * VOXELS * 4]).contains("the id a occurs twice"));
+    assert!(new(&[], Vec::new()).contains("at least one"));
+}
