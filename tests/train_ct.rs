@@ -35,6 +35,7 @@ fn config(out: &Path, epochs: usize) -> CtTrainConfig {
         epochs,
         batch: 16,
         micro_batch: None,
+        recompute: Default::default(),
         seed: 3,
         dtype: DType::F32,
         checkpoint_steps: 2,
@@ -77,6 +78,7 @@ fn train(device: &Device, config: &CtTrainConfig, set: &CtTrainingSet) -> (Train
 fn small(out: &Path, micro_batch: Option<usize>, dtype: DType) -> CtTrainConfig {
     let mut config = CtTrainConfig { batch: 6, micro_batch, dtype, ..config(out, 2) };
     config.model.encoder.channels = [4, 4, 4, 8, 8];
+    config.model.encoder.drop_path = 0.2;
     config.model.embedding = 24;
     config
 }
