@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use x2ct::{Device, Result};
 
+#[path = "attention.rs"]
+pub mod attention;
 #[path = "channels.rs"]
 pub mod channels;
 #[path = "contrastive.rs"]
@@ -12,6 +14,8 @@ pub mod contrastive;
 pub mod conv2d;
 #[path = "decomp_conv.rs"]
 pub mod decomp_conv;
+#[path = "depthwise_conv3d.rs"]
+pub mod depthwise_conv3d;
 #[path = "drr.rs"]
 pub mod drr;
 #[path = "gemm.rs"]
@@ -50,10 +54,12 @@ type MakeCases = fn(&Device) -> Result<Vec<Case>>;
 
 #[rustfmt::skip] // one a line, so that two additions do not meet
 pub const FAMILIES: &[(&str, MakeCases)] = &[
+    ("attention", attention::cases),
     ("channels", channels::cases),
     ("contrastive", contrastive::cases),
     ("conv2d", conv2d::cases),
     ("decomp_conv", decomp_conv::cases),
+    ("depthwise_conv3d", depthwise_conv3d::cases),
     ("drr", drr::cases),
     ("gemm", gemm::cases),
     ("image", image::cases),

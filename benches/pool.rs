@@ -1,5 +1,5 @@
 use x2ct::autograd::{Op, Tape};
-use x2ct::ops::pool::{GlobalAvgPool, MaxPool2d, MaxPool3d};
+use x2ct::ops::pool::{AvgPool3d, GlobalAvgPool, MaxPool2d, MaxPool3d};
 use x2ct::tensor::{DType, Shape, Tensor};
 use x2ct::{Device, Result};
 
@@ -23,6 +23,8 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
             size(device, 64, 16),
         ];
         cases.extend(pool(device, MaxPool3d::new(3, 2, 1), "max_pool3d k3s2p1", volume.into(), dtype, 1)?);
+        let mixer = AvgPool3d { minus_input: true, ..Default::default() };
+        cases.extend(pool(device, mixer, "avg_pool3d minus x", volume.into(), dtype, 0)?);
     }
     Ok(cases)
 }

@@ -324,6 +324,8 @@ const BAD: &[(&str, &[&str])] = &[
     ("check good.toml", &["good.toml: is not a whole safetensors file"]),
     ("bench warp", &["there is no kernel family `warp`", "contrastive"]),
     ("bench pointwise --baseline good.toml", &["good.toml: is no output of `x2ct bench --json`"]),
+    ("bench mixers --model huge", &["there is no DCFormer `dcformer-huge`", "dcformer-nano"]),
+    ("bench mixers --batch 1", &["one value a channel", "--batch 2"]),
     ("model vgg16", &["there is no model `vgg16`", "resnet50"]),
     ("model resnet18 --size 3", &["--size: 3"]),
 ];
@@ -374,6 +376,30 @@ fn every_subcommand_explains_itself() {
         assert!(help.contains("--device") && help.contains("--json"), "{name}");
         assert!(help.lines().all(|line| line.chars().count() <= 120), "{name}: {help}");
     }
+}
+
+/// Every mixer is counted, timed and weighed; at 512x512x256 a decomposed convolution costs least but for pooling, and
+/// attention most.
+#[test]
+fn mixers_are_compared_side_by_side() {
+    let folder = tempfile::tempdir().unwrap();
+    let report = json(folder.path(), "bench mixers --size 32x32x16 --batch 3 --seconds 0.01 --device host");
+    let mixers = report["mixers"].as_array().unwrap();
+    let names: Vec<_> = mixers.iter().map(|m| m["mixer"]["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["decomposed", "conv3d", "avg_pool", "attention"]);
+    let number = |i: usize, key: &str| mixers[i][key].as_u64().unwrap();
+    assert_eq!((number(0, "parameters"), number(0, "macs_published")), (789_216, 32_108_511_232));
+    let macs: Vec<_> = (0..4).map(|i| number(i, "macs_published")).collect();
+    assert!(macs[2] < macs[0] && macs[0] < macs[1] && macs[1] < macs[3], "{macs:?}");
+    for (i, mixer) in mixers.iter().enumerate() {
+        // Values and gradients of the parameters at least.
+        assert!(number(i, "peak_bytes") > 8 * number(i, "parameters"), "{mixer}");
+        for time in ["forward_ms", "training_ms"] {
+            assert!(mixer[time]["median"].as_f64().unwrap() > 0.0, "{mixer}");
+        }
+    }
+    let text = text(&x2ct(folder.path(), "bench mixers --size 64x64").stderr);
+    assert!(text.contains("`64x64` is not a size"), "{text}");
 }
 
 #[test]

@@ -5,14 +5,16 @@ use super::{Case, Computed, imaging};
 use crate::Result;
 use crate::autograd::{Op, Tape, Var};
 use crate::device::Device;
+use crate::ops::attention::Attention;
 use crate::ops::contrastive::{InfoNce, Reduction, Scale, SigLip, TriModal};
 use crate::ops::conv2d::Conv2d;
 use crate::ops::decomp_conv::{DecompConv, Groups, Norm};
+use crate::ops::depthwise_conv3d::DepthwiseConv3d;
 use crate::ops::gemm::{Linear, MatMul, Method};
 use crate::ops::norm::{BatchNorm, L2Normalize, LayerNorm, Mode, RunningStats};
 use crate::ops::optim::{AdamW, Group, Hyper};
 use crate::ops::pointwise::{Add, Gelu, Relu};
-use crate::ops::pool::{GlobalAvgPool, MaxPool2d, MaxPool3d};
+use crate::ops::pool::{AvgPool3d, GlobalAvgPool, MaxPool2d, MaxPool3d};
 use crate::tensor::{DType, Tensor};
 
 pub(super) fn run(case: &Case, device: &Device) -> Result<Computed> {
@@ -37,6 +39,11 @@ pub(super) fn run(case: &Case, device: &Device) -> Result<Computed> {
             let inputs = run.with_bias(&[("in.x", last), ("w.weight", last)]);
             run.single(op, &inputs, ("y", last))
         }
+        "depthwise_conv3d" => {
+            let inputs = run.with_bias(&[("in.x", same), ("w.weight", same)]);
+            run.single(DepthwiseConv3d::default(), &inputs, ("y", same))
+        }
+        "attention" => run.single(Attention::default(), &[("in.q", same), ("in.k", same), ("in.v", same)], ("y", same)),
         "batch_norm" => run.batch_norm(),
         "layer_norm" => {
             let op = LayerNorm { eps: case.attr("eps", Some(1e-5))?, ..Default::default() };
@@ -56,6 +63,10 @@ pub(super) fn run(case: &Case, device: &Device) -> Result<Computed> {
             let (kernel, stride, padding) =
                 (case.attr("kernel", None)?, case.attr("stride", None)?, case.attr("padding", None)?);
             run.single(MaxPool3d::new(kernel, stride, padding), &[("in.x", same)], ("y", same))
+        }
+        "avg_pool3d" => {
+            let op = AvgPool3d { minus_input: case.attr("minus_input", Some(false))?, ..Default::default() };
+            run.single(op, &[("in.x", same)], ("y", same))
         }
         "global_avg_pool" => run.single(GlobalAvgPool::default(), &[("in.x", last)], ("y", same)),
         "info_nce" => run.info_nce(),

@@ -10,6 +10,7 @@ use std::ffi::c_void;
 
 use crate::Result;
 
+pub mod attention;
 pub mod channels;
 pub mod columns;
 pub mod contrastive;
@@ -37,6 +38,7 @@ pub use family::{Entry, Family, FieldLayout, HostEntry, Kernel, ParamsLayout};
 /// Every kernel family; no two share a [`Family::slot`].
 #[rustfmt::skip] // one a line, so that two additions do not meet
 pub static FAMILIES: &[&Family] = &[
+    &attention::FAMILY,
     &channels::FAMILY,
     &conv2d::FAMILY,
     &decomp_conv::FAMILY,

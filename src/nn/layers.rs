@@ -5,7 +5,7 @@ use crate::Result;
 use crate::autograd::Var;
 use crate::ops::conv2d::Conv2d as Conv2dOp;
 use crate::ops::gemm::Linear as LinearOp;
-use crate::ops::norm::{BatchNorm as BatchNormOp, RunningStats};
+use crate::ops::norm::{BatchNorm as BatchNormOp, LayerNorm as LayerNormOp, RunningStats};
 use crate::tensor::Shape;
 
 /// `torch.nn.Conv2d` without bias, NHWC: `[N,H,W,I]` to `[N,Ho,Wo,O]`, Ho = (H + 2 padding - kernel) / stride + 1.
@@ -86,6 +86,34 @@ impl BatchNorm {
     /// Counted; sizes do not change.
     pub fn summarise(&self, s: &mut ModelSummary, shape: [usize; 4]) {
         s.layer("", &shape.into(), 2 * self.channels, 0);
+    }
+}
+
+/// `torch.nn.LayerNorm` (eps 1e-5) over the last axis.
+pub struct LayerNorm {
+    weight: ParameterId,
+    bias: ParameterId,
+    channels: usize,
+}
+
+impl LayerNorm {
+    /// Weight 1, bias 0.
+    pub fn new(b: &mut ParameterBuilder, channels: usize) -> Self {
+        LayerNorm {
+            weight: b.parameter("weight", [channels], Layout::Plain, Init::Constant(1.0)),
+            bias: b.parameter("bias", [channels], Layout::Plain, Init::Constant(0.0)),
+            channels,
+        }
+    }
+
+    /// y = ln(x).
+    pub fn forward(&self, f: &Forward, x: &Var) -> Result<Var> {
+        f.tape.apply(LayerNormOp::default(), &[x, &f.parameter(self.weight)?, &f.parameter(self.bias)?])
+    }
+
+    /// Counted; sizes do not change.
+    pub fn summarise(&self, s: &mut ModelSummary, shape: Shape) {
+        s.layer("", &shape, 2 * self.channels, 0);
     }
 }
 

@@ -3,6 +3,7 @@
 //! Every file has the operator's name. `forward` returns the output and a typed context; `backward` takes the context,
 //! the upstream gradient, and for each gradient a destination with an explicit [`Write`](crate::kernels::Write).
 
+pub mod attention;
 pub mod channels;
 pub mod contrastive;
 pub mod conv2d;

@@ -1,5 +1,6 @@
 //! One file an operator: f64 reference, gradients, finite differences, odd sizes, thread orders, bf16.
 
+mod attention;
 mod channels;
 mod contrastive;
 mod conv2d;

@@ -70,7 +70,49 @@ def decomp_conv():
                     tol=NORMED, source="torch conv3d and batch_norm, f64")
 
 
-def dcformer_forward(channels, blocks, kernels, training, activation=False, projection=False):
+def mix(x, w, b, prefix, mixer, kernel, training):
+    """The token mixer of a block: [B,C,H,W,D] to the same. `mixer` as the attribute of a case, None the decomposed one."""
+    c, name = x.shape[1], (mixer or {"name": "decomposed"})["name"]
+    if name == "decomposed":
+        return decomposed(x, w, b, prefix + "dwconv.", kernel, 1, c, training)
+    if name == "conv3d":
+        p, k = prefix + "dwconv.", mixer["kernel"]
+        y = F.conv3d(x, w[p + "conv.weight"], w[p + "conv.bias"], padding=k // 2, groups=c)
+        return F.batch_norm(y, b[p + "norm.running_mean"], b[p + "norm.running_var"], w[p + "norm.weight"],
+                            w[p + "norm.bias"], training, 0.1, 1e-5)
+    if name == "avg_pool":
+        # What avg_pool3d with count_include_pad=False does; that itself refuses axes shorter than its window.
+        inside = F.avg_pool3d(F.pad(torch.ones_like(x), (1,) * 6), 3, 1)
+        return F.avg_pool3d(F.pad(x, (1,) * 6), 3, 1) / inside - x
+    p, heads = prefix + "attention.", c // mixer["head_dim"]
+    t = x.flatten(2).transpose(1, 2)
+    t = F.layer_norm(t, (c,), w[p + "norm.weight"], w[p + "norm.bias"], 1e-5)
+    qkv = F.linear(t, w[p + "qkv.weight"], w[p + "qkv.bias"])
+    q, k, v = qkv.unflatten(2, (3, heads, c // heads)).permute(2, 0, 3, 1, 4)
+    t = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    t = F.linear(t, w[p + "proj.weight"], w[p + "proj.bias"])
+    return t.transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+def mixer_weights(draw, prefix, c, mixer, kernel):
+    name = (mixer or {"name": "decomposed"})["name"]
+    if name == "decomposed":
+        return decomposed_weights(draw, prefix + "dwconv.", c, c, kernel, c)
+    if name == "conv3d":
+        p, k = prefix + "dwconv.", mixer["kernel"]
+        weights = {p + "conv.weight": draw.normal(c, 1, k, k, k, scale=k**-1.5), p + "conv.bias": draw.normal(c, scale=0.1)}
+        return weights | draw.norm_weights(c, p + "norm."), draw.norm_buffers(c, p + "norm.")
+    if name == "avg_pool":
+        return {}, {}
+    p = prefix + "attention."
+    weights = draw.norm_weights(c, p + "norm.")
+    for layer, outputs in [("qkv", 3 * c), ("proj", c)]:
+        weights[f"{p}{layer}.weight"] = draw.normal(outputs, c, scale=c**-0.5)
+        weights[f"{p}{layer}.bias"] = draw.normal(outputs, scale=0.1)
+    return weights, {}
+
+
+def dcformer_forward(channels, blocks, kernels, training, activation=False, projection=False, mixer=None):
     def forward(i, w, b):
         def act(x):
             return F.gelu(x) if activation else x
@@ -86,8 +128,7 @@ def dcformer_forward(channels, blocks, kernels, training, activation=False, proj
                 p = f"encoder.s{stage}.{block}."
                 if block == 0:
                     x = F.conv3d(F.max_pool3d(x, 3, 2, 1), w[p + "proj.weight"])
-                c = channels[stage]
-                y = decomposed(x, w, b, p + "dwconv.", kernels[stage - 1], 1, c, training)
+                y = mix(x, w, b, p, mixer, kernels[stage - 1], training)
                 y = y.permute(0, 2, 3, 4, 1)
                 y = F.gelu(F.linear(y, w[p + "mlp.mlp.0.weight"], w[p + "mlp.mlp.0.bias"]))
                 y = F.linear(y, w[p + "mlp.mlp.3.weight"], w[p + "mlp.mlp.3.bias"])
@@ -100,7 +141,7 @@ def dcformer_forward(channels, blocks, kernels, training, activation=False, proj
     return forward
 
 
-def dcformer_weights(draw, channels, blocks, kernels, projection):
+def dcformer_weights(draw, channels, blocks, kernels, projection, mixer=None):
     weights, buffers = {}, {}
 
     def add(pair):
@@ -117,7 +158,7 @@ def dcformer_weights(draw, channels, blocks, kernels, projection):
             if block == 0:
                 cin = channels[stage - 1]
                 weights[p + "proj.weight"] = draw.normal(c, cin, 1, 1, 1, scale=cin**-0.5)
-            add(decomposed_weights(draw, p + "dwconv.", c, c, kernels[stage - 1], c))
+            add(mixer_weights(draw, p, c, mixer, kernels[stage - 1]))
             weights[p + "mlp.mlp.0.weight"] = draw.normal(4 * c, c, scale=c**-0.5)
             weights[p + "mlp.mlp.0.bias"] = draw.normal(4 * c, scale=0.1)
             weights[p + "mlp.mlp.3.weight"] = draw.normal(c, 4 * c, scale=(4 * c) ** -0.5)
@@ -144,6 +185,26 @@ def dcformer():
         yield build(name, "model.dcformer", forward, {"x": draw.normal(batch, 1, 64, 64, 64)}, weights=weights,
                     buffers=buffers, attrs=attrs, mode=mode, tol=NORMED,
                     ups=("embedding" if projection else "y",), drop=("g.in.x",),
+                    source="torch, f64; input (B,1,D,H,W), feature maps (B,C,H,W,D)")
+
+
+def mixers():
+    """The siblings of the DCFormer: the same frame with another token mixer."""
+    # name, volumes, channels, blocks, mixer, mode
+    runs = [
+        ("mixer_conv3d_train", (3, 1, 40, 33, 27), [3, 4, 5, 4, 6], [1, 1, 2, 1], {"name": "conv3d", "kernel": 7}, "train"),
+        ("mixer_avg_pool_train", (3, 1, 40, 33, 27), [3, 4, 5, 4, 6], [1, 1, 2, 1], {"name": "avg_pool"}, "train"),
+        ("mixer_attention_train", (3, 1, 40, 33, 27), [3, 4, 6, 4, 8], [1, 1, 2, 1], {"name": "attention", "head_dim": 2}, "train"),
+        ("mixer_conv3d_eval", (1, 1, 33, 48, 40), [3, 4, 3, 5, 4], [1, 1, 1, 1], {"name": "conv3d", "kernel": 5}, "eval"),
+    ]
+    for name, shape, channels, blocks, mixer, mode in runs:
+        draw = Draw(name)
+        kernels = [13, 11, 9, 7]
+        weights, buffers = dcformer_weights(draw, channels, blocks, kernels, 0, mixer)
+        forward = dcformer_forward(channels, blocks, kernels, mode == "train", mixer=mixer)
+        yield build(name, "model.dcformer", forward, {"x": draw.normal(*shape)}, weights=weights,
+                    buffers=buffers, attrs={"channels": channels, "blocks": blocks, "kernels": kernels, "mixer": mixer,
+                                            "vq": False}, mode=mode, tol=NORMED, drop=("g.in.x", "out.s0"),
                     source="torch, f64; input (B,1,D,H,W), feature maps (B,C,H,W,D)")
 
 
@@ -276,5 +337,5 @@ def resnet():
 
 
 def cases():
-    for family in (decomp_conv, dcformer, volume_head, resnet):
+    for family in (decomp_conv, dcformer, mixers, volume_head, resnet):
         yield from family()

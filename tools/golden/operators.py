@@ -1,4 +1,4 @@
-"""Matrix product, convolution, norms, activations, pooling, L2 normalisation, AdamW."""
+"""Matrix product, convolutions, attention, norms, activations, pooling, L2 normalisation, AdamW."""
 
 import torch
 import torch.nn.functional as F
@@ -56,6 +56,32 @@ def conv2d():
                     attrs={"stride": stride, "padding": padding, "bias": bias}, source=SOURCE)
 
 
+def depthwise_conv3d():
+    for shape, kernel, bias in [((2, 3, 5, 7, 9), 7, True), ((1, 2, 4, 3, 8), 13, True), ((1, 3, 6, 5, 4), 3, False)]:
+        name = f"depthwise_conv3d_{'x'.join(map(str, shape))}_k{kernel}"
+        draw, c = Draw(name), shape[1]
+        weights = {"weight": draw.normal(c, 1, kernel, kernel, kernel, scale=kernel**-1.5)}
+        weights |= {"bias": draw.normal(c)} if bias else {}
+
+        def forward(i, w, b, padding=kernel // 2, c=c):
+            return {"y": F.conv3d(i["x"], w["weight"], w.get("bias"), padding=padding, groups=c)}
+
+        yield build(name, "depthwise_conv3d", forward, {"x": draw.normal(*shape)}, weights=weights,
+                    attrs={"kernel": kernel, "bias": bias}, source=SOURCE)
+
+
+def attention():
+    def forward(i, w, b):
+        return {"y": F.scaled_dot_product_attention(i["q"], i["k"], i["v"])}
+
+    # samples, heads, tokens, dimensions of a head; how far the logits are spread
+    for n, h, t, d, spread in [(2, 3, 37, 8, 1.0), (1, 2, 70, 32, 3.0), (1, 1, 33, 64, 1.0), (1, 2, 1, 5, 1.0)]:
+        name = f"attention_n{n}h{h}_{t}x{d}"
+        draw = Draw(name)
+        inputs = {"q": draw.normal(n, h, t, d, scale=spread), "k": draw.normal(n, h, t, d), "v": draw.normal(n, h, t, d)}
+        yield build(name, "attention", forward, inputs, tol=NORMED, source=SOURCE + ", scaled_dot_product_attention")
+
+
 def batch_norm():
     runs = [(4, 7, 5, 3, "train", 0.0), (2, 33, 8, 9, "train", 20.0), (3, 5, 7, 1, "eval", 0.0)]
     for n, c, h, width, mode, mean in runs:
@@ -106,6 +132,15 @@ def pool():
         yield build(name, "max_pool3d", lambda i, w, b: {"y": F.max_pool3d(i["x"], 3, 2, 1)},
                     {"x": Draw(name).normal(*shape)}, tol=EXACT, source=SOURCE,
                     attrs={"kernel": 3, "stride": 2, "padding": 1})
+    for shape, minus_input in [((2, 3, 7, 6, 5), True), ((1, 2, 4, 9, 12), False)]:
+        name = f"avg_pool3d_{'x'.join(map(str, shape))}" + ("_minus_input" if minus_input else "")
+
+        def average(i, w, b, minus_input=minus_input):
+            y = F.avg_pool3d(i["x"], 3, 1, 1, count_include_pad=False)
+            return {"y": y - i["x"] if minus_input else y}
+
+        yield build(name, "avg_pool3d", average, {"x": Draw(name).normal(*shape)}, source=SOURCE,
+                    attrs={"kernel": 3, "stride": 1, "padding": 1, "minus_input": minus_input})
     for shape in [(3, 17, 7, 7), (2, 5, 3, 11), (1, 1, 1, 1)]:
         name = f"global_avg_pool_{'x'.join(map(str, shape))}"
         yield build(name, "global_avg_pool", lambda i, w, b: {"y": i["x"].mean((2, 3))},
@@ -161,5 +196,5 @@ def adamw():
 
 
 def cases():
-    for family in (linear, matmul, conv2d, batch_norm, layer_norm, pointwise, pool, l2_normalize, adamw):
+    for family in (linear, matmul, conv2d, depthwise_conv3d, attention, batch_norm, layer_norm, pointwise, pool, l2_normalize, adamw):
         yield from family()

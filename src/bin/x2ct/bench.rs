@@ -1,4 +1,4 @@
-//! `x2ct bench [FAMILY]`: times of the kernels, with the bytes they must move.
+//! `x2ct bench [FAMILY]`: times of the kernels, with the bytes they must move; `x2ct bench mixers`: encoders compared.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,10 +13,14 @@ use crate::terminal::print_table;
 
 #[path = "../../../benches/cases.rs"]
 mod cases;
+mod mixers;
 
-/// Time the kernels; on a GPU by CUDA events
+/// Time the kernels, or compare encoders (bench mixers); on a GPU by CUDA events
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct BenchArgs {
+    #[command(subcommand)]
+    whole: Option<Whole>,
     /// A kernel family (decomp_conv, contrastive, drr, ...); all when absent
     family: Option<String>,
     /// Compare with the JSON output of an earlier run
@@ -25,6 +29,12 @@ pub struct BenchArgs {
     /// Seconds to measure each case
     #[arg(long, default_value_t = 0.5)]
     seconds: f64,
+}
+
+/// What is more than one kernel.
+#[derive(clap::Subcommand)]
+enum Whole {
+    Mixers(mixers::MixersArgs),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -47,6 +57,9 @@ struct Report {
 }
 
 pub fn run(args: BenchArgs, common: &Common) -> anyhow::Result<ExitCode> {
+    if let Some(Whole::Mixers(args)) = args.whole {
+        return mixers::run(args, common);
+    }
     let device = common.device()?;
     if let Some(family) = &args.family {
         let known: Vec<&str> = cases::FAMILIES.iter().map(|(name, _)| *name).collect();
@@ -58,15 +71,15 @@ pub fn run(args: BenchArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let mut results = Vec::new();
     for mut case in cases::cases(&device, args.family.as_deref())? {
         let budget = Duration::from_secs_f64(args.seconds.clamp(0.01, 60.0));
-        let mut times = cases::measure(&device, &mut case.run, budget)?;
-        times.sort_by(f64::total_cmp);
-        let at = |q: f64| times[((times.len() - 1) as f64 * q).round() as usize] * 1e6;
+        let times = cases::measure(&device, &mut case.run, budget)?;
+        let runs = times.len();
+        let [median, spread] = median_and_spread(times);
         results.push(Measured {
             family: case.family.into(),
             case: case.name,
-            median_us: at(0.5),
-            spread_us: (at(0.75) - at(0.25)) / 2.0,
-            runs: times.len(),
+            median_us: median * 1e6,
+            spread_us: spread * 1e6,
+            runs,
             bytes: case.bytes,
             flops: case.flops,
         });
@@ -78,6 +91,13 @@ pub fn run(args: BenchArgs, common: &Common) -> anyhow::Result<ExitCode> {
         print(&device, &report, baseline.as_ref());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The median of some times, and half the distance between their quartiles.
+fn median_and_spread(mut times: Vec<f64>) -> [f64; 2] {
+    times.sort_by(f64::total_cmp);
+    let at = |q: f64| times[((times.len() - 1) as f64 * q).round() as usize];
+    [at(0.5), (at(0.75) - at(0.25)) / 2.0]
 }
 
 fn read_baseline(path: &std::path::Path) -> anyhow::Result<BTreeMap<String, f64>> {

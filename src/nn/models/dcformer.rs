@@ -1,10 +1,13 @@
-//! The CT encoder of DCFormer (Sec. 3): a MetaFormer over volumes whose token mixer is a decomposed convolution.
+//! The CT encoder of DCFormer (Sec. 3): a MetaFormer over volumes whose token mixer is a decomposed convolution, or, for
+//! comparison, another one.
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::super::{Forward, Init, Layout, ModelSummary, ParameterBuilder, ParameterId, Recompute, StateDict};
+use super::super::{
+    Forward, Init, LayerSummary, Layout, ModelSummary, ParameterBuilder, ParameterId, Recompute, StateDict,
+};
 use super::head::{TokenReduction, VolumeHead};
 use super::mixer::{Decomposed, Mixer, TokenMixer};
 use crate::autograd::Var;
@@ -177,7 +180,8 @@ pub struct DcFormer {
 
 impl DcFormer {
     /// # Errors
-    /// A channel count, block count or input size of 0, an even kernel, a drop-path rate that is no probability below 1.
+    /// A channel count, block count or input size of 0, an even kernel, a drop-path rate that is no probability below 1, a head of
+    /// attention that does not divide the channels.
     pub fn new(b: &mut ParameterBuilder, config: &DcFormerConfig) -> Result<Self> {
         let DcFormerConfig { channels, blocks, kernels, .. } = config;
         if channels.contains(&0) || blocks.contains(&0) || kernels.iter().any(|k| k % 2 == 0) {
@@ -187,6 +191,7 @@ impl DcFormer {
                 "use at least one channel and block a stage, and odd kernels",
             ));
         }
+        config.mixer.check(&channels[1..])?;
         if config.input.contains(&0) {
             let problem = format!("volumes of {:?} have no voxels", config.input);
             return Err(Error::argument("model", problem, "give the sizes along H, W and D"));
@@ -285,8 +290,12 @@ impl DcFormer {
     /// training and two in evaluation, beside the multiply-adds: what the paper's table gives is the training count.
     pub fn normalized_values(&self, input: [usize; 5]) -> u64 {
         let layers = self.summary(input).layers;
-        let decomposed = layers.iter().filter(|l| l.stage == "s0" || l.name.ends_with(".dwconv"));
-        decomposed.map(|l| 3 * l.output.iter().product::<usize>() as u64).sum()
+        let norms = |l: &LayerSummary| match l {
+            l if l.stage == "s0" || l.name.ends_with(".dwconv") => 3,
+            l if l.name.ends_with(".dwconv.norm") => 1,
+            _ => 0,
+        };
+        layers.iter().map(|l| norms(l) * l.output.iter().product::<usize>() as u64).sum()
     }
 
     /// Counted at the input size [N, 1, H, W, D].
