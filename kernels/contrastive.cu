@@ -26,8 +26,8 @@
 //
 // Variants: 1 naive (one thread a row), 2 tiled (f32 arithmetic, contrastive_tiled.cuh), 3 tensor cores (bf16, or TF32 where
 // storage is f32; contrastive_mma.cuh), 4 loss and gradients of up to 1,024 in one cooperative launch
-// (contrastive_stored.cuh). Where both sets of a pair want a gradient, variant 2 stores bands of h: 4 n^2 d operations more
-// than the forward pass become 3.
+// (contrastive_stored.cuh), 5 tensor cores of sm_90a alone (bf16; contrastive_wgmma.cuh). Where both sets of a pair want a
+// gradient, variant 2 stores bands of h: 4 n^2 d operations more than the forward pass become 3.
 // Test: cargo test --release ops::contrastive     Time: x2ct bench contrastive
 #include "common/reduce.h"
 #include "contrastive.cuh"

@@ -332,7 +332,7 @@ struct WgmmaForward {
             columns.initialise(C::warps);
             mbarrier_init(&s.parts_ready, C::warps);
             mbarrier_init(&s.parts_free, 4);
-            mbarrier_init_done();
+            show_to_async();
         }
         __syncthreads();
         const int group = warpgroup();

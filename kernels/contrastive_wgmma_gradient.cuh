@@ -267,7 +267,7 @@ struct WgmmaGradient {
             x.initialise(C::warps);
             y.initialise(C::warps);
             mbarrier_init(&s.together, C::warps);
-            mbarrier_init_done();
+            show_to_async();
         }
         __syncthreads();
         const int group = warpgroup();

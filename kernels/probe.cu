@@ -10,6 +10,7 @@
 #include "common/mma.h"
 #include "common/philox.h"
 #include "common/reduce.h"
+#include "common/wgmma.h"
 
 #ifndef __CUDACC__
 #include <stdexcept>
@@ -156,6 +157,100 @@ X2CT_DEVICE void probe_mma_body(const ProbeParams& p) {
     for (int i = 0; i < 4; ++i) p.out[(lane / 4 + 8 * (i / 2)) * 8 + 2 * (lane % 4) + i % 2] = d[i];
 }
 
+// out = in reversed, through a bulk copy. Early: it is read before it is waited for. Never: nobody waits. Refilled: the slot is
+// filled a second time before it was read.
+enum class BulkDefect { None, Early, Never, Refilled };
+struct ProbeBulkConfig : KernelDefaults {
+    static constexpr uint32_t threads = 64;
+    struct Shared {
+        alignas(16) float tile[64];
+        Mbarrier full;
+    };
+};
+template <BulkDefect Defect>
+X2CT_DEVICE void probe_bulk_body(const ProbeParams& p) {
+    auto& s = shared_memory<ProbeBulkConfig::Shared>();
+    const uint32_t t = threadIdx.x;
+    if (t == 0) {
+        mbarrier_init(&s.full, 1);
+        show_to_async();
+    }
+    __syncthreads();
+    for (int fill = 0; fill < (Defect == BulkDefect::Refilled ? 2 : 1) && t == 0; ++fill) {
+        mbarrier_arrive_expecting(&s.full, sizeof s.tile);
+        bulk_copy(s.tile, p.input + 64 * fill, sizeof s.tile, &s.full);
+    }
+    const float early = s.tile[63 - t];
+    if (Defect != BulkDefect::Never) mbarrier_wait(&s.full, 0);
+    p.out[t] = Defect == BulkDefect::Early ? early : s.tile[63 - t];
+}
+
+template <BulkDefect Defect, bool Available>
+X2CT_DEVICE void probe_bulk(const ProbeParams& p) {
+    if constexpr (Available)
+        probe_bulk_body<Defect>(p);
+    else
+        no_wgmma();
+}
+
+// out[64x64] = A B^T, or A B where key0 is 1, in bf16 by wgmma; in = A then B, [64, 64] f32. One warpgroup works. Early: the
+// product is read before it is waited for.
+struct ProbeWgmmaConfig : KernelDefaults {
+    static constexpr uint32_t threads = 128;
+    struct Shared {
+        unsigned char a[64 * kSwizzledRow];
+        unsigned char b[64 * kSwizzledRow];
+    };
+};
+template <bool Early>
+X2CT_DEVICE void probe_wgmma_body(const ProbeParams& p) {
+    auto& s = shared_memory<ProbeWgmmaConfig::Shared>();
+    check_swizzle_alignment(&s);
+    const uint32_t t = threadIdx.x, lane = t % 32, row = t / 32 * 16 + lane / 4, column = lane % 4 * 2;
+    for (uint32_t i = t; i < 64 * 64; i += ProbeWgmmaConfig::threads) {
+        *reinterpret_cast<bf16*>(s.a + swizzle(2 * i)) = to_bf16(p.input[i]);
+        *reinterpret_cast<bf16*>(s.b + swizzle(2 * i)) = to_bf16(p.input[64 * 64 + i]);
+    }
+    show_to_async();
+    __syncthreads();
+    float d[32], read[32];
+    uint32_t a[4][4];
+    X2CT_UNROLL
+    for (int step = 0; step < 4; ++step)
+        X2CT_UNROLL
+        for (int i = 0; i < 4; ++i) {
+            const float* from = p.input + (row + i % 2 * 8) * 64 + step * 16 + i / 2 * 8 + column;
+            a[step][i] = pack_bf16(from[0], from[1]);
+        }
+    wgmma_begin(d);
+    if (p.key0 == 0) {
+        X2CT_UNROLL
+        for (int step = 0; step < 4; ++step) wgmma_n64(d, wgmma_tile(s.a + step * 32), wgmma_tile(s.b + step * 32), step);
+    } else {
+        X2CT_UNROLL
+        for (int step = 0; step < 4; ++step) wgmma_n64_rows(d, a[step], wgmma_tile(s.b + step * 16 * kSwizzledRow), step);
+    }
+    wgmma_commit();
+    if (Early)
+        for (int i = 0; i < 32; ++i) read[i] = d[i];
+    wgmma_end(d);
+    for (int i = 0; i < 32; ++i) p.out[(row + i % 4 / 2 * 8) * 64 + i / 4 * 8 + column + i % 2] = Early ? read[i] : d[i];
+}
+
+template <bool Early, bool Available>
+X2CT_DEVICE void probe_wgmma(const ProbeParams& p) {
+    if constexpr (Available)
+        probe_wgmma_body<Early>(p);
+    else
+        no_wgmma();
+}
+
+X2CT_KERNEL(probe_bulk, ProbeParams, ProbeBulkConfig, probe_bulk<BulkDefect::None, kHasWgmma>)
+X2CT_KERNEL(probe_bulk_read_early, ProbeParams, ProbeBulkConfig, probe_bulk<BulkDefect::Early, kHasWgmma>)
+X2CT_KERNEL(probe_bulk_never_waited, ProbeParams, ProbeBulkConfig, probe_bulk<BulkDefect::Never, kHasWgmma>)
+X2CT_KERNEL(probe_bulk_refilled, ProbeParams, ProbeBulkConfig, probe_bulk<BulkDefect::Refilled, kHasWgmma>)
+X2CT_KERNEL(probe_wgmma, ProbeParams, ProbeWgmmaConfig, probe_wgmma<false, kHasWgmma>)
+X2CT_KERNEL(probe_wgmma_read_early, ProbeParams, ProbeWgmmaConfig, probe_wgmma<true, kHasWgmma>)
 X2CT_KERNEL(probe_reverse, ProbeParams, ProbeConfig, probe_reverse<true>)
 X2CT_KERNEL(probe_missing_barrier, ProbeParams, ProbeConfig, probe_reverse<false>)
 X2CT_KERNEL(probe_async, ProbeParams, ProbeConfig, probe_async<true>)

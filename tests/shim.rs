@@ -225,6 +225,63 @@ fn tensor_core_fragments_multiply() {
     }
 }
 
+/// Bulk copies and warpgroup products exist on the host and on compute capability 9.0.
+fn devices_with_wgmma() -> Vec<(String, Device)> {
+    let mut all = devices();
+    all.retain(|(_, device)| x2ct::kernels::contrastive::check_wgmma(device.launcher()).is_ok());
+    all
+}
+
+#[test]
+fn bulk_copies_arrive_in_any_order() {
+    let x = normal(9, 128);
+    let reversed: Vec<f64> = x[..64].iter().rev().map(|&v| v as f64).collect();
+    for (name, device) in devices_with_wgmma() {
+        assert_close(&name, &run(&device, &probe::BULK, 1, &x).unwrap(), &reversed, 0.0);
+    }
+}
+
+#[test]
+fn a_bulk_copy_that_is_read_early_shows_as_poison() {
+    let got = run(&host(ThreadOrder::Forward), &probe::BULK_READ_EARLY, 1, &normal(10, 128)).unwrap();
+    assert!(got.iter().all(|v| v.is_nan()));
+}
+
+#[test]
+fn missing_waits_around_bulk_copies_are_reported() {
+    let text = failure(&probe::BULK_NEVER_WAITED);
+    assert!(text.contains("nobody waited for it"), "{text}");
+    // Late copies: the barrier gets an arrival too many. Early ones: the phase that is waited for has come and gone.
+    for order in ORDERS {
+        let text = run(&host(order), &probe::BULK_REFILLED, 1, &normal(11, 128)).expect_err("a defect").to_string();
+        assert!(text.contains("a wait is missing") || text.contains("waits for ever at an mbarrier"), "{text}");
+    }
+}
+
+#[test]
+fn warpgroups_multiply_tiles_as_rows_and_as_columns() {
+    let x = crate::support::round_bf16(&normal(12, 2 * 64 * 64));
+    let multiply = |device: &Device, kernel: &Kernel<ProbeParams>, key0: u32| {
+        let input = Tensor::from_slice(device, [x.len()], DType::F32, &x).unwrap();
+        let out = Tensor::zeros(device, [64 * 64], DType::F32, "out").unwrap();
+        let params = ProbeParams { input: input.ptr(), out: out.ptr(), n: 64 * 64, key0, key1: 0 };
+        // Safety: both tensors hold what the probe reads and writes.
+        unsafe { probe::launch(device.launcher(), kernel, 1, &params).unwrap() };
+        out.to_vec().unwrap()
+    };
+    for key0 in [0, 1] {
+        let b = |k: usize, j: usize| x[4096 + if key0 == 0 { j * 64 + k } else { k * 64 + j }] as f64;
+        let want: Vec<f64> =
+            (0..4096).map(|at| (0..64).map(|k| x[at / 64 * 64 + k] as f64 * b(k, at % 64)).sum()).collect();
+        for (name, device) in devices_with_wgmma() {
+            assert_close(&name, &multiply(&device, &probe::WGMMA, key0), &want, 1e-6);
+        }
+        for order in ORDERS {
+            assert!(multiply(&host(order), &probe::WGMMA_READ_EARLY, key0).iter().all(|v| v.is_nan()));
+        }
+    }
+}
+
 #[test]
 fn buffers_refuse_ranges_outside() {
     let device = host(ThreadOrder::Forward);

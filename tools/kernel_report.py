@@ -80,13 +80,16 @@ def symbols(elf):
 
 
 def configs(cuobjdump, fatbin):
-    """{kernel: (threads, min_blocks, shared bytes)}, from the constant that every kernel leaves beside its code."""
+    """{(kernel, target): (threads, min_blocks, shared bytes)}, from the constant that every kernel leaves beside its code."""
+    found = {}
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([cuobjdump, "-xelf", "all", str(fatbin)], cwd=folder, check=True, stdout=subprocess.DEVNULL)
-        cubins = sorted(Path(folder).iterdir())
-        data = symbols(cubins[0].read_bytes()) if cubins else {}
-    return {key.removesuffix("_config"): struct.unpack_from("<III", value) for key, value in data.items()
-            if key.endswith("_config")}
+        for cubin in Path(folder).iterdir():
+            target = re.search(r"\.(sm_\w+)\.", cubin.name)[1]
+            for key, value in symbols(cubin.read_bytes()).items():
+                if key.endswith("_config"):
+                    found[key.removesuffix("_config"), target] = struct.unpack_from("<III", value)
+    return found
 
 
 def usage(log):
@@ -131,16 +134,17 @@ def resources(args):
         lines += ["", f"## {name}", "", TABLE, re.sub(r"[^|]+", "---", TABLE)]
         for kernel in sorted({key[0] for key in found}):
             kernels += 1
-            if kernel not in config:
-                fail(f"{name}.cu: {kernel} has no {kernel}_config; declare it with X2CT_KERNEL")
-            threads, _, dynamic = config[kernel]
-            static = max(found[kernel, target]["static"] for target in targets)
             columns = defaultdict(list)
             for target in targets:
+                if (kernel, target) not in config:
+                    fail(f"{name}.cu: {kernel} has no {kernel}_config; declare it with X2CT_KERNEL")
+                threads, _, dynamic = config[kernel, target]
                 row = found[kernel, target]
+                static = row["static"]
                 blocks = occupancy(target, row["registers"], threads, dynamic + static)
                 if blocks == 0:
                     bad.append(f"{name}.cu: {kernel} does not fit {target}: {dynamic + static} bytes of shared memory")
+                columns["shared"].append(dynamic + static)
                 columns["registers"].append(row["registers"])
                 columns["blocks"].append(blocks)
                 columns["occupancy"].append(round(100 * blocks * -(-threads // 32) / LIMITS[target][0]))
@@ -149,10 +153,10 @@ def resources(args):
                 if spill or row["stack"]:
                     bad.append(f"{name}.cu: {kernel} for {target}: {row['stack']} bytes of stack, "
                                f"{row['stores']} spilled, {row['loads']} loaded back")
-            cells = [columns[key] for key in ("registers", "blocks", "occupancy", "spill")]
+            cells = [columns[key] for key in ("shared", "registers", "blocks", "occupancy", "spill")]
             # One value where all targets agree.
             cells = [str(cell[0]) if len(set(cell)) == 1 else " / ".join(map(str, cell)) for cell in cells]
-            lines.append(f"| {kernel} | {threads} | {dynamic + static} | {' | '.join(cells)} |")
+            lines.append(f"| {kernel} | {threads} | {' | '.join(cells)} |")
     head = [
         "# Resources of every kernel",
         "",
@@ -174,7 +178,7 @@ COUNTED = {
     "LDSM": r"\bLDSM\b",
     "LDG.128": r"\bLDG\.(\S*\.)?128\b",
     "LDGSTS.128": r"\bLDGSTS\.(\S*\.)?128\b",
-    "TMA": r"\bUTMA\w+",
+    "TMA": r"\b(UTMA\w+|UBLKCP)\b",
     "STG.128": r"\bSTG\.(\S*\.)?128\b",
     "LDL": r"\bLDL\b",
     "STL": r"\bSTL\b",
@@ -211,6 +215,9 @@ def sass(args):
                     missing.append(f"{name} for {target} uses no tensor core")
                 if not count["LDG.128"] + count["LDGSTS.128"] + count["TMA"]:
                     missing.append(f"{name} for {target} has no 16-byte load")
+            for column, pattern in args.count or []:
+                if re.search(pattern, name) and not count[column]:
+                    missing.append(f"{name} for {target} has no {column}")
             if count["LDL"] + count["STL"]:
                 missing.append(f"{name} for {target} uses local memory")
     if missing:
@@ -228,6 +235,8 @@ def main():
     command.add_argument("family", nargs="*", help="kernels/FAMILY.cu (default: all)")
     command.add_argument("--target", action="append", help="such as sm_90a (default: all)")
     command.add_argument("--require", help="kernels whose name matches must use tensor cores and 16-byte loads")
+    command.add_argument("--count", nargs=2, action="append", metavar=("COLUMN", "REGEX"),
+                         help="kernels whose name matches must have an instruction of that column")
     command.set_defaults(run=sass)
     args = parser.parse_args()
     args.run(args)

@@ -26,7 +26,7 @@ void bulk_copy(void* destination, const void* source, uint32_t bytes, Mbarrier* 
 X2CT_DEVICE uint32_t shared_address(const void* p) { return uint32_t(__cvta_generic_to_shared(p)); }
 #endif
 
-// One thread calls; mbarrier_init_done and a block barrier follow before anyone else uses the barrier.
+// One thread calls; show_to_async and a block barrier follow before anyone else uses the barrier.
 X2CT_DEVICE void mbarrier_init(Mbarrier* barrier, uint32_t arrivals) {
 #ifdef __CUDACC__
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
@@ -35,8 +35,8 @@ X2CT_DEVICE void mbarrier_init(Mbarrier* barrier, uint32_t arrivals) {
 #endif
 }
 
-// Shows initialised barriers to the copy engine.
-X2CT_DEVICE void mbarrier_init_done() {
+// Shows what this thread has written to shared memory, barriers or operands, to the engines that copy and multiply.
+X2CT_DEVICE void show_to_async() {
 #ifdef __CUDACC__
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #endif

@@ -53,6 +53,18 @@ kernels! {
         PHILOX(ProbeParams) = [probe_philox];
         /// One tensor-core product through ldmatrix.
         MMA(ProbeParams) = [probe_mma];
+        /// `REVERSE` by a bulk copy.
+        BULK(ProbeParams) = [probe_bulk];
+        /// The same, read before it is waited for.
+        BULK_READ_EARLY(ProbeParams) = [probe_bulk_read_early];
+        /// The same, never waited for.
+        BULK_NEVER_WAITED(ProbeParams) = [probe_bulk_never_waited];
+        /// The same, copied again before it was read.
+        BULK_REFILLED(ProbeParams) = [probe_bulk_refilled];
+        /// One product of a warpgroup.
+        WGMMA(ProbeParams) = [probe_wgmma];
+        /// The same, read before it is waited for.
+        WGMMA_READ_EARLY(ProbeParams) = [probe_wgmma_read_early];
     }
 }
 

@@ -23,6 +23,9 @@ pub struct BenchArgs {
     whole: Option<Whole>,
     /// A kernel family (decomp_conv, contrastive, drr, ...); all when absent
     family: Option<String>,
+    /// Only cases with this word in their name, such as a variant: naive, tiled, tensorcores, onelaunch, hopper
+    #[arg(long)]
+    variant: Option<String>,
     /// Compare with the JSON output of an earlier run
     #[arg(long)]
     baseline: Option<PathBuf>,
@@ -68,8 +71,15 @@ pub fn run(args: BenchArgs, common: &Common) -> anyhow::Result<ExitCode> {
         }
     }
     let baseline = args.baseline.as_deref().map(read_baseline).transpose()?;
+    let mut selected = cases::cases(&device, args.family.as_deref())?;
+    if let Some(variant) = &args.variant {
+        selected.retain(|case| case.name.split_whitespace().any(|word| word.eq_ignore_ascii_case(variant)));
+        if selected.is_empty() {
+            anyhow::bail!("no case that {} would time has `{variant}` in its name", device.name());
+        }
+    }
     let mut results = Vec::new();
-    for mut case in cases::cases(&device, args.family.as_deref())? {
+    for mut case in selected {
         let budget = Duration::from_secs_f64(args.seconds.clamp(0.01, 60.0));
         let times = cases::measure(&device, &mut case.run, budget)?;
         let runs = times.len();

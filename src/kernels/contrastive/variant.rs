@@ -9,7 +9,7 @@ use crate::kernels::{DType, Entry, Kernel};
 pub enum Mode {
     /// Softmax of rows and columns, each with its running maximum.
     RunningMaximum = 0,
-    /// Softmax where no logit exceeds the scale, and the scale no [`MAX_BOUNDED_SCALE`]: one exponential for both sides.
+    /// Softmax where no logit exceeds the scale, and the scale no [`MAX_BOUNDED_SCALE`](super::MAX_BOUNDED_SCALE): one exponential for both sides.
     Bounded = 1,
     /// Every logit on its own.
     Sigmoid = 2,

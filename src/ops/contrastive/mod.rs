@@ -14,7 +14,7 @@
 //! asked for together with its gradients ([`Contrastive::apply`], [`Contrastive::with_gradients`]) keeps its logits: U forward
 //! and U a gradient. What is frozen costs nothing. Memory beyond inputs and gradients: at most 75 f32 an embedding and pair, of
 //! which 5 live until the backward pass, and where both sets of a pair get a gradient a band of logits as large as a quarter
-//! of one set (or a MiB).
+//! of one set (or a MiB). [`Variant::Hopper`] keeps a copy of bf16 sets from the forward to the backward pass.
 
 use crate::autograd::{Gradients, Op};
 pub use crate::kernels::contrastive::{Precision, Variant};

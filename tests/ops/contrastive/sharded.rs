@@ -73,6 +73,7 @@ fn shards_add_up_to_the_whole_batch() {
         (Contrastive { reduction: Reduction::Sum, normalize: false, ..three.clone() }, 0.3),
         (Contrastive { variant: Variant::Naive, ..three.clone() }, 30.0),
         (Contrastive { variant: Variant::TensorCores, ..three.clone() }, 5.0),
+        (Contrastive { variant: Variant::Hopper, ..three.clone() }, 5.0),
     ] {
         let mut extra = vec![];
         if loss.scale == Scale::Learnable {
@@ -83,10 +84,14 @@ fn shards_add_up_to_the_whole_batch() {
         }
         for keys in [None, Some(&keys[..])] {
             let whole = Contrastive { ids: keys.map(|keys| ids(&Device::host(), keys).unwrap()), ..loss.clone() };
+            // In bf16 storage, whose values TF32 holds too.
+            let dtype = if loss.variant == Variant::Hopper { DType::Bf16 } else { DType::F32 };
+            let round = |x: &Vec<f32>| if dtype == DType::Bf16 { round_bf16(x) } else { x.clone() };
+            let sets: Vec<_> = sets.iter().map(round).collect();
             let want = reference(&whole, scale as f64, &sets, n);
-            let tf32 = loss.variant == Variant::TensorCores;
+            let tf32 = loss.variant == Variant::TensorCores || dtype == DType::Bf16;
             for ranks in [1, 2, 3, 8] {
-                let (value, got) = sharded(&loss, DType::F32, ranks, &sets, &extra, keys, n);
+                let (value, got) = sharded(&loss, dtype, ranks, &sets, &extra, keys, n);
                 let what = format!("{ranks} ranks {:?} {:?} ids {}", loss.variant, loss.objective, keys.is_some());
                 let bound = if tf32 { 5e-3 } else { loss_bound(scale) };
                 assert!((value - want.loss).abs() <= bound * want.loss, "{what}: {value} for {}", want.loss);
