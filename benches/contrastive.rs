@@ -28,6 +28,7 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
                         // A processor only imitates them.
                         Variant::TensorCores => !device.is_host(),
                         Variant::OneLaunch => n <= MAX_STORED,
+                        Variant::OneLaunchTensorCores => n <= MAX_STORED && !device.is_host(),
                         // Of its own kernels, where the device has them.
                         Variant::Hopper => {
                             dtype == DType::Bf16 && !device.is_host() && check_wgmma(device.launcher()).is_ok()
@@ -50,14 +51,15 @@ fn case(name: &str, variant: Variant, loss: Contrastive, tensors: &[Tensor], lea
     let sets = tensors[..loss.sets].to_vec();
     let pairs = loss.pairs.iter().filter(|p| p.2 != 0.0).count() as u64;
     let products = 2 * (n * n * d) as u64;
-    // Logits forward; where they are not kept, again backward, once for both gradients of a pair in f32 arithmetic and
-    // once for each on tensor cores; and a product with the partner for each pair of each gradient.
-    let stored = n <= MAX_STORED && matches!(variant, Variant::Tiled | Variant::OneLaunch);
+    // Logits forward; where they are not kept, again backward, once for both gradients of a pair, or once for each where
+    // that is quicker; and a product with the partner for each pair of each gradient.
+    let stored = n <= MAX_STORED && variant.stores();
     let gradients = leaves.max(pairs as usize) as u64;
     let again = match variant {
         _ if stored => 0,
-        Variant::Tiled | Variant::OneLaunch if tensors[0].dtype() == DType::F32 => pairs,
-        _ => gradients,
+        Variant::Naive => gradients,
+        _ if variant.packs(tensors[0].dtype()) || (variant.tensor_cores() && n > 10_880) => gradients,
+        _ => pairs,
     };
     // Embeddings that are laid out again are written and read once more.
     let copies = if variant.packs(tensors[0].dtype()) { 2 } else { 0 };

@@ -26,13 +26,15 @@
 //
 // Variants: 1 naive (one thread a row), 2 tiled (f32 arithmetic, contrastive_tiled.cuh), 3 tensor cores (bf16, or TF32 where
 // storage is f32; contrastive_mma.cuh), 4 loss and gradients of up to 1,024 in one cooperative launch
-// (contrastive_stored.cuh), 5 tensor cores of sm_90a alone (bf16; contrastive_wgmma.cuh). Where both sets of a pair want a
-// gradient, variant 2 stores bands of h: 4 n^2 d operations more than the forward pass become 3.
+// (contrastive_stored.cuh), 5 tensor cores of sm_90a alone (bf16; contrastive_wgmma.cuh), 6 as 4, on tensor cores
+// (contrastive_stored_mma.cuh). Where both sets of a pair want a gradient, variants 2 and 4 store bands of h, 3 and 6 as long as
+// that pays: 4 U more than the forward pass become 3, U = 2 n^2 d operations.
 // Test: cargo test --release ops::contrastive     Time: x2ct bench contrastive
 #include "common/reduce.h"
 #include "contrastive.cuh"
 #include "contrastive_mma.cuh"
 #include "contrastive_stored.cuh"
+#include "contrastive_stored_mma.cuh"
 #include "contrastive_tiled.cuh"
 #include "contrastive_wgmma_gradient.cuh"
 
@@ -224,6 +226,8 @@ X2CT_KERNEL(contrastive_mma_bf16, ContrastiveForwardParams, ContrastiveMmaConfig
 X2CT_KERNEL(contrastive_rows, ContrastiveForwardParams, ContrastiveRowConfig, contrastive_rows_body)
 X2CT_KERNEL(contrastive_one_launch_f32, ContrastiveStoredParams, ContrastiveOneLaunchConfig, contrastive_one_launch<float>)
 X2CT_KERNEL(contrastive_one_launch_bf16, ContrastiveStoredParams, ContrastiveOneLaunchConfig, contrastive_one_launch<bf16>)
+X2CT_KERNEL(contrastive_one_launch_mma_f32, ContrastiveStoredParams, ContrastiveOneLaunchMmaConfig<float>, contrastive_one_launch_mma<float>)
+X2CT_KERNEL(contrastive_one_launch_mma_bf16, ContrastiveStoredParams, ContrastiveOneLaunchMmaConfig<bf16>, contrastive_one_launch_mma<bf16>)
 X2CT_KERNEL(contrastive_stored_similarities_f32, ContrastiveStoredParams, ContrastiveStoredConfig, contrastive_stored_similarities<float>)
 X2CT_KERNEL(contrastive_stored_similarities_bf16, ContrastiveStoredParams, ContrastiveStoredConfig, contrastive_stored_similarities<bf16>)
 X2CT_KERNEL(contrastive_stored_logits, ContrastiveStoredParams, ContrastiveStoredConfig, contrastive_stored_logits_body)
@@ -233,6 +237,10 @@ X2CT_KERNEL(contrastive_band_f32, ContrastiveBandParams, ContrastiveStoredConfig
 X2CT_KERNEL(contrastive_band_bf16, ContrastiveBandParams, ContrastiveStoredConfig, contrastive_band<bf16>)
 X2CT_KERNEL(contrastive_product_f32, ContrastiveProductParams, ContrastiveStoredConfig, contrastive_product<float>)
 X2CT_KERNEL(contrastive_product_bf16, ContrastiveProductParams, ContrastiveStoredConfig, contrastive_product<bf16>)
+X2CT_KERNEL(contrastive_band_mma_f32, ContrastiveBandParams, ContrastiveBandMmaConfig<float>, contrastive_band_mma<float>)
+X2CT_KERNEL(contrastive_band_mma_bf16, ContrastiveBandParams, ContrastiveBandMmaConfig<bf16>, contrastive_band_mma<bf16>)
+X2CT_KERNEL(contrastive_band_product_mma_f32, ContrastiveBandProductParams, ContrastiveBandMmaConfig<float>, contrastive_band_product_mma<float>)
+X2CT_KERNEL(contrastive_band_product_mma_bf16, ContrastiveBandProductParams, ContrastiveBandMmaConfig<bf16>, contrastive_band_product_mma<bf16>)
 X2CT_KERNEL(contrastive_chain_f32, ContrastiveChainParams, ContrastiveChainConfig, contrastive_chain<float>)
 X2CT_KERNEL(contrastive_chain_bf16, ContrastiveChainParams, ContrastiveChainConfig, contrastive_chain<bf16>)
 X2CT_KERNEL(contrastive_columns, ContrastiveForwardParams, ContrastiveRowConfig, contrastive_columns_body)

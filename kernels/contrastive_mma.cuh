@@ -47,14 +47,14 @@ X2CT_DEVICE void load_async(unsigned char* tile, int stride, const T* x, uint64_
     }
 }
 
-// acc += rows of a times rows of b over one piece: a warp's MI x 16 rows by NI x 8 columns.
-template <int MI, int NI, class T>
+// acc += rows of a times rows of b over (the first Steps x 32 bytes of) one piece: a warp's MI x 16 rows by NI x 8 columns.
+template <int MI, int NI, class T, int Steps = kPiece / 32>
 X2CT_DEVICE void multiply_pieces(const unsigned char* a, const unsigned char* b, float (&acc)[MI][NI][4]) {
     const int lane = int(threadIdx.x) % 32;
     const unsigned char* a_row = a + lane % 16 * kPieceStride + lane / 16 * 16;
     const unsigned char* b_row = b + (lane / 16 * 8 + lane % 8) * kPieceStride + lane / 8 % 2 * 16;
     X2CT_UNROLL
-    for (int step = 0; step < kPiece / 32; ++step) {
+    for (int step = 0; step < Steps; ++step) {
         uint32_t left[MI][4];
         X2CT_UNROLL
         for (int i = 0; i < MI; ++i) {

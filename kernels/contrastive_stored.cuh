@@ -20,7 +20,7 @@ X2CT_FIELDS(ContrastiveSet, x, inverse_norms, dx)
 
 // With `padded` the next multiple of 64 above n, and tiles = padded / 64.
 struct ContrastiveStoredPair {
-    float* h;                // [padded, padded]: similarities, then the gradients of the logits
+    void* h;                 // f32 [padded, padded]: similarities, then the gradients of the logits. Variant 6: 2 T [padded, padded]
     SumExp* row_partials;    // [tiles, padded]
     SumExp* column_partials; // [tiles, padded]
     float* row_alongs;       // [tiles, padded]: sum of h times similarity over a tile
@@ -147,6 +147,14 @@ struct ContrastiveProduct {
 };
 X2CT_FIELDS(ContrastiveProduct, h, partner, partner_inverse_norms, alongs, ld, first, partners, inner, along_stride, along_count, transposed)
 
+// How a gradient that several launches add to is kept in between: in f32, whatever its own type.
+struct ContrastiveCarry {
+    float* sum;      // [rows, d], or null: nothing is carried
+    uint32_t bring;  // 1: it holds the shares of the launches before
+    uint32_t keep;   // 1: others follow, the gradient itself is left alone
+};
+X2CT_FIELDS(ContrastiveCarry, sum, bring, keep)
+
 // Where a gradient goes.
 struct ContrastiveTarget {
     const void* x;         // [rows, d]
@@ -156,7 +164,17 @@ struct ContrastiveTarget {
     uint64_t rows, d;
     float scale, factor;
     uint32_t accumulate;
+    ContrastiveCarry carry;
 };
+
+template <class T>
+X2CT_DEVICE void write_target(const ContrastiveTarget& target, uint64_t place, float value) {
+    if (target.carry.bring) value += target.carry.sum[place];
+    if (target.carry.keep)
+        target.carry.sum[place] = value;
+    else
+        write_gradient(static_cast<T*>(target.dx) + place, value, target.accumulate);
+}
 
 // dx of 64 rows from row0 on and 64 columns from slice0 on. `product(i)` is the i-th of `count` products.
 template <class T, class S, class GetProduct>
@@ -198,7 +216,7 @@ X2CT_DEVICE void gradient_tile(S& s, const ContrastiveTarget& target, uint64_t r
             const float free = target.scale * g[i][j / 4][j % 4];
             const float x = to_float(static_cast<const T*>(target.x)[at]);
             const float value = target.inverse ? unnormalise(free, target.scale * s.along[micro_row(i)], x, inverse) : free;
-            write_gradient(static_cast<T*>(target.dx) + at, target.factor * value, target.accumulate);
+            write_target<T>(target, at, target.factor * value);
         }
     }
     __syncthreads();  // of the next tile's alongs
@@ -219,7 +237,7 @@ X2CT_DEVICE void stored_similarities(S& s, const ContrastiveStoredParams& params
         const T* b = static_cast<const T*>(right.x);
         MicroTile c = {};
         similarity_tile(s, p.rows, p.columns, p.d, a, left.inverse_norms, b, right.inverse_norms, row0, column0, rows_aligned<T>(a, p.d) && rows_aligned<T>(b, p.d), c);
-        if (pair.gradient) store_micro(pair.h + row0 * padded + column0, padded, c);
+        if (pair.gradient) store_micro(static_cast<float*>(pair.h) + row0 * padded + column0, padded, c);
         fold_tile(s, p, scale, bias, row0, column0, c, pair.diagonal_logits);
         __syncthreads();
         const int t = int(threadIdx.x);
@@ -270,7 +288,7 @@ X2CT_DEVICE void stored_gradients_of_logits(S& s, const ContrastiveStoredParams&
         s.column[t] = match.column;
         s.diagonal[t] = match.diagonal;
         __syncthreads();
-        float* h = pair.h + row0 * padded + column0;
+        float* h = static_cast<float*>(pair.h) + row0 * padded + column0;
         MicroTile c;
         load_micro(h, padded, c);
         float row_along, column_along;
@@ -283,33 +301,17 @@ X2CT_DEVICE void stored_gradients_of_logits(S& s, const ContrastiveStoredParams&
     }
 }
 
-// The gradients of the sets that want one, and block 0: the loss, and the gradients of scale and bias.
-template <class T, class S>
-X2CT_DEVICE void stored_products(S& s, const ContrastiveStoredParams& params) {
-    using C = ContrastiveStoredConfig;
-    const ContrastiveProblem& p = params.problem;
-    const uint64_t tiles = params.tiles, padded = tiles * C::tile, slices = (p.d + C::tile - 1) / C::tile;
-    for (uint64_t item = blockIdx.x; item < params.set_count * tiles * slices; item += gridDim.x) {
-        const uint32_t set = uint32_t(item / (tiles * slices));
-        const ContrastiveSet& own = params.sets[set];
-        if (!own.dx) continue;
-        const ContrastiveTarget target{own.x, own.inverse_norms, own.dx, nullptr, p.rows, p.d, logit_scale(p), params.factor, 0};
-        gradient_tile<T>(s, target, item / slices % tiles * C::tile, item % slices * C::tile, params.pair_count, [&](uint32_t q) {
-            const ContrastiveStoredPair& pair = params.pairs[q];
-            const bool rows = pair.a == set;
-            const ContrastiveSet& other = params.sets[rows ? pair.b : pair.a];
-            const bool mine = rows || pair.b == set;
-            return ContrastiveProduct{pair.h, other.x, other.inverse_norms, rows ? pair.row_alongs : pair.column_alongs, padded, 0, p.rows,
-                                      mine ? padded : 0, padded, mine ? uint32_t(tiles) : 0, !rows};
-        });
-    }
-    if (blockIdx.x != 0) return;
+// The loss and the gradients of scale and bias, by the last block: it has the fewest products to make, if any.
+template <int Threads>
+X2CT_DEVICE void stored_totals(const ContrastiveStoredParams& params, double (&scratch)[Threads / 32]) {
+    if (blockIdx.x + 1 != gridDim.x) return;
+    const uint64_t tiles = params.tiles;
     auto total = [&](const double* partials, uint64_t each, bool all) {
         double sum = 0.0;
         for (uint32_t q = 0; q < params.pair_count; ++q)
-            for (uint64_t i = threadIdx.x; i < each; i += C::threads)
+            for (uint64_t i = threadIdx.x; i < each; i += Threads)
                 if (all || params.pairs[q].gradient) sum += (all ? double(params.pairs[q].weight) : 1.0) * partials[q * each + i];
-        return float(block_sum<C::threads>(sum, s.scratch) * params.factor);
+        return float(block_sum<Threads>(sum, scratch) * params.factor);
     };
     const float loss = total(params.loss_partials, tiles, true);
     if (threadIdx.x == 0) *params.loss = loss;
@@ -323,6 +325,28 @@ X2CT_DEVICE void stored_products(S& s, const ContrastiveStoredParams& params) {
     }
 }
 
+// The gradients of the sets that want one.
+template <class T, class S>
+X2CT_DEVICE void stored_products(S& s, const ContrastiveStoredParams& params) {
+    using C = ContrastiveStoredConfig;
+    const ContrastiveProblem& p = params.problem;
+    const uint64_t tiles = params.tiles, padded = tiles * C::tile, slices = (p.d + C::tile - 1) / C::tile;
+    for (uint64_t item = blockIdx.x; item < params.set_count * tiles * slices; item += gridDim.x) {
+        const uint32_t set = uint32_t(item / (tiles * slices));
+        const ContrastiveSet& own = params.sets[set];
+        if (!own.dx) continue;
+        const ContrastiveTarget target{own.x, own.inverse_norms, own.dx, nullptr, p.rows, p.d, logit_scale(p), params.factor, 0, ContrastiveCarry{}};
+        gradient_tile<T>(s, target, item / slices % tiles * C::tile, item % slices * C::tile, params.pair_count, [&](uint32_t q) {
+            const ContrastiveStoredPair& pair = params.pairs[q];
+            const bool rows = pair.a == set;
+            const ContrastiveSet& other = params.sets[rows ? pair.b : pair.a];
+            const bool mine = rows || pair.b == set;
+            return ContrastiveProduct{static_cast<const float*>(pair.h), other.x, other.inverse_norms, rows ? pair.row_alongs : pair.column_alongs, padded, 0, p.rows,
+                                      mine ? padded : 0, padded, mine ? uint32_t(tiles) : 0, !rows};
+        });
+    }
+}
+
 template <class T>
 X2CT_DEVICE void contrastive_stored_similarities(const ContrastiveStoredParams& params) {
     stored_similarities<T>(shared_memory<ContrastiveStoredConfig::Shared>(), params);
@@ -332,7 +356,9 @@ X2CT_DEVICE void contrastive_stored_logits_body(const ContrastiveStoredParams& p
 }
 template <class T>
 X2CT_DEVICE void contrastive_stored_products(const ContrastiveStoredParams& params) {
-    stored_products<T>(shared_memory<ContrastiveStoredConfig::Shared>(), params);
+    auto& s = shared_memory<ContrastiveStoredConfig::Shared>();
+    stored_totals<ContrastiveStoredConfig::threads>(params, s.scratch);
+    stored_products<T>(s, params);
 }
 
 // Variant 4: loss and all gradients in one launch of resident blocks.
@@ -349,6 +375,7 @@ X2CT_DEVICE void contrastive_one_launch(const ContrastiveStoredParams& params) {
     grid_sync();
     stored_gradients_of_logits(s, params);
     grid_sync();
+    stored_totals<C::threads>(params, s.scratch);
     stored_products<T>(s, params);
 }
 
@@ -358,9 +385,10 @@ struct ContrastiveBandParams {
     ContrastiveProblem problem;
     const void* x;               // [rows, d]
     const float* x_inverse_norms;
-    float* h;                    // [band, ld]: ld is the next multiple of 64 above `columns`, band a multiple of 64
-    float* row_alongs;           // [ld / 64, band]
-    float* column_alongs;        // [band / 64, ld]
+    void* h;                     // f32 [band, ld]: ld is the next multiple of a tile above `columns`, band a multiple of one;
+                                 // on tensor cores 2 T [band, ld], by tiles
+    float* row_alongs;           // [ld / tile, band]
+    float* column_alongs;        // [band / tile, ld]
     uint64_t first;              // the band's first row
     uint64_t band;
 };
@@ -385,7 +413,7 @@ X2CT_DEVICE void contrastive_band(const ContrastiveBandParams& params) {
     similarity_tile(s, p.rows, p.columns, p.d, x, params.x_inverse_norms, y, term.partner_inverse_norms, row0, column0, rows_aligned<T>(x, p.d) && rows_aligned<T>(y, p.d), c);
     float row_along, column_along;
     gradient_of_logits(s, p, scale, term.weight, row0, column0, c, &row_along, &column_along);
-    store_micro(params.h + uint64_t(blockIdx.y) * C::tile * ld + column0, ld, c);
+    store_micro(static_cast<float*>(params.h) + uint64_t(blockIdx.y) * C::tile * ld + column0, ld, c);
     params.row_alongs[blockIdx.x * params.band + blockIdx.y * C::tile + t] = row_along;
     params.column_alongs[blockIdx.y * ld + column0 + t] = column_along;
 }
@@ -398,19 +426,20 @@ struct ContrastiveProductParams {
     const float* upstream;       // one element
     void* dx;                    // [rows, d]
     float* slopes;               // [rows], or null
+    ContrastiveCarry carry;
     uint64_t rows, d;
     float scale, factor;
     uint32_t accumulate;
     uint32_t unused;
 };
-X2CT_FIELDS(ContrastiveProductParams, product, x, x_inverse_norms, scale_tensor, upstream, dx, slopes, rows, d, scale, factor, accumulate, unused)
+X2CT_FIELDS(ContrastiveProductParams, product, x, x_inverse_norms, scale_tensor, upstream, dx, slopes, carry, rows, d, scale, factor, accumulate, unused)
 
 // dx of rows 64 blockIdx.x and columns 64 blockIdx.y.
 template <class T>
 X2CT_DEVICE void contrastive_product(const ContrastiveProductParams& p) {
     using C = ContrastiveStoredConfig;
     const float scale = p.scale_tensor ? *p.scale_tensor : p.scale;
-    const ContrastiveTarget target{p.x, p.x_inverse_norms, p.dx, p.slopes, p.rows, p.d, scale, *p.upstream * p.factor, p.accumulate};
+    const ContrastiveTarget target{p.x, p.x_inverse_norms, p.dx, p.slopes, p.rows, p.d, scale, *p.upstream * p.factor, p.accumulate, p.carry};
     gradient_tile<T>(shared_memory<C::Shared>(), target, uint64_t(blockIdx.x) * C::tile, uint64_t(blockIdx.y) * C::tile, 1,
                      [&](uint32_t) { return p.product; });
 }

@@ -3,9 +3,11 @@
 use super::{DType, DevicePtr, Grid, Launcher, kernels};
 use crate::Result;
 
+mod stored;
 mod variant;
 mod wgmma;
 
+pub use stored::{band, band_product, band_tile, chain, product, stored_elements, with_gradients};
 pub use variant::{Mode, Precision, Variant};
 pub use wgmma::{check_wgmma, gradient_wgmma, pack, packed_shape};
 
@@ -192,7 +194,7 @@ kernels! {
         }
         /// A pair of such a batch; `padded` is the next multiple of 64 above n, `tiles` = padded / 64.
         ContrastiveStoredPair {
-            /// Workspace, f32 `[padded, padded]`.
+            /// Workspace, f32 `[padded, padded]`; on tensor cores twice as many elements of the sets' type.
             h: DevicePtr,
             /// Workspace, two f32 `[tiles, padded]`.
             row_partials: DevicePtr,
@@ -254,15 +256,16 @@ kernels! {
             x: DevicePtr,
             /// f32 `[rows]`, or null.
             x_inverse_norms: DevicePtr,
-            /// f32 `[band, ld]`: `ld` is the next multiple of 64 above `columns`.
+            /// f32 `[band, ld]`: `ld` is the next multiple of a [`band_tile`] above `columns`. On tensor cores two such of
+            /// the sets' type, see [`band_product`].
             h: DevicePtr,
-            /// f32 `[ld / 64, band]`: sums over a tile's columns of h times similarity.
+            /// f32 `[ld / tile, band]`: sums over a tile's columns of h times similarity.
             row_alongs: DevicePtr,
-            /// f32 `[band / 64, ld]`: the same over a tile's rows.
+            /// f32 `[band / tile, ld]`: the same over a tile's rows.
             column_alongs: DevicePtr,
             /// The band's first row.
             first: u64,
-            /// Rows of the band, a multiple of 64.
+            /// Rows of the band, a multiple of a tile.
             band: u64,
         }
         /// One product of stored gradients of logits with a partner.
@@ -290,6 +293,15 @@ kernels! {
             /// 1: the rows of the result are columns of `h`.
             transposed: u32,
         }
+        /// How a gradient that several launches add to is kept in between: in f32, whatever its own type.
+        ContrastiveCarry {
+            /// f32 `[rows, d]`, or null: nothing is carried.
+            sum: DevicePtr,
+            /// 1: it holds the shares of the launches before.
+            bring: u32,
+            /// 1: others follow, the gradient itself is left alone.
+            keep: u32,
+        }
         /// Operands of [`product`].
         ContrastiveProductParams {
             /// What is multiplied.
@@ -306,6 +318,8 @@ kernels! {
             dx: DevicePtr,
             /// f32 `[rows]`, or null: what each row adds to the gradient of the scale.
             slopes: DevicePtr,
+            /// How `dx` is kept between bands.
+            carry: ContrastiveCarry,
             /// Rows of the result.
             rows: u64,
             /// Their length.
@@ -314,6 +328,55 @@ kernels! {
             scale: f32,
             /// Of every row's loss.
             factor: f32,
+            /// 1: `dx += result`.
+            accumulate: u32,
+            /// Fills the struct.
+            unused: u32,
+        }
+        /// Operands of [`band_product`].
+        ContrastiveBandProductParams {
+            /// Elements of the sets' type: the first tile for the result's first rows.
+            h: DevicePtr,
+            /// `[partners, d]`.
+            partner: DevicePtr,
+            /// f32 `[along_count, along_stride]`: added up, the sum of h times similarity of each row of the result.
+            alongs: DevicePtr,
+            /// `[rows, d]`.
+            x: DevicePtr,
+            /// f32 `[rows]`, or null: the embeddings are used as they are.
+            x_inverse_norms: DevicePtr,
+            /// One f32 that replaces `scale`, or null.
+            scale_tensor: DevicePtr,
+            /// One f32: the gradient of the loss.
+            upstream: DevicePtr,
+            /// `[rows, d]`.
+            dx: DevicePtr,
+            /// f32 `[rows]`, or null: what each row adds to the gradient of the scale.
+            slopes: DevicePtr,
+            /// How `dx` is kept between bands.
+            carry: ContrastiveCarry,
+            /// Elements of `h` between the first tiles of two rows of tiles of the result.
+            row_stride: u64,
+            /// Elements of `h` between the tiles of such a row.
+            tile_stride: u64,
+            /// The partner of the first tile's first column.
+            first: u64,
+            /// Embeddings of the partner.
+            partners: u64,
+            /// See `alongs`.
+            along_stride: u64,
+            /// Rows of the result.
+            rows: u64,
+            /// Their length.
+            d: u64,
+            /// logit = scale * inner product + bias.
+            scale: f32,
+            /// Of every row's loss.
+            factor: f32,
+            /// Tiles of a row.
+            tiles: u32,
+            /// See `alongs`.
+            along_count: u32,
             /// 1: `dx += result`.
             accumulate: u32,
             /// Fills the struct.
@@ -384,7 +447,9 @@ kernels! {
         GRADIENT_WGMMA(ContrastiveWgmmaGradientParams) = [contrastive_gradient_wgmma_bf16];
         /// Loss and gradients of a whole batch, variant 4.
         ONE_LAUNCH(ContrastiveStoredParams) = [contrastive_one_launch_f32, contrastive_one_launch_bf16];
-        /// The same in three launches: similarities,
+        /// The same on tensor cores, variant 6.
+        ONE_LAUNCH_MMA(ContrastiveStoredParams) = [contrastive_one_launch_mma_f32, contrastive_one_launch_mma_bf16];
+        /// Variant 4 in three launches: similarities,
         STORED_SIMILARITIES(ContrastiveStoredParams) =
             [contrastive_stored_similarities_f32, contrastive_stored_similarities_bf16];
         /// gradients of the logits,
@@ -396,6 +461,11 @@ kernels! {
         BAND(ContrastiveBandParams) = [contrastive_band_f32, contrastive_band_bf16];
         /// Stored gradients of logits times a set.
         PRODUCT(ContrastiveProductParams) = [contrastive_product_f32, contrastive_product_bf16];
+        /// Gradients of a band of logits on tensor cores.
+        BAND_MMA(ContrastiveBandParams) = [contrastive_band_mma_f32, contrastive_band_mma_bf16];
+        /// Those times a set.
+        BAND_PRODUCT_MMA(ContrastiveBandProductParams) =
+            [contrastive_band_product_mma_f32, contrastive_band_product_mma_bf16];
         /// Gradients of an input, times that of the loss.
         CHAIN(ContrastiveChainParams) = [contrastive_chain_f32, contrastive_chain_bf16];
         /// Gradient of the scale, or of the bias.
@@ -506,66 +576,4 @@ pub unsafe fn gradient(
 /// The pointers that are not optional hold what [`ContrastiveScaleParams`] documents until the launch has completed.
 pub unsafe fn scale_gradient(launcher: &dyn Launcher, params: &ContrastiveScaleParams) -> Result<()> {
     unsafe { SCALE.launch_only(launcher, Grid([1, 1, 1]), params) }
-}
-
-/// Loss and gradients of a whole batch: one cooperative launch where `one_launch`, otherwise three and one a set for norms.
-///
-/// # Safety
-/// Every pointer that the parameter structs do not call optional holds what they document until the launches have completed.
-pub unsafe fn with_gradients(
-    launcher: &dyn Launcher,
-    one_launch: bool,
-    dtype: DType,
-    params: &ContrastiveStoredParams,
-) -> Result<()> {
-    let (n, d, tiles) = (params.problem.rows as usize, params.problem.d as usize, params.tiles as usize);
-    let config = launcher.config(ONE_LAUNCH.of(dtype))?;
-    let slices = d.div_ceil(config.tile[1] as usize);
-    let logits = params.pair_count as usize * tiles * tiles;
-    let products = params.set_count as usize * tiles * slices;
-    if one_launch {
-        let properties = launcher.properties();
-        let fit = properties.shared_bytes_per_block / config.shared_bytes;
-        let resident = properties.multiprocessors * fit.clamp(1, config.min_blocks);
-        let grid = Grid::covering(logits.max(products).min(resident as usize), 1);
-        return unsafe { ONE_LAUNCH.launch(launcher, dtype, grid, params) };
-    }
-    for set in &params.sets[..params.set_count as usize] {
-        if set.inverse_norms != DevicePtr::NULL {
-            unsafe { norms(launcher, dtype, set.x, set.inverse_norms, n, d)? };
-        }
-    }
-    unsafe {
-        STORED_SIMILARITIES.launch(launcher, dtype, Grid::covering(logits, 1), params)?;
-        STORED_LOGITS.launch_only(launcher, Grid::covering(logits, 1), params)?;
-        STORED_PRODUCTS.launch(launcher, dtype, Grid::covering(products, 1), params)
-    }
-}
-
-/// The gradients of `params.band` rows of logits, or of what is left of them.
-///
-/// # Safety
-/// Every pointer that the parameter struct does not call optional holds what it documents until the launch has completed.
-pub unsafe fn band(launcher: &dyn Launcher, dtype: DType, params: &ContrastiveBandParams) -> Result<()> {
-    let left = (params.problem.rows - params.first).min(params.band) as usize;
-    let columns = (params.problem.columns as usize).div_ceil(STORED_TILE) as u32;
-    unsafe { BAND.launch(launcher, dtype, Grid([columns, left.div_ceil(STORED_TILE) as u32, 1]), params) }
-}
-
-/// `dx` (+)= stored gradients of logits times the partner, brought back to embeddings as they were given.
-///
-/// # Safety
-/// As for [`band`].
-pub unsafe fn product(launcher: &dyn Launcher, dtype: DType, params: &ContrastiveProductParams) -> Result<()> {
-    let tiles = |n: u64| (n as usize).div_ceil(STORED_TILE) as u32;
-    unsafe { PRODUCT.launch(launcher, dtype, Grid([tiles(params.rows), tiles(params.d), 1]), params) }
-}
-
-/// `dx` (+)= `upstream * gradient`.
-///
-/// # Safety
-/// `gradient` and `dx` hold `n` elements of `dtype`, `upstream` one f32, until the launch has completed.
-pub unsafe fn chain(launcher: &dyn Launcher, dtype: DType, params: &ContrastiveChainParams) -> Result<()> {
-    let each = launcher.config(CHAIN.of(dtype))?.tile[0] as usize;
-    unsafe { CHAIN.launch(launcher, dtype, Grid::covering(params.n as usize, each), params) }
 }

@@ -47,6 +47,13 @@ pub fn round_bf16(data: &[f32]) -> Vec<f32> {
     data.iter().map(|&x| half::bf16::from_f32(x).to_f32()).collect()
 }
 
+/// Rows of `d` values divided by their norms, and the norms, in f64. As in PyTorch's F.normalize, a norm is at least 1e-12.
+pub fn normalised_rows(x: &[f32], d: usize) -> (Vec<f64>, Vec<f64>) {
+    let norm = |row: &[f32]| row.iter().map(|&v| (v as f64).powi(2)).sum::<f64>().sqrt().max(1e-12);
+    let norms: Vec<f64> = x.chunks(d).map(norm).collect();
+    (x.iter().enumerate().map(|(i, &v)| v as f64 / norms[i / d]).collect(), norms)
+}
+
 /// ||got - want|| / ||want||.
 pub fn relative_l2(got: &[f32], want: &[f64]) -> f64 {
     assert_eq!(got.len(), want.len(), "lengths differ");

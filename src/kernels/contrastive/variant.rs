@@ -39,6 +39,8 @@ pub enum Variant {
     TensorCores,
     /// As `Tiled`; where a batch's gradients are made together with its loss, all of it is one cooperative launch.
     OneLaunch,
+    /// As `TensorCores`; where a batch's gradients are made together with its loss, all of it is one cooperative launch.
+    OneLaunchTensorCores,
     /// bf16 embeddings by compute capability 9.0's own instructions (wgmma, bulk copies), from a copy of the embeddings that
     /// is laid out for them; normalised embeddings may have any norms. Not on other GPUs. f32 embeddings: as `TensorCores`.
     Hopper,
@@ -46,15 +48,31 @@ pub enum Variant {
 
 impl Variant {
     /// Every variant.
-    pub const ALL: [Variant; 5] =
-        [Variant::Naive, Variant::Tiled, Variant::TensorCores, Variant::OneLaunch, Variant::Hopper];
+    pub const ALL: [Variant; 6] = [
+        Variant::Naive,
+        Variant::Tiled,
+        Variant::TensorCores,
+        Variant::OneLaunch,
+        Variant::OneLaunchTensorCores,
+        Variant::Hopper,
+    ];
+
+    /// Whether products are made on tensor cores.
+    pub fn tensor_cores(self) -> bool {
+        matches!(self, Variant::TensorCores | Variant::OneLaunchTensorCores | Variant::Hopper)
+    }
+
+    /// Whether a small batch keeps its similarities where its gradients are made together with its loss.
+    pub fn stores(self) -> bool {
+        matches!(self, Variant::Tiled | Variant::OneLaunch | Variant::OneLaunchTensorCores)
+    }
 
     /// What this variant multiplies embeddings of a storage type in.
     pub fn precision(self, dtype: DType) -> Precision {
-        match (self, dtype) {
-            (Variant::TensorCores | Variant::Hopper, DType::F32) => Precision::Tf32,
-            (Variant::TensorCores | Variant::Hopper, DType::Bf16) => Precision::Bf16,
-            _ => Precision::F32,
+        match (self.tensor_cores(), dtype) {
+            (true, DType::F32) => Precision::Tf32,
+            (true, DType::Bf16) => Precision::Bf16,
+            (false, _) => Precision::F32,
         }
     }
 
@@ -69,7 +87,7 @@ impl Variant {
             Variant::Naive => NAIVE.of(dtype),
             Variant::Tiled | Variant::OneLaunch => TILED.of(dtype),
             Variant::Hopper if self.packs(dtype) => WGMMA.entry(),
-            Variant::TensorCores | Variant::Hopper => MMA.of(dtype),
+            Variant::TensorCores | Variant::OneLaunchTensorCores | Variant::Hopper => MMA.of(dtype),
         }
     }
 
@@ -78,7 +96,7 @@ impl Variant {
         match self {
             Variant::Naive => &GRADIENT_NAIVE,
             Variant::Tiled | Variant::OneLaunch => &GRADIENT_TILED,
-            Variant::TensorCores | Variant::Hopper => &GRADIENT_MMA,
+            Variant::TensorCores | Variant::OneLaunchTensorCores | Variant::Hopper => &GRADIENT_MMA,
         }
     }
 }

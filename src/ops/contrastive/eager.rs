@@ -4,7 +4,7 @@ use super::{Contrastive, pass};
 use crate::autograd::{Gradients, Op, Tape, Var};
 use crate::kernels::contrastive::{
     self as kernel, ContrastiveChainParams, ContrastiveSet, ContrastiveStoredPair, ContrastiveStoredParams, MAX_PAIRS,
-    MAX_SETS, STORED_TILE, Variant,
+    MAX_SETS, STORED_TILE,
 };
 use crate::kernels::{DType, DevicePtr, Write};
 use crate::tensor::Tensor;
@@ -15,9 +15,9 @@ pub const MAX_STORED: usize = 1024;
 
 impl Contrastive {
     /// The loss, and the gradient of it by every input with `wanted`, as new tensors. This is the form for a caller that
-    /// knows what it wants before it asks: up to [`MAX_STORED`] items of at most four sets and pairs (f32 arithmetic), nothing
-    /// is computed twice, and [`Variant::OneLaunch`] makes it one cooperative launch; beyond that it is
-    /// [`Contrastive::forward`] followed by [`Contrastive::backward`].
+    /// knows what it wants before it asks: up to [`MAX_STORED`] items of at most four sets and pairs, nothing is computed twice,
+    /// and [`super::Variant::OneLaunch`] and [`super::Variant::OneLaunchTensorCores`] make it one cooperative launch; beyond that, and for the
+    /// other variants but [`super::Variant::Tiled`], it is [`Contrastive::forward`] followed by [`Contrastive::backward`].
     pub fn with_gradients(&self, inputs: &[&Tensor], wanted: &[bool]) -> Result<(Tensor, Vec<Option<Tensor>>)> {
         let [n, _] = self.check(inputs)?;
         if wanted.len() != inputs.len() {
@@ -54,10 +54,7 @@ impl Contrastive {
     }
 
     fn is_stored(&self, n: usize) -> bool {
-        matches!(self.variant, Variant::Tiled | Variant::OneLaunch)
-            && n <= MAX_STORED
-            && self.sets <= MAX_SETS
-            && self.active().len() <= MAX_PAIRS
+        self.variant.stores() && n <= MAX_STORED && self.sets <= MAX_SETS && self.active().len() <= MAX_PAIRS
     }
 
     fn stored(&self, inputs: &[&Tensor], gradients: &[Option<Tensor>]) -> Result<Tensor> {
@@ -88,7 +85,7 @@ impl Contrastive {
                 let wanted = gradients[a].is_some() || gradients[b].is_some() || gradient(scale).is_some();
                 let stored = if wanted { padded } else { 0 };
                 Ok(ContrastiveStoredPair {
-                    h: work(&[stored, padded], "gradients of logits")?,
+                    h: work(&[kernel::stored_elements(self.variant, dtype, stored)], "gradients of logits")?,
                     row_partials: work(&[tiles, padded, 2], "partial sums of rows")?,
                     column_partials: work(&[tiles, padded, 2], "partial sums of columns")?,
                     row_alongs: work(&[stored / STORED_TILE, padded], "projections of rows")?,
@@ -118,9 +115,8 @@ impl Contrastive {
             pair_count: active.len() as u32,
             unused: 0,
         };
-        let one_launch = self.variant == Variant::OneLaunch;
         // Safety: every pointer is null where that is allowed, or to a live tensor of the documented extent; partials are f64.
-        unsafe { kernel::with_gradients(device.launcher(), one_launch, dtype, &params)? };
+        unsafe { kernel::with_gradients(device.launcher(), self.variant, dtype, &params)? };
         for (set, gradient) in gradients.iter().take(self.sets).enumerate() {
             let idle = !active.iter().any(|pair| pair.0 == set || pair.1 == set);
             if let Some(dx) = gradient.as_ref().filter(|_| idle) {

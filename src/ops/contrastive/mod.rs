@@ -10,11 +10,13 @@
 //! PyTorch's `F.normalize` does.
 //!
 //! Cost, with U = 2 n^2 d operations: a pair's logits U forward; backward U for the logits again, once for both sets of a pair
-//! in f32 arithmetic and once for each set on tensor cores, and U for each gradient. Up to [`MAX_STORED`] items, a loss that is
-//! asked for together with its gradients ([`Contrastive::apply`], [`Contrastive::with_gradients`]) keeps its logits: U forward
-//! and U a gradient. What is frozen costs nothing. Memory beyond inputs and gradients: at most 75 f32 an embedding and pair, of
-//! which 5 live until the backward pass, and where both sets of a pair get a gradient a band of logits as large as a quarter
-//! of one set (or a MiB). [`Variant::Hopper`] keeps a copy of bf16 sets from the forward to the backward pass.
+//! (once for each beyond 10,880 items on tensor cores, and by [`Variant::Hopper`]'s own kernels), and U for each gradient. Up to
+//! [`MAX_STORED`] items, a loss that is asked for together with its gradients ([`Contrastive::apply`],
+//! [`Contrastive::with_gradients`]) keeps its logits: U forward and U a gradient. What is frozen costs nothing. Memory beyond
+//! inputs and gradients: at most 75 f32 an embedding and pair, of which 5 live until the backward pass; where both sets of a
+//! pair get a gradient, a band of logits as large as a quarter of one set or a MiB (on tensor cores at most 32 MiB of bf16, 64
+//! of f32), and where that is not all of them and the gradients are bf16, one set in f32. [`Variant::Hopper`] keeps a copy of
+//! bf16 sets from the forward to the backward pass.
 
 use crate::autograd::{Gradients, Op};
 pub use crate::kernels::contrastive::{Precision, Variant};
@@ -22,6 +24,7 @@ use crate::kernels::{DType, Write};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
+mod bands;
 mod eager;
 mod ids;
 mod losses;

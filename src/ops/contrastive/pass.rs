@@ -5,9 +5,8 @@ use super::{Contrastive, Objective, Scale};
 use crate::Result;
 use crate::device::Device;
 use crate::kernels::contrastive::{
-    self as kernel, ContrastiveBandParams, ContrastiveForwardParams, ContrastiveGradientParams, ContrastivePair,
-    ContrastiveProblem, ContrastiveProduct, ContrastiveProductParams, ContrastiveScaleParams, ContrastiveTerm,
-    ContrastiveWgmmaGradientParams, MAX_BOUNDED_SCALE, MAX_PAIRS, Mode, STORED_TILE, Variant,
+    self as kernel, ContrastiveForwardParams, ContrastiveGradientParams, ContrastivePair, ContrastiveProblem,
+    ContrastiveScaleParams, ContrastiveTerm, ContrastiveWgmmaGradientParams, MAX_BOUNDED_SCALE, MAX_PAIRS, Mode,
 };
 use crate::kernels::{DType, DevicePtr, Write};
 use crate::tensor::Tensor;
@@ -46,7 +45,7 @@ pub(super) struct Sums {
 }
 
 /// The address of element `index`.
-fn at(tensor: &Tensor, index: usize) -> DevicePtr {
+pub(super) fn at(tensor: &Tensor, index: usize) -> DevicePtr {
     tensor.ptr().offset(index * tensor.dtype().size())
 }
 
@@ -135,16 +134,16 @@ impl Context {
         Ok([all, Packed::new(x, rows, norms, self.rows, d)?])
     }
 
-    fn device(&self) -> &Device {
+    pub(super) fn device(&self) -> &Device {
         self.sets[0].device()
     }
 
     /// Items of the whole batch, and their length.
-    fn extent(&self) -> (usize, usize) {
+    pub(super) fn extent(&self) -> (usize, usize) {
         (self.sets[0].shape()[0], self.sets[0].shape()[1])
     }
 
-    fn inverse_norms(&self, set: usize) -> DevicePtr {
+    pub(super) fn inverse_norms(&self, set: usize) -> DevicePtr {
         self.inverse_norms.as_ref().map_or(DevicePtr::NULL, |t| at(t, set * self.extent().0))
     }
 
@@ -171,7 +170,7 @@ impl Context {
         (at(&self.sets[set], self.offset * self.extent().1), norms)
     }
 
-    fn problem(&self, loss: &Contrastive) -> ContrastiveProblem {
+    pub(super) fn problem(&self, loss: &Contrastive) -> ContrastiveProblem {
         ContrastiveProblem {
             scale_tensor: pointer(self.scale.as_ref()),
             bias_tensor: pointer(self.bias.as_ref()),
@@ -301,7 +300,7 @@ impl Context {
         let mut sets: Vec<_> = (0..loss.sets).map(|set| wanted.get(set).cloned().flatten()).collect();
         let mut pairs: Vec<(usize, (usize, usize, f32))> = loss.active().into_iter().enumerate().collect();
         // A pair whose both sets want a gradient: its logits are recomputed once for both.
-        if let Some(band) = self.band(loss) {
+        if let Some(band) = self.band(loss)? {
             for (q, pair) in std::mem::take(&mut pairs) {
                 if sets[pair.0].is_some() && sets[pair.1].is_some() {
                     self.pair_gradients(loss, upstream, q, pair, band, &mut sets, dscale.as_mut())?;
@@ -384,7 +383,7 @@ impl Context {
     }
 
     /// The gradient of the scale gets the sum of `slopes`.
-    fn add_slopes(&self, slopes: &Tensor, dscale: &Tensor, write: &mut Write) -> Result<()> {
+    pub(super) fn add_slopes(&self, slopes: &Tensor, dscale: &Tensor, write: &mut Write) -> Result<()> {
         let params = ContrastiveScaleParams {
             slopes: slopes.ptr(),
             upstream: DevicePtr::NULL,
@@ -402,7 +401,7 @@ impl Context {
     }
 
     /// A pair seen from one of its sets.
-    fn term(&self, set: usize, q: usize, (a, b, weight): (usize, usize, f32)) -> ContrastiveTerm {
+    pub(super) fn term(&self, set: usize, q: usize, (a, b, weight): (usize, usize, f32)) -> ContrastiveTerm {
         let (n, rows) = (self.extent().0, self.rows);
         let (partner, own, other) = if a == set { (b, 0, 2) } else { (a, 2, 0) };
         ContrastiveTerm {
@@ -413,122 +412,6 @@ impl Context {
             diagonal: at(&self.diagonal, q * rows),
             weight,
             unused: 0,
-        }
-    }
-
-    /// Rows of logits whose gradients are stored at a time, where that is worth it: variant 2 in f32 (sums over bands are
-    /// kept in the gradient itself), a whole batch, and a band of a quarter of one set's size or of a megabyte.
-    fn band(&self, loss: &Contrastive) -> Option<usize> {
-        let (n, d) = self.extent();
-        let tiled = matches!(loss.variant, Variant::Tiled | Variant::OneLaunch);
-        if !tiled || self.sets[0].dtype() != DType::F32 || self.rows != n {
-            return None;
-        }
-        let ld = n.next_multiple_of(STORED_TILE);
-        let rows = (n * d / 4).max(1 << 18) / ld / STORED_TILE * STORED_TILE;
-        (rows > 0).then_some(rows.min(ld))
-    }
-
-    /// The gradients of both sets of a pair, and its share of the scale's, band by band.
-    #[allow(clippy::too_many_arguments)] // a launch is its operands
-    fn pair_gradients(
-        &self,
-        loss: &Contrastive,
-        upstream: &Tensor,
-        q: usize,
-        pair: (usize, usize, f32),
-        band: usize,
-        wanted: &mut [Option<(Tensor, Write)>],
-        dscale: Option<&mut (Tensor, Write)>,
-    ) -> Result<()> {
-        let (device, launcher, dtype) = (self.device(), self.device().launcher(), self.sets[0].dtype());
-        let (n, d) = self.extent();
-        let (a, b, _) = pair;
-        let ld = n.next_multiple_of(STORED_TILE);
-        let f32s = |shape: &[usize], what| Tensor::empty(device, shape, DType::F32, what);
-        let h = f32s(&[band, ld], "gradients of a band of logits")?;
-        let row_alongs = f32s(&[ld / STORED_TILE, band], "projections of rows")?;
-        let column_alongs = f32s(&[band / STORED_TILE, ld], "projections of columns")?;
-        let slopes = dscale.is_some().then(|| f32s(&[n], "slopes")).transpose()?;
-        let problem = self.problem(loss);
-        let product =
-            |set: usize, partner: usize, first: usize, transposed: bool, rows: usize| ContrastiveProductParams {
-                product: ContrastiveProduct {
-                    h: h.ptr(),
-                    partner: self.sets[partner].ptr(),
-                    partner_inverse_norms: self.inverse_norms(partner),
-                    alongs: if transposed { column_alongs.ptr() } else { row_alongs.ptr() },
-                    ld: ld as u64,
-                    first: if transposed { first as u64 } else { 0 },
-                    partners: n as u64,
-                    inner: if transposed { band.min(ld - first) as u64 } else { ld as u64 },
-                    along_stride: if transposed { ld as u64 } else { band as u64 },
-                    along_count: if transposed { band.min(ld - first) / STORED_TILE } else { ld / STORED_TILE } as u32,
-                    transposed: transposed as u32,
-                },
-                x: self.sets[set].ptr(),
-                x_inverse_norms: self.inverse_norms(set),
-                scale_tensor: problem.scale_tensor,
-                upstream: upstream.ptr(),
-                dx: DevicePtr::NULL,
-                slopes: DevicePtr::NULL,
-                rows: rows as u64,
-                d: d as u64,
-                scale: problem.scale,
-                factor: loss.factor(n),
-                accumulate: 0,
-                unused: 0,
-            };
-        for set in [a, b] {
-            if let Some((dx, _)) = &wanted[set] {
-                dx.expect("gradient of the embeddings", device, [n, d], dtype)?;
-            }
-        }
-        for first in (0..n).step_by(band) {
-            let params = ContrastiveBandParams {
-                term: self.term(a, q, pair),
-                problem,
-                x: self.sets[a].ptr(),
-                x_inverse_norms: self.inverse_norms(a),
-                h: h.ptr(),
-                row_alongs: row_alongs.ptr(),
-                column_alongs: column_alongs.ptr(),
-                first: first as u64,
-                band: band as u64,
-            };
-            // Safety: every pointer is null where that is allowed, or to a live tensor of the documented extent.
-            unsafe { kernel::band(launcher, dtype, &params)? };
-            if let Some((dx, write)) = &wanted[a] {
-                let whole = product(a, b, first, false, band.min(n - first));
-                let norms = whole.x_inverse_norms;
-                let params = ContrastiveProductParams {
-                    x: at(&self.sets[a], first * d),
-                    x_inverse_norms: if norms == DevicePtr::NULL { norms } else { norms.offset(first * 4) },
-                    dx: at(dx, first * d),
-                    slopes: slopes.as_ref().map_or(DevicePtr::NULL, |slopes| at(slopes, first)),
-                    accumulate: write.flag(),
-                    ..whole
-                };
-                // Safety: as above; the band's rows of x, of its norms, of dx and of the slopes.
-                unsafe { kernel::product(launcher, dtype, &params)? };
-            }
-            if let Some((dx, write)) = &mut wanted[b] {
-                let params = ContrastiveProductParams {
-                    dx: dx.ptr(),
-                    accumulate: write.flag(),
-                    ..product(b, a, first, true, n)
-                };
-                // Safety: as above.
-                unsafe { kernel::product(launcher, dtype, &params)? };
-                *write = Write::Accumulate;
-            }
-        }
-        if let Some((_, write)) = &mut wanted[a] {
-            *write = Write::Accumulate;
-        }
-        match (slopes, dscale) {
-            (Some(slopes), Some((dscale, write))) => self.add_slopes(&slopes, dscale, write),
-            _ => Ok(()),
         }
     }
 

@@ -7,24 +7,28 @@ use x2ct::check::Case;
 use super::*;
 
 /// The reference, with the gradients of a few rows only: O(n^2 d) where the whole would take hours.
-struct Sampled {
-    loss: f64,
+pub(super) struct Sampled {
+    pub(super) loss: f64,
     /// (set, row, gradient)
     rows: Vec<(usize, usize, Vec<f64>)>,
 }
 
+impl Sampled {
+    /// Relative L2 distance of the gradients from the rows that are here.
+    pub(super) fn distance(&self, gradients: &[Vec<f32>]) -> f64 {
+        let (mut got, mut want) = (Vec::new(), Vec::new());
+        for (set, i, row) in &self.rows {
+            got.extend_from_slice(&gradients[*set][i * row.len()..(i + 1) * row.len()]);
+            want.extend_from_slice(row);
+        }
+        relative_l2(&got, &want)
+    }
+}
+
 /// Loss of InfoNCE over normalised embeddings, and its gradient in `rows` of both sets. Sums leave the match out.
-fn sampled(scale: f64, sets: &[Vec<f32>], n: usize, rows: &[usize]) -> Sampled {
+pub(super) fn sampled(scale: f64, sets: &[Vec<f32>], n: usize, rows: &[usize]) -> Sampled {
     let d = sets[0].len() / n;
-    let norms: Vec<Vec<f64>> = sets
-        .iter()
-        .map(|x| x.chunks(d).map(|row| row.iter().map(|&v| (v as f64).powi(2)).sum::<f64>().sqrt()).collect())
-        .collect();
-    let unit: Vec<Vec<f64>> = sets
-        .iter()
-        .zip(&norms)
-        .map(|(x, m)| x.iter().enumerate().map(|(i, &v)| v as f64 / m[i / d]).collect())
-        .collect();
+    let (unit, norms): (Vec<_>, Vec<_>) = sets.iter().map(|x| normalised_rows(x, d)).unzip();
     let row = |set: usize, i: usize| &unit[set][i * d..(i + 1) * d];
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
     // exp(l - scale): bounded, and large enough for every scale here.
@@ -69,14 +73,7 @@ fn accuracy(n: usize, d: usize, scale: f32) {
     let want = sampled(scale as f64, &sets, n, &rows);
     let (value, gradients, _) = run(&Device::host(), DType::F32, &pair(Scale::Fixed(scale)), scale, &sets, n);
     let error = relative(value, want.loss);
-    let (mut difference, mut size) = (0.0, 0.0);
-    for (set, i, want) in &want.rows {
-        for (got, want) in gradients[*set][i * d..(i + 1) * d].iter().zip(want) {
-            difference += (*got as f64 - want).powi(2);
-            size += want * want;
-        }
-    }
-    let gradient = (difference / size).sqrt();
+    let gradient = want.distance(&gradients);
     println!(
         "n {n:6} d {d:4} scale {scale:6.2}: loss {error:.1e}, gradients {gradient:.1e} ({} rows)",
         want.rows.len()

@@ -3,13 +3,14 @@ use x2ct::device::{Device, ThreadOrder};
 use x2ct::ops::contrastive::{Contrastive, InfoNce, Objective, Reduction, Scale, TriModal, Variant};
 use x2ct::tensor::{DType, Tensor};
 
-use crate::support::{assert_close, devices, host, normal, relative_l2, round_bf16};
+use crate::support::{assert_close, devices, host, normal, normalised_rows, relative_l2, round_bf16};
 
 mod figures;
 mod hopper;
 mod sharded;
 mod sigmoid;
 mod stored;
+mod tensor_cores;
 
 /// Loss, gradient of every set, and gradients of scale and bias, in f64.
 struct Reference {
@@ -26,18 +27,9 @@ fn reference(loss: &Contrastive, scale: f64, sets: &[Vec<f32>], n: usize) -> Ref
     let counts = |i: usize, j: usize| i == j || ids[i] != ids[j];
     let d = sets[0].len() / n;
     let factor = if loss.reduction == Reduction::Mean { 1.0 / n as f64 } else { 1.0 };
-    let norms: Vec<Vec<f64>> = sets
-        .iter()
-        .map(|x| {
-            let norm = |row: &[f32]| row.iter().map(|&v| (v as f64).powi(2)).sum::<f64>().sqrt().max(1e-12);
-            x.chunks(d).map(|row| if loss.normalize { norm(row) } else { 1.0 }).collect()
-        })
-        .collect();
-    let unit: Vec<Vec<f64>> = sets
-        .iter()
-        .zip(&norms)
-        .map(|(x, m)| x.iter().enumerate().map(|(i, &v)| v as f64 / m[i / d]).collect())
-        .collect();
+    let as_given = |x: &Vec<f32>| (x.iter().map(|&v| v as f64).collect(), vec![1.0; n]);
+    let (unit, norms): (Vec<Vec<f64>>, Vec<Vec<f64>>) =
+        sets.iter().map(|x| if loss.normalize { normalised_rows(x, d) } else { as_given(x) }).unzip();
     let mut out = Reference { loss: 0.0, sets: vec![vec![0.0; n * d]; sets.len()], scale: 0.0, bias: 0.0 };
     for &(a, b, weight) in &loss.pairs {
         let row = |set: usize, i: usize| &unit[set][i * d..(i + 1) * d];
