@@ -16,9 +16,15 @@
 //
 // Bytes, A = those of x, B = those of y: forward 2 A + B in training (else A + B), backward 2 (A + B) + A for dx: what is in
 // between stays in the L2 cache. z is f32; columns, weights and dz are as x.
+//
+// Variants: 1. naive (decomp_conv_naive.cuh). 2. chunks, as above. 3. direct (decomp_dense_mma.cuh: bf16, k = 3, stride 1, at
+//           most 64 input channels; decomp_dense_stem.cuh: one input channel, k = 7): both forward passes without columns, z in
+//           registers; backward by chunks.
 // Test: cargo test --release ops::decomp_conv     Time: x2ct bench decomp_conv
 #include "common/common.h"
+#include "common/reduce.h"
 #include "decomp_conv_common.cuh"
+#include "gemm_tile.cuh"
 
 // Operands of every phase; those a phase does not use are null.
 struct DecompDenseParams {
@@ -40,6 +46,7 @@ struct DecompDenseParams {
     const float* shift;        // [O]
     const float* coefficients; // [O, 3, 3]: alpha, beta, delta
     double* partial;           // sums of blocks, as decomp_conv.cu finishes them
+    double* window_sums;       // of the first layer: [blocks, 3, 35]
     uint64_t batch;            // N
     uint64_t first;            // plane of the chunk, n E1 + e1
     uint64_t gather;           // first plane whose part of dx is written
@@ -59,10 +66,13 @@ struct DecompDenseParams {
     uint32_t gelu;             // 1: the activation is GELU
     uint32_t vector;           // 1: planes are multiples of four voxels, tensors aligned to vectors of four
     uint32_t accumulate;       // bit i: add to the gradient of input i (x, w: 0, 1-3)
+    uint32_t tiles[3];         // of variant 3, along each axis
+    uint32_t blocks;           // of a summing pass of variant 3
+    uint32_t aligned;          // 1: I is a multiple of eight
 };
 X2CT_FIELDS(DecompDenseParams, x, g, y, dx, columns, before, z, dz, w, matrices, folded, products, dw, mean, scale, shift, coefficients,
-            partial, batch, first, gather, in_channels, out_channels, in_size, out_size, kernel, stride, planes, planes_before,
-            gathers, taps, span, block, branches, gelu, vector, accumulate)
+            partial, window_sums, batch, first, gather, in_channels, out_channels, in_size, out_size, kernel, stride, planes, planes_before,
+            gathers, taps, span, block, branches, gelu, vector, accumulate, tiles, blocks, aligned)
 
 X2CT_DEVICE uint64_t in_voxels(const DecompDenseParams& p) { return uint64_t(p.in_size[0]) * p.in_size[1] * p.in_size[2]; }
 X2CT_DEVICE uint64_t plane_voxels(const DecompDenseParams& p) { return uint64_t(p.out_size[1]) * p.out_size[2]; }
@@ -395,3 +405,6 @@ X2CT_KERNEL(decomp_dense_branch_gradient_f32, DecompDenseParams, ChunkConfig, de
 X2CT_KERNEL(decomp_dense_branch_gradient_bf16, DecompDenseParams, ChunkConfig, dense_branch_gradient<bf16>)
 X2CT_KERNEL(decomp_dense_input_gradient_f32, DecompDenseParams, DenseGatherConfig, dense_input_gradient<float>)
 X2CT_KERNEL(decomp_dense_input_gradient_bf16, DecompDenseParams, DenseGatherConfig, dense_input_gradient<bf16>)
+
+#include "decomp_dense_mma.cuh"
+#include "decomp_dense_stem.cuh"

@@ -8,7 +8,7 @@ use crate::device::Device;
 use crate::ops::attention::Attention;
 use crate::ops::contrastive::{InfoNce, Reduction, Scale, SigLip, TriModal};
 use crate::ops::conv2d::Conv2d;
-use crate::ops::decomp_conv::{DecompConv, Groups, Norm};
+use crate::ops::decomp_conv::{Activation, DecompConv, Groups, Norm};
 use crate::ops::depthwise_conv3d::DepthwiseConv3d;
 use crate::ops::gemm::{Linear, MatMul, Method};
 use crate::ops::norm::{BatchNorm, L2Normalize, LayerNorm, Mode, RunningStats};
@@ -183,6 +183,9 @@ impl Runner<'_> {
                 momentum: self.case.attr("momentum", Some(0.1))?,
                 ..Norm::new(mode, [of(0)?, of(1)?, of(2)?])
             });
+        }
+        if self.case.attr("gelu", Some(false))? {
+            op.activation = Activation::Gelu;
         }
         let mut names = vec!["in.x".to_string()];
         names.extend((1..=3).map(|axis| format!("w.c{axis}.0.weight")));

@@ -6,6 +6,7 @@ mod contrastive;
 mod conv2d;
 mod decomp_conv;
 mod decomp_conv_traffic;
+mod decomp_conv_dense;
 mod depthwise_conv3d;
 mod drr;
 mod gemm;

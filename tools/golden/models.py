@@ -54,18 +54,23 @@ def decomp_conv():
         ("dense_k3_eval", (1, 6, 5, 7, 3), 9, 3, 1, 1, "eval", True, True),
         ("dense_k5_nobias_nonorm", (2, 3, 4, 5, 6), 4, 5, 1, 1, "eval", False, False),
         ("depthwise_k1_eval", (2, 2, 3, 1, 5), 2, 1, 1, 2, "eval", True, True),
+        ("dense_k3_gelu_odd_train", (2, 5, 7, 5, 11), 7, 3, 1, 1, "train", True, True, True),
+        ("dense_k7s4_odd_eval", (2, 1, 9, 18, 13), 6, 7, 4, 1, "eval", True, True),
     ]
-    for suffix, shape, cout, kernel, stride, groups, mode, bias, norm in runs:
+    for suffix, shape, cout, kernel, stride, groups, mode, bias, norm, *gelu in runs:
         name = f"decomp_conv_{suffix}"
         draw = Draw(name)
         x = draw.normal(*shape, mean=0.5)
         weights, buffers = decomposed_weights(draw, "", shape[1], cout, kernel, groups, bias, norm)
 
-        def forward(i, w, b, kernel=kernel, stride=stride, groups=groups, training=mode == "train", norm=norm):
-            return {"y": decomposed(i["x"], w, b, "", kernel, stride, groups, training, norm)}
+        def forward(i, w, b, kernel=kernel, stride=stride, groups=groups, training=mode == "train", norm=norm, gelu=gelu):
+            y = decomposed(i["x"], w, b, "", kernel, stride, groups, training, norm)
+            return {"y": F.gelu(y) if gelu else y}
 
         attrs = {"kernel": kernel, "stride": stride, "groups": groups, "norm": norm, "bias": bias, "eps": 1e-5,
                  "momentum": 0.1, "axes": "c1 along the first spatial axis, c2 the second, c3 the third"}
+        if gelu:
+            attrs["gelu"] = True
         yield build(name, "decomp_conv", forward, {"x": x}, weights=weights, buffers=buffers, attrs=attrs, mode=mode,
                     tol=NORMED, source="torch conv3d and batch_norm, f64")
 

@@ -6,9 +6,99 @@ use crate::Result;
 use crate::device::Device;
 use crate::kernels::decomp_conv::{self as kernel, DecompConvParams, DecompConvShape, NormKind};
 use crate::kernels::decomp_dense::{self as dense, Chunks, DecompDenseParams};
+use crate::kernels::decomp_dense::direct::{self, Direct};
 use crate::kernels::{DType, DevicePtr, Write};
-use crate::ops::gemm::{Method, Operand, product_into};
+use crate::ops::gemm::{Backend, Method, Operand, product_into};
 use crate::tensor::Tensor;
+
+/// How the passes run.
+#[derive(Clone, Copy)]
+pub(super) struct How {
+    /// The products of chunks; ours also asks for the direct kernels where there are some.
+    pub method: Method,
+    /// Planes of a chunk; `None` takes what fits the caches.
+    pub planes: Option<usize>,
+}
+
+/// The operands that every pass shares, and the weights in the columns' order, `[3, O, k I]`.
+fn prepare(shape: &DecompConvShape, inputs: &Inputs, outer: &DecompConvParams) -> Result<(DecompDenseParams, Tensor)> {
+    let (device, dtype) = (inputs.x.device(), inputs.x.dtype());
+    let size = [3, shape.out_channels, shape.kernel * shape.in_channels];
+    let matrices = Tensor::empty(device, size, dtype, "weights by tap")?;
+    let params = DecompDenseParams {
+        x: outer.x,
+        g: outer.g,
+        y: outer.y,
+        dx: outer.dx,
+        w: outer.w,
+        matrices: matrices.ptr(),
+        dw: outer.dw,
+        mean: outer.mean,
+        scale: outer.scale,
+        shift: outer.shift,
+        coefficients: outer.coefficients,
+        gelu: outer.gelu,
+        accumulate: outer.accumulate,
+        ..DecompDenseParams::new(shape)
+    };
+    // Safety: live tensors of the sizes in `shape`.
+    unsafe { dense::matrices(device.launcher(), dtype, &params)? };
+    Ok((params, matrices))
+}
+
+/// Finishes the statistics and folds the weights by them, `[O, (3k-2) I]`.
+fn fold(inputs: &Inputs, outer: &DecompConvParams, params: &mut DecompDenseParams, dtype: DType) -> Result<Tensor> {
+    let device = inputs.x.device();
+    let depth = (3 * params.kernel as usize - 2) * params.in_channels as usize;
+    let folded = Tensor::empty(device, [params.out_channels as usize, depth], dtype, "weights of the cross")?;
+    params.folded = folded.ptr();
+    // Safety: live tensors of the sizes in the parameters; where there is training, the sums are complete.
+    unsafe {
+        kernel::finish_statistics(device.launcher(), outer)?;
+        dense::fold(device.launcher(), dtype, params)?;
+    }
+    Ok(folded)
+}
+
+/// Statistics, then y: by the direct kernels where ours are asked for and there are some, else by chunks.
+pub(super) fn forward(
+    shape: &DecompConvShape,
+    inputs: &Inputs,
+    mut outer: DecompConvParams,
+    how: How,
+) -> Result<()> {
+    outer.channels = outer.out_channels;
+    match Direct::of(shape, inputs.x.dtype()) {
+        Some(direct) if how.method.backend == Backend::Own => forward_direct(shape, inputs, outer, direct),
+        _ => forward_by_chunks(shape, inputs, outer, how),
+    }
+}
+
+fn forward_direct(
+    shape: &DecompConvShape,
+    inputs: &Inputs,
+    mut outer: DecompConvParams,
+    direct: Direct,
+) -> Result<()> {
+    let (device, dtype) = (inputs.x.device(), inputs.x.dtype());
+    let (mut params, _matrices) = prepare(shape, inputs, &outer)?;
+    direct.plan(device.launcher(), &mut params)?;
+    let mut sums = None;
+    if outer.norm == NormKind::Train as u32 {
+        let partial =
+            Tensor::empty(device, [2 * direct.workspace(&params)], DType::F32, "decomposed convolution sums")?;
+        params.partial = partial.ptr();
+        params.window_sums = partial.ptr().offset(8 * direct.window_sums(&params));
+        (outer.partial, outer.blocks) = (partial.ptr(), direct.sum_blocks(&params) as u32);
+        // Safety: live tensors of the sizes in `shape`, planned.
+        unsafe { direct::moments(device.launcher(), direct, dtype, &params)? };
+        sums = Some(partial);
+    }
+    let _folded = fold(inputs, &outer, &mut params, direct.folded())?;
+    drop(sums);
+    // Safety: as above.
+    unsafe { direct::write(device.launcher(), direct, dtype, &params) }
+}
 
 /// Both directions' operands and the memory of a chunk.
 struct Pass<'a> {
@@ -29,36 +119,16 @@ impl<'a> Pass<'a> {
         shape: &'a DecompConvShape,
         inputs: &Inputs<'a>,
         outer: &DecompConvParams,
-        method: Method,
+        how: How,
     ) -> Result<Pass<'a>> {
         let (device, dtype) = (inputs.x.device(), inputs.x.dtype());
-        let chunks = Chunks::new(device.launcher(), shape, dtype)?;
-        let depth = shape.kernel * shape.in_channels;
-        let matrices = Tensor::empty(device, [3, shape.out_channels, depth], dtype, "weights by tap")?;
+        let chunks = Chunks::new(device.launcher(), shape, dtype, how.planes)?;
+        let (params, matrices) = prepare(shape, inputs, outer)?;
         let columns = Tensor::empty(device, [dense::cross_rows(shape), chunks.voxels()], dtype, "columns of a chunk")?;
         let branches =
             Tensor::empty(device, [3, shape.out_channels, chunks.voxels()], DType::F32, "branches of a chunk")?;
-        let params = DecompDenseParams {
-            x: outer.x,
-            g: outer.g,
-            y: outer.y,
-            dx: outer.dx,
-            columns: columns.ptr(),
-            z: branches.ptr(),
-            w: outer.w,
-            matrices: matrices.ptr(),
-            dw: outer.dw,
-            mean: outer.mean,
-            scale: outer.scale,
-            shift: outer.shift,
-            coefficients: outer.coefficients,
-            gelu: outer.gelu,
-            accumulate: outer.accumulate,
-            ..DecompDenseParams::new(shape)
-        };
-        // Safety: live tensors of the sizes in `shape`.
-        unsafe { dense::matrices(device.launcher(), dtype, &params)? };
-        Ok(Pass { device, dtype, shape, method, params, chunks, columns, branches, matrices })
+        let params = DecompDenseParams { columns: columns.ptr(), z: branches.ptr(), ..params };
+        Ok(Pass { device, dtype, shape, method: how.method, params, chunks, columns, branches, matrices })
     }
 
     /// Turns to a chunk.
@@ -115,16 +185,14 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// Statistics, then y.
-pub(super) fn forward(
+fn forward_by_chunks(
     shape: &DecompConvShape,
     inputs: &Inputs,
     mut outer: DecompConvParams,
-    method: Method,
+    how: How,
 ) -> Result<()> {
-    let mut pass = Pass::new(shape, inputs, &outer, method)?;
+    let mut pass = Pass::new(shape, inputs, &outer, how)?;
     let launcher = pass.device.launcher();
-    outer.channels = outer.out_channels;
     let mut partial = None;
     if outer.norm == NormKind::Train as u32 {
         let sums = pass.partial(dense::MOMENT_VALUES)?;
@@ -137,22 +205,14 @@ pub(super) fn forward(
         (outer.partial, outer.blocks) = (sums.ptr(), pass.chunks.sum_blocks() as u32);
         partial = Some(sums);
     }
-    let taps = 3 * shape.kernel - 2;
-    let size = [shape.out_channels, taps * shape.in_channels];
-    let folded = Tensor::empty(pass.device, size, pass.dtype, "weights of the cross")?;
-    pass.params.folded = folded.ptr();
-    // Safety: as above.
-    unsafe {
-        kernel::finish_statistics(launcher, &outer)?;
-        dense::fold(launcher, pass.dtype, &pass.params)?;
-    }
+    let folded = fold(inputs, &outer, &mut pass.params, pass.dtype)?;
     drop(partial);
     for index in 0..pass.chunks.count() {
         pass.chunk(index);
-        pass.gather(taps)?;
-        let (columns, sum) = (pass.rows(0, size[1])?, pass.branch(&pass.branches, 0)?);
+        pass.gather(3 * shape.kernel - 2)?;
+        let (columns, sum) = (pass.rows(0, (3 * shape.kernel - 2) * shape.in_channels)?, pass.branch(&pass.branches, 0)?);
         let (a, b) = (Operand::new(&folded, false), Operand::new(&columns, false));
-        product_into(a, b, None, &sum, Write::Overwrite, method)?;
+        product_into(a, b, None, &sum, Write::Overwrite, how.method)?;
         // Safety: as above.
         unsafe { dense::write(launcher, pass.dtype, &pass.params)? };
     }
@@ -165,9 +225,9 @@ pub(super) fn backward(
     inputs: &Inputs,
     mut outer: DecompConvParams,
     destinations: &Destinations,
-    method: Method,
+    how: How,
 ) -> Result<()> {
-    let mut pass = Pass::new(shape, inputs, &outer, method)?;
+    let mut pass = Pass::new(shape, inputs, &outer, how)?;
     let launcher = pass.device.launcher();
     let (train, gelu) = (outer.norm == NormKind::Train as u32, outer.gelu == 1);
     let sums = pass.partial(dense::GRADIENT_VALUES)?;

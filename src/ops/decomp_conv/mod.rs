@@ -78,12 +78,16 @@ pub struct DecompConv {
     pub activation: Activation,
     /// The implementation; `None` takes the fused one.
     pub variant: Option<Variant>,
-    /// How the matrix products of the fused dense variant are computed; `None` takes the device's default.
+    /// How the matrix products of the fused dense variant are computed; `None` takes the device's default. Ours runs the forward
+    /// pass without columns where there are kernels for it: bf16 with 3 taps, stride 1 and at most 64 input channels, or one
+    /// input channel with 7 taps.
     pub method: Option<Method>,
     /// Depthwise, fused: the passes over x run one after the other for so many channels at a time, instead of for all. Where
     /// N x channels x volume stays in the L2 cache meanwhile, the second pass reads nothing from memory. The result is the
     /// same to the bit. `None`: all channels.
     pub channel_group: Option<usize>,
+    /// Planes of y, of all samples, that the fused dense variant takes at a time; `None` takes what fits the caches.
+    pub planes: Option<usize>,
 }
 
 impl DecompConv {
@@ -98,6 +102,7 @@ impl DecompConv {
             variant: None,
             method: None,
             channel_group: None,
+            planes: None,
         }
     }
 
@@ -178,8 +183,8 @@ impl DecompConv {
         group.unwrap_or(shape.out_channels)
     }
 
-    fn method(&self, device: &Device) -> Method {
-        self.method.unwrap_or_else(|| Method::default_for(device))
+    fn how(&self, device: &Device) -> dense::How {
+        dense::How { method: self.method.unwrap_or_else(|| Method::default_for(device)), planes: self.planes }
     }
 
     /// The operands that both directions share.
@@ -260,7 +265,7 @@ impl Op for DecompConv {
         let mut params = self.params(&shape, &inputs, &statistics);
         params.y = y.ptr();
         if shape.dense && variant == Variant::Fused {
-            dense::forward(&shape, &inputs, params, self.method(device))?;
+            dense::forward(&shape, &inputs, params, self.how(device))?;
             let inputs = tensors.iter().map(|&t| t.clone()).collect();
             return Ok((y, DecompConvContext { inputs, shape, statistics, branches: None }));
         }
@@ -305,7 +310,7 @@ impl Op for DecompConv {
         let coefficients = Tensor::empty(device, [shape.out_channels, 9], DType::F32, "branch coefficients")?;
         (params.g, params.coefficients) = (dy.ptr(), coefficients.ptr());
         if shape.dense && variant == Variant::Fused {
-            return dense::backward(shape, &inputs, params, &destinations, self.method(device));
+            return dense::backward(shape, &inputs, params, &destinations, self.how(device));
         }
         params.z = context.branches.as_ref().map_or(DevicePtr::NULL, Tensor::ptr);
         params.plan(launcher, dtype, variant)?;

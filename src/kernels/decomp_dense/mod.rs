@@ -4,6 +4,8 @@ use super::decomp_conv::DecompConvShape;
 use super::{DType, DevicePtr, Grid, Kernel, Launcher, kernels};
 use crate::Result;
 
+pub mod direct;
+
 kernels! {
     family "decomp_dense" slot 20;
 
@@ -46,6 +48,8 @@ kernels! {
             coefficients: DevicePtr,
             /// f64 sums of blocks.
             partial: DevicePtr,
+            /// f64 sums of the first layer's windows.
+            window_sums: DevicePtr,
             /// N.
             batch: u64,
             /// Plane of y, n E1 + e1, that the chunk begins with.
@@ -84,6 +88,12 @@ kernels! {
             vector: u32,
             /// Bit i: add to the gradient of input i (x, w: 0, 1-3).
             accumulate: u32,
+            /// Tiles of a direct pass along each axis.
+            tiles: [u32; 3],
+            /// Blocks of a summing direct pass.
+            blocks: u32,
+            /// 1: I is a multiple of eight.
+            aligned: u32,
         }
     }
 
@@ -106,6 +116,18 @@ kernels! {
         BRANCH_GRADIENT(DecompDenseParams) = [decomp_dense_branch_gradient_f32, decomp_dense_branch_gradient_bf16];
         /// Planes of dx; tile\[1\] elements of the contiguous axis a thread.
         INPUT_GRADIENT(DecompDenseParams) = [decomp_dense_input_gradient_f32, decomp_dense_input_gradient_bf16];
+        /// Tensor cores: the branches at the first voxel.
+        PIVOTS(DecompDenseParams) = [decomp_dense_pivots];
+        /// Tensor cores, at most 32 output channels a block or more: sums of the branches.
+        MMA_MOMENTS(DecompDenseParams) = [decomp_dense_mma_moments32, decomp_dense_mma_moments64];
+        /// Likewise: y.
+        MMA_WRITE(DecompDenseParams) = [decomp_dense_mma_write32, decomp_dense_mma_write64];
+        /// First layer: sums of the windows.
+        STEM_MOMENTS(DecompDenseParams) = [decomp_dense_stem_moments_f32, decomp_dense_stem_moments_bf16];
+        /// First layer: sums of the branches from those of the windows.
+        STEM_FINISH(DecompDenseParams) = [decomp_dense_stem_finish];
+        /// First layer: y.
+        STEM_WRITE(DecompDenseParams) = [decomp_dense_stem_write_f32, decomp_dense_stem_write_bf16];
     }
 }
 
@@ -136,14 +158,20 @@ pub struct Chunks {
 }
 
 impl Chunks {
-    /// As few as the L2 cache allows, of even size. The result depends on the shape and the device's properties alone.
-    pub fn new(launcher: &dyn Launcher, shape: &DecompConvShape, dtype: DType) -> Result<Self> {
+    /// Of `planes` planes, or as few chunks as the L2 cache allows, of even size. The sums of a pass depend on the shape and on
+    /// the device's properties alone.
+    pub fn new(
+        launcher: &dyn Launcher,
+        shape: &DecompConvShape,
+        dtype: DType,
+        planes: Option<usize>,
+    ) -> Result<Self> {
         let [e1, e2, e3] = shape.out_size;
         let (total, plane, halo) = (shape.batch * e1, e2 * e3, (shape.kernel / 2).div_ceil(shape.stride));
         let bytes = plane * (cross_rows(shape) * dtype.size() + 3 * shape.out_channels * 4);
         let fitting = launcher.properties().l2_bytes as usize / CHUNK_PART_OF_L2 / bytes;
         // A part of dx is complete with the chunk that follows: two halos must lie within one chunk.
-        let planes = fitting.max(2 * halo).clamp(1, total);
+        let planes = planes.unwrap_or(fitting).max(2 * halo).clamp(1, total);
         let planes = total.div_ceil(total.div_ceil(planes)).max(2 * halo).clamp(1, total);
         let piece = launcher.config(MOMENTS.entry())?.tile[0] as usize;
         Ok(Chunks { total, planes, halo, plane, piece })
@@ -209,6 +237,7 @@ impl DecompDenseParams {
             shift: NULL,
             coefficients: NULL,
             partial: NULL,
+            window_sums: NULL,
             batch: shape.batch as u64,
             first: 0,
             gather: 0,
@@ -228,6 +257,9 @@ impl DecompDenseParams {
             gelu: 0,
             vector: 0,
             accumulate: 0,
+            tiles: [0; 3],
+            blocks: 0,
+            aligned: 0,
         }
     }
 
