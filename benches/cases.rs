@@ -14,6 +14,8 @@ pub mod contrastive;
 pub mod conv2d;
 #[path = "decomp_conv.rs"]
 pub mod decomp_conv;
+#[path = "decomp_dense.rs"]
+pub mod decomp_dense;
 #[path = "depthwise_conv3d.rs"]
 pub mod depthwise_conv3d;
 #[path = "drr.rs"]
@@ -60,6 +62,7 @@ pub const FAMILIES: &[(&str, MakeCases)] = &[
     ("conv2d", conv2d::cases),
     ("decomp_conv", decomp_conv::cases),
     ("depthwise_conv3d", depthwise_conv3d::cases),
+    ("decomp_dense", decomp_dense::cases),
     ("drr", drr::cases),
     ("gemm", gemm::cases),
     ("image", image::cases),

@@ -15,7 +15,6 @@ struct Layer {
     channels: [usize; 2],
     volume: [usize; 3],
     kernel: usize,
-    groups: Groups,
 }
 
 pub fn cases(device: &Device) -> Result<Vec<Case>> {
@@ -26,7 +25,6 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
         channels: [size(device, channels, channels / 8); 2],
         volume: volume.map(|d| size(device, d, d.div_ceil(2))),
         kernel,
-        groups: Groups::Depthwise,
     };
     // DCFormer-tiny over 512x512x256, batch 8; an eighth of it on the host.
     let layers = [
@@ -34,15 +32,6 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
         depthwise("stage 2", 192, [32, 32, 16], 11),
         depthwise("stage 3", 384, [16, 16, 8], 9),
         depthwise("stage 4", 768, [8, 8, 4], 7),
-        Layer { name: "stem narrow", batch: 8, channels: [16; 2], volume: [16; 3], kernel: 3, groups: Groups::Dense },
-        Layer {
-            name: "stem",
-            batch: 8,
-            channels: [size(device, 64, 32); 2],
-            volume: if device.is_host() { [16; 3] } else { [128, 128, 64] },
-            kernel: 3,
-            groups: Groups::Dense,
-        },
     ];
     let mut cases = Vec::new();
     for layer in &layers {
@@ -52,9 +41,7 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
                     continue; // seconds a run
                 }
                 // Emulated on a processor, product by product.
-                if variant == Variant::TensorCores
-                    && (device.is_host() || dtype == DType::F32 || layer.groups == Groups::Dense)
-                {
+                if variant == Variant::TensorCores && (device.is_host() || dtype == DType::F32) {
                     continue;
                 }
                 cases.extend(layer.cases(device, dtype, variant)?);
@@ -68,16 +55,14 @@ impl Layer {
     fn cases(&self, device: &Device, dtype: DType, variant: Variant) -> Result<[Case; 2]> {
         let [inputs, outputs] = self.channels;
         let [d1, d2, d3] = self.volume;
-        let dense = self.groups == Groups::Dense;
-        let fan_in = if dense { inputs } else { 1 };
         let voxels = self.batch * d1 * d2 * d3;
         let wide = |seed, channels: usize| {
             Tensor::from_slice(device, [self.batch, channels, d1, d2, d3], dtype, &random(seed, voxels * channels))
         };
-        let taps = outputs * fan_in * self.kernel;
+        let taps = outputs * self.kernel;
         let mut tensors = vec![wide(1, inputs)?];
         for seed in 2..5 {
-            let shape = [outputs, fan_in, self.kernel];
+            let shape = [outputs, 1, self.kernel];
             tensors.push(Tensor::from_slice(device, shape, DType::F32, &random(seed, taps))?);
         }
         for seed in 5..14 {
@@ -86,8 +71,11 @@ impl Layer {
         let dy = wide(14, outputs)?;
         let running = || RunningStats::new(device, outputs);
         let norm = Norm::new(Mode::Train, [running()?, running()?, running()?]);
-        let op =
-            DecompConv { norm: Some(norm), variant: Some(variant), ..DecompConv::new(self.kernel, 1, self.groups) };
+        let op = DecompConv {
+            norm: Some(norm),
+            variant: Some(variant),
+            ..DecompConv::new(self.kernel, 1, Groups::Depthwise)
+        };
         let name = |pass: &str| {
             format!(
                 "{} {pass} {:?} {:?} k{} {variant:?} {}",
@@ -98,24 +86,19 @@ impl Layer {
                 dtype.name()
             )
         };
-        // Depthwise: what the launches count. Dense, A a tensor and B a branch in f32: forward reads x and writes, sums and reads
-        // 9 B and writes y; columns are not counted. The tape copies dy, 2 A.
-        let (a, b) = ((voxels * outputs * dtype.size()) as u64, (voxels * outputs * 4) as u64);
-        let shape = DecompConvShape::new([self.batch, inputs, d1, d2, d3], outputs, self.kernel, 1, dense)?;
+        // What the launches count; the tape copies dy, 2 A.
+        let a = (voxels * outputs * dtype.size()) as u64;
+        let shape = DecompConvShape::new([self.batch, inputs, d1, d2, d3], outputs, self.kernel, 1, false)?;
         let counted = |variant| {
             let mut params = shape.params();
             params.norm = NormKind::Train as u32;
             params.plan(device.launcher(), dtype, variant).map(|()| params)
         };
-        let (forward, backward) = if dense {
-            (2 * a + 9 * b, 4 * a + 6 * b + 9 * a)
-        } else {
-            // The backward passes on tensor cores are those of the fused variant.
-            let back = if variant == Variant::TensorCores { Variant::Fused } else { variant };
-            let forward = counted(variant)?.forward_traffic(variant, dtype, false);
-            (total(&forward), total(&counted(back)?.backward_traffic(back, dtype, false)))
-        };
-        let products = 2 * 3 * (voxels * outputs * fan_in * self.kernel) as u64;
+        // The backward passes on tensor cores are those of the fused variant.
+        let back = if variant == Variant::TensorCores { Variant::Fused } else { variant };
+        let forward = total(&counted(variant)?.forward_traffic(variant, dtype, false));
+        let backward = total(&counted(back)?.backward_traffic(back, dtype, false));
+        let products = 2 * 3 * (voxels * outputs * self.kernel) as u64;
         let (forward_op, forward_inputs) = (op.clone(), tensors.clone());
         Ok([
             Case {

@@ -15,12 +15,13 @@
 //            The gradient under a GELU is formed from z wherever g is read.
 //
 // Bytes, A = those of x, B = those of y: forward 2 A + B in training (else A + B), backward 2 (A + B) + A for dx: what is in
-// between stays in the L2 cache. z is f32; columns, weights and dz are as x.
+// between stays in the L2 cache. z is f32; columns, weights and dz are as x. src/kernels/decomp_dense/traffic.rs
+// counts every pass.
 //
 // Variants: 1. naive (decomp_conv_naive.cuh). 2. chunks, as above. 3. direct (decomp_dense_mma.cuh: bf16, k = 3, stride 1, at
 //           most 64 input channels; decomp_dense_stem.cuh: one input channel, k = 7): both forward passes without columns, z in
 //           registers; backward by chunks.
-// Test: cargo test --release ops::decomp_conv     Time: x2ct bench decomp_conv
+// Test: cargo test --release ops::decomp_conv     Time: x2ct bench decomp_dense
 #include "common/common.h"
 #include "common/reduce.h"
 #include "decomp_conv_common.cuh"

@@ -437,7 +437,12 @@ fn decomp_conv_by_groups_of_channels_gives_the_same_bits() {
     ] {
         let case = Case::new(size, Groups::Depthwise, dtype, Some(Mode::Train), true, true);
         let whole = case.run(&device, Some(variant));
-        assert_eq!(case.run_as(&device, |op| (op.variant, op.channel_group) = (Some(variant), Some(2))), whole, "{variant:?} {}", case.name());
+        assert_eq!(
+            case.run_as(&device, |op| (op.variant, op.channel_group) = (Some(variant), Some(2))),
+            whole,
+            "{variant:?} {}",
+            case.name()
+        );
     }
 }
 

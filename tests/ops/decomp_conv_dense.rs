@@ -1,7 +1,10 @@
 //! The dense decomposed convolution: chunks of every size, both backends, the direct kernels.
 
 use x2ct::autograd::{Op, Tape};
+use x2ct::kernels::decomp_conv::traffic::total;
+use x2ct::kernels::decomp_conv::{DecompConvShape, NormKind};
 use x2ct::kernels::decomp_dense::direct::Direct;
+use x2ct::kernels::decomp_dense::{Chunks, traffic};
 use x2ct::ops::decomp_conv::{DecompConv, Groups, Variant};
 use x2ct::ops::gemm::{Backend, Method, Precision};
 use x2ct::ops::norm::Mode;
@@ -101,7 +104,8 @@ fn decomp_conv_dense_first_layer_agrees_with_f64() {
 #[test]
 fn decomp_conv_dense_first_layer_keeps_small_variances() {
     let device = host(Default::default());
-    let mut case = Case::new(size(2, [1, 4], [33, 29, 31], 7, 4), Groups::Dense, DType::F32, Some(Mode::Train), true, false);
+    let mut case =
+        Case::new(size(2, [1, 4], [33, 29, 31], 7, 4), Groups::Dense, DType::F32, Some(Mode::Train), true, false);
     case.smooth();
     for method in [OWN, LIBRARY] {
         case.check(&format!("{method:?}"), &case.run_as(&device, |op| op.method = Some(method)), 1e-4);
@@ -127,7 +131,7 @@ fn decomp_conv_dense_gives_the_same_bits_under_every_thread_order() {
 fn decomp_conv_dense_direct_kernels_run_where_they_fit() {
     let shape = |channels: [usize; 2], kernel, stride| {
         let [inputs, outputs] = channels;
-        x2ct::kernels::decomp_conv::DecompConvShape::new([1, inputs, 9, 9, 9], outputs, kernel, stride, true).unwrap()
+        DecompConvShape::new([1, inputs, 9, 9, 9], outputs, kernel, stride, true).unwrap()
     };
     assert_eq!(Direct::of(&shape([1, 64], 7, 4), DType::F32), Some(Direct::Stem));
     assert_eq!(Direct::of(&shape([64, 64], 3, 1), DType::Bf16), Some(Direct::TensorCores));
@@ -156,4 +160,34 @@ fn decomp_conv_dense_leaves_out_the_gradient_of_a_constant() {
         w.each_ref().map(|w| gradients.get(w).unwrap().to_vec().unwrap())
     };
     assert_eq!(gradient(true), gradient(false));
+}
+
+/// DCFormer-tiny's stem at 512x512x256, batch 8: passes of memory in units of one activation, and what a chunk takes.
+#[test]
+fn decomp_conv_dense_counts_its_bytes() {
+    let device = host(Default::default());
+    for dtype in [DType::F32, DType::Bf16] {
+        let shape = DecompConvShape::new([8, 64, 128, 128, 64], 64, 3, 1, true).unwrap();
+        let a = (8 * 64 * shape.out_voxels() * dtype.size()) as f64;
+        let forward = total(&traffic::forward(&shape, dtype, NormKind::Train)) as f64 / a;
+        let backward = total(&traffic::backward(&shape, dtype, NormKind::Train, false, true)) as f64 / a;
+        let chunks = Chunks::new(device.launcher(), &shape, dtype, None).unwrap();
+        let memory = traffic::workspace(&shape, &chunks, dtype, true) as f64 / a;
+        let [chunked, direct, back] = traffic::cached(&shape, dtype).map(|bytes| bytes as f64 / a);
+        println!(
+            "stem 1-3 {}: A {:.0} MB, forward {forward:.3} A, backward {backward:.3} A, a chunk {memory:.4} A; in L2 beside that: \
+             forward by chunks {chunked:.1} A, direct {direct:.1} A, backward {back:.1} A",
+            dtype.name(),
+            a / 1e6
+        );
+        assert!(forward < 3.001 && backward < 5.001 && memory < 0.1);
+        // Evaluation reads x and writes y.
+        assert!(total(&traffic::forward(&shape, dtype, NormKind::Eval)) as f64 / a < 2.001);
+        // The first layer: 10 of 64 voxels, twice, and y.
+        let first = DecompConvShape::new([8, 1, 512, 512, 256], 64, 7, 4, true).unwrap();
+        let x = (8 * first.in_voxels() * dtype.size()) as f64;
+        let read = total(&traffic::forward(&first, dtype, NormKind::Train)) as f64 - a;
+        println!("stem 0 {}: forward writes A and reads {:.3} of x", dtype.name(), read / x);
+        assert!((read / x - 2.0 * 10.0 / 64.0).abs() < 1e-3);
+    }
 }

@@ -5,6 +5,7 @@ use super::{DType, DevicePtr, Grid, Kernel, Launcher, kernels};
 use crate::Result;
 
 pub mod direct;
+pub mod traffic;
 
 kernels! {
     family "decomp_dense" slot 20;
@@ -160,12 +161,7 @@ pub struct Chunks {
 impl Chunks {
     /// Of `planes` planes, or as few chunks as the L2 cache allows, of even size. The sums of a pass depend on the shape and on
     /// the device's properties alone.
-    pub fn new(
-        launcher: &dyn Launcher,
-        shape: &DecompConvShape,
-        dtype: DType,
-        planes: Option<usize>,
-    ) -> Result<Self> {
+    pub fn new(launcher: &dyn Launcher, shape: &DecompConvShape, dtype: DType, planes: Option<usize>) -> Result<Self> {
         let [e1, e2, e3] = shape.out_size;
         let (total, plane, halo) = (shape.batch * e1, e2 * e3, (shape.kernel / 2).div_ceil(shape.stride));
         let bytes = plane * (cross_rows(shape) * dtype.size() + 3 * shape.out_channels * 4);

@@ -5,8 +5,8 @@ use super::{Destinations, Inputs};
 use crate::Result;
 use crate::device::Device;
 use crate::kernels::decomp_conv::{self as kernel, DecompConvParams, DecompConvShape, NormKind};
-use crate::kernels::decomp_dense::{self as dense, Chunks, DecompDenseParams};
 use crate::kernels::decomp_dense::direct::{self, Direct};
+use crate::kernels::decomp_dense::{self as dense, Chunks, DecompDenseParams};
 use crate::kernels::{DType, DevicePtr, Write};
 use crate::ops::gemm::{Backend, Method, Operand, product_into};
 use crate::tensor::Tensor;
@@ -61,12 +61,7 @@ fn fold(inputs: &Inputs, outer: &DecompConvParams, params: &mut DecompDenseParam
 }
 
 /// Statistics, then y: by the direct kernels where ours are asked for and there are some, else by chunks.
-pub(super) fn forward(
-    shape: &DecompConvShape,
-    inputs: &Inputs,
-    mut outer: DecompConvParams,
-    how: How,
-) -> Result<()> {
+pub(super) fn forward(shape: &DecompConvShape, inputs: &Inputs, mut outer: DecompConvParams, how: How) -> Result<()> {
     outer.channels = outer.out_channels;
     match Direct::of(shape, inputs.x.dtype()) {
         Some(direct) if how.method.backend == Backend::Own => forward_direct(shape, inputs, outer, direct),
@@ -74,12 +69,7 @@ pub(super) fn forward(
     }
 }
 
-fn forward_direct(
-    shape: &DecompConvShape,
-    inputs: &Inputs,
-    mut outer: DecompConvParams,
-    direct: Direct,
-) -> Result<()> {
+fn forward_direct(shape: &DecompConvShape, inputs: &Inputs, mut outer: DecompConvParams, direct: Direct) -> Result<()> {
     let (device, dtype) = (inputs.x.device(), inputs.x.dtype());
     let (mut params, _matrices) = prepare(shape, inputs, &outer)?;
     direct.plan(device.launcher(), &mut params)?;
@@ -115,12 +105,7 @@ struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    fn new(
-        shape: &'a DecompConvShape,
-        inputs: &Inputs<'a>,
-        outer: &DecompConvParams,
-        how: How,
-    ) -> Result<Pass<'a>> {
+    fn new(shape: &'a DecompConvShape, inputs: &Inputs<'a>, outer: &DecompConvParams, how: How) -> Result<Pass<'a>> {
         let (device, dtype) = (inputs.x.device(), inputs.x.dtype());
         let chunks = Chunks::new(device.launcher(), shape, dtype, how.planes)?;
         let (params, matrices) = prepare(shape, inputs, outer)?;
@@ -185,12 +170,7 @@ impl<'a> Pass<'a> {
     }
 }
 
-fn forward_by_chunks(
-    shape: &DecompConvShape,
-    inputs: &Inputs,
-    mut outer: DecompConvParams,
-    how: How,
-) -> Result<()> {
+fn forward_by_chunks(shape: &DecompConvShape, inputs: &Inputs, mut outer: DecompConvParams, how: How) -> Result<()> {
     let mut pass = Pass::new(shape, inputs, &outer, how)?;
     let launcher = pass.device.launcher();
     let mut partial = None;
@@ -210,7 +190,8 @@ fn forward_by_chunks(
     for index in 0..pass.chunks.count() {
         pass.chunk(index);
         pass.gather(3 * shape.kernel - 2)?;
-        let (columns, sum) = (pass.rows(0, (3 * shape.kernel - 2) * shape.in_channels)?, pass.branch(&pass.branches, 0)?);
+        let (columns, sum) =
+            (pass.rows(0, (3 * shape.kernel - 2) * shape.in_channels)?, pass.branch(&pass.branches, 0)?);
         let (a, b) = (Operand::new(&folded, false), Operand::new(&columns, false));
         product_into(a, b, None, &sum, Write::Overwrite, how.method)?;
         // Safety: as above.
