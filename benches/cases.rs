@@ -24,6 +24,8 @@ pub mod drr;
 pub mod gemm;
 #[path = "image.rs"]
 pub mod image;
+#[path = "mlp.rs"]
+pub mod mlp;
 #[path = "norm.rs"]
 pub mod norm;
 #[path = "optim.rs"]
@@ -36,6 +38,8 @@ pub mod pool;
 pub mod resample;
 #[path = "retrieval.rs"]
 pub mod retrieval;
+#[path = "vector_quantize.rs"]
+pub mod vector_quantize;
 
 /// One thing to time: a launch sequence, and what it must move and compute.
 pub struct Case {
@@ -66,12 +70,14 @@ pub const FAMILIES: &[(&str, MakeCases)] = &[
     ("drr", drr::cases),
     ("gemm", gemm::cases),
     ("image", image::cases),
+    ("mlp", mlp::cases),
     ("norm", norm::cases),
     ("optim", optim::cases),
     ("pointwise", pointwise::cases),
     ("pool", pool::cases),
     ("resample", resample::cases),
     ("retrieval", retrieval::cases),
+    ("vector_quantize", vector_quantize::cases),
 ];
 
 /// The cases of a family, or of all.

@@ -100,9 +100,6 @@ pub(super) struct DcFormerCase {
 
 impl DcFormerCase {
     pub fn new(case: &Case, device: &Device) -> Result<Self> {
-        if case.attr("vq", Some(false))? {
-            return Err(case.refuse("asks for vector quantisation"));
-        }
         let [_, _, d, h, w] = Self::input(case)?;
         let config = DcFormerConfig {
             channels: case.attr("channels", None)?,
@@ -111,6 +108,7 @@ impl DcFormerCase {
             stem_activation: case.attr("stem_activation", Some(false))?,
             mixer: case.attr("mixer", Some(Mixer::Decomposed))?,
             drop_path: 0.0,
+            vq: codes(case)?,
             input: [h, w, d],
             reduction: case.attr("reduction", Some(Default::default()))?,
             projection: case.attr("projection", Some(None))?,
@@ -158,13 +156,19 @@ fn dcformer(case: &Case, device: &Device) -> Result<Computed> {
     finish(computed, &pass, &parameters, &x, &arriving, |data| transposed(data, [n * one, h * w, d]))
 }
 
+/// Codes of the codebook of a case that has one.
+fn codes(case: &Case) -> Result<Option<usize>> {
+    let embed = || case.tensor("w.vq._codebook.embed").map(|(shape, _)| shape.get(1).copied());
+    if case.attr("vq", Some(false))? { embed() } else { Ok(None) }
+}
+
 /// The embeddings of a feature map [N, C, H, W, D].
 fn volume_head(case: &Case, device: &Device) -> Result<Computed> {
     let (shape, data) = case.tensor("in.x")?;
     let &[_, channels, h, w, d] = &shape[..] else { return Err(case.refuse("in.x does not have five axes")) };
     let mut b = ParameterBuilder::new();
     let (reduction, projection) = (case.attr("reduction", None)?, case.attr("projection", Some(None))?);
-    let head = VolumeHead::new(&mut b, channels, [h, w, d], reduction, projection);
+    let head = VolumeHead::new(&mut b, channels, [h, w, d], codes(case)?, reduction, projection);
     let parameters = b.build(device, 0)?;
     case.state_dict("w.").load_into(&parameters, &case.name)?;
     let mode = if case.is_training() { Mode::Train } else { Mode::Eval };

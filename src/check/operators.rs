@@ -15,6 +15,7 @@ use crate::ops::norm::{BatchNorm, L2Normalize, LayerNorm, Mode, RunningStats};
 use crate::ops::optim::{AdamW, Group, Hyper};
 use crate::ops::pointwise::{Add, Gelu, Relu};
 use crate::ops::pool::{AvgPool3d, GlobalAvgPool, MaxPool2d, MaxPool3d};
+use crate::ops::vector_quantize::{Codebook, VectorQuantize};
 use crate::tensor::{DType, Tensor};
 
 pub(super) fn run(case: &Case, device: &Device) -> Result<Computed> {
@@ -54,6 +55,7 @@ pub(super) fn run(case: &Case, device: &Device) -> Result<Computed> {
             run.single(op, &[("in.x", same)], ("y", same))
         }
         "decomp_conv" => run.decomp_conv(),
+        "vector_quantize" => run.vector_quantize(),
         "max_pool2d" => {
             let (kernel, stride, padding) =
                 (case.attr("kernel", None)?, case.attr("stride", None)?, case.attr("padding", None)?);
@@ -163,6 +165,18 @@ impl Runner<'_> {
         let mut computed = self.single(op, &inputs, ("y", Order::ChannelsLast))?;
         computed.insert("after.running_mean".into(), running.mean.to_vec()?);
         computed.insert("after.running_var".into(), running.var.to_vec()?);
+        Ok(computed)
+    }
+
+    fn vector_quantize(&self) -> Result<Computed> {
+        let upload = |name| self.upload((name, Order::Same));
+        let codebook = Codebook { embed: upload("w.embed")?, cluster_size: upload("w.cluster_size")? };
+        let mode = if self.case.is_training() { Mode::Train } else { Mode::Eval };
+        let decay = self.case.attr("decay", Some(0.8))?;
+        let op = VectorQuantize { decay, ..VectorQuantize::new(codebook.clone(), mode) };
+        let mut computed = self.single(op, &[("in.x", Order::Same)], ("y", Order::Same))?;
+        computed.insert("after.embed".into(), codebook.embed.to_vec()?);
+        computed.insert("after.cluster_size".into(), codebook.cluster_size.to_vec()?);
         Ok(computed)
     }
 

@@ -30,6 +30,7 @@ pub mod pool;
 pub mod probe;
 pub mod resample;
 pub mod retrieval;
+pub mod vector_quantize;
 pub mod volume;
 
 pub(crate) use family::kernels;
@@ -56,6 +57,7 @@ pub static FAMILIES: &[&Family] = &[
     &probe::FAMILY,
     &resample::FAMILY,
     &retrieval::FAMILY,
+    &vector_quantize::FAMILY,
 ];
 
 /// An address in device memory (in host memory on the host device). Null where a kernel documents the pointer as optional.

@@ -21,7 +21,7 @@ pub enum Recompute {
     Nothing,
     /// The hidden layers of channel MLPs: one more matrix product each.
     Hidden,
-    /// All of every block and stem layer but its input: one more forward pass.
+    /// All of every block but its input, hidden layers included: one more forward pass of the blocks, and one more product each.
     Blocks,
 }
 
@@ -112,7 +112,7 @@ impl<'a> Forward<'a> {
         Forward { draws: Some(draws), ..self }
     }
 
-    /// y = part(x), where `part` is a block or a layer of a model: the unit that [`Recompute::Blocks`] computes again.
+    /// y = part(x), where `part` is a block of a model: the unit that [`Recompute::Blocks`] computes again.
     pub fn block(&self, x: &Var, part: impl Fn(&Forward, &Var) -> Result<Var> + 'static) -> Result<Var> {
         if self.recompute != Recompute::Blocks || !self.tape.is_recording() {
             return part(self, x);
@@ -120,7 +120,7 @@ impl<'a> Forward<'a> {
         let Forward { mode, dtype, method, draws, .. } = *self;
         let parameters = self.parameters.clone();
         self.tape.recompute("recomputed block", &[x], move |tape, inputs, run| {
-            let (tape, recompute, parameters) = (tape.clone(), Recompute::Nothing, &parameters);
+            let (tape, recompute, parameters) = (tape.clone(), Recompute::Hidden, &parameters);
             let pass = Forward { tape, mode, dtype, method, recompute, draws, parameters };
             part(&if run == Run::Again { pass.repeating() } else { pass }, &inputs[0])
         })

@@ -6,6 +6,7 @@ use crate::autograd::Var;
 use crate::ops::conv2d::Conv2d as Conv2dOp;
 use crate::ops::gemm::Linear as LinearOp;
 use crate::ops::norm::{BatchNorm as BatchNormOp, LayerNorm as LayerNormOp, RunningStats};
+use crate::ops::vector_quantize::{Codebook, VectorQuantize as VectorQuantizeOp};
 use crate::tensor::Shape;
 
 /// `torch.nn.Conv2d` without bias, NHWC: `[N,H,W,I]` to `[N,Ho,Wo,O]`, Ho = (H + 2 padding - kernel) / stride + 1.
@@ -155,5 +156,32 @@ impl Linear {
         let bias = if self.bias.is_some() { self.outputs } else { 0 };
         s.layer("", &output, self.inputs * self.outputs + bias, (rows * self.inputs * self.outputs) as u64);
         output
+    }
+}
+
+/// `VectorQuantize(use_cosine_sim=True)` of `vector-quantize-pytorch` 1.1.2, with its buffers `_codebook.*`: tokens [.., D] to the
+/// nearest of M codes by cosine; a training pass moves the codebook by an exponential average of 0.8.
+pub struct VectorQuantizer {
+    embed: BufferId,
+    cluster_size: BufferId,
+}
+
+impl VectorQuantizer {
+    /// `codes` codes of `dim` elements, of length 1 at first.
+    pub fn new(b: &mut ParameterBuilder, codes: usize, dim: usize) -> Self {
+        b.scope("_codebook", |b| {
+            // Whether the codes have been chosen by k-means: always, as there is none.
+            b.buffer("initted", [1], 1.0);
+            VectorQuantizer {
+                cluster_size: b.buffer("cluster_size", [1, codes], 0.0),
+                embed: b.drawn_buffer("embed", [1, codes, dim], Init::UnitRows),
+            }
+        })
+    }
+
+    /// The codes of tokens.
+    pub fn forward(&self, f: &Forward, tokens: &Var) -> Result<Var> {
+        let (embed, cluster_size) = (f.buffer(self.embed).clone(), f.buffer(self.cluster_size).clone());
+        f.tape.apply(VectorQuantizeOp::new(Codebook { embed, cluster_size }, f.mode), &[tokens])
     }
 }

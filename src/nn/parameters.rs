@@ -71,6 +71,27 @@ pub enum Init {
     Normal(f32),
     /// Uniform in [-bound, bound].
     Uniform(f32),
+    /// Rows (the last axis) of length 1: uniform in a cube, then scaled.
+    UnitRows,
+}
+
+impl Init {
+    fn draw(self, shape: &Shape, mut random: Rng) -> Vec<f32> {
+        let n = shape.numel();
+        match self {
+            Init::Constant(c) => vec![c; n],
+            Init::Normal(deviation) => (0..n).map(|_| deviation * random.normal()).collect(),
+            Init::Uniform(bound) => (0..n).map(|_| bound * (2.0 * random.unit() - 1.0)).collect(),
+            Init::UnitRows => {
+                let mut drawn: Vec<f32> = (0..n).map(|_| 2.0 * random.unit() - 1.0).collect();
+                for row in drawn.chunks_mut(shape.last().copied().unwrap_or(1).max(1)) {
+                    let norm = row.iter().map(|v| v * v).sum::<f32>().sqrt().max(1e-12);
+                    row.iter_mut().for_each(|v| *v /= norm);
+                }
+                drawn
+            }
+        }
+    }
 }
 
 struct Entry {
@@ -84,7 +105,7 @@ struct Entry {
 struct BufferEntry {
     name: String,
     shape: Shape,
-    initial: f32,
+    init: Init,
 }
 
 /// Collects a model's parameters and buffers by name.
@@ -123,29 +144,34 @@ impl ParameterBuilder {
         ParameterId(self.entries.len() - 1)
     }
 
-    /// State that is not trained; f32.
+    /// State that is not trained, all equal at first; f32.
     pub fn buffer(&mut self, name: &str, shape: impl Into<Shape>, initial: f32) -> BufferId {
-        self.buffers.push(BufferEntry { name: self.full_name(name), shape: shape.into(), initial });
+        self.drawn_buffer(name, shape, Init::Constant(initial))
+    }
+
+    /// State that is not trained; f32.
+    pub fn drawn_buffer(&mut self, name: &str, shape: impl Into<Shape>, init: Init) -> BufferId {
+        self.buffers.push(BufferEntry { name: self.full_name(name), shape: shape.into(), init });
         BufferId(self.buffers.len() - 1)
     }
 
-    /// Puts everything on a device. Parameter `i` draws from Philox stream `i` of `seed`, whatever the device.
+    /// Puts everything on a device. Parameter `i` draws from Philox stream `i` of `seed`, whatever the device, buffer `i` from
+    /// stream 2^31 + i.
     pub fn build(self, device: &Device, seed: u64) -> Result<Parameters> {
         let mut values = vec![0.0f32; self.elements];
         for (stream, entry) in self.entries.iter().enumerate() {
-            let mut random = Rng::new(seed, 0, stream as u32);
-            let n = entry.shape.numel();
-            let drawn: Vec<f32> = match entry.init {
-                Init::Constant(c) => vec![c; n],
-                Init::Normal(deviation) => (0..n).map(|_| deviation * random.normal()).collect(),
-                Init::Uniform(bound) => (0..n).map(|_| bound * (2.0 * random.unit() - 1.0)).collect(),
-            };
-            values[entry.offset..entry.offset + n].copy_from_slice(&entry.layout.to_stored(&entry.shape, &drawn));
+            let drawn = entry.init.draw(&entry.shape, Rng::new(seed, 0, stream as u32));
+            values[entry.offset..entry.offset + drawn.len()]
+                .copy_from_slice(&entry.layout.to_stored(&entry.shape, &drawn));
         }
         let buffers = self
             .buffers
             .iter()
-            .map(|b| Tensor::from_slice(device, &b.shape, DType::F32, &vec![b.initial; b.shape.numel()]))
+            .enumerate()
+            .map(|(i, b)| {
+                let drawn = b.init.draw(&b.shape, Rng::new(seed, 0, (1 << 31) + i as u32));
+                Tensor::from_slice(device, &b.shape, DType::F32, &drawn)
+            })
             .collect::<Result<_>>()?;
         Ok(Parameters {
             values: Tensor::from_slice(device, [self.elements], DType::F32, &values)?,

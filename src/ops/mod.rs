@@ -19,4 +19,5 @@ pub mod pointwise;
 pub mod pool;
 pub mod resample;
 pub mod retrieval;
+pub mod vector_quantize;
 pub mod volume;

@@ -19,3 +19,4 @@ mod pointwise;
 mod pool;
 mod resample;
 mod retrieval;
+mod vector_quantize;

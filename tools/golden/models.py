@@ -213,10 +213,31 @@ def mixers():
                     source="torch, f64; input (B,1,D,H,W), feature maps (B,C,H,W,D)")
 
 
-def volume_head_forward(reduction):
+def vector_quantize(x, b, prefix, training, decay=0.8):
+    """Tokens (.., D) to the rows of a codebook (1, M, D) by cosine, as vector-quantize-pytorch 1.1.2 does with use_cosine_sim, without
+    k-means and without replacing codes: the output is of the codebook before the step, unused codes move toward their direction."""
+    embed, size = b[prefix + "embed"], b[prefix + "cluster_size"]
+    tokens = F.normalize(x.detach().reshape(-1, x.shape[-1]), dim=-1)
+    units = F.normalize(embed[0], dim=-1)
+    codes = (tokens @ units.T).argmax(1)
+    y = embed[0][codes].reshape(x.shape)
+    if training:
+        onehot = F.one_hot(codes, units.shape[0]).to(x.dtype)
+        bins = onehot.sum(0)
+        means = F.normalize(onehot.T @ tokens / bins.clamp_min(1)[:, None], dim=-1)
+        target = torch.where(bins[:, None] == 0, units, means)
+        size.copy_((decay * size[0] + (1 - decay) * bins)[None])
+        embed.copy_((decay * embed[0] + (1 - decay) * target)[None])
+        y = x + (y - x).detach()
+    return y
+
+
+def volume_head_forward(reduction, vq=False):
     def forward(i, w, b):
         # The encoder's (B, C, H, W, D) as the released code orders it: (B, T, H, W, C), T along the depth.
         tokens = i["x"].permute(0, 4, 2, 3, 1)
+        if vq:
+            tokens = vector_quantize(tokens, b, "vq._codebook.", True)
         reduced = {"channel": lambda: tokens.mean((1, 2, 3)), "depth": lambda: tokens.mean(1).flatten(1),
                    "flatten": lambda: tokens.flatten(1)}[reduction]()
         return {"embedding": F.linear(reduced, w["to_visual_latent.weight"])}
@@ -234,6 +255,31 @@ def volume_head():
         attrs = {"reduction": reduction, "projection": projection}
         yield build(name, "model.volume_head", volume_head_forward(reduction), {"x": x}, weights=weights, attrs=attrs,
                     mode="eval", tol=TIGHT, ups=("embedding",), source="torch, f64; x (B,C,H,W,D)")
+    name = "volume_head_vq_train"
+    draw = Draw(name)
+    codes = {"vq._codebook.initted": torch.ones(1), "vq._codebook.cluster_size": draw.uniform(0.0, 3.0, 1, 40),
+             "vq._codebook.embed": F.normalize(draw.normal(1, 40, channels), dim=-1) * draw.uniform(0.6, 1.0, 1, 40, 1)}
+    weights = {"to_visual_latent.weight": draw.normal(projection, h * w * channels, scale=(h * w * channels) ** -0.5)}
+    yield build(name, "model.volume_head", volume_head_forward("depth", True), {"x": draw.normal(n, channels, h, w, d)},
+                weights=weights, buffers=codes, attrs={"reduction": "depth", "projection": projection, "vq": True},
+                mode="train", tol=TIGHT, ups=("embedding",), source="torch, f64; x (B,C,H,W,D)")
+
+
+def vector_quantize_cases():
+    # name, tokens, codes, mode
+    for suffix, shape, codes, mode in [("train", (90, 13), 33, "train"), ("unused_train", (4, 5, 24), 150, "train"),
+                                       ("eval", (65, 32), 70, "eval")]:
+        name = f"vector_quantize_{suffix}"
+        draw = Draw(name)
+        buffers = {"cluster_size": draw.uniform(0.0, 3.0, 1, codes),
+                   "embed": F.normalize(draw.normal(1, codes, shape[-1]), dim=-1) * draw.uniform(0.6, 1.0, 1, codes, 1)}
+
+        def forward(i, w, b, training=mode == "train"):
+            return {"y": vector_quantize(i["x"], b, "", training)}
+
+        # Without training there is no straight-through gradient: nothing to differentiate.
+        yield build(name, "vector_quantize", forward, {"x": draw.normal(*shape)}, buffers=buffers, attrs={"decay": 0.8},
+                    mode=mode, tol=TIGHT, ups=("y",) if mode == "train" else None, source="torch, f64")
 
 
 def resnet_plan(width, layers, bottleneck):
@@ -342,5 +388,5 @@ def resnet():
 
 
 def cases():
-    for family in (decomp_conv, dcformer, mixers, volume_head, resnet):
+    for family in (decomp_conv, dcformer, mixers, volume_head, vector_quantize_cases, resnet):
         yield from family()

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use serde_json::json;
-use x2ct::nn::ParameterBuilder;
 use x2ct::nn::models::{DcFormer, DcFormerConfig, EncoderConfig, RadiographEncoder, TokenReduction};
+use x2ct::nn::{ParameterBuilder, Recompute};
 use x2ct::tensor::DType;
 use x2ct::train::StepMemory;
 
@@ -28,10 +28,10 @@ pub struct ModelArgs {
     /// What a DCFormer's projection takes of the last feature map: channel, depth or flatten
     #[arg(long, default_value = "channel")]
     reduction: String,
-    /// Also count the device memory of a training step on a batch of this many radiographs (ResNet)
+    /// Also count the device memory of a training step on a batch of this many radiographs or volumes
     #[arg(long)]
     batch: Option<usize>,
-    /// Radiographs recorded at a time in that step, as `micro_batch` of a training run
+    /// Radiographs or volumes recorded at a time in that step, as `micro_batch` of a training run
     #[arg(long, requires = "batch")]
     micro_batch: Option<usize>,
 }
@@ -43,16 +43,14 @@ pub fn run(args: ModelArgs, common: &Common) -> anyhow::Result<ExitCode> {
         anyhow::bail!("--size: {size} is not usable; use 32 to 16384");
     }
     let memory = match args.batch {
-        Some(_) if dcformer => anyhow::bail!("--batch: the memory of a step is counted for resnet18 and resnet50"),
         Some(batch) => step_memory(&args, size, batch)?,
         None => Vec::new(),
     };
     let mut builder = ParameterBuilder::new();
     let (input, summary, published) = if dcformer {
-        let volume @ [h, w, d] = [size, size, size / 2];
-        let reduction = TokenReduction::parse(&args.reduction)?;
-        let config = DcFormerConfig { input: volume, reduction, ..DcFormerConfig::named(&args.name)? };
+        let config = dcformer_config(&args, size)?;
         let model = DcFormer::new(&mut builder, &config)?;
+        let [h, w, d] = config.input;
         let input = [1, 1, h, w, d];
         (
             input.to_vec(),
@@ -78,7 +76,7 @@ pub fn run(args: ModelArgs, common: &Common) -> anyhow::Result<ExitCode> {
             report["fvcore_eval"] = json!(summary.macs() + 2 * normalized);
         }
         if !memory.is_empty() {
-            report["step_memory"] = memory.iter().map(|(dtype, m)| (dtype.name().to_string(), json!(m))).collect();
+            report["step_memory"] = memory.iter().map(|(label, m)| (label.clone(), json!(m))).collect();
         }
         println!("{}", serde_json::to_string_pretty(&report)?);
         return Ok(ExitCode::SUCCESS);
@@ -99,18 +97,41 @@ pub fn run(args: ModelArgs, common: &Common) -> anyhow::Result<ExitCode> {
     }
     if let Some(batch) = args.batch {
         let parts = args.micro_batch.map_or("in one pass".to_string(), |m| format!("in micro-batches of at most {m}"));
-        println!("\ndevice memory of a training step on {batch} radiographs {parts}, GB");
-        let rows = memory.iter().map(|(dtype, m)| {
+        let what = if dcformer { "volumes" } else { "radiographs" };
+        println!("\ndevice memory of a training step on {batch} {what} {parts}, GB");
+        let rows = memory.iter().map(|(label, m)| {
             let bytes = [m.activations, m.embeddings, m.parameters, m.total()];
-            std::iter::once(dtype.name().to_string()).chain(bytes.map(|b| format!("{:.2}", b as f64 / 1e9))).collect()
+            std::iter::once(label.clone()).chain(bytes.map(|b| format!("{:.2}", b as f64 / 1e9))).collect()
         });
-        print_table(&["dtype", "activations", "embeddings", "parameters", "total"], &rows.collect::<Vec<_>>());
+        print_table(&["", "activations", "embeddings", "parameters", "total"], &rows.collect::<Vec<_>>());
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn step_memory(args: &ModelArgs, size: usize, batch: usize) -> x2ct::Result<Vec<(DType, StepMemory)>> {
-    let config = EncoderConfig { embedding: args.embedding, ..EncoderConfig::new(&args.name, args.width) };
-    let of = |dtype| Ok((dtype, StepMemory::of(&config, size, dtype, batch, args.micro_batch)?));
-    [DType::F32, DType::Bf16].into_iter().map(of).collect()
+/// Of both storage types and, for a DCFormer, with and without recomputation.
+fn step_memory(args: &ModelArgs, size: usize, batch: usize) -> x2ct::Result<Vec<(String, StepMemory)>> {
+    let mut all = Vec::new();
+    for dtype in [DType::F32, DType::Bf16] {
+        let name = dtype.name().to_string();
+        if !args.name.starts_with("dcformer") {
+            let config = EncoderConfig { embedding: args.embedding, ..EncoderConfig::new(&args.name, args.width) };
+            all.push((name, StepMemory::of(&config, size, dtype, batch, args.micro_batch)?));
+            continue;
+        }
+        let config = DcFormerConfig { projection: Some(args.embedding), ..dcformer_config(args, size)? };
+        for (what, recompute) in [
+            ("", Recompute::Nothing),
+            (", hidden layers recomputed", Recompute::Hidden),
+            (", blocks recomputed", Recompute::Blocks),
+        ] {
+            let memory = StepMemory::of_volumes(&config, dtype, batch, args.micro_batch, recompute)?;
+            all.push((format!("{name}{what}"), memory));
+        }
+    }
+    Ok(all)
+}
+
+fn dcformer_config(args: &ModelArgs, size: usize) -> x2ct::Result<DcFormerConfig> {
+    let reduction = TokenReduction::parse(&args.reduction)?;
+    Ok(DcFormerConfig { input: [size, size, size / 2], reduction, ..DcFormerConfig::named(&args.name)? })
 }

@@ -39,6 +39,10 @@ pub struct DcFormerConfig {
     /// Sizes of the volumes along H, W and D, which the projection depends on where the reduction keeps positions.
     #[serde(default = "DcFormerConfig::published_input")]
     pub input: [usize; 3],
+    /// Codes of a codebook that the tokens of the last feature map are quantised with; the released code has 8192, the paper
+    /// none. A training pass with one cannot be repeated, as gradient caching would.
+    #[serde(default)]
+    pub vq: Option<usize>,
     /// What the embedding keeps of the last feature map.
     #[serde(default)]
     pub reduction: TokenReduction,
@@ -73,6 +77,7 @@ impl DcFormerConfig {
             mixer: Mixer::Decomposed,
             drop_path: 0.0,
             input: Self::published_input(),
+            vq: None,
             reduction: TokenReduction::Channel,
             projection: None,
         })
@@ -129,21 +134,21 @@ impl Block {
         }
     }
 
+    /// What the block adds to: x, or, in the first block of a stage, x pooled and projected.
+    fn enter(&self, f: &Forward, x: &Var) -> Result<Var> {
+        let Some(weight) = self.projection else { return Ok(x.clone()) };
+        let pooled = f.tape.apply(MaxPool3d::new(3, 2, 1), &[x])?;
+        f.tape.apply(PointwiseConv { method: f.method }, &[&pooled, &f.weight(weight)?])
+    }
+
     fn forward(&self, f: &Forward, x: &Var) -> Result<Var> {
-        let x = match self.projection {
-            Some(weight) => {
-                let pooled = f.tape.apply(MaxPool3d::new(3, 2, 1), &[x])?;
-                f.tape.apply(PointwiseConv { method: f.method }, &[&pooled, &f.weight(weight)?])?
-            }
-            None => x.clone(),
-        };
-        let mixed = self.mixer.forward(f, &x)?;
-        let hidden = if f.recompute == Recompute::Hidden { Hidden::Recomputed } else { Hidden::Kept };
+        let mixed = self.mixer.forward(f, x)?;
+        let hidden = if f.recompute == Recompute::Nothing { Hidden::Kept } else { Hidden::Recomputed };
         let (rate, block) = self.drop_path;
         let drop_path = f.drop_path(rate, block, x.tensor().shape()[0])?;
         let ids = [self.hidden.0, self.hidden.1, self.output.0, self.output.1, self.gamma];
         let parameters = ids.iter().map(|&id| f.parameter(id)).collect::<Result<Vec<_>>>()?;
-        let inputs: Vec<_> = [&x, &mixed].into_iter().chain(&parameters).collect();
+        let inputs: Vec<_> = [x, &mixed].into_iter().chain(&parameters).collect();
         f.tape.apply(Mlp { method: f.method, hidden, drop_path }, &inputs)
     }
 
@@ -168,19 +173,40 @@ impl Block {
 /// Volumes [N, 1, H, W, D] to feature maps and, reduced as the configuration says, to embeddings. Every size of the input is a
 /// multiple of 64, so that the last stage has whole voxels (others work, rounded up).
 ///
-/// Names: `encoder.*` as in the released code and `to_visual_latent.weight`. The released code stores each branch's norm
+/// Names: `encoder.*` and `vq.*` as in the released code and `to_visual_latent.weight`. The released code stores each branch's norm
 /// under two names, `norm.0` and `c1.1`; [`StateDict::load_into`] wants the first, which [`DcFormer::canonical`] makes of
 /// the second.
 pub struct DcFormer {
-    stem: Vec<Arc<Decomposed>>,
+    stem: Vec<Decomposed>,
     stages: Vec<Vec<Arc<Block>>>,
     features: usize,
     head: VolumeHead,
+    mixer: Mixer,
+    input: [usize; 3],
+}
+
+/// What a training pass keeps of a stem layer or block, in values a volume.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UnitRecord {
+    /// Its input, which is kept unless the unit pools it.
+    pub input: usize,
+    /// The pooled and the projected input.
+    pub entry: usize,
+    /// The choices of the pooling, a byte each: as many as pooled values; 0 where nothing is pooled.
+    pub choices: usize,
+    /// What the mixer leaves.
+    pub mixed: usize,
+    /// The hidden layer of the channel MLP; none in the stem.
+    pub hidden: usize,
+    /// Its output.
+    pub output: usize,
+    /// Gradients that its backward pass works on at a time.
+    pub gradients: usize,
 }
 
 impl DcFormer {
     /// # Errors
-    /// A channel count, block count or input size of 0, an even kernel, a drop-path rate that is no probability below 1, a head of
+    /// A channel count, block count, codebook or input size of 0, an even kernel, a drop-path rate that is no probability below 1, a head of
     /// attention that does not divide the channels.
     pub fn new(b: &mut ParameterBuilder, config: &DcFormerConfig) -> Result<Self> {
         let DcFormerConfig { channels, blocks, kernels, .. } = config;
@@ -192,6 +218,9 @@ impl DcFormer {
             ));
         }
         config.mixer.check(&channels[1..])?;
+        if config.vq == Some(0) {
+            return Err(Error::argument("model", "a codebook of no codes", "use at least one, or none at all"));
+        }
         if config.input.contains(&0) {
             let problem = format!("volumes of {:?} have no voxels", config.input);
             return Err(Error::argument("model", problem, "give the sizes along H, W and D"));
@@ -209,7 +238,7 @@ impl DcFormer {
                 let mut conv =
                     b.scope(name, |b| Decomposed::new(b, [inputs, channels[0]], kernel, stride, Groups::Dense));
                 conv.activation = activation;
-                Arc::new(conv)
+                conv
             });
             let stem: Vec<_> = stem.collect();
             let stages = (0..4).map(|stage| {
@@ -228,8 +257,8 @@ impl DcFormer {
             (stem, stages.collect())
         });
         let features = channels[4];
-        let head = VolumeHead::new(b, features, config.map(), config.reduction, config.projection);
-        Ok(DcFormer { stem, stages, features, head })
+        let head = VolumeHead::new(b, features, config.map(), config.vq, config.reduction, config.projection);
+        Ok(DcFormer { stem, stages, features, head, mixer: config.mixer, input: config.input })
     }
 
     /// Channels of the last feature map.
@@ -248,12 +277,13 @@ impl DcFormer {
     fn encode(&self, f: &Forward, volumes: &Var, mut visit: impl FnMut(&Var)) -> Result<Var> {
         let mut x = f.cast(volumes)?;
         for layer in &self.stem {
-            let layer = layer.clone();
-            x = f.block(&x, move |f, x| layer.forward(f, x))?;
+            // Nothing to recompute: it keeps its input alone.
+            x = layer.forward(f, &x)?;
         }
         visit(&x);
         for stage in &self.stages {
             for block in stage {
+                x = block.enter(f, &x)?;
                 let block = block.clone();
                 x = f.block(&x, move |f, x| block.forward(f, x))?;
             }
@@ -296,6 +326,40 @@ impl DcFormer {
             _ => 0,
         };
         layers.iter().map(|l| norms(l) * l.output.iter().product::<usize>() as u64).sum()
+    }
+
+    /// What a training pass on volumes of the configured size records, unit by unit.
+    ///
+    /// # Errors
+    /// For another token mixer than the decomposed convolution, which keeps more than is counted here.
+    pub fn records(&self) -> Result<Vec<UnitRecord>> {
+        if self.mixer != Mixer::Decomposed {
+            let problem = format!("what {:?} records is not counted", self.mixer);
+            return Err(Error::argument("model", problem, "ask for a DCFormer"));
+        }
+        let count = |shape: [usize; 5]| shape.iter().product::<usize>();
+        let [h, w, d] = self.input;
+        let (mut s, mut shape, mut units) = (ModelSummary::default(), [1, 1, h, w, d], Vec::new());
+        for layer in &self.stem {
+            let (input, output) = (shape, layer.summarise(&mut s, shape));
+            shape = output;
+            // That of the output, under the activation, and, but for the volumes, of the input.
+            let activation = if layer.activation == Activation::Gelu { count(output) } else { 0 };
+            let of_input = if units.is_empty() { 0 } else { count(input) };
+            let gradients = count(output) + activation + of_input;
+            units.push(UnitRecord { input: count(input), output: count(output), gradients, ..UnitRecord::default() });
+        }
+        for block in self.stages.iter().flatten() {
+            let (input, output) = (count(shape), block.summarise(&mut s, shape));
+            shape = output;
+            let n = count(output);
+            let choices = if block.projection.is_some() { n / block.channels * block.inputs } else { 0 };
+            let entry = if choices > 0 { choices + n } else { 0 };
+            // Of the output, of x and of what the mixer leaves.
+            let gradients = 3 * n;
+            units.push(UnitRecord { input, entry, choices, mixed: n, hidden: 4 * n, output: n, gradients });
+        }
+        Ok(units)
     }
 
     /// Counted at the input size [N, 1, H, W, D].

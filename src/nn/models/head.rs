@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::super::layers::Linear;
+use super::super::layers::{Linear, VectorQuantizer};
 use super::super::{Forward, ModelSummary, ParameterBuilder};
 use crate::autograd::Var;
 use crate::ops::channels::Transpose;
@@ -50,26 +50,30 @@ impl TokenReduction {
     }
 }
 
-/// Tokens of a feature map, their reduction and the projection without bias to the shared space, `to_visual_latent.weight`.
+/// Tokens of a feature map, optionally quantised (`vq.*`), their reduction and the projection without bias to the shared space,
+/// `to_visual_latent.weight`.
 pub struct VolumeHead {
+    quantizer: Option<VectorQuantizer>,
     reduction: TokenReduction,
     inputs: usize,
     projection: Option<Linear>,
 }
 
 impl VolumeHead {
-    /// For feature maps of `channels` channels and sizes `map` along H, W and D; `projection` is the embedding's length, or
-    /// `None` for what the reduction leaves.
+    /// For feature maps of `channels` channels and sizes `map` along H, W and D. `codes` is the size of a codebook that tokens are
+    /// quantised with, `projection` the embedding's length, or `None` for what the reduction leaves.
     pub fn new(
         b: &mut ParameterBuilder,
         channels: usize,
         map: [usize; 3],
+        codes: Option<usize>,
         reduction: TokenReduction,
         projection: Option<usize>,
     ) -> Self {
+        let quantizer = codes.map(|codes| b.scope("vq", |b| VectorQuantizer::new(b, codes, channels)));
         let inputs = reduction.values(channels, map);
         let projection = projection.map(|p| b.scope("to_visual_latent", |b| Linear::new(b, inputs, p, false)));
-        VolumeHead { reduction, inputs, projection }
+        VolumeHead { quantizer, reduction, inputs, projection }
     }
 
     /// Values a volume that the projection takes.
@@ -91,6 +95,10 @@ impl VolumeHead {
     /// A map of another size than the projection was made for.
     pub fn forward(&self, f: &Forward, map: &Var) -> Result<Var> {
         let tokens = self.tokens(f, map)?;
+        let tokens = match &self.quantizer {
+            Some(quantizer) => quantizer.forward(f, &tokens)?,
+            None => tokens,
+        };
         let [n, d, h, w, c] = tokens.tensor().dims("tokens")?;
         let reduced = match self.reduction {
             TokenReduction::Channel => f.tape.apply(GlobalAvgPool::default(), &[&tokens])?,

@@ -8,7 +8,7 @@ mod mixer;
 mod resnet;
 
 pub use ct_clip::{CtClip, CtClipConfig};
-pub use dcformer::{DcFormer, DcFormerConfig};
+pub use dcformer::{DcFormer, DcFormerConfig, UnitRecord};
 pub use encoder::{EncoderConfig, RadiographEncoder};
 pub use head::{TokenReduction, VolumeHead};
 pub use mixer::Mixer;

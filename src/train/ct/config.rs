@@ -115,6 +115,11 @@ impl CtTrainConfig {
         let tower = self.model.text_features.is_some();
         check_fields(&[
             ("micro_batch", self.micro_batch.is_none_or(|m| m > 0), "must be at least 1"),
+            (
+                "micro_batch",
+                self.model.encoder.vq.is_none() || self.micro_batch.is_none_or(|m| m >= self.batch),
+                "must be left out with model.vq, whose codebook has moved when a micro-batch is embedded again",
+            ),
             ("loss.scale", self.loss.scale.is_finite() && self.loss.scale > 0.0, "must be positive"),
             ("data", text != cache, "give one of text and cache"),
             ("model.text_features", tower || !text, "is missing: data.text needs a text tower on this many features"),
