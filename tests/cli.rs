@@ -18,7 +18,7 @@ use x2ct::train::{TrainConfig, Trainer, TrainingSet};
 const BINARY: &str = env!("CARGO_BIN_EXE_x2ct");
 
 /// Runs `x2ct` with arguments separated by spaces.
-fn x2ct(folder: &Path, arguments: &str) -> Output {
+pub fn x2ct(folder: &Path, arguments: &str) -> Output {
     Command::new(BINARY).args(arguments.split_whitespace()).current_dir(folder).output().unwrap()
 }
 
@@ -27,13 +27,13 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// Standard output of a run that must succeed.
-fn succeed(folder: &Path, arguments: &str) -> String {
+pub fn succeed(folder: &Path, arguments: &str) -> String {
     let output = x2ct(folder, arguments);
     assert!(output.status.success(), "x2ct {arguments}: {}", text(&output.stderr));
     text(&output.stdout)
 }
 
-fn json(folder: &Path, arguments: &str) -> Value {
+pub fn json(folder: &Path, arguments: &str) -> Value {
     serde_json::from_str(&succeed(folder, &format!("{arguments} --json"))).unwrap()
 }
 

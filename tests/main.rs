@@ -25,6 +25,7 @@ mod readers;
 mod recompute;
 mod shim;
 mod support;
+mod teacher;
 mod text;
 mod train;
 mod train_ct;

@@ -112,6 +112,18 @@ impl EmbeddingCache {
         self.ids.iter().enumerate().map(|(row, id)| (id.as_str(), row)).collect()
     }
 
+    /// The rows of these ids, in their order. Errors: names the first that has none.
+    pub fn rows_of(&self, ids: &[String]) -> Result<Vec<usize>> {
+        let index = self.index();
+        let row = |id: &String| {
+            index.get(id.as_str()).copied().ok_or_else(|| {
+                let problem = format!("has no embedding of {id}");
+                Error::argument("embedding cache", problem, "make the cache of this data set, or leave that id out")
+            })
+        };
+        ids.iter().map(row).collect()
+    }
+
     /// Refuses a cache of another teacher.
     pub fn expect_teacher(&self, expected: &str) -> Result<()> {
         expect("teacher", &self.teacher, expected)

@@ -20,7 +20,7 @@ mod trainer;
 pub use augment::Augmentation;
 pub use checkpoint::{Checkpoint, Position};
 pub use config::{DataConfig, LossConfig, TrainConfig};
-pub use ct::{CtDataConfig, CtLossConfig, CtTrainConfig, CtTrainingSet};
+pub use ct::{CtDataConfig, CtLossConfig, CtTeacher, CtTrainConfig, CtTrainingSet, Texts};
 pub use gradient::{BatchLoss, gradients, micro_batches};
 pub use memory::StepMemory;
 pub use optimizer::{Decay, OptimizerConfig, ScheduleConfig, ScheduleKind};

@@ -1,12 +1,12 @@
 //! Radiographs and teacher embeddings, joined.
 
 use super::task::scan;
+use crate::Result;
 use crate::data::cache::EmbeddingCache;
 use crate::data::radiographs::RadiographSet;
 use crate::data::rows;
 use crate::device::Device;
 use crate::ops::image::ImageSet;
-use crate::{Error, Result};
 
 /// Radiographs in device memory with the embeddings of the same patients' CTs and reports, row by row.
 pub struct TrainingSet {
@@ -30,18 +30,7 @@ impl TrainingSet {
     /// # Errors
     /// Names the first radiograph the cache has no embedding of.
     pub fn join(device: &Device, radiographs: &RadiographSet, cache: &EmbeddingCache) -> Result<Self> {
-        let index = cache.index();
-        let found = radiographs.ids().iter().map(|id| {
-            index.get(id.as_str()).copied().ok_or_else(|| {
-                let problem = format!("has no embedding of {id}, which is among the radiographs");
-                Error::argument(
-                    "embedding cache",
-                    problem,
-                    "make the cache of this data set, or leave the radiograph out",
-                )
-            })
-        });
-        let found: Vec<usize> = found.collect::<Result<_>>()?;
+        let found = cache.rows_of(radiographs.ids())?;
         Ok(TrainingSet {
             images: radiographs.upload(device)?,
             ids: radiographs.ids().to_vec(),

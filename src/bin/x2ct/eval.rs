@@ -1,4 +1,4 @@
-//! `x2ct eval`: retrieval and zero-shot detection of a trained encoder on a held-out set.
+//! `x2ct eval`: retrieval and zero-shot detection on a held-out set, of a radiograph encoder or of a CT teacher.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -6,65 +6,132 @@ use std::process::ExitCode;
 use x2ct::data::cache::EmbeddingCache;
 use x2ct::data::ct_rate::{CtRate, HuSource};
 use x2ct::data::radiographs::RadiographSet;
-use x2ct::eval::scores::{Scores, Targets};
+use x2ct::data::volumes::VolumeSet;
+use x2ct::eval::retrieval::Recall;
+use x2ct::eval::scores::{ClipScores, Scores, Targets, ZeroShot, ZeroShotTargets};
 use x2ct::labels;
-use x2ct::train::{Checkpoint, Trainer, TrainingSet};
-use x2ct::{Error, files};
+use x2ct::train::{Checkpoint, CtTeacher, Texts, Trainer, TrainingSet};
+use x2ct::{Device, Error, files};
 
 use crate::Common;
 use crate::arguments::split;
-use crate::terminal::print_table;
+use crate::terminal::{Progress, print_table, stop_flag};
 
-/// Score a trained encoder: retrieval R@1/5/10/50 both ways, zero-shot AUC and AP
+/// Score a radiograph encoder, a CT encoder or a teacher's cache: retrieval both ways, zero-shot detection
+///
+/// A radiograph encoder: --checkpoint, --radiographs and the teacher's --cache of the same volumes. A CT encoder: --checkpoint,
+/// --volumes and --text (or the --cache it was trained on). A teacher by what it left: --cache alone. CT and report are then each
+/// other's gallery, as DCFormer is evaluated.
 #[derive(clap::Args)]
 pub struct EvalArgs {
     /// Checkpoint of `x2ct train`
     #[arg(long)]
-    checkpoint: PathBuf,
+    checkpoint: Option<PathBuf>,
     /// Held-out radiographs (`x2ct drr --dataset`): a file, or shards by their folder or by a quoted name with *
+    #[arg(long, conflicts_with_all = ["volumes", "text"], requires_all = ["checkpoint", "cache"])]
+    radiographs: Option<PathBuf>,
+    /// Held-out volumes (`x2ct preprocess`): a folder, or a packed file
+    #[arg(long, requires = "checkpoint")]
+    volumes: Option<PathBuf>,
+    /// Text features of the reports, for a CT encoder with a text tower
+    #[arg(long, conflicts_with = "cache")]
+    text: Option<PathBuf>,
+    /// The teacher's embeddings of the same volumes; for a CT encoder without a text tower, those it was trained on
     #[arg(long)]
-    radiographs: PathBuf,
-    /// The teacher's embeddings of the same volumes
-    #[arg(long)]
-    cache: PathBuf,
+    cache: Option<PathBuf>,
     /// Data set in CT-RATE layout, for the labels
     #[arg(long)]
     dataset: PathBuf,
     /// Which part of it
     #[arg(long, default_value = "valid", value_parser = ["train", "valid"])]
     split: String,
+    /// Cosines are multiplied by it in zero-shot detection by a CT encoder or a cache; its training's, or 1
+    #[arg(long)]
+    scale: Option<f64>,
     /// Also write the labels as a comma-separated table: AUC, AP, and rates at one half and at the Youden point
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
 }
 
 pub fn run(args: EvalArgs, common: &Common) -> anyhow::Result<ExitCode> {
-    let device = common.device()?;
-    let checkpoint: Checkpoint = Checkpoint::read(&args.checkpoint)?;
-    let cache = EmbeddingCache::read(&args.cache)?;
-    cache.expect_teacher(&checkpoint.sources.teacher).map_err(|e| e.of_file(&args.cache))?;
-    let radiographs = RadiographSet::read(&args.radiographs)?;
-    let set = TrainingSet::join(&device, &radiographs, &cache).map_err(|e| e.of_file(&args.cache))?;
-    let labels = labels_of(&args, &set.ids)?;
-    let embeddings = Trainer::resume(&device, &checkpoint)?.embed(&set.images)?;
-    let scores = Scores::of(
-        &embeddings,
-        &Targets {
-            ct: &set.ct,
-            report: &set.report,
-            prompts_positive: &cache.prompts_positive,
-            prompts_negative: &cache.prompts_negative,
-            labels: &labels,
-            dim: set.dim,
-        },
-    )?;
+    match (&args.checkpoint, &args.radiographs, &args.volumes, &args.cache) {
+        (Some(checkpoint), Some(radiographs), None, Some(cache)) => {
+            let device = common.device()?;
+            radiograph_encoder(&args, common, &device, &Checkpoint::read(checkpoint)?, radiographs, cache)
+        }
+        (Some(checkpoint), None, Some(volumes), _) => {
+            let teacher = CtTeacher::read(&common.device()?, checkpoint)?;
+            let (volumes, texts, stop) =
+                (VolumeSet::read(volumes)?, Texts::read(args.text.as_deref(), args.cache.as_deref())?, stop_flag()?);
+            let mut progress = Progress::new("embedding", "volumes", volumes.ids().len() as u64);
+            let cache = teacher.cache(volumes, &texts, &stop, &mut |done| progress.set(done as u64, ""));
+            progress.finish("");
+            let scale = args.scale.unwrap_or(f64::from(teacher.config().loss.scale));
+            ct_teacher(&args, common, &cache?, scale)
+        }
+        (None, None, None, Some(cache)) => {
+            let cache = EmbeddingCache::read(cache)?;
+            ct_teacher(&args, common, &cache, args.scale.unwrap_or(1.0))
+        }
+        _ => anyhow::bail!(
+            "eval: pass --checkpoint with --radiographs and --cache, or with --volumes and --text, or --cache alone"
+        ),
+    }
+}
+
+fn radiograph_encoder(
+    args: &EvalArgs,
+    common: &Common,
+    device: &Device,
+    checkpoint: &Checkpoint,
+    radiographs: &PathBuf,
+    cache_path: &PathBuf,
+) -> anyhow::Result<ExitCode> {
+    let cache = EmbeddingCache::read(cache_path)?;
+    cache.expect_teacher(&checkpoint.sources.teacher).map_err(|e| e.of_file(cache_path))?;
+    let radiographs = RadiographSet::read(radiographs)?;
+    let set = TrainingSet::join(device, &radiographs, &cache).map_err(|e| e.of_file(cache_path))?;
+    let labels = labels_of(args, &set.ids)?;
+    let embeddings = Trainer::resume(device, checkpoint)?.embed(&set.images)?;
+    let targets = Targets {
+        ct: &set.ct,
+        report: &set.report,
+        prompts_positive: &cache.prompts_positive,
+        prompts_negative: &cache.prompts_negative,
+        labels: &labels,
+        dim: set.dim,
+    };
+    let scores = Scores::of(&embeddings, &targets)?;
+    finish(args, common, &scores, &scores.zero_shot, || print_scores(&scores, &set.teacher))
+}
+
+fn ct_teacher(args: &EvalArgs, common: &Common, cache: &EmbeddingCache, scale: f64) -> anyhow::Result<ExitCode> {
+    let labels = labels_of(args, &cache.ids)?;
+    let targets = ZeroShotTargets {
+        prompts_positive: &cache.prompts_positive,
+        prompts_negative: &cache.prompts_negative,
+        labels: &labels,
+        dim: cache.dim,
+        scale,
+    };
+    let scores = ClipScores::of(&cache.ct, &cache.report, &targets)?;
+    finish(args, common, &scores, &scores.zero_shot, || print_clip_scores(&scores, &cache.teacher))
+}
+
+fn finish(
+    args: &EvalArgs,
+    common: &Common,
+    scores: &impl serde::Serialize,
+    zero_shot: &ZeroShot,
+    print: impl FnOnce(),
+) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.csv {
-        files::write_atomic(path, scores.zero_shot.csv().as_bytes())?;
+        files::write_atomic(path, zero_shot.csv().as_bytes())?;
     }
     if common.json {
-        println!("{}", serde_json::to_string_pretty(&scores)?);
+        println!("{}", serde_json::to_string_pretty(scores)?);
     } else {
-        print_scores(&scores, &set.teacher);
+        print();
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -103,8 +170,42 @@ fn print_scores(s: &Scores, teacher: &str) {
     });
     print_table(&["retrieval", "R@1", "R@5", "R@10", "R@50", "median rank"], &rows);
     println!();
-    let cell = |v: Option<f64>| v.map_or("not defined".into(), |v| format!("{v:.4}"));
-    let z = &s.zero_shot;
+    print_labels(&s.zero_shot);
+}
+
+/// R@1, R@10 and R@50 both ways, then what DCFormer's evaluation says of detection.
+fn print_clip_scores(s: &ClipScores, teacher: &str) {
+    println!("teacher: {teacher}; gallery: {} volumes; zero-shot scale {:.4}", s.gallery, s.scale);
+    let r = &s.retrieval;
+    let row = |name: &str, [r1, r10, r50]: [f64; 3], median: f64| {
+        let shares = [r1, r10, r50].map(|v| format!("{v:.4}"));
+        std::iter::once(name.to_string()).chain(shares).chain([format!("{median:.1}")]).collect::<Vec<_>>()
+    };
+    let way = |name: &str, r: &Recall| row(name, [r.r1, r.r10, r.r50], r.median_rank);
+    let rows = [
+        way("IR: CT from report", &r.image_from_text),
+        way("TR: report from CT", &r.text_from_image),
+        row("chance", r.chance, (s.gallery + 1) as f64 / 2.0),
+    ];
+    print_table(&["retrieval", "R@1", "R@10", "R@50", "median rank"], &rows);
+    println!();
+    let t = &s.zero_shot.thresholded;
+    let rows = [
+        ("weighted F1", t.f1_weighted),
+        ("accuracy", Some(t.accuracy)),
+        ("micro precision", t.precision_micro),
+        ("micro recall", t.recall_micro),
+    ];
+    print_table(&["zero-shot at one half", ""], &rows.map(|(name, value)| vec![name.to_string(), cell(value)]));
+    println!();
+    print_labels(&s.zero_shot);
+}
+
+fn cell(v: Option<f64>) -> String {
+    v.map_or("not defined".into(), |v| format!("{v:.4}"))
+}
+
+fn print_labels(z: &ZeroShot) {
     let labels = z.labels.iter().map(|l| vec![l.name.to_string(), l.positives.to_string(), cell(l.auc), cell(l.ap)]);
     let means = [("macro", z.auc_macro, z.ap_macro), ("micro", z.auc_micro, z.ap_micro)];
     let means = means.map(|(name, auc, ap)| vec![name.to_string(), String::new(), cell(auc), cell(ap)]);

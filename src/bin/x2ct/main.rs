@@ -7,6 +7,7 @@ use x2ct::{Device, Error};
 
 mod arguments;
 mod bench;
+mod cache;
 mod check;
 mod demo;
 mod doctor;
@@ -59,6 +60,7 @@ impl Common {
 #[rustfmt::skip] // one line a subcommand
 enum Command {
     Bench(bench::BenchArgs),
+    Cache(cache::CacheArgs),
     Check(check::CheckArgs),
     Demo(demo::DemoArgs),
     Doctor(doctor::DoctorArgs),
@@ -77,6 +79,7 @@ fn main() -> ExitCode {
     #[rustfmt::skip] // one line a subcommand
     let outcome = match command {
         Command::Bench(args) => bench::run(args, &common),
+        Command::Cache(args) => cache::run(args, &common),
         Command::Check(args) => check::run(args, &common),
         Command::Demo(args) => demo::run(args, &common),
         Command::Doctor(args) => doctor::run(args, &common),

@@ -1,7 +1,9 @@
 //! Training a CT encoder against reports (DCFormer, Sec. 3.3): volumes are read batch by batch, ahead of their use.
 
 mod config;
+mod parts;
 mod set;
+mod teacher;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -10,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 pub use config::{CtDataConfig, CtLossConfig, CtTrainConfig};
 pub use set::CtTrainingSet;
+pub use teacher::{CtTeacher, Texts};
 
 use super::gradient::{BatchLoss, cut};
 use super::{Run, Sampler, Sources, StepRows, Task, Trainer};
@@ -200,10 +203,17 @@ impl Trainer<CtTrainConfig> {
         let all: Vec<u32> = (0..volumes.ids().len() as u32).collect();
         let mut embeddings = Vec::with_capacity(all.len() * config.model.embedding);
         for rows in all.chunks(config.micro_batch.unwrap_or(config.batch)) {
-            let pass = Forward::evaluation(self.parameters()).with_dtype(config.dtype);
-            let batch = pass.tape.constant(&volumes.load(device, rows)?);
-            embeddings.extend(self.model().embed_volumes(&pass, &batch)?.tensor().to_vec()?);
+            embeddings.extend(self.embed_batch(&volumes.load(device, rows)?)?);
         }
+        Ok(embeddings)
+    }
+
+    /// [`Self::embed`] of volumes [N, 1, H, W, D] in device memory.
+    fn embed_batch(&self, volumes: &Tensor) -> Result<Vec<f32>> {
+        let config = self.config();
+        let pass = Forward::evaluation(self.parameters()).with_dtype(config.dtype);
+        let embeddings = self.model().embed_volumes(&pass, &pass.tape.constant(volumes))?;
+        let mut embeddings = embeddings.tensor().to_vec()?;
         rows::l2_normalise("CT embeddings", &mut embeddings, config.model.embedding)?;
         Ok(embeddings)
     }

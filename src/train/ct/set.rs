@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use super::super::Sources;
 use super::super::task::scan;
+use crate::Result;
 use crate::data::cache::EmbeddingCache;
 use crate::data::rows;
 use crate::data::text::TextFeatures;
 use crate::data::volumes::{VolumeLoader, VolumeSet};
 use crate::device::Device;
-use crate::{Error, Result};
 
 /// Volumes, read batch by batch, with what stands for the same patients' reports, row by row.
 pub struct CtTrainingSet {
@@ -42,14 +42,7 @@ impl CtTrainingSet {
     /// # Errors
     /// Names the first volume that has no embedding.
     pub fn with_embeddings(device: &Device, volumes: VolumeSet, cache: &EmbeddingCache) -> Result<Self> {
-        let index = cache.index();
-        let found = volumes.ids().iter().map(|id| {
-            index.get(id.as_str()).copied().ok_or_else(|| {
-                let problem = format!("has no embedding of {id}, which is among the volumes");
-                Error::argument("embedding cache", problem, "make the cache of this data set, or leave the volume out")
-            })
-        });
-        let found: Vec<usize> = found.collect::<Result<_>>()?;
+        let found = cache.rows_of(volumes.ids())?;
         let rows = rows::select(&cache.report, cache.dim, &found);
         Ok(Self::new(device, volumes, rows, cache.dim, true, cache.teacher.clone()))
     }

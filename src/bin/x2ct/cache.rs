@@ -1,0 +1,121 @@
+//! `x2ct cache`: what a teacher says of a data set, computed once, and the text features that it reads.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use serde_json::json;
+use x2ct::data::ct_rate::{CtRate, HuSource};
+use x2ct::data::text::HashedNgrams;
+use x2ct::data::volumes::VolumeSet;
+use x2ct::files;
+use x2ct::train::{CtTeacher, Texts};
+
+use crate::Common;
+use crate::arguments::split;
+use crate::terminal::{Progress, stop_flag};
+
+/// Make the embedding cache that a radiograph encoder learns from, with a CT encoder of your own as the teacher
+#[derive(clap::Args)]
+pub struct CacheArgs {
+    #[command(subcommand)]
+    command: CacheCommand,
+}
+
+#[derive(clap::Subcommand)]
+enum CacheCommand {
+    Build(BuildArgs),
+    Text(TextArgs),
+}
+
+/// Embed volumes and reports with a trained CT encoder; run again after an interruption, it goes on
+///
+/// Finished embeddings are kept in FILE.parts until the cache is whole. Name the cache in the configuration of `x2ct train` (data.cache)
+/// to train a radiograph encoder on it.
+#[derive(clap::Args)]
+struct BuildArgs {
+    /// Checkpoint of `x2ct train` with a DCFormer configuration
+    #[arg(long)]
+    checkpoint: PathBuf,
+    /// Prepared volumes: a folder of `x2ct preprocess`, or a packed file
+    #[arg(long)]
+    volumes: PathBuf,
+    /// Text features of the reports, for a model with a text tower
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+    /// For a model without: the embedding cache on whose report embeddings it was trained
+    #[arg(long, value_name = "FILE", conflicts_with = "text")]
+    reports: Option<PathBuf>,
+    /// The cache to write (.safetensors)
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+/// Text features of a data set's reports by hashed word n-grams, where no language model is at hand
+///
+/// For CXR-BERT's features use tools/export_ct_clip.py --text-features.
+#[derive(clap::Args)]
+struct TextArgs {
+    /// Data set in CT-RATE layout
+    #[arg(long)]
+    dataset: PathBuf,
+    /// Which part of it
+    #[arg(long, default_value = "train", value_parser = ["train", "valid"])]
+    split: String,
+    /// Features of a text
+    #[arg(long, default_value_t = HashedNgrams::default().dim)]
+    features: usize,
+    /// Words of the longest sequence
+    #[arg(long, default_value_t = HashedNgrams::default().max_n)]
+    words: usize,
+    /// The file to write (.safetensors)
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+pub fn run(args: CacheArgs, common: &Common) -> anyhow::Result<ExitCode> {
+    match args.command {
+        CacheCommand::Build(args) => build(args, common),
+        CacheCommand::Text(args) => text(args, common),
+    }
+}
+
+fn build(args: BuildArgs, common: &Common) -> anyhow::Result<ExitCode> {
+    let device = common.device()?;
+    files::check_writable(&args.out)?;
+    let volumes = VolumeSet::read(&args.volumes)?;
+    let texts = Texts::read(args.text.as_deref(), args.reports.as_deref())?;
+    let teacher = CtTeacher::read(&device, &args.checkpoint)?;
+    let stop = stop_flag()?;
+    let mut progress = Progress::new("embedding", "volumes", volumes.ids().len() as u64);
+    let cache = teacher.write_cache(volumes, &texts, &args.out, &stop, &mut |done| progress.set(done as u64, ""));
+    progress.finish("");
+    let cache = cache?;
+    if common.json {
+        let report = json!({
+            "cache": args.out, "volumes": cache.ids.len(), "dim": cache.dim, "teacher": cache.teacher,
+            "checkpoint_digest": cache.checkpoint_digest, "preprocessing_digest": cache.preprocessing_digest,
+        });
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        println!("{}: {} volumes, embeddings by {}", args.out.display(), cache.ids.len(), cache.teacher);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(args: TextArgs, common: &Common) -> anyhow::Result<ExitCode> {
+    let data = CtRate::read(&args.dataset, split(&args.split), HuSource::AlreadyHu)?;
+    let (ids, reports): (Vec<String>, Vec<String>) =
+        data.volumes.iter().map(|v| (v.name.to_string(), v.report.text())).unzip();
+    let text = HashedNgrams { dim: args.features, max_n: args.words }.features(ids, &reports)?;
+    text.write(&args.out)?;
+    if common.json {
+        let report = json!({
+            "text": args.out, "reports": text.ids.len(), "features": text.dim, "encoder": text.encoder,
+            "settings_digest": text.settings_digest,
+        });
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        println!("{}: {} reports, {} {}", args.out.display(), text.ids.len(), text.dim, text.encoder);
+    }
+    Ok(ExitCode::SUCCESS)
+}

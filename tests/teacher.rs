@@ -1,0 +1,258 @@
+//! A CT encoder as the teacher: its cache is the same however often the work was stopped, and the circle from volumes to a radiograph
+//! encoder closes.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use x2ct::data::cache::EmbeddingCache;
+use x2ct::data::phantom_set::PhantomStudy;
+use x2ct::data::text::HashedNgrams;
+use x2ct::data::volumes::VolumeSet;
+use x2ct::nn::models::{CtClipConfig, DcFormerConfig};
+use x2ct::tensor::DType;
+use x2ct::train::{CtDataConfig, CtLossConfig, CtTeacher, CtTrainConfig, OptimizerConfig, Texts, Trainer};
+use x2ct::{Device, Error};
+
+const FEATURES: usize = 64;
+
+fn study() -> PhantomStudy {
+    PhantomStudy { seed: 7, shape: [24, 20, 28], spacing: [14.0, 16.0, 12.0] }
+}
+
+fn volumes(count: u64) -> VolumeSet {
+    study().volumes(&Device::host(), 0..count, DType::Bf16, &AtomicBool::new(false), &mut |_| {}).unwrap()
+}
+
+fn texts(volumes: &VolumeSet, words: usize) -> Texts {
+    let reports: Vec<String> = volumes.ids().iter().map(|id| format!("Report of {id}.")).collect();
+    let grams = HashedNgrams { dim: FEATURES, max_n: words };
+    Texts::Features(grams.features(volumes.ids().to_vec(), &reports).unwrap())
+}
+
+fn config(text_features: Option<usize>) -> CtTrainConfig {
+    let encoder = DcFormerConfig {
+        channels: [4, 4, 8, 8, 16],
+        kernels: [5, 3, 3, 3],
+        ..DcFormerConfig::named("dcformer-nano").unwrap()
+    };
+    CtTrainConfig {
+        out: "run".into(),
+        epochs: 1,
+        batch: 3,
+        micro_batch: None,
+        seed: 3,
+        dtype: DType::F32,
+        checkpoint_steps: 1,
+        drop_last: true,
+        weights: None,
+        model: CtClipConfig { name: "dcformer".into(), encoder, embedding: 24, text_features },
+        data: CtDataConfig { volumes: "volumes".into(), text: Some("text".into()), cache: None },
+        loss: CtLossConfig::default(),
+        optimizer: OptimizerConfig { lr: Some(1e-3), blr: None, ..OptimizerConfig::dcformer() },
+        schedule: Default::default(),
+    }
+}
+
+/// An untrained teacher, by a checkpoint.
+fn teacher(folder: &Path) -> CtTeacher {
+    let (device, path) = (Device::host(), folder.join("checkpoint.safetensors"));
+    Trainer::new(&device, &config(Some(FEATURES))).unwrap().checkpoint().unwrap().write(&path).unwrap();
+    CtTeacher::read(&device, &path).unwrap()
+}
+
+#[test]
+fn a_cache_is_the_same_however_often_its_making_was_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let (teacher, never) = (teacher(folder.path()), AtomicBool::new(false));
+    let (whole, broken) = (folder.path().join("whole.safetensors"), folder.path().join("broken.safetensors"));
+    let parts = folder.path().join("broken.safetensors.parts");
+    let written = teacher.write_cache(volumes(11), &texts(&volumes(11), 1), &whole, &never, &mut |_| {}).unwrap();
+    assert_eq!(EmbeddingCache::read(&whole).unwrap(), written);
+    assert_eq!((written.ids.len(), written.dim, written.teacher.as_str()), (11, 24, "DCFormer-CLIP (dcformer)"));
+
+    // Three volumes a piece; stopped after the first, then after the third.
+    for (stop_at, done) in [(3, 3), (9, 9)] {
+        let stop = AtomicBool::new(false);
+        let mut watch = |n: usize| stop.store(n >= stop_at, Ordering::Relaxed);
+        let error = teacher.write_cache(volumes(11), &texts(&volumes(11), 1), &broken, &stop, &mut watch).unwrap_err();
+        assert!(matches!(error, Error::Interrupted(_)), "{error}");
+        assert!(error.to_string().contains(&format!("after {done} of 11")), "{error}");
+        assert!(!broken.exists() && parts.exists());
+    }
+    let mut seen = Vec::new();
+    teacher.write_cache(volumes(11), &texts(&volumes(11), 1), &broken, &never, &mut |n| seen.push(n)).unwrap();
+    assert_eq!(seen, [11], "what was done is not done again");
+    assert_eq!(std::fs::read(&broken).unwrap(), std::fs::read(&whole).unwrap());
+    assert!(!parts.exists(), "nothing is left");
+    assert_eq!(teacher.cache(volumes(11), &texts(&volumes(11), 1), &never, &mut |_| {}).unwrap(), written);
+
+    // Once there, it stays: even a set stop leaves it, as there is nothing to do.
+    let again = teacher.write_cache(volumes(11), &texts(&volumes(11), 1), &broken, &AtomicBool::new(true), &mut |_| {});
+    assert_eq!(again.unwrap(), written);
+    // Other texts, another cache.
+    let other = teacher.write_cache(volumes(11), &texts(&volumes(11), 2), &broken, &never, &mut |_| {}).unwrap();
+    assert_ne!(other.preprocessing_digest, written.preprocessing_digest);
+    assert_eq!((&other.ct, &other.checkpoint_digest), (&written.ct, &written.checkpoint_digest));
+    assert_ne!(other.report, written.report);
+}
+
+#[test]
+fn parts_of_another_run_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (teacher, out) = (teacher(folder.path()), folder.path().join("cache.safetensors"));
+    let build = |words: usize, stop_at: usize| {
+        let stop = AtomicBool::new(false);
+        let mut watch = |n: usize| stop.store(n >= stop_at, Ordering::Relaxed);
+        teacher.write_cache(volumes(7), &texts(&volumes(7), words), &out, &stop, &mut watch)
+    };
+    build(1, 3).unwrap_err();
+    let error = build(2, 100).unwrap_err().to_string();
+    assert!(error.contains("part-000000") && error.contains("another checkpoint") && !out.exists(), "{error}");
+    let part = folder.path().join("cache.safetensors.parts/part-000000.safetensors");
+    let mut bytes = std::fs::read(&part).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&part, &bytes).unwrap();
+    let error = build(1, 100).unwrap_err().to_string();
+    assert!(error.contains("part-000000") && error.contains("delete the folder"), "{error}");
+}
+
+#[test]
+fn what_the_model_was_not_trained_on_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (teacher, never) = (teacher(folder.path()), AtomicBool::new(false));
+    let refused = |texts: &Texts| teacher.cache(volumes(2), texts, &never, &mut |_| {}).unwrap_err().to_string();
+    let Texts::Features(good) = texts(&volumes(2), 1) else { unreachable!() };
+    let narrow = HashedNgrams { dim: 16, max_n: 1 }.features(good.ids.clone(), &["a", "b"]).unwrap();
+    let error = refused(&Texts::Features(narrow));
+    assert!(error.contains("16 columns") && error.contains("takes 64"), "{error}");
+    let error = refused(&texts(&volumes(1), 1));
+    assert!(error.contains("none of the report of phantom_7_1"), "{error}");
+    let cache = teacher.cache(volumes(2), &Texts::Features(good), &never, &mut |_| {}).unwrap();
+    let error = refused(&Texts::Embeddings(cache));
+    assert!(error.contains("the model has a text tower"), "{error}");
+    assert!(Texts::read(None, None).is_err() && Texts::read(Some("a".as_ref()), Some("b".as_ref())).is_err());
+}
+
+#[test]
+fn a_model_without_a_text_tower_hands_the_embeddings_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let never = AtomicBool::new(false);
+    let first = teacher(folder.path()).cache(volumes(4), &texts(&volumes(4), 1), &never, &mut |_| {}).unwrap();
+    let device = Device::host();
+    let path = folder.path().join("second.safetensors");
+    let data = CtDataConfig { volumes: "volumes".into(), text: None, cache: Some("cache".into()) };
+    let config = CtTrainConfig { seed: 4, data, ..config(None) };
+    Trainer::new(&device, &config).unwrap().checkpoint().unwrap().write(&path).unwrap();
+    let second = CtTeacher::read(&device, &path).unwrap();
+    let cache = second.cache(volumes(4), &Texts::Embeddings(first.clone()), &never, &mut |_| {}).unwrap();
+    assert_eq!(cache.prompts_positive, first.prompts_positive);
+    assert!(cache.report.iter().zip(&first.report).all(|(a, b)| (a - b).abs() < 1e-6));
+    assert_ne!(cache.ct, first.ct);
+}
+
+#[cfg(feature = "cli")]
+mod circle {
+    use serde_json::Value;
+    use x2ct::ct::{HuSource, Preset, nifti};
+    use x2ct::data::ct_rate::{CtRate, Split};
+    use x2ct::data::{ct_rate, volumes::VolumeSet};
+    use x2ct::tensor::DType;
+    use x2ct::{Device, labels};
+
+    use crate::cli::{json, succeed, x2ct};
+
+    /// The volumes of a split, prepared at their own size: what `x2ct preprocess` does at the published one.
+    fn prepare(at: &std::path::Path, split: Split) {
+        let data = CtRate::read(at, split, ct_rate::HuSource::AlreadyHu).unwrap();
+        let preset = Preset { name: "small".into(), spacing: [12.0; 3], size: None, ..Preset::dcformer() };
+        let (mut ids, mut voxels) = (Vec::new(), Vec::new());
+        for volume in &data.volumes {
+            let ct = nifti::read(data.path(volume)).unwrap();
+            let prepared = preset.apply(&Device::host(), &ct, HuSource::AlreadyHu, DType::F32).unwrap();
+            prepared.with_bytes(|bytes| voxels.extend_from_slice(bytes)).unwrap();
+            ids.push(volume.name.to_string());
+        }
+        let set = VolumeSet::new(ids, [24; 3], DType::F32, voxels, preset).unwrap();
+        set.write(&at.join(format!("{}.volumes.safetensors", split.name()))).unwrap();
+    }
+
+    const CT: &str = "out = \"ct\"\nepochs = 2\nbatch = 4\ndtype = \"f32\"\n\
+        [model]\nname = \"dcformer\"\nchannels = [4, 4, 8, 8, 16]\nblocks = [1, 1, 1, 1]\nkernels = [5, 3, 3, 3]\n\
+        embedding = 32\ntext_features = 64\n\
+        [data]\nvolumes = \"train.volumes.safetensors\"\ntext = \"train.text.safetensors\"\n[optimizer]\nlr = 1e-3\n";
+    const CXR: &str = "out = \"cxr\"\nepochs = 2\nbatch = 6\n\
+        [model]\nname = \"resnet18\"\nwidth = 8\nembedding = 32\n\
+        [data]\nradiographs = \"train/ap.safetensors\"\ncache = \"train.dcformer.safetensors\"\n\
+        teacher = \"DCFormer-CLIP (dcformer)\"\nimage_size = 32\n[optimizer]\nlr = 1e-3\n";
+
+    #[test]
+    fn from_volumes_and_reports_to_a_radiograph_encoder() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path();
+        succeed(at, "phantom --out . --train 12 --valid 6 --shape 24x24x24 --spacing 12");
+        for (split, count) in [(Split::Train, 12), (Split::Valid, 6)] {
+            prepare(at, split);
+            let name = split.name();
+            succeed(at, &format!("drr --dataset . --split {name} --size 32x32 --out {name}"));
+            let text =
+                json(at, &format!("cache text --dataset . --split {name} --features 64 --out {name}.text.safetensors"));
+            assert_eq!((&text["reports"], &text["encoder"]), (&count.into(), &"hashed word n-grams".into()));
+        }
+        std::fs::write(at.join("ct.toml"), CT).unwrap();
+        assert_eq!(json(at, "train ct.toml")["position"]["step"], 6);
+        let cached = |name: &str| {
+            json(
+                at,
+                &format!(
+                    "cache build --checkpoint ct/checkpoint.safetensors --volumes {name}.volumes.safetensors \
+                     --text {name}.text.safetensors --out {name}.dcformer.safetensors"
+                ),
+            )
+        };
+        let (train, valid) = (cached("train"), cached("valid"));
+        assert_eq!((&train["volumes"], &valid["volumes"], &train["dim"]), (&12.into(), &6.into(), &32.into()));
+        assert_eq!((&train["teacher"], &train["checkpoint_digest"]), (&valid["teacher"], &valid["checkpoint_digest"]));
+        assert_eq!(train["teacher"], "DCFormer-CLIP (dcformer)");
+
+        std::fs::write(at.join("cxr.toml"), CXR).unwrap();
+        assert_eq!(json(at, "train cxr.toml")["position"]["step"], 4);
+        let scores = json(
+            at,
+            "eval --checkpoint cxr/checkpoint.safetensors --radiographs valid/ap.safetensors \
+             --cache valid.dcformer.safetensors --dataset .",
+        );
+        assert_eq!(scores["gallery"], 6);
+
+        // The teacher itself: by its model, and by what it left.
+        let by_model = "eval --checkpoint ct/checkpoint.safetensors --volumes valid.volumes.safetensors \
+                        --text valid.text.safetensors --dataset . --csv labels.csv";
+        let scores = json(at, by_model);
+        let scale = scores["scale"].as_f64().unwrap();
+        assert!((scale - std::f64::consts::E).abs() < 1e-6, "{scale}");
+        assert_eq!(scores["retrieval"]["chance"], Value::from(vec![1.0 / 6.0, 1.0, 1.0]));
+        let by_cache = format!("eval --cache valid.dcformer.safetensors --dataset . --scale {scale}");
+        assert_eq!(json(at, &by_cache), scores);
+        let table = succeed(at, by_model);
+        for part in ["IR: CT from report", "TR: report from CT", "weighted F1", "micro recall", labels::NAMES[17]] {
+            assert!(table.contains(part), "{part} is not in {table}");
+        }
+        assert_eq!(std::fs::read_to_string(at.join("labels.csv")).unwrap().lines().count(), 1 + labels::COUNT);
+
+        let failed = |arguments: &str, says: &str| {
+            let output = x2ct(at, arguments);
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert!(!output.status.success() && said.contains(says), "{arguments}: {said}");
+        };
+        failed("eval --checkpoint ct/checkpoint.safetensors --dataset .", "--volumes and --text");
+        failed(
+            "cache build --checkpoint cxr/checkpoint.safetensors --volumes valid.volumes.safetensors \
+             --text valid.text.safetensors --out x.safetensors",
+            "is of a radiograph encoder, not of a CT encoder",
+        );
+        failed(
+            "cache build --checkpoint ct/checkpoint.safetensors --volumes valid.volumes.safetensors \
+             --text train.text.safetensors --out x.safetensors",
+            "valid_1_a_1",
+        );
+    }
+}
