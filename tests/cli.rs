@@ -10,7 +10,7 @@ use serde_json::Value;
 use x2ct::Device;
 use x2ct::ct::{Affine, AxisCodes, CtVolume, GrayImage, Voxels, image, nifti};
 use x2ct::data::ingest::{IngestOptions, ingest};
-use x2ct::data::phantom::{PhantomSet, cache, write_dataset};
+use x2ct::data::phantom::{PhantomDataset, cache, write_dataset};
 use x2ct::data::radiographs::RadiographSet;
 use x2ct::labels;
 use x2ct::train::{TrainConfig, Trainer, TrainingSet};
@@ -157,7 +157,8 @@ fn an_interrupted_training_goes_on_where_it_was() {
 /// Four phantoms with radiographs, cache and an untrained checkpoint, by the library.
 fn prepare(at: &Path) {
     let device = Device::host();
-    let phantoms = PhantomSet { seed: 3, train: 4, valid: 1, shape: [16; 3], spacing: [24.0; 3], ..Default::default() };
+    let phantoms =
+        PhantomDataset { seed: 3, train: 4, valid: 1, shape: [16; 3], spacing: [24.0; 3], ..Default::default() };
     let data = &write_dataset(at, &phantoms, &|_, _| Ok(())).unwrap()[0];
     let options = IngestOptions { size: [32, 32], ..Default::default() };
     ingest(&device, data, &at.join("train"), &options, &AtomicBool::new(false), &mut |_| {}).unwrap();
@@ -366,7 +367,7 @@ fn every_subcommand_explains_itself() {
         .filter_map(|l| l.split(' ').next())
         .filter(|n| !n.is_empty())
         .collect();
-    for name in ["phantom", "drr", "train", "eval", "predict", "demo", "check", "bench", "doctor", "model"] {
+    for name in ["phantom", "drr", "train", "cache", "eval", "predict", "demo", "check", "bench", "doctor", "model"] {
         assert!(names.contains(&name), "{names:?}");
     }
     for name in names.into_iter().filter(|name| *name != "help") {

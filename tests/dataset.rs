@@ -11,7 +11,7 @@ use half::bf16;
 use x2ct::ct::{Affine, AxisCodes, CtVolume, Projection, RadiographOptions, Voxels, nifti, radiograph};
 use x2ct::data::ct_rate::{CtRate, HuSource, Split};
 use x2ct::data::ingest::{IngestOptions, Ingested, Progress, ingest};
-use x2ct::data::phantom::{PhantomSet, cache, write_dataset};
+use x2ct::data::phantom::{PhantomDataset, cache, write_dataset};
 use x2ct::data::pixels;
 use x2ct::data::radiographs::RadiographSet;
 use x2ct::ops::image::PixelType;
@@ -21,8 +21,8 @@ use x2ct::{Device, Error};
 const BINARY: &str = env!("CARGO_BIN_EXE_x2ct");
 const SIZE: [usize; 2] = [20, 24];
 
-fn phantoms(count: u32) -> PhantomSet {
-    PhantomSet { seed: 11, train: count, valid: 0, shape: [16, 14, 12], spacing: [9.0; 3], ..Default::default() }
+fn phantoms(count: u32) -> PhantomDataset {
+    PhantomDataset { seed: 11, train: count, valid: 0, shape: [16, 14, 12], spacing: [9.0; 3], ..Default::default() }
 }
 
 /// Patients with one volume each below `root`.

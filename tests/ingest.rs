@@ -6,15 +6,15 @@ use std::sync::atomic::AtomicBool;
 use x2ct::ct::{Affine, AxisCodes, CtVolume, RadiographOptions, Voxels, nifti, radiograph};
 use x2ct::data::ct_rate::{CtRate, HuSource, Split};
 use x2ct::data::ingest::{IngestOptions, Ingested, Progress, ingest};
-use x2ct::data::phantom::{PhantomSet, cache, write_dataset};
+use x2ct::data::phantom::{PhantomDataset, cache, write_dataset};
 use x2ct::data::pixels;
 use x2ct::data::radiographs::RadiographSet;
 use x2ct::{Device, Error};
 
 const SIZE: [usize; 2] = [24, 20];
 
-fn phantoms() -> PhantomSet {
-    PhantomSet { seed: 5, train: 5, valid: 0, shape: [20, 18, 16], spacing: [16.0; 3], ..Default::default() }
+fn phantoms() -> PhantomDataset {
+    PhantomDataset { seed: 5, train: 5, valid: 0, shape: [20, 18, 16], spacing: [16.0; 3], ..Default::default() }
 }
 
 fn data_set(root: &Path) -> CtRate {
@@ -162,12 +162,12 @@ fn a_phantom_set_goes_on_where_it_stopped() {
     let modified = |path: &Path| std::fs::metadata(path).unwrap().modified().unwrap();
     let before = modified(&kept);
     std::fs::write(&damaged, b"damaged").unwrap();
-    let larger = write_dataset(root, &PhantomSet { train: 6, ..set }, &|_, _| Ok(())).unwrap().remove(0);
+    let larger = write_dataset(root, &PhantomDataset { train: 6, ..set }, &|_, _| Ok(())).unwrap().remove(0);
     assert_eq!(modified(&kept), before);
     assert!(all(&larger)[..5] == all(&undisturbed));
     let (small, large) = (cache(&set, &data), cache(&set, &larger));
     assert!(large.ids.len() == 6 && large.ct[..small.ct.len()] == small.ct);
 
-    let error = write_dataset(root, &PhantomSet { seed: 6, ..set }, &|_, _| Ok(())).unwrap_err().to_string();
+    let error = write_dataset(root, &PhantomDataset { seed: 6, ..set }, &|_, _| Ok(())).unwrap_err().to_string();
     assert!(error.contains("phantom.json: is of a phantom set with other settings"), "{error}");
 }

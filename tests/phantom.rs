@@ -5,7 +5,7 @@ use x2ct::ct::phantom::teacher::{self, DIM, Teacher};
 use x2ct::ct::phantom::{Abnormality, Finding, Patient, PhantomConfig, Side, Zone, report};
 use x2ct::ct::{CtVolume, Voxels};
 use x2ct::data::ct_rate::{CtRate, HuSource, Split};
-use x2ct::data::phantom::{self, PhantomSet};
+use x2ct::data::phantom::{self, PhantomDataset};
 use x2ct::labels;
 use x2ct::philox::philox4x32_10;
 
@@ -380,7 +380,8 @@ fn phantom_teacher_ceiling_is_high_but_below_one() {
 #[test]
 fn data_set_reads_back_as_ct_rate() {
     let dir = tempfile::tempdir().unwrap();
-    let set = PhantomSet { seed: 4, train: 3, valid: 2, shape: [20, 18, 16], spacing: [16.0; 3], ..Default::default() };
+    let set =
+        PhantomDataset { seed: 4, train: 3, valid: 2, shape: [20, 18, 16], spacing: [16.0; 3], ..Default::default() };
     let calls = std::sync::Mutex::new(Vec::new());
     let splits = phantom::write_dataset(dir.path(), &set, &|done, total| {
         assert_eq!(total, 5);
@@ -412,13 +413,13 @@ fn data_set_reads_back_as_ct_rate() {
 #[test]
 fn data_set_stops_when_progress_says_so_and_refuses_what_it_cannot_write() {
     let dir = tempfile::tempdir().unwrap();
-    let set = PhantomSet { train: 4, valid: 0, shape: [8; 3], spacing: [40.0; 3], ..Default::default() };
+    let set = PhantomDataset { train: 4, valid: 0, shape: [8; 3], spacing: [40.0; 3], ..Default::default() };
     let stop = |_: usize, _: usize| Err(x2ct::Error::Interrupted("stopped".into()));
     assert!(phantom::write_dataset(dir.path(), &set, &stop).is_err());
     assert!(!dir.path().join("dataset/metadata").exists());
     let go = |_: usize, _: usize| Ok(());
-    let empty = PhantomSet { train: 0, ..set };
+    let empty = PhantomDataset { train: 0, ..set };
     assert!(phantom::write_dataset(dir.path(), &empty, &go).unwrap_err().to_string().contains("no patients"));
-    let uneven = PhantomSet { spacing: [40.0, 30.0, 40.0], ..set };
+    let uneven = PhantomDataset { spacing: [40.0, 30.0, 40.0], ..set };
     assert!(phantom::write_dataset(dir.path(), &uneven, &go).unwrap_err().to_string().contains("in plane"));
 }

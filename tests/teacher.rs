@@ -40,6 +40,7 @@ fn config(text_features: Option<usize>) -> CtTrainConfig {
         epochs: 1,
         batch: 3,
         micro_batch: None,
+        recompute: Default::default(),
         seed: 3,
         dtype: DType::F32,
         checkpoint_steps: 1,
@@ -254,5 +255,41 @@ mod circle {
              --text train.text.safetensors --out x.safetensors",
             "valid_1_a_1",
         );
+    }
+    #[test]
+    fn the_demo_trains_its_own_teacher() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path();
+        let demo = "demo --teacher dcformer --out d --patients 24 --held-out 8 --epochs 1 --teacher-epochs 2";
+        let summary = json(at, demo);
+        assert_eq!((&summary["teacher"], &summary["gallery"]), (&"DCFormer-CLIP (dcformer)".into(), &8.into()));
+        let teacher = &summary["ct_teacher"];
+        for (way, k) in [("image_from_text", "r1"), ("image_from_text", "r10"), ("text_from_image", "r50")] {
+            let share = teacher["retrieval"][way][k].as_f64().unwrap();
+            assert!((0.0..=1.0).contains(&share), "{way} {k}: {share}");
+        }
+        assert!(teacher["zero_shot"]["auc_macro"].as_f64().is_some() && teacher["config"]["epochs"] == 2);
+        let page = std::fs::read_to_string(at.join("d/report.html")).unwrap();
+        for part in [
+            "what a radiograph learns from CT (DCFormer-CLIP (dcformer))",
+            "The teacher itself",
+            "CT teacher: contrastive loss",
+        ] {
+            assert!(page.contains(part), "{part} is not on the page");
+        }
+        // Run again, everything is there already and says the same.
+        let bytes = || std::fs::read(at.join("d/train.cache.safetensors")).unwrap();
+        let before = bytes();
+        let again = x2ct(at, &format!("{demo} --json"));
+        let said = String::from_utf8(again.stderr).unwrap();
+        assert!(said.contains("resuming after step 2 of 2"), "{said}");
+        let again: Value = serde_json::from_slice(&again.stdout).unwrap();
+        assert_eq!((&again["ct_teacher"], &again["retrieval"]), (teacher, &summary["retrieval"]));
+        assert_eq!(bytes(), before);
+        // Another teacher does not go on from it.
+        let other =
+            x2ct(at, &demo.replace("--teacher dcformer", "--teacher phantom").replace("--teacher-epochs 2", ""));
+        assert!(!other.status.success());
+        assert!(String::from_utf8(other.stderr).unwrap().contains("of a run with another configuration"));
     }
 }

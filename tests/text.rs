@@ -63,6 +63,23 @@ fn no_sequence_crosses_the_end_of_a_sentence() {
 }
 
 #[test]
+fn what_is_denied_points_the_other_way() {
+    let text = of(&[
+        "Pleural effusion was detected.",
+        "Pleural effusion was not detected.",
+        "No pleural effusion was detected",
+        "Emphysema. Without pleural effusion",
+        "Effusion. No effusion.",
+    ]);
+    let [found, denied, no, mixed, both] = [0, 1, 2, 3, 4].map(|i| row(&text, i));
+    assert!(found.iter().zip(denied).all(|(a, b)| *a == -*b));
+    assert_eq!(denied, no);
+    assert!(cosine(found, mixed) < -0.3, "the denial reaches its sentence alone");
+    assert!(both.iter().all(|v| *v == 0.0), "found and denied is neither");
+    assert!(text.prompts_positive.iter().zip(&text.prompts_negative).all(|(a, b)| *a == -*b));
+}
+
+#[test]
 fn a_repeated_word_weighs_the_root_of_its_count() {
     let text = HashedNgrams { dim: 1 << 16, max_n: 1 }.features(ids(1), &["a a a a b"]).unwrap();
     let mut weights: Vec<f32> = text.features.iter().filter(|v| **v != 0.0).map(|v| v.abs()).collect();

@@ -109,6 +109,7 @@ impl DcFormerCase {
             mixer: case.attr("mixer", Some(Mixer::Decomposed))?,
             drop_path: 0.0,
             vq: codes(case)?,
+            layer_scale: 1e-6,
             input: [h, w, d],
             reduction: case.attr("reduction", Some(Default::default()))?,
             projection: case.attr("projection", Some(None))?,

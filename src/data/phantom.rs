@@ -20,7 +20,7 @@ pub const MANUFACTURER: &str = "x2ct phantom";
 
 /// Size and make of a phantom data set.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct PhantomSet {
+pub struct PhantomDataset {
     pub seed: u64,
     /// Patients of the training and of the validation split; one scan and one reconstruction each.
     pub train: u32,
@@ -32,10 +32,10 @@ pub struct PhantomSet {
     pub phantom: PhantomConfig,
 }
 
-impl Default for PhantomSet {
+impl Default for PhantomDataset {
     fn default() -> Self {
         let phantom = PhantomConfig::default();
-        PhantomSet { seed: 1, train: 64, valid: 16, shape: [128; 3], spacing: [2.5; 3], phantom }
+        PhantomDataset { seed: 1, train: 64, valid: 16, shape: [128; 3], spacing: [2.5; 3], phantom }
     }
 }
 
@@ -58,7 +58,7 @@ pub fn patient(seed: u64, split: Split, number: u32, config: &PhantomConfig) -> 
 /// (`phantom.json` says which), or a file that cannot be written.
 pub fn write_dataset(
     root: impl AsRef<Path>,
-    set: &PhantomSet,
+    set: &PhantomDataset,
     progress: &(dyn Fn(usize, usize) -> Result<()> + Sync),
 ) -> Result<Vec<CtRate>> {
     let root = root.as_ref();
@@ -119,7 +119,7 @@ pub fn write_dataset(
 }
 
 /// The phantom teacher's embeddings of a split that [`write_dataset`] wrote.
-pub fn cache(set: &PhantomSet, data: &CtRate) -> EmbeddingCache {
+pub fn cache(set: &PhantomDataset, data: &CtRate) -> EmbeddingCache {
     let teacher = Teacher::new();
     let prompts = teacher.prompts();
     let patient = |volume: &Volume| patient(set.seed, data.split, volume.name.patient, &set.phantom);
@@ -137,10 +137,10 @@ pub fn cache(set: &PhantomSet, data: &CtRate) -> EmbeddingCache {
     }
 }
 
-impl PhantomSet {
+impl PhantomDataset {
     /// All that decides what a patient is, but not how many there are: a set can grow.
     fn description(&self) -> String {
-        let PhantomSet { seed, shape, spacing, phantom, .. } = self;
+        let PhantomDataset { seed, shape, spacing, phantom, .. } = self;
         let version = env!("CARGO_PKG_VERSION");
         let json = json!({"x2ct": version, "seed": seed, "shape": shape, "spacing": spacing, "phantom": format!("{phantom:?}")});
         format!("{json:#}\n")
@@ -148,7 +148,7 @@ impl PhantomSet {
 }
 
 /// Makes `root` the place of this set, or says whose it is: two sets in one folder would mix silently.
-fn claim(root: &Path, set: &PhantomSet) -> Result<()> {
+fn claim(root: &Path, set: &PhantomDataset) -> Result<()> {
     create_folder(root)?;
     let (path, description) = (root.join("phantom.json"), set.description());
     match std::fs::read_to_string(&path) {
@@ -159,7 +159,7 @@ fn claim(root: &Path, set: &PhantomSet) -> Result<()> {
     }
 }
 
-fn row(set: &PhantomSet, split: Split, number: u32, patient: &Patient) -> Volume {
+fn row(set: &PhantomDataset, split: Split, number: u32, patient: &Patient) -> Volume {
     let text = patient.report();
     Volume {
         name: VolumeName { split, patient: number, scan: "a".into(), reconstruction: 1 },

@@ -130,7 +130,10 @@ impl PhantomStudy {
         let preset =
             Preset { name: "dcformer-phantom".into(), spacing: self.spacing, size: None, ..Preset::dcformer() };
         let config = PhantomConfig::default();
-        let (mut ids, mut voxels) = (Vec::new(), Vec::new());
+        let mut ids = Vec::new();
+        // At once: while a vector grows it needs its memory twice.
+        let bytes = self.shape.iter().product::<usize>() * dtype.size();
+        let mut voxels = Vec::with_capacity((range.end - range.start) as usize * bytes);
         for i in range.clone() {
             if stop.load(Ordering::Relaxed) {
                 let count = range.end - range.start;

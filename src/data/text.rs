@@ -132,8 +132,10 @@ impl TextFeatures {
 ///
 /// Words are runs of letters and digits, ASCII letters in lower case; a text is the set of its sequences of 1 to `max_n` words
 /// within a sentence, each weighted by the square root of its count, added with a hashed sign at a hashed place, and
-/// L2-normalised. A text without words is the empty sequence, so that it has a direction as well. The hash is BLAKE3 and all
-/// arithmetic is exactly rounded: the same values on every machine.
+/// L2-normalised. A sentence with "no", "not" or "without" counts as the negative of the sentence without that word: what a report
+/// denies points away from what it finds, and the two prompts of a label are opposites. A text without words is the empty
+/// sequence, so that it has a direction as well. The hash is BLAKE3 and all arithmetic is exactly rounded: the same values on
+/// every machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HashedNgrams {
     /// Features of a text.
@@ -179,6 +181,7 @@ impl HashedNgrams {
     fn description(&self) -> String {
         json!({
             "encoder": Self::NAME, "version": 1, "dim": self.dim, "max_n": self.max_n,
+            "negations": NEGATIONS,
             "prompts": [Wording::IsPresent.positive("{}"), Wording::IsPresent.negative("{}")],
         })
         .to_string()
@@ -187,12 +190,15 @@ impl HashedNgrams {
     /// `[dim]`, of length 1 (0 where opposite signs meet so that nothing is left).
     fn embed(&self, text: &str) -> Vec<f32> {
         // Ordered, so that sums do not depend on a hash map's order.
-        let mut counts: BTreeMap<String, u32> = BTreeMap::new();
+        let mut counts: BTreeMap<String, i32> = BTreeMap::new();
         for sentence in text.split(['.', '!', '?', ';', '\n']) {
-            let words: Vec<String> = words(sentence).map(str::to_ascii_lowercase).collect();
+            let mut words: Vec<String> = words(sentence).map(str::to_ascii_lowercase).collect();
+            let all = words.len();
+            words.retain(|word| !NEGATIONS.contains(&word.as_str()));
+            let vote = if words.len() < all { -1 } else { 1 };
             for n in 1..=self.max_n {
                 for sequence in words.windows(n) {
-                    *counts.entry(sequence.join(" ")).or_default() += 1;
+                    *counts.entry(sequence.join(" ")).or_default() += vote;
                 }
             }
         }
@@ -203,13 +209,16 @@ impl HashedNgrams {
         for (sequence, count) in counts {
             let hash = blake3::hash(sequence.as_bytes());
             let [place, sign] = [0, 8].map(|at| u64::from_le_bytes(std::array::from_fn(|i| hash.as_bytes()[at + i])));
-            let weight = f64::from(count).sqrt();
+            let weight = f64::from(count.abs()).sqrt() * f64::from(count.signum());
             sums[(place % self.dim as u64) as usize] += if sign & 1 == 0 { weight } else { -weight };
         }
         let length = sums.iter().map(|v| v * v).sum::<f64>().sqrt();
         sums.into_iter().map(|v| if length > 0.0 { (v / length) as f32 } else { 0.0 }).collect()
     }
 }
+
+/// A sentence with one of these denies.
+const NEGATIONS: [&str; 3] = ["no", "not", "without"];
 
 /// Runs of ASCII letters and digits and of anything beyond ASCII, which would need tables that change with Unicode.
 fn words(sentence: &str) -> impl Iterator<Item = &str> {

@@ -327,6 +327,11 @@ impl VolumeLoader {
         &self.set
     }
 
+    /// The volumes, to keep.
+    pub fn shared(&self) -> Arc<VolumeSet> {
+        self.set.clone()
+    }
+
     /// Begins to read these volumes, which are the next to be asked for, unless others wait already.
     pub fn ahead(&self, rows: &[u32]) {
         let Ok(mut ahead) = self.ahead.lock() else { return };

@@ -3,5 +3,5 @@
 mod page;
 mod plot;
 
-pub use page::{Study, html};
+pub use page::{CtStudy, Study, html};
 pub use plot::{Axes, Series, lines};

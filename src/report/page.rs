@@ -10,8 +10,8 @@ use crate::Result;
 use crate::ct::image::{Depth, GrayImage, PngOptions, Window, encode_png};
 use crate::data::radiographs::RadiographSet;
 use crate::eval::metrics::roc_curve;
-use crate::eval::retrieval::nearest;
-use crate::eval::scores::Scores;
+use crate::eval::retrieval::{Recall, nearest};
+use crate::eval::scores::{ClipScores, Scores};
 use crate::labels;
 use crate::train::StepLog;
 
@@ -29,6 +29,8 @@ pub struct Study<'a> {
     pub baseline_ridge: &'a Scores,
     /// The teacher's own CT embeddings in place of the encoder's.
     pub ceiling_teacher: &'a Scores,
+    /// The teacher itself, where it was trained for the study.
+    pub ct_teacher: Option<CtStudy<'a>>,
     /// Held-out radiographs.
     pub radiographs: &'a RadiographSet,
     /// [patients, 18].
@@ -41,6 +43,14 @@ pub struct Study<'a> {
     pub ct: &'a [f32],
     /// Dimensions of an embedding.
     pub dim: usize,
+}
+
+/// A CT teacher that was trained.
+pub struct CtStudy<'a> {
+    /// On the held-out patients: CT and report in each other's gallery.
+    pub scores: &'a ClipScores,
+    /// Its training log.
+    pub steps: &'a [StepLog],
 }
 
 const BLUE: [u8; 3] = [31, 97, 180];
@@ -61,8 +71,14 @@ pub fn html(study: &Study) -> Result<String> {
     }
     page.push_str("</dl>");
     results(&mut page, study);
+    if let Some(teacher) = &study.ct_teacher {
+        ct_teacher(&mut page, teacher);
+    }
     page.push_str("<h2>Training</h2>");
-    page.push_str(&loss_chart(study)?);
+    if let Some(teacher) = &study.ct_teacher {
+        page.push_str(&loss_chart("CT teacher: contrastive loss", teacher.steps)?);
+    }
+    page.push_str(&loss_chart("Tri-modal loss", study.steps)?);
     radiographs(&mut page, study)?;
     retrieval(&mut page, study)?;
     detection(&mut page, study)?;
@@ -115,15 +131,37 @@ fn results(page: &mut String, s: &Study) {
     page.push_str("</table>");
 }
 
-fn loss_chart(s: &Study) -> Result<String> {
-    let raw: Vec<(f64, f64)> = s.steps.iter().map(|l| (l.step as f64, l.loss as f64)).collect();
+fn ct_teacher(page: &mut String, teacher: &CtStudy) {
+    let (s, r) = (teacher.scores, &teacher.scores.retrieval);
+    let _ = write!(
+        page,
+        "<h2>The teacher itself: CTs and reports of the held-out patients ({})</h2><table><tr><th></th><th>R@1</th><th>R@10</th><th>R@50</th></tr>",
+        s.gallery
+    );
+    let shares = |r: &Recall| [r.r1, r.r10, r.r50];
+    let rows = [
+        ("CT from report (IR)", shares(&r.image_from_text)),
+        ("Report from CT (TR)", shares(&r.text_from_image)),
+        ("Chance", r.chance),
+    ];
+    for (name, values) in rows {
+        let [a, b, c] = values.map(share);
+        let _ = write!(page, "<tr><td>{name}</td><td>{a}</td><td>{b}</td><td>{c}</td></tr>");
+    }
+    let z = &s.zero_shot;
+    let (macro_auc, micro_auc) = (optional(z.auc_macro), optional(z.auc_micro));
+    let _ = write!(page, "</table><p>Zero-shot AUC: {macro_auc} macro, {micro_auc} micro.</p>");
+}
+
+fn loss_chart(title: &str, steps: &[StepLog]) -> Result<String> {
+    let raw: Vec<(f64, f64)> = steps.iter().map(|l| (l.step as f64, l.loss as f64)).collect();
     let mut smooth = Vec::with_capacity(raw.len());
     let mut mean = raw.first().map_or(0.0, |p| p.1);
     for &(x, y) in &raw {
         mean += 0.1 * (y - mean);
         smooth.push((x, mean));
     }
-    let axes = Axes { title: "Tri-modal loss", x: "step", y: "loss", y_range: None };
+    let axes = Axes { title, x: "step", y: "loss", y_range: None };
     lines(
         &axes,
         &[Series { name: "", points: &raw, color: [190, 210, 235] }, Series { name: "", points: &smooth, color: BLUE }],

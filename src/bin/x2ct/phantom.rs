@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use serde_json::json;
 use x2ct::ct::phantom::teacher;
 use x2ct::data::ct_rate::{CtRate, Split};
-use x2ct::data::phantom::{PhantomSet, cache, write_dataset};
+use x2ct::data::phantom::{PhantomDataset, cache, write_dataset};
 use x2ct::{Error, labels};
 
 use crate::Common;
@@ -44,7 +44,7 @@ pub struct PhantomArgs {
 
 pub fn run(args: PhantomArgs, common: &Common) -> anyhow::Result<ExitCode> {
     common.device()?;
-    let set = PhantomSet {
+    let set = PhantomDataset {
         seed: args.seed,
         train: args.train,
         valid: args.valid,

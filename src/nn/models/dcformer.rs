@@ -36,6 +36,9 @@ pub struct DcFormerConfig {
     /// A training pass then needs [`Forward::with_draws`].
     #[serde(default)]
     pub drop_path: f32,
+    /// What each block's layer scale is at first. So small a number as the released code's takes thousands of steps to grow.
+    #[serde(default = "DcFormerConfig::published_layer_scale")]
+    pub layer_scale: f32,
     /// Sizes of the volumes along H, W and D, which the projection depends on where the reduction keeps positions.
     #[serde(default = "DcFormerConfig::published_input")]
     pub input: [usize; 3],
@@ -76,6 +79,7 @@ impl DcFormerConfig {
             stem_activation: false,
             mixer: Mixer::Decomposed,
             drop_path: 0.0,
+            layer_scale: Self::published_layer_scale(),
             input: Self::published_input(),
             vq: None,
             reduction: TokenReduction::Channel,
@@ -85,6 +89,10 @@ impl DcFormerConfig {
 
     fn published_input() -> [usize; 3] {
         [512, 512, 256]
+    }
+
+    fn published_layer_scale() -> f32 {
+        1e-6
     }
 
     /// Sizes of the last feature map along H, W and D: the stem's stride of 4, then four poolings by 2.
@@ -111,7 +119,7 @@ impl Block {
         b: &mut ParameterBuilder,
         inputs: usize,
         channels: usize,
-        (mixer, kernel): (Mixer, usize),
+        (mixer, kernel, layer_scale): (Mixer, usize, f32),
         first: bool,
     ) -> Self {
         let linear = |b: &mut ParameterBuilder, name: &str, [outputs, inputs]: [usize; 2]| {
@@ -123,7 +131,7 @@ impl Block {
         };
         let init = Init::Uniform(1.0 / (inputs as f32).sqrt());
         Block {
-            gamma: b.parameter("gamma", [channels], Layout::Plain, Init::Constant(1e-6)),
+            gamma: b.parameter("gamma", [channels], Layout::Plain, Init::Constant(layer_scale)),
             projection: first.then(|| b.parameter("proj.weight", [channels, inputs, 1, 1, 1], Layout::Plain, init)),
             mixer: TokenMixer::new(b, mixer, channels, kernel),
             hidden: linear(b, "0", [4 * channels, channels]),
@@ -225,6 +233,10 @@ impl DcFormer {
             let problem = format!("volumes of {:?} have no voxels", config.input);
             return Err(Error::argument("model", problem, "give the sizes along H, W and D"));
         }
+        if !config.layer_scale.is_finite() {
+            let problem = format!("a layer scale of {}", config.layer_scale);
+            return Err(Error::argument("model", problem, "use 1e-6, or up to 1 for a short training"));
+        }
         if !(0.0..1.0).contains(&config.drop_path) {
             let problem = format!("a drop-path rate of {}", config.drop_path);
             return Err(Error::argument("model", problem, "use 0, or a probability below 1"));
@@ -245,7 +257,8 @@ impl DcFormer {
                 let mut block = |b: &mut ParameterBuilder, i: usize| {
                     let inputs = if i == 0 { channels[stage] } else { channels[stage + 1] };
                     let mut block = b.scope(format!("s{}.{i}", stage + 1), |b| {
-                        Block::new(b, inputs, channels[stage + 1], (config.mixer, kernels[stage]), i == 0)
+                        let mixing = (config.mixer, kernels[stage], config.layer_scale);
+                        Block::new(b, inputs, channels[stage + 1], mixing, i == 0)
                     });
                     let rate = config.drop_path * block_index as f32 / (all_blocks - 1) as f32;
                     block.drop_path = (rate, block_index);

@@ -96,7 +96,12 @@ impl CtTeacher {
 
     /// What caches call it: the kind and name of its model.
     pub fn name(&self) -> String {
-        format!("DCFormer-CLIP ({})", self.config().model.name)
+        Self::name_of(self.config())
+    }
+
+    /// [`CtTeacher::name`] of what a run trains.
+    pub fn name_of(config: &CtTrainConfig) -> String {
+        format!("DCFormer-CLIP ({})", config.model.name)
     }
 
     /// The run it was trained in.
@@ -112,12 +117,12 @@ impl CtTeacher {
     /// that do not fit the model.
     pub fn cache(
         &self,
-        volumes: VolumeSet,
+        volumes: impl Into<Arc<VolumeSet>>,
         texts: &Texts,
         stop: &AtomicBool,
         progress: &mut dyn FnMut(usize),
     ) -> Result<EmbeddingCache> {
-        self.build(volumes, texts, None, stop, progress).map(|(cache, _)| cache)
+        self.build(volumes.into(), texts, None, stop, progress).map(|(cache, _)| cache)
     }
 
     /// [`CtTeacher::cache`] to a file. Finished embeddings are kept in the folder `OUT.parts` about three times a minute and when the
@@ -128,12 +133,13 @@ impl CtTeacher {
     /// Those of [`CtTeacher::cache`], parts of another run, a file that cannot be written.
     pub fn write_cache(
         &self,
-        volumes: VolumeSet,
+        volumes: impl Into<Arc<VolumeSet>>,
         texts: &Texts,
         out: &Path,
         stop: &AtomicBool,
         progress: &mut dyn FnMut(usize),
     ) -> Result<EmbeddingCache> {
+        let volumes = volumes.into();
         if let Ok(cache) = EmbeddingCache::read(out)
             && cache.checkpoint_digest == self.checkpoint_digest
             && cache.preprocessing_digest == preprocessing_digest(&volumes, texts)
@@ -152,7 +158,7 @@ impl CtTeacher {
 
     fn build(
         &self,
-        volumes: VolumeSet,
+        volumes: Arc<VolumeSet>,
         texts: &Texts,
         parts: Option<&Path>,
         stop: &AtomicBool,
@@ -204,7 +210,7 @@ impl CtTeacher {
     /// [volumes, dim], L2-normalised. Pieces are the same whatever is done already, so that the bits are.
     fn embed_volumes(
         &self,
-        volumes: VolumeSet,
+        volumes: Arc<VolumeSet>,
         parts: &mut Parts,
         stop: &AtomicBool,
         progress: &mut dyn FnMut(usize),
@@ -215,7 +221,7 @@ impl CtTeacher {
         let todo: Vec<&[u32]> =
             all.chunks(config.micro_batch.unwrap_or(config.batch)).filter(|piece| !parts.hold(&names(piece))).collect();
         let mut done = ids.len() - todo.iter().map(|piece| piece.len()).sum::<usize>();
-        let loader = VolumeLoader::new(self.trainer.parameters().device(), Arc::new(volumes));
+        let loader = VolumeLoader::new(self.trainer.parameters().device(), volumes);
         let mut kept = Instant::now();
         for (i, piece) in todo.iter().enumerate() {
             if stop.load(Ordering::Relaxed) {
