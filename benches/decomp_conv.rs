@@ -88,16 +88,12 @@ impl Layer {
         };
         // What the launches count; the tape copies dy, 2 A.
         let a = (voxels * outputs * dtype.size()) as u64;
-        let shape = DecompConvShape::new([self.batch, inputs, d1, d2, d3], outputs, self.kernel, 1, false)?;
-        let counted = |variant| {
-            let mut params = shape.params();
-            params.norm = NormKind::Train as u32;
-            params.plan(device.launcher(), dtype, variant).map(|()| params)
-        };
-        // The backward passes on tensor cores are those of the fused variant.
-        let back = if variant == Variant::TensorCores { Variant::Fused } else { variant };
-        let forward = total(&counted(variant)?.forward_traffic(variant, dtype, false));
-        let backward = total(&counted(back)?.backward_traffic(back, dtype, false));
+        let mut params =
+            DecompConvShape::new([self.batch, inputs, d1, d2, d3], outputs, self.kernel, 1, false)?.params();
+        params.norm = NormKind::Train as u32;
+        params.plan(device.launcher(), dtype, variant)?;
+        let forward = total(&params.forward_traffic(variant, dtype, false));
+        let backward = total(&params.backward_traffic(variant, dtype, false));
         let products = 2 * 3 * (voxels * outputs * self.kernel) as u64;
         let (forward_op, forward_inputs) = (op.clone(), tensors.clone());
         Ok([

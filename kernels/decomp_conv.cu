@@ -27,7 +27,7 @@
 // Variants: 1. naive: one thread an element, branches stored in f32. Any stride and grouping.
 //           2. fused: decomp_conv_depthwise*.cuh (stride 1, at most 15 taps) and decomp_conv_strided.cuh (all others), or
 //              decomp_dense.cu.
-//           3. tensor cores (decomp_conv_tensor.cuh): depthwise, stride 1, bf16, at most 15 taps; the forward passes.
+//           3. tensor cores (decomp_conv_tensor*.cuh): depthwise, stride 1, bf16, at most 15 taps; all but dx.
 // Sums are two-stage: threads add a few hundred values in f32, blocks and what follows add in f64, in an order that depends on
 // the shape alone.
 // Test: cargo test --release ops::decomp_conv     Time: x2ct bench decomp_conv
@@ -83,7 +83,7 @@ struct DecompConvParams {
     uint32_t blocks;          // of a summing pass, a channel
     uint32_t first_channel;   // of a launch
     uint32_t channels;        // of a launch
-    uint32_t round_weights;   // 1: the backward passes belong to a forward pass on tensor cores
+    uint32_t round_weights;   // 1: to bf16, as in all passes of the tensor-core variant
 };
 X2CT_FIELDS(DecompConvParams, x, g, y, dx, z, dz, w, bias, gamma, beta, running_mean, running_var, mean, rstd, scale, shift,
             coefficients, partial, dw, dbias, dgamma, dbeta, eps, momentum, batch, in_channels, out_channels, in_size, out_size, kernel,
@@ -200,6 +200,7 @@ X2CT_KERNEL(decomp_conv_finish, DecompConvParams, DecompFinishConfig, decomp_con
 #include "decomp_conv_naive.cuh"
 #include "decomp_conv_strided.cuh"
 #include "decomp_conv_tensor.cuh"
+#include "decomp_conv_tensor_backward.cuh"
 
 // The unrolled depthwise kernels of one tap count; src/kernels/decomp_conv.rs lists the same counts.
 #define X2CT_TAPS(K)                                                                                                              \

@@ -116,32 +116,56 @@ X2CT_DEVICE void for_constants(F&& f) {
     written_out(f, std::make_integer_sequence<int, N>());
 }
 
+// load4 for what stays in a register of a processor.
+template <class T>
+X2CT_DEVICE Float4 load_lines(const T* p, int lanes, uint32_t vector) {
+    float v[4];
+    load4(p, lanes, vector, v);
+    Float4 lines;
+    X2CT_UNROLL
+    for (int l = 0; l < 4; ++l) lines[l] = v[l];
+    return lines;
+}
+
 // z[r] += sum over t of w[t] x[first + r + t] for R outputs of four lines; x is zero outside [0, size).
 template <int K, int R, class T>
-X2CT_DEVICE void convolve_lines(const T* x, uint64_t stride, int first, int size, int lanes, uint32_t vector, const float (&w)[K], float (&z)[R][4]) {
+X2CT_DEVICE void convolve_lines(const T* x, uint64_t stride, int first, int size, int lanes, uint32_t vector, const float (&w)[K], Float4 (&z)[R]) {
     for_constants<R + K - 1>([&](auto constant) {
         constexpr int m = decltype(constant)::value;
         const int at = first + m;
         if (at < 0 || at >= size) return;
-        float v[4];
-        load4(x + at * int64_t(stride), lanes, vector, v);
+        const Float4 v = load_lines(x + at * int64_t(stride), lanes, vector);
         X2CT_UNROLL
         for (int r = 0; r < R; ++r) {
             if (m < r || m - r >= K) continue;
-            X2CT_UNROLL
-            for (int l = 0; l < 4; ++l) z[r][l] += w[m - r] * v[l];
+            multiply_add(z[r], w[m - r], v);
         }
     });
+}
+
+// sum[i] += factor * x[i] for i < N.
+template <int N>
+X2CT_DEVICE void add_multiple(float* sum, float factor, const float* x) {
+    int i = 0;
+#ifndef __CUDACC__
+    // A processor's compiler would take these one by one.
+    for (; i + 4 <= N; i += 4) {
+        Float4 total, value;
+        __builtin_memcpy(&total, sum + i, sizeof total);
+        __builtin_memcpy(&value, x + i, sizeof value);
+        multiply_add(total, factor, value);
+        __builtin_memcpy(sum + i, &total, sizeof total);
+    }
+#endif
+    X2CT_UNROLL
+    for (; i < N; ++i) sum[i] += factor * x[i];
 }
 
 // z[r] += sum over t of w[t] v[offset + r + t].
 template <int K, int R, int Count>
 X2CT_DEVICE void convolve_row(const float (&v)[Count], int offset, const float (&w)[K], float (&z)[R]) {
     X2CT_UNROLL
-    for (int t = 0; t < K; ++t) {
-        X2CT_UNROLL
-        for (int r = 0; r < R; ++r) z[r] += w[t] * v[offset + r + t];
-    }
+    for (int t = 0; t < K; ++t) add_multiple<R>(z, w[t], v + offset + t);
 }
 
 // Sums of the block's threads, in f64: thread v adds the threads' v-th values in order and puts them at place(v), if not null.
@@ -187,7 +211,7 @@ X2CT_DEVICE void for_segments(const DecompConvParams& p, const DepthwiseTile& ti
             convolve_row<K, kSegment>(v, halo - K / 2, w, z);
             f(z, item);
         } else {
-            float z[kSegment][4] = {};
+            Float4 z[kSegment] = {};
             convolve_lines<K, kSegment>(x + item.line, axis_stride<A>(p), first, size, item.lanes, p.vector, w, z);
             f(z, item);
         }

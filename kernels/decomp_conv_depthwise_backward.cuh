@@ -2,7 +2,7 @@
 
 // --- Backward: sums -------------------------------------------------------------------------------------------------------
 
-// What is summed along an axis: sum g (z - mean), sum g, and C, Q and S of every tap.
+// What is summed along an axis: sum g (z - mean), sum g, and C, Q and S of every tap (in a thread: C of every tap, then Q, then S).
 constexpr int kAxisSums = 2, kTapSums = 3;
 X2CT_DEVICE constexpr uint32_t axis_sums(uint32_t taps) { return kAxisSums + kTapSums * taps; }
 // Where a block puts those of channel c and axis a.
@@ -23,23 +23,16 @@ template <int K>
 X2CT_DEVICE void correlate(const float* x, const float (&g)[kSegment], const float (&w)[K], float mean, int count, float (&sums)[axis_sums(K)]) {
     float z[kSegment] = {};
     X2CT_UNROLL
-    for (int t = 0; t < K; ++t) {
-        X2CT_UNROLL
-        for (int r = 0; r < kSegment; ++r) z[r] += w[t] * x[r + t];
-    }
+    for (int t = 0; t < K; ++t) add_multiple<kSegment>(z, w[t], x + t);
     X2CT_UNROLL
     for (int r = 0; r < kSegment; ++r) {
         const bool exists = r < count;
         z[r] = exists ? z[r] - mean : 0.0f;
         sums[0] += g[r] * z[r];
         sums[1] += g[r];
-        X2CT_UNROLL
-        for (int t = 0; t < K; ++t) {
-            float* tap = sums + kAxisSums + kTapSums * t;
-            tap[0] += g[r] * x[r + t];
-            tap[1] += z[r] * x[r + t];
-            tap[2] += exists ? x[r + t] : 0.0f;
-        }
+        add_multiple<K>(sums + kAxisSums, g[r], x + r);
+        add_multiple<K>(sums + kAxisSums + K, z[r], x + r);
+        add_multiple<K>(sums + kAxisSums + 2 * K, exists ? 1.0f : 0.0f, x + r);
     }
 }
 
@@ -88,8 +81,12 @@ X2CT_DEVICE void depthwise_gradient_sums_along(const DecompConvParams& p, Thread
     depthwise_axis_gradient_sums<K, A, T>(p, sums);
     double* out = axis_sums_at(p, blockIdx.x, channel(p), A);
     // The taps of zero weight before and after the kernel's are left out.
-    const int before = kTapSums * (K - int(p.kernel)) / 2, end = int(axis_sums(K)) - before;
-    add_threads(s, sums, [&](int v) { return v < kAxisSums ? out + v : v < kAxisSums + before || v >= end ? nullptr : out + v - before; });
+    const int kernel = int(p.kernel), before = (K - kernel) / 2;
+    add_threads(s, sums, [&](int v) -> double* {
+        if (v < kAxisSums) return out + v;
+        const int kind = (v - kAxisSums) / K, t = (v - kAxisSums) % K - before;
+        return t >= 0 && t < kernel ? out + kAxisSums + kTapSums * t + kind : nullptr;
+    });
 }
 template <int K, class T>
 X2CT_DEVICE void depthwise_gradient_sums(const DecompConvParams& p) {
@@ -155,32 +152,28 @@ X2CT_DEVICE void depthwise_axis_gradient(const DecompConvParams& p, const Depthw
         if (item.lanes <= 0 || item.count <= 0) continue;
         constexpr int reach = kSegment + K - 1;  // dz that the segment needs
         const int first = int(item.position) - K / 2;
-        float z[reach][4] = {}, out[kSegment][4] = {};
+        Float4 z[reach] = {}, out[kSegment] = {};
         // x comes in order, so that z[q] is whole once x[q + K - 1] has been added, and is not needed after that.
         for_constants<reach + K - 1>([&](auto constant) {
             constexpr int m = decltype(constant)::value, q = m - K + 1;
             const int at = first - K / 2 + m, at_q = first + q;
             if (p.norm == kNormTrain && at >= 0 && at < size) {
-                float v[4];
-                load4(x + item.line + at * stride, item.lanes, p.vector, v);
+                const Float4 v = load_lines(x + item.line + at * stride, item.lanes, p.vector);
                 X2CT_UNROLL
                 for (int j = 0; j < reach; ++j) {
                     if (m < j || m - j >= K) continue;
-                    X2CT_UNROLL
-                    for (int l = 0; l < 4; ++l) z[j][l] += w[m - j] * v[l];
+                    multiply_add(z[j], w[m - j], v);
                 }
             }
             if constexpr (q >= 0) {
                 if (at_q < 0 || at_q >= size) return;
-                float dz[4];
-                load4(g + item.line + at_q * stride, item.lanes, p.vector, dz);
+                Float4 dz = load_lines(g + item.line + at_q * stride, item.lanes, p.vector);
                 X2CT_UNROLL
                 for (int l = 0; l < 4; ++l) dz[l] = b.alpha * dz[l] + b.beta * (z[q][l] - b.mean) + b.delta;
                 X2CT_UNROLL
                 for (int r = 0; r < kSegment; ++r) {
                     if (q < r || q - r >= K) continue;
-                    X2CT_UNROLL
-                    for (int l = 0; l < 4; ++l) out[r][l] += w[K - 1 - q + r] * dz[l];
+                    multiply_add(out[r], w[K - 1 - q + r], dz);
                 }
             }
         });
@@ -188,13 +181,14 @@ X2CT_DEVICE void depthwise_axis_gradient(const DecompConvParams& p, const Depthw
         for (int r = 0; r < kSegment; ++r) {
             if (r >= item.count) continue;
             float* at = sum + item.scratch + r * scratch_stride;
+            float total[4] = {out[r][0], out[r][1], out[r][2], out[r][3]};
             if (A == 1) {
                 float old[4];
                 load_float(at, old);
                 X2CT_UNROLL
-                for (int l = 0; l < 4; ++l) out[r][l] += old[l];
+                for (int l = 0; l < 4; ++l) total[l] += old[l];
             }
-            store_float(at, out[r]);
+            store_float(at, total);
         }
     }
 }

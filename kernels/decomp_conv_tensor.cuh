@@ -1,5 +1,5 @@
-// Variant 3 of the depthwise convolution: stride 1, at most 15 taps, bf16, forward passes on tensor cores. Included by
-// decomp_conv.cu; the backward passes are those of decomp_conv_depthwise_backward.cuh.
+// Variant 3 of the depthwise convolution: stride 1, at most 15 taps, bf16, on tensor cores. Included by decomp_conv.cu; the sums of
+// the backward pass are in decomp_conv_tensor_backward.cuh, its dx is that of decomp_conv_depthwise_backward.cuh.
 //
 // Idea: 16 outputs of a line depend on 16 + k - 1 <= 30 inputs, so they are a product of the banded (Toeplitz) matrix
 // W [16, 32], W[i, j] = w[j - 8 - i + k/2], with the 32 inputs from 8 before the first output on, and eight lines make it a matrix
@@ -46,27 +46,33 @@ X2CT_DEVICE uint32_t toeplitz_pair(const float* w, int kernel, int i, int j) {
     const uint32_t high = t + 1 >= 0 && t + 1 < kernel ? to_bf16(w[t + 1]).bits : 0u;
     return low | high << 16;
 }
-// The three W of this block's channel as this lane holds them.
-struct ToeplitzWeights {
-    uint32_t left[2][2][4];   // of axes 1 and 2: halves of the 32 inputs
-    uint32_t right[2][2][2];  // of axis 3, transposed: halves of the 32 inputs, halves of the 16 outputs
-};
-X2CT_DEVICE void load_toeplitz(const DecompConvParams& p, ToeplitzWeights& weights) {
-    const int kernel = int(p.kernel), group = int(threadIdx.x % 32 / 4), pair = int(threadIdx.x % 4) * 2;
+// W of axis a as this lane holds it for a product from the left: halves of the 32 inputs.
+X2CT_DEVICE void load_toeplitz_left(const DecompConvParams& p, uint32_t a, uint32_t (&w)[2][4]) {
+    const int group = int(threadIdx.x % 32 / 4), pair = int(threadIdx.x % 4) * 2;
+    const float* weights = p.w[a] + uint64_t(channel(p)) * p.kernel;
     X2CT_UNROLL
     for (int half = 0; half < 2; ++half) {
         X2CT_UNROLL
-        for (int a = 0; a < 2; ++a) {
-            const float* w = p.w[a] + uint64_t(channel(p)) * p.kernel;
-            X2CT_UNROLL
-            for (int i = 0; i < 4; ++i)
-                weights.left[a][half][i] = toeplitz_pair(w, kernel, group + i % 2 * 8, half * 16 + i / 2 * 8 + pair);
-        }
-        const float* w = p.w[2] + uint64_t(channel(p)) * p.kernel;
+        for (int i = 0; i < 4; ++i) w[half][i] = toeplitz_pair(weights, int(p.kernel), group + i % 2 * 8, half * 16 + i / 2 * 8 + pair);
+    }
+}
+// The three W of this block's channel.
+struct ToeplitzWeights {
+    uint32_t left[2][2][4];   // of axes 1 and 2
+    uint32_t right[2][2][2];  // of axis 3, transposed: halves of the 32 inputs, halves of the 16 outputs
+};
+X2CT_DEVICE void load_toeplitz(const DecompConvParams& p, ToeplitzWeights& weights) {
+    load_toeplitz_left(p, 0, weights.left[0]);
+    load_toeplitz_left(p, 1, weights.left[1]);
+    const int group = int(threadIdx.x % 32 / 4), pair = int(threadIdx.x % 4) * 2;
+    const float* w = p.w[2] + uint64_t(channel(p)) * p.kernel;
+    X2CT_UNROLL
+    for (int half = 0; half < 2; ++half) {
         X2CT_UNROLL
         for (int out = 0; out < 2; ++out) {
             X2CT_UNROLL
-            for (int i = 0; i < 2; ++i) weights.right[half][out][i] = toeplitz_pair(w, kernel, out * 8 + group, half * 16 + i * 8 + pair);
+            for (int i = 0; i < 2; ++i)
+                weights.right[half][out][i] = toeplitz_pair(w, int(p.kernel), out * 8 + group, half * 16 + i * 8 + pair);
         }
     }
 }
@@ -105,8 +111,8 @@ X2CT_DEVICE bf16* ring_row(TensorConfig::Tile& tile, int d1, int row) {
     return tile.ring + (uint32_t(d1 + kBorder) & (TensorConfig::planes - 1)) * TensorConfig::plane + uint32_t(row) * TensorConfig::pitch;
 }
 // Everything that the step from plane d1 on needs. The step before it has been left by all threads.
+template <class C>
 X2CT_DEVICE void load_step(const DecompConvParams& p, const TensorWalk& walk, int d1, TensorConfig::Tile& tile) {
-    using C = TensorConfig;
     const bf16* volume = static_cast<const bf16*>(p.x) + walk.volume;
     constexpr uint32_t words = C::columns / 8;
     const int first = d1 == 0 ? -kBorder : d1 + kBorder;
@@ -191,7 +197,7 @@ X2CT_DEVICE void tensor_moments(const DecompConvParams& p) {
     float sums[6] = {};
     for (int d1 = 0; d1 < size1; d1 += int(C::depth)) {
         if (d1 > 0) __syncthreads();  // the step before reads the tile
-        load_step(p, walk, d1, s.tile);
+        load_step<C>(p, walk, d1, s.tile);
         const int planes = min(size1 - d1, int(C::depth));
         // z - pivot: of lines i and i + 8 of the fragment's 16, columns j and j + 1.
         auto add = [&](int a, const float (&z)[4], int lines, int first) {
@@ -258,7 +264,7 @@ X2CT_DEVICE void tensor_write(const DecompConvParams& p) {
     const bf16* g = static_cast<const bf16*>(p.g) + walk.volume;
     bf16* y = static_cast<bf16*>(p.y) + walk.volume;
     for (int d1 = 0; d1 < size1; d1 += int(C::depth)) {
-        load_step(p, walk, d1, s.tile);
+        load_step<C>(p, walk, d1, s.tile);
         const int planes = min(size1 - d1, int(C::depth));
         for (int part = 0; 16 * part < columns; ++part) {
             for (int i = warp; i < 2 * rows; i += kWarps) {

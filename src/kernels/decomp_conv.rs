@@ -97,7 +97,7 @@ kernels! {
             first_channel: u32,
             /// Channels of a launch.
             channels: u32,
-            /// 1: the backward passes belong to a forward pass on tensor cores, which rounds the weights to bf16.
+            /// 1: to bf16, as in all passes of [`Variant::TensorCores`].
             round_weights: u32,
         }
     }
@@ -125,6 +125,8 @@ kernels! {
         TENSOR_MOMENTS(DecompConvParams) = [decomp_conv_tensor_moments_bf16];
         /// Depthwise on tensor cores: y.
         TENSOR_WRITE(DecompConvParams) = [decomp_conv_tensor_write_bf16];
+        /// Depthwise on tensor cores: correlations of g and of the branches with x.
+        TENSOR_GRADIENT_SUMS(DecompConvParams) = [decomp_conv_tensor_gradient_sums_bf16];
         /// Depthwise: gradients of the parameters from the sums of blocks; a block a channel.
         GRADIENT_FINISH(DecompConvParams) = [decomp_conv_gradient_finish];
         // Depthwise, by [`Phase`], each in f32 and bf16: any stride and tap count, then those unrolled for a tap count.
@@ -147,8 +149,8 @@ pub enum Variant {
     Naive,
     /// Depthwise: no branch is stored. Dense: see [`super::decomp_dense`].
     Fused,
-    /// Depthwise, stride 1, bf16, at most 15 taps: as [`Variant::Fused`], the forward passes on tensor cores. All passes use the
-    /// weights rounded to bf16.
+    /// Depthwise, stride 1, bf16, at most 15 taps: as [`Variant::Fused`], all passes but that for dx on tensor cores. All use
+    /// the weights rounded to bf16.
     TensorCores,
 }
 
@@ -312,8 +314,8 @@ static TAPS: [(u32, &Kernel<DecompConvParams>); 5] =
     [(7, &TAPS7), (9, &TAPS9), (11, &TAPS11), (13, &TAPS13), (15, &TAPS15)];
 
 impl DecompConvParams {
-    /// Plans the tiles and blocks of `variant`, for all channels. The backward passes of [`Variant::TensorCores`] are those of
-    /// [`Variant::Fused`].
+    /// Plans the tiles and blocks of `variant`, for all channels. The pass for dx of [`Variant::TensorCores`] is that of
+    /// [`Variant::Fused`] and takes its plan.
     pub fn plan(&mut self, launcher: &dyn Launcher, dtype: DType, variant: Variant) -> Result<()> {
         let mut most = usize::MAX; // tiles of a block of a summing pass
         let pieces = |size: [u32; 3], piece: u32| {
@@ -327,7 +329,7 @@ impl DecompConvParams {
         } else if variant == Variant::TensorCores {
             let [depth, rows, columns, _] = launcher.config(TENSOR_WRITE.entry())?.tile;
             let [_, d2, d3] = self.in_size;
-            self.vector = (d3.is_multiple_of(8) && self.x.0.is_multiple_of(16)) as u32;
+            self.vector = (d3.is_multiple_of(8) && [self.x, self.g].iter().all(|p| p.0.is_multiple_of(16))) as u32;
             self.tile = [1, depth, rows, columns];
             self.tiles = [self.batch as u32, 1, d2.div_ceil(rows), d3.div_ceil(columns)];
             most = 1;
@@ -480,7 +482,11 @@ pub unsafe fn gradient_sums(
             BRANCH_GRADIENT_SUMS.launch(launcher, dtype, params.sum_grid(), params)?;
             finish_gradient_sums(launcher, params)
         } else {
-            params.launch_phase(launcher, Phase::GradientSums, dtype, params.sum_grid())?;
+            if variant == Variant::TensorCores {
+                TENSOR_GRADIENT_SUMS.launch_only(launcher, params.sum_grid(), params)?;
+            } else {
+                params.launch_phase(launcher, Phase::GradientSums, dtype, params.sum_grid())?;
+            }
             GRADIENT_FINISH.launch_only(launcher, params.channel_grid(), params)
         }
     }

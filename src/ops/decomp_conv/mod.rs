@@ -323,9 +323,6 @@ impl Op for DecompConv {
             params.g = g.ptr();
             under = Some(g);
         }
-        if variant == Variant::TensorCores {
-            params.plan(launcher, dtype, Variant::Fused)?;
-        }
         let partial = Tensor::empty(device, [params.partial_bytes() / 4], DType::F32, "decomposed convolution sums")?;
         params.partial = partial.ptr();
         if let Some(z) = &context.branches {
@@ -342,12 +339,15 @@ impl Op for DecompConv {
             }
             return Ok(());
         }
-        for params in params.groups(self.channels_at_once(shape)) {
-            // Safety: as above.
+        let mut input = params;
+        input.plan(launcher, dtype, Variant::Fused)?;
+        let group = self.channels_at_once(shape);
+        for (sums, input) in params.groups(group).zip(input.groups(group)) {
+            // Safety: as above; each is planned for its pass.
             unsafe {
-                kernel::gradient_sums(launcher, variant, dtype, &params)?;
+                kernel::gradient_sums(launcher, variant, dtype, &sums)?;
                 if destinations.x.is_some() {
-                    kernel::input_gradient(launcher, dtype, &params)?;
+                    kernel::input_gradient(launcher, dtype, &input)?;
                 }
             }
         }
