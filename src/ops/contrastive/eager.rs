@@ -10,7 +10,7 @@ use crate::kernels::{DType, DevicePtr, Write};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
-/// The largest batch whose similarities are kept: 4 MiB a pair.
+/// The largest batch whose similarities are kept: 4 MiB a pair, 8 in TF32.
 pub const MAX_STORED: usize = 1024;
 
 impl Contrastive {
