@@ -1,8 +1,8 @@
 // Multi-head self-attention (Vaswani et al. 2017): o = softmax(scale q k^T) v for each sample and head, with O(T) memory (Milakov and
 // Gimelshein 2018; Dao et al. 2022). f32 or bf16 storage, f32 arithmetic.
 //
-// Element (n, h, t, c) of q, k, v and their gradients lies at n input[0] + h input[1] + t input[2] + c; of o and its gradient with `output`. So
-// one kernel serves [N, H, T, d] and the packed [N, T, 3, H, d] of a ViT, whose heads then need no permutation.
+// Element (n, h, t, c) of q, k, v and their gradients lies at n input[0] + h input[1] + t input[2] + c; of o and its gradient at
+// `output` so. One kernel serves [N, H, T, d] and the packed [N, T, 3, H, d] of a ViT, whose heads then need no permutation.
 //
 //   forward    s_ij = scale q_i . k_j;   lse_i = log sum over j of exp(s_ij);   o_i = sum over j of exp(s_ij - lse_i) v_j
 //   backward   p_ij = exp(s_ij - lse_i) again;   delta_i = do_i . o_i;   ds_ij = p_ij (do_i . v_j - delta_i)
@@ -43,7 +43,8 @@ struct AttentionParams {
     uint32_t vector;      // 1: every row starts at a multiple of four elements
     uint32_t accumulate;  // bits: add to dq, dk, dv
 };
-X2CT_FIELDS(AttentionParams, q, k, v, o, g, dq, dk, dv, lse, delta, input, output, batch, heads, tokens, head_dim, scale, vector, accumulate)
+X2CT_FIELDS(AttentionParams, q, k, v, o, g, dq, dk, dv, lse, delta, input, output, batch, heads, tokens, head_dim, scale, vector,
+            accumulate)
 
 // Where a sample's head starts.
 struct Head {

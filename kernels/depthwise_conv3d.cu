@@ -257,7 +257,8 @@ X2CT_DEVICE void depthwise_conv3d_weight_sums(const DepthwiseConv3dParams& p) {
         X2CT_UNROLL
         for (int r = 0; r < kPatchRows; ++r) {
             const bool exists = at.row + r < d[1];
-            load_row(g + first + (uint64_t(at.plane) * d[1] + (exists ? at.row + r : 0)) * d[2], at.column, exists ? d[2] : 0, p.vector, up[r]);
+            const uint64_t row = uint64_t(at.plane) * d[1] + (exists ? at.row + r : 0);
+            load_row(g + first + row * d[2], at.column, exists ? d[2] : 0, p.vector, up[r]);
             X2CT_UNROLL
             for (int i = 0; i < kPatchColumns; ++i) sum_g += up[r][i];
         }
