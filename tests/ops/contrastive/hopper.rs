@@ -219,3 +219,50 @@ fn the_scale_alone_and_one_frozen_set_get_their_gradients() {
         }
     }
 }
+
+/// Beyond gradients and O(n) numbers: one copy of each set.
+#[test]
+fn memory_grows_with_the_batch_not_with_its_square() {
+    let (n, d) = (2048, 64);
+    let device = Device::host();
+    let tape = Tape::recording();
+    let leaves: Vec<_> = related(22, n, d, 1.0)
+        .iter()
+        .map(|x| tape.leaf(&Tensor::from_slice(&device, [n, d], DType::Bf16, x).unwrap()))
+        .collect();
+    device.reset_peak();
+    let before = device.memory().live;
+    let y = tape.apply(hopper(pair(Scale::Fixed(14.0))), &[&leaves[0], &leaves[1]]).unwrap();
+    drop(tape.backward(&y).unwrap());
+    let extra = device.memory().peak - before;
+    // Two gradients and two copies of bf16; 2 x 16 strips x 2 numbers and 10 further numbers an embedding.
+    let bound = n * 2 * (2 + 2) * d + n * 4 * (2 * 16 * 2 + 10) + (1 << 12);
+    assert!(extra <= bound, "{extra} bytes, bound {bound}, n x n would be {}", 4 * n * n);
+}
+
+#[test]
+fn no_build_but_those_for_sm_90a_and_the_host_takes_it() {
+    use x2ct::kernels::{Entry, Grid, KernelConfig, Launcher, Properties, contrastive};
+
+    /// A GPU whose module holds the kernels without wgmma.
+    struct Older(Properties, KernelConfig);
+    // Safety: it launches nothing.
+    unsafe impl Launcher for Older {
+        fn properties(&self) -> &Properties {
+            &self.0
+        }
+        fn config(&self, _: &'static Entry) -> x2ct::Result<&KernelConfig> {
+            Ok(&self.1)
+        }
+        unsafe fn launch(&self, _: &'static Entry, _: Grid, _: *const std::ffi::c_void) -> x2ct::Result<()> {
+            panic!("the launch is refused before")
+        }
+    }
+    let host = Device::host();
+    contrastive::check_wgmma(host.launcher()).unwrap();
+    let config = *host.launcher().config(contrastive::PACK.entry()).unwrap();
+    let older =
+        Older(Properties { compute_capability: 86, ..*host.properties() }, KernelConfig { shared_bytes: 0, ..config });
+    let text = contrastive::check_wgmma(&older).unwrap_err().to_string();
+    assert!(text.contains("9.0") && text.contains("8.6") && text.contains("TensorCores"), "{text}");
+}
