@@ -132,7 +132,7 @@ kernels! {
     }
 }
 
-/// A chunk's columns and branches take at most this part of the L2 cache (at least a plane is taken).
+/// A chunk's columns and branches take at most this part of the L2 cache, or the least that has two halos.
 const CHUNK_PART_OF_L2: usize = 4;
 /// Voxels that a thread copies into the columns: on a processor many; on a GPU few, so that neighbours share lines.
 const HOST_SPAN: usize = 1024;
@@ -166,9 +166,13 @@ impl Chunks {
         let (total, plane, halo) = (shape.batch * e1, e2 * e3, (shape.kernel / 2).div_ceil(shape.stride));
         let bytes = plane * (cross_rows(shape) * dtype.size() + 3 * shape.out_channels * 4);
         let fitting = launcher.properties().l2_bytes as usize / CHUNK_PART_OF_L2 / bytes;
+        let planes = planes.unwrap_or_else(|| {
+            let even = total.div_ceil(total.div_ceil(fitting.clamp(1, total)));
+            // Rows of columns that are a power of two apart would meet in one set of a processor's cache.
+            if even < total { (even - 1) | 1 } else { even }
+        });
         // A part of dx is complete with the chunk that follows: two halos must lie within one chunk.
-        let planes = planes.unwrap_or(fitting).max(2 * halo).clamp(1, total);
-        let planes = total.div_ceil(total.div_ceil(planes)).max(2 * halo).clamp(1, total);
+        let planes = planes.max(2 * halo).clamp(1, total);
         let piece = launcher.config(MOMENTS.entry())?.tile[0] as usize;
         Ok(Chunks { total, planes, halo, plane, piece })
     }
