@@ -176,6 +176,7 @@ mod cli {
         refused("good.nii.gz --preset ct-clip --out made", "use one of ct-clip-v2");
         refused("good.nii.gz --preset x2ct --out absent/a.safetensors", "check the path");
         refused("good.nii.gz --preset x2ct --out made --hu-source csv", "--metadata");
+        refused("good.nii.gz --preset x2ct --out made --pack all.safetensors", "DCFormer takes z, x, y");
     }
 
     #[test]

@@ -5,17 +5,22 @@ use std::sync::atomic::AtomicBool;
 
 use x2ct::data::phantom_set::PhantomStudy;
 use x2ct::data::text::{HashedNgrams, TextFeatures};
+use x2ct::eval::retrieval;
 use x2ct::nn::StateDict;
 use x2ct::nn::models::{CtClipConfig, DcFormerConfig, TokenReduction};
 use x2ct::tensor::DType;
 use x2ct::train::{
-    AnyConfig, Checkpoint, CtDataConfig, CtLossConfig, CtTrainConfig, CtTrainingSet, Decay, OptimizerConfig, StepLog,
-    StepRows, Task, TrainConfig, Trainer, gradients,
+    AnyConfig, Checkpoint, CtDataConfig, CtLossConfig, CtTrainConfig, CtTrainingSet, Decay, OptimizerConfig, ScheduleKind,
+    StepLog, StepRows, Task, TrainConfig, Trainer, gradients,
 };
 use x2ct::{Device, Error};
 
 use crate::gradient_cache::on_one_tape;
 use crate::support::Recorder;
+
+fn study() -> PhantomStudy {
+    PhantomStudy { seed: 7, shape: [32; 3], spacing: [10.0; 3] }
+}
 
 fn model(text_features: Option<usize>) -> CtClipConfig {
     let encoder = DcFormerConfig {
@@ -72,6 +77,41 @@ fn train(device: &Device, config: &CtTrainConfig, set: &CtTrainingSet) -> (Train
     let (mut trainer, mut recorder) = (Trainer::new(device, config).unwrap(), Recorder::default());
     trainer.run(set, &mut recorder, &AtomicBool::new(false)).unwrap();
     (trainer, recorder.steps)
+}
+
+/// Mean of the rank of the true match over that of the last, both ways: 1/2 by chance.
+fn held_out(trainer: &Trainer<CtTrainConfig>, p: &Patients) -> f64 {
+    let (ct, text) = (trainer.embed(&p.volumes).unwrap(), trainer.embed_texts(&p.text.features).unwrap());
+    let ranks = retrieval::ranks(&ct, &text, trainer.config().model.embedding).unwrap();
+    let all: Vec<usize> = [ranks.forward, ranks.backward].concat();
+    let best = all.iter().min().unwrap();
+    all.iter().map(|rank| (rank - best) as f64).sum::<f64>() / (all.len() * (p.text.ids.len() - 1)) as f64
+}
+
+#[test]
+fn training_learns_and_the_controls_stay_at_chance() {
+    let (device, folder) = (Device::host(), tempfile::tempdir().unwrap());
+    let mut config = config(folder.path(), 4);
+    config.schedule.kind = ScheduleKind::Cosine;
+    let begin = std::time::Instant::now();
+    let test = patients_of(&study(), &device, 10_000..10_256);
+    let mut train_set = set(&device, patients_of(&study(), &device, 0..512));
+    println!("patients {:?}", begin.elapsed());
+    let (trained, steps) = train(&device, &config, &train_set);
+    println!("trained {:?}", begin.elapsed());
+    let rank = held_out(&trained, &test);
+    let untrained = held_out(&Trainer::new(&device, &config).unwrap(), &test);
+    // The same volumes, each with the report of another patient.
+    train_set.text.rotate_left(37 * train_set.dim);
+    let shuffled = held_out(&train(&device, &config, &train_set).0, &test);
+    println!("mean rank: trained {rank:.3}, untrained {untrained:.3}, shuffled {shuffled:.3}; {:?}", begin.elapsed());
+    println!("loss {} to {}", steps[0].loss, steps.last().unwrap().loss);
+    assert!(steps.last().unwrap().loss < 0.95 * steps[0].loss);
+    // 256 patients: the standard deviation of a mean of independent ranks is 0.018, one way.
+    assert!(rank < 0.43, "trained: {rank}");
+    for (name, rank) in [("untrained", untrained), ("shuffled", shuffled)] {
+        assert!((rank - 0.5).abs() < 0.07, "{name}: {rank}");
+    }
 }
 
 /// A smaller problem, for what does not need to learn.
@@ -406,4 +446,39 @@ fn a_checkpoint_of_one_kind_is_none_of_the_other() {
     assert_eq!(Checkpoint::<CtTrainConfig>::read(&path).unwrap().config, config);
     let error = Checkpoint::<TrainConfig>::read(&path).map(drop).unwrap_err().to_string();
     assert!(error.contains("is of a CT encoder, not of a radiograph encoder"), "{error}");
+}
+
+#[cfg(feature = "cli")]
+#[test]
+fn the_command_trains_and_says_where_it_trains_on() {
+    let (device, folder) = (Device::host(), tempfile::tempdir().unwrap());
+    let at = folder.path();
+    let study = PhantomStudy { seed: 7, shape: [20, 16, 24], spacing: [20.0; 3] };
+    let patients = patients_of(&study, &device, 0..14);
+    patients.volumes.write(&at.join("volumes.safetensors")).unwrap();
+    patients.text.write(at.join("text.safetensors")).unwrap();
+    let text = "out = \"run\"\nepochs = 1\nbatch = 6\n[model]\nname = \"dcformer\"\nchannels = [4, 4, 4, 8, 8]\nblocks = [1, 1, 1, 1]\n\
+                kernels = [5, 3, 3, 3]\nembedding = 24\ntext_features = 96\n[data]\nvolumes = \"volumes.safetensors\"\n\
+                text = \"text.safetensors\"\n";
+    std::fs::write(at.join("run.toml"), text).unwrap();
+    let x2ct = |arguments: &str| {
+        let mut command = assert_cmd::Command::new(env!("CARGO_BIN_EXE_x2ct"));
+        let output = command.args(arguments.split(' ')).current_dir(at).output().unwrap();
+        let said = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        (output.status.success(), said(&output.stdout), said(&output.stderr))
+    };
+    let (good, report, said) = x2ct("train run.toml --device host --json");
+    assert!(good, "{said}");
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert_eq!((&report["position"]["step"], &report["last"]["images"]), (&2.into(), &6.into()));
+    assert!(at.join("run/checkpoint.safetensors").exists());
+    // By more epochs, by the configuration, is another run.
+    std::fs::write(at.join("run.toml"), text.replace("epochs = 1", "epochs = 2")).unwrap();
+    let (good, _, said) = x2ct("train run.toml --device host");
+    assert!(!good && said.contains("is of a run with another configuration"), "{said}");
+    std::fs::write(at.join("run.toml"), text.replace("text.safetensors", "absent")).unwrap();
+    let (good, _, said) = x2ct("train run.toml --device host");
+    assert!(!good && said.contains("absent") && said.trim().lines().count() == 1, "{said}");
+    let (good, _, said) = x2ct("predict x.png --checkpoint run/checkpoint.safetensors --cache text.safetensors");
+    assert!(!good && said.contains("is of a CT encoder, not of a radiograph encoder"), "{said}");
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use serde_json::json;
 use x2ct::archive::TensorStream;
 use x2ct::ct::{CtVolume, HuSource, Preset};
-use x2ct::data::volumes;
+use x2ct::data::volumes::{self, VolumeSet};
 use x2ct::tensor::{DType, Tensor};
 use x2ct::{Device, Result, files};
 
@@ -37,6 +37,9 @@ pub struct PreprocessArgs {
     /// File to write, or a folder: NAME.safetensors for each volume
     #[arg(long, value_name = "FILE|DIR")]
     out: PathBuf,
+    /// Then pack all volumes of the folder into one file, for training
+    #[arg(long, value_name = "FILE")]
+    pack: Option<PathBuf>,
     /// Where Hounsfield units come from: the file itself, or the data set's metadata table (CT-RATE's original release,
     /// RadChest-CT)
     #[arg(long, value_enum, default_value = "already-hu")]
@@ -77,6 +80,9 @@ pub fn run(args: PreprocessArgs, common: &Common) -> anyhow::Result<ExitCode> {
                 rows.push(json!({"input": file, "error": format!("{error:#}")}));
             }
         }
+    }
+    if let Some(path) = &args.pack {
+        VolumeSet::read(&args.out)?.write(path)?;
     }
     if common.json {
         let report = json!({
