@@ -128,9 +128,10 @@ pub fn run_logged<C: Task>(
     outcome.map(|()| (trainer, watch.steps))
 }
 
-/// Names of initial weights that were left out, by their first part.
+/// Names of initial weights that were left out, by their first two parts.
 fn say_unused(names: &[String]) {
-    let mut parts: Vec<&str> = names.iter().map(|name| name.split('.').next().unwrap_or(name)).collect();
+    let part = |name: &String| name.split('.').take(2).collect::<Vec<_>>().join(".");
+    let mut parts: Vec<String> = names.iter().map(part).collect();
     parts.dedup();
     if !parts.is_empty() {
         eprintln!("left out of the weights, which the model has no place for: {}", parts.join(", "));
