@@ -344,6 +344,9 @@ fn a_configuration_says_what_is_wrong_with_it() {
     let want =
         DcFormerConfig { kernels: [7; 4], stem_activation: true, reduction: TokenReduction::Depth, ..named.clone() };
     assert_eq!(other, want);
+    let quantised = read("text_features", "vq = 16\ndrop_path = 0.25\ntext_features").unwrap();
+    assert_eq!((quantised.model.encoder.vq, quantised.model.encoder.drop_path), (Some(16), 0.25));
+    assert_eq!(read("", "").unwrap().model.encoder.vq, None);
     let sized = "name = \"dcformer\"\nchannels = [8, 8, 8, 8, 8]\nblocks = [1, 2, 1, 1]";
     let sized = read("name = \"dcformer-nano\"", sized).unwrap().model;
     assert_eq!(
@@ -366,6 +369,8 @@ fn a_configuration_says_what_is_wrong_with_it() {
         ("text =", "cache = \"c\"\ntext =", "data: give one of text and cache"),
         ("out", "batch = 1\nout", "batch: must be at least 2"),
         ("out", "micro_batch = 0\nout", "micro_batch: must be at least 1"),
+        ("[model]", "micro_batch = 4\n[model]\nvq = 16", "micro_batch: must be left out with model.vq"),
+        ("text_features", "vq = 0\ntext_features", "a codebook of no codes"),
         ("out", "epochs = 0\nout", "epochs: must be at least 1"),
         ("[data]", "[loss]\nscale = 0.0\n[data]", "loss.scale: must be positive"),
         ("[data]", "[loss]\ntemperature = 0.1\n[data]", "line 6: unknown field `temperature`"),

@@ -235,8 +235,8 @@ pub(super) fn forward_into(
     unsafe { kernel::forward(device.launcher(), function, dtype, &params) }
 }
 
-/// Gradients of x, the bias and gamma; that of x may overwrite dy.
-pub(super) fn backward(
+/// Gradients of x, the bias and gamma.
+fn backward(
     name: &'static str,
     function: Function,
     x: &Tensor,

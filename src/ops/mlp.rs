@@ -5,7 +5,7 @@ use crate::device::Device;
 use crate::kernels::channels::Function;
 use crate::kernels::mlp::{self as kernel, MlpParams};
 use crate::kernels::{DType, DevicePtr, Write};
-use crate::ops::channels::{backward, forward_into, volumes};
+use crate::ops::channels::{forward_into, volumes};
 use crate::ops::gemm::{Method, Operand, product_into};
 use crate::ops::pointwise::{cast, copy_into, scale_into};
 use crate::tensor::Tensor;
@@ -249,6 +249,12 @@ impl<'a> Backward<'a> {
             db2: NULL,
             dgamma: NULL,
             partial: NULL,
+            h: NULL,
+            activated: NULL,
+            d: NULL,
+            b1: NULL,
+            db1: NULL,
+            bias_partial: NULL,
             voxels: voxels as u64,
             hidden: hidden as u64,
             channels: channels as u64,
@@ -265,48 +271,64 @@ impl<'a> Backward<'a> {
         let launcher = device.launcher();
         dy.expect("mlp upstream gradient", device, u.shape(), dtype)?;
         let parts = kernel::parts(launcher, sizes.voxels)?;
-        let partial =
-            Tensor::empty(device, [2 * kept.len() * parts * sizes.channels], DType::F32, "sums of gradients")?;
+        let sums = |width: usize, what| Tensor::empty(device, [2 * kept.len() * parts * width], DType::F32, what);
+        let partial = sums(sizes.channels, "sums of gradients")?;
+        let bias_partial = sums(sizes.hidden, "sums of hidden gradients")?;
         let product = Tensor::empty(device, [sizes.channels, sizes.hidden], DType::F32, "gradient of a product")?;
-        let recomputed = if hidden.is_none() { Some(sizes.layer(device, dtype)?) } else { None };
-        let scratch = sizes.layer(device, dtype)?;
-        let params = MlpParams { product: product.ptr(), partial: partial.ptr(), ..self.params() };
+        let (first, second) =
+            (self.du.is_some() || self.dw1.is_some() || self.db1.is_some(), self.second.iter().any(Option::is_some));
+        let (activated, d) = (sizes.layer(device, dtype)?, sizes.layer(device, dtype)?);
+        let params = MlpParams {
+            product: product.ptr(),
+            partial: partial.ptr(),
+            activated: activated.ptr(),
+            d: if first { d.ptr() } else { DevicePtr::NULL },
+            b1: b1.ptr(),
+            bias_partial: bias_partial.ptr(),
+            parts: (kept.len() * parts) as u64,
+            ..self.params()
+        };
         for (i, &n) in kept.iter().enumerate() {
             let (u, g) = (sizes.sample(u, n)?, sizes.sample(dy, n)?);
-            let layer = match (hidden, &recomputed) {
-                (Some(hidden), _) => hidden.rows(i, 1)?,
-                (None, Some(layer)) => {
-                    self.op.first_product(w1, &u, layer)?;
-                    layer.clone()
+            // Computed again into the place where it is then activated.
+            let layer = match hidden {
+                Some(hidden) => hidden.rows(i, 1)?,
+                None => {
+                    self.op.first_product(w1, &u, &activated)?;
+                    activated.clone()
                 }
-                (None, None) => continue,
             };
             let after = |write: Write| if i == 0 { write } else { Write::Accumulate };
-            if self.second.iter().any(Option::is_some) {
-                forward_into("mlp", Function::Gelu, &layer, &[("b1", b1)], None, &scratch)?;
-                let (a, b) = (matrix(&g, false), matrix(&scratch, true));
+            if first {
+                let (a, b) = (Operand::new(&self.folded, true), matrix(&g, false));
+                product_into(a, b, None, &d, Write::Overwrite, method)?;
+            }
+            let params = MlpParams { g: g.ptr(), h: layer.ptr(), part: (i * parts) as u64, ..params };
+            // Safety: live tensors of the sizes in `params`, whole samples of allocations of their own; parts of this sample are
+            // its own.
+            unsafe { kernel::activate(launcher, dtype, &params)? };
+            if second {
+                let (a, b) = (matrix(&g, false), matrix(&activated, true));
                 product_into(a, b, None, &product, after(Write::Overwrite), method)?;
-                let params = MlpParams { g: g.ptr(), part: (i * parts) as u64, ..params };
-                // Safety: live tensors of the sizes in `params`; parts of this sample are its own.
+                // Safety: as above.
                 unsafe { kernel::sums(launcher, dtype, &params)? };
             }
-            if self.du.is_none() && self.dw1.is_none() && self.db1.is_none() {
-                continue;
-            }
-            let (a, b) = (Operand::new(&self.folded, true), matrix(&g, false));
-            product_into(a, b, None, &scratch, Write::Overwrite, method)?;
-            // In place: an element is read by the thread that writes it.
-            let db1 = self.db1.map(|(db1, write)| (db1.clone(), after(*write)));
-            let destinations = [Some((scratch.clone(), Write::Overwrite)), db1, None];
-            backward("mlp", Function::Gelu, &layer, [b1.ptr(), DevicePtr::NULL], &scratch, destinations)?;
             if let Some((du, write)) = self.du {
-                let (a, b) = (Operand::new(w1, true), matrix(&scratch, false));
+                let (a, b) = (Operand::new(w1, true), matrix(&d, false));
                 product_into(a, b, None, &sizes.sample(du, n)?, *write, method)?;
             }
             if let Some((dw1, write)) = self.dw1 {
-                let (a, b) = (matrix(&scratch, false), matrix(&u, true));
+                let (a, b) = (matrix(&d, false), matrix(&u, true));
                 product_into(a, b, None, dw1, after(*write), method)?;
             }
+        }
+        if let Some((db1, write)) = self.db1 {
+            let params = MlpParams { db1: db1.ptr(), accumulate: write.flag() << 3, ..params };
+            // Safety: as above; all parts are written.
+            unsafe { kernel::bias(launcher, &params)? };
+        }
+        if !second {
+            return Ok(());
         }
         let pointer = |i: usize| self.second[i].as_ref().map_or(DevicePtr::NULL, |(tensor, _)| tensor.ptr());
         let flag = |i: usize| self.second[i].as_ref().map_or(0, |(_, write)| write.flag() << i);
@@ -315,12 +337,8 @@ impl<'a> Backward<'a> {
             db2: pointer(1),
             dgamma: pointer(2),
             accumulate: flag(0) | flag(1) | flag(2),
-            parts: (kept.len() * parts) as u64,
             ..params
         };
-        if self.second.iter().all(Option::is_none) {
-            return Ok(());
-        }
         // Safety: as above; the product and all parts are written, the destinations have the parameters' shapes.
         unsafe { kernel::finish(launcher, dtype, &params) }
     }

@@ -100,8 +100,9 @@ fn peak(units: &[UnitRecord], rows: usize, size: usize, recompute: Recompute) ->
         };
         // A block that is computed again has all that again, its output too, and its upstream gradient twice.
         let again = if recompute == Recompute::Blocks && unit.hidden > 0 { unit.mixed + 2 * unit.output } else { 0 };
-        let scratch = if recompute == Recompute::Nothing { unit.hidden } else { 2 * unit.hidden };
-        let at_work = rows * (entry + inner + again + unit.gradients) * size + choices + scratch * size;
+        // The hidden layer of one sample, activated, and its gradient.
+        let scratch = 2 * unit.hidden * size;
+        let at_work = rows * (entry + inner + again + unit.gradients) * size + choices + scratch;
         // The pooling has its gradients in the size of what it pools; the rest of the block is free by then.
         let pooling = if unit.choices > 0 { rows * (unit.choices + unit.input) * size + choices } else { 0 };
         peak = peak.max(before + at_work.max(pooling));

@@ -44,7 +44,7 @@ pub struct DcFormerConfig {
     pub input: [usize; 3],
     /// Codes of a codebook that the tokens of the last feature map are quantised with; the released code has 8192, the paper
     /// none. A training pass with one cannot be repeated, as gradient caching would.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vq: Option<usize>,
     /// What the embedding keeps of the last feature map.
     #[serde(default)]
