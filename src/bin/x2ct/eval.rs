@@ -1,6 +1,6 @@
 //! `x2ct eval`: retrieval and zero-shot detection on a held-out set, of a radiograph encoder or of a CT teacher.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use x2ct::data::cache::EmbeddingCache;
@@ -84,8 +84,8 @@ fn radiograph_encoder(
     common: &Common,
     device: &Device,
     checkpoint: &Checkpoint,
-    radiographs: &PathBuf,
-    cache_path: &PathBuf,
+    radiographs: &Path,
+    cache_path: &Path,
 ) -> anyhow::Result<ExitCode> {
     let cache = EmbeddingCache::read(cache_path)?;
     cache.expect_teacher(&checkpoint.sources.teacher).map_err(|e| e.of_file(cache_path))?;
