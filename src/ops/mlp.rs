@@ -186,8 +186,8 @@ impl Op for Mlp {
             }
         }
         if kept.is_empty() {
-            let fresh = first.iter().chain(&second).flatten().filter(|(_, write)| *write == Write::Overwrite);
-            return fresh.map(|(gradient, _)| gradient.fill_zero()).collect();
+            let mut fresh = first.iter().chain(&second).flatten().filter(|(_, write)| *write == Write::Overwrite);
+            return fresh.try_for_each(|(gradient, _)| gradient.fill_zero());
         }
         Backward::new(self, context, [du.as_ref(), first[0].as_ref(), first[1].as_ref()], &second)?.run(dy, &kept)
     }

@@ -243,12 +243,11 @@ fn weights_and_input(pass: &mut Pass, destinations: &Destinations) -> Result<()>
         DType::F32 => pass.branches.clone(),
         DType::Bf16 => scratch(3 * shape.out_channels, "gradient of a chunk's branches")?,
     };
-    let mut dcolumns = match destinations.x {
-        Some(_) => Some([(); 2].map(|()| scratch(3 * depth, "gradient of a chunk's columns"))),
-        None => None,
-    }
-    .map(|[a, b]| Ok::<_, crate::Error>([a?, b?]))
-    .transpose()?;
+    let pair = || {
+        let half = || scratch(3 * depth, "gradient of a chunk's columns");
+        Ok::<_, crate::Error>([half()?, half()?])
+    };
+    let mut dcolumns = destinations.x.as_ref().map(|_| pair()).transpose()?;
     let products = Tensor::empty(device, [3, shape.out_channels, depth], DType::F32, "weight gradients by tap")?;
     (pass.params.dz, pass.params.products) = (dz.ptr(), products.ptr());
     for index in 0..pass.chunks.count() {
