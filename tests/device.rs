@@ -175,8 +175,13 @@ fn every_target_holds_every_kernel_and_its_constants() {
                 assert!(symbols.contains_key(entry.name), "{} has no {}", file.display(), entry.name);
                 let table = &symbols[&format!("{}_config", entry.name)];
                 let want = host.launcher().config(entry).unwrap();
+                // These trap elsewhere and declare no shared memory there: it is more than other targets have.
+                let absent = entry.name.starts_with("contrastive")
+                    && entry.name.contains("wgmma")
+                    && !file.to_string_lossy().contains("sm_90a");
+                let shared_bytes = if absent { 0 } else { want.shared_bytes };
                 let want = [
-                    &[want.threads, want.min_blocks, want.shared_bytes][..],
+                    &[want.threads, want.min_blocks, shared_bytes][..],
                     &[want.params_bytes, want.cooperative],
                     &want.tile,
                 ];
