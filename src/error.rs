@@ -11,8 +11,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file that cannot be read, written or understood.
-    #[error("{}: {problem}; {hint}", path.display())]
-    File { path: PathBuf, problem: String, hint: String },
+    #[error("{}: {}{problem}; {hint}", path.display(), field.as_ref().map(|f| format!("{f}: ")).unwrap_or_default())]
+    File { path: PathBuf, field: Option<String>, problem: String, hint: String },
 
     /// An argument, shape, data type or configuration value that an operation refuses.
     #[error("{what}: {problem}; {hint}")]
@@ -38,7 +38,16 @@ pub enum Error {
 impl Error {
     /// A [`Error::File`].
     pub fn file(path: impl AsRef<Path>, problem: impl Into<String>, hint: impl Into<String>) -> Self {
-        Error::File { path: path.as_ref().to_path_buf(), problem: problem.into(), hint: hint.into() }
+        Error::File { path: path.as_ref().to_path_buf(), field: None, problem: problem.into(), hint: hint.into() }
+    }
+
+    /// The file and the field, key or option that the error names, where it names one.
+    pub fn place(&self) -> (Option<&Path>, Option<&str>) {
+        match self {
+            Error::File { path, field, .. } => (Some(path), field.as_deref()),
+            Error::Argument { what, .. } => (None, Some(what)),
+            _ => (None, None),
+        }
     }
 
     /// A [`Error::File`] from an I/O error, with advice that fits its kind.
@@ -56,7 +65,9 @@ impl Error {
     /// An [`Error::Argument`] whose value stands in a file, as an [`Error::File`]; others as they are.
     pub fn of_file(self, path: impl AsRef<Path>) -> Self {
         match self {
-            Error::Argument { what, problem, hint } => Error::file(path, format!("{what}: {problem}"), hint),
+            Error::Argument { what, problem, hint } => {
+                Error::File { path: path.as_ref().to_path_buf(), field: Some(what), problem, hint }
+            }
             other => other,
         }
     }

@@ -93,7 +93,7 @@ fn from_ct_volumes_to_predictions() {
     let predict = "predict image.png image.nii.gz --checkpoint run/checkpoint.safetensors \
                    --cache train.cache.safetensors --dataset . --nearest 2";
     let predictions = json(at, predict);
-    let [png, nii] = &predictions.as_array().unwrap()[..] else { panic!("two images: {predictions}") };
+    let [png, nii] = &predictions["rows"].as_array().unwrap()[..] else { panic!("two images: {predictions}") };
     assert_eq!((&png["image"], &nii["image"]), (&"image.png".into(), &"image.nii.gz".into()));
     assert_eq!((&png["probabilities"], &png["reports"]), (&nii["probabilities"], &nii["reports"]));
     assert_eq!(png["teacher"], "phantom teacher");
@@ -385,7 +385,7 @@ fn every_subcommand_explains_itself() {
 fn mixers_are_compared_side_by_side() {
     let folder = tempfile::tempdir().unwrap();
     let report = json(folder.path(), "bench mixers --size 32x32x16 --batch 3 --seconds 0.01 --device host");
-    let mixers = report["mixers"].as_array().unwrap();
+    let mixers = report["rows"].as_array().unwrap();
     let names: Vec<_> = mixers.iter().map(|m| m["mixer"]["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["decomposed", "conv3d", "avg_pool", "attention"]);
     let number = |i: usize, key: &str| mixers[i][key].as_u64().unwrap();

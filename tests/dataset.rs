@@ -404,7 +404,7 @@ fn folders_become_pictures() {
     );
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let left_out: Vec<&str> =
-        report["failed"].as_array().unwrap().iter().map(|f| f["input"].as_str().unwrap()).collect();
+        report["failed"].as_array().unwrap().iter().map(|f| f["file"].as_str().unwrap()).collect();
     assert_eq!(left_out, [format!("{below}/train_2/series"), format!("{below}/train_2/train_2_a/train_2_a_1.nii.gz")]);
     let lines = said(&output);
     assert_eq!(lines.lines().filter(|line| line.contains(" is left out: ")).count(), 2, "{lines}");

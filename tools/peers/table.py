@@ -13,7 +13,7 @@ from pathlib import Path
 def ours(folder):
     """(family, case) -> median seconds, spread, bytes and operations; what `x2ct bench --json` printed."""
     path = folder / "bench.json"
-    results = json.loads(path.read_text())["results"] if path.exists() else []
+    results = json.loads(path.read_text())["rows"] if path.exists() else []
     return {(r["family"], r["case"]): r for r in results}
 
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use x2ct::Device;
 
 use crate::Common;
+use crate::output::Report;
 use crate::terminal::print_table;
 
 #[path = "../../../benches/cases.rs"]
@@ -54,9 +55,9 @@ struct Measured {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Report {
+struct Times {
     device: String,
-    results: Vec<Measured>,
+    rows: Vec<Measured>,
 }
 
 pub fn run(args: BenchArgs, common: &Common) -> anyhow::Result<ExitCode> {
@@ -78,13 +79,13 @@ pub fn run(args: BenchArgs, common: &Common) -> anyhow::Result<ExitCode> {
             anyhow::bail!("no case that {} would time has `{variant}` in its name", device.name());
         }
     }
-    let mut results = Vec::new();
+    let mut rows = Vec::new();
     for mut case in selected {
         let budget = Duration::from_secs_f64(args.seconds.clamp(0.01, 60.0));
         let times = cases::measure(&device, &mut case.run, budget)?;
         let runs = times.len();
         let [median, spread] = median_and_spread(times);
-        results.push(Measured {
+        rows.push(Measured {
             family: case.family.into(),
             case: case.name,
             median_us: median * 1e6,
@@ -94,13 +95,8 @@ pub fn run(args: BenchArgs, common: &Common) -> anyhow::Result<ExitCode> {
             flops: case.flops,
         });
     }
-    let report = Report { device: device.description(), results };
-    if common.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        print(&device, &report, baseline.as_ref());
-    }
-    Ok(ExitCode::SUCCESS)
+    let times = Times { device: device.description(), rows };
+    Report::new("bench").with_all(&times)?.finish(common.json, || print(&device, &times, baseline.as_ref()))
 }
 
 /// The median of some times, and half the distance between their quartiles.
@@ -112,17 +108,17 @@ fn median_and_spread(mut times: Vec<f64>) -> [f64; 2] {
 
 fn read_baseline(path: &std::path::Path) -> anyhow::Result<BTreeMap<String, f64>> {
     let text = std::fs::read_to_string(path).map_err(|e| x2ct::Error::io(path, "read the baseline", &e))?;
-    let report: Report = serde_json::from_str(&text)
+    let report: Times = serde_json::from_str(&text)
         .map_err(|e| x2ct::Error::file(path, format!("is no output of `x2ct bench --json`: {e}"), "write it again"))?;
-    Ok(report.results.into_iter().map(|m| (format!("{} {}", m.family, m.case), m.median_us)).collect())
+    Ok(report.rows.into_iter().map(|m| (format!("{} {}", m.family, m.case), m.median_us)).collect())
 }
 
-fn print(device: &Device, report: &Report, baseline: Option<&BTreeMap<String, f64>>) {
+fn print(device: &Device, report: &Times, baseline: Option<&BTreeMap<String, f64>>) {
     println!("device: {}", report.device);
     if device.is_host() {
         println!("these are times of the host build on a processor; they say nothing about a GPU");
     }
-    let rows = report.results.iter().map(|m| {
+    let rows = report.rows.iter().map(|m| {
         let before = baseline.and_then(|b| b.get(&format!("{} {}", m.family, m.case)));
         vec![
             m.family.clone(),

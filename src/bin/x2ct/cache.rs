@@ -12,6 +12,7 @@ use x2ct::train::{CtTeacher, Texts};
 
 use crate::Common;
 use crate::arguments::split;
+use crate::output::Report;
 use crate::terminal::{Progress, stop_flag};
 
 /// Make the embedding cache that a radiograph encoder learns from, with a CT encoder of your own as the teacher
@@ -90,16 +91,13 @@ fn build(args: BuildArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let cache = teacher.write_cache(volumes, &texts, &args.out, &stop, &mut |done| progress.set(done as u64, ""));
     progress.finish("");
     let cache = cache?;
-    if common.json {
-        let report = json!({
-            "cache": args.out, "volumes": cache.ids.len(), "dim": cache.dim, "teacher": cache.teacher,
-            "checkpoint_digest": cache.checkpoint_digest, "preprocessing_digest": cache.preprocessing_digest,
-        });
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
+    let report = Report::new("cache").with_all(json!({
+        "cache": args.out, "volumes": cache.ids.len(), "dim": cache.dim, "teacher": cache.teacher,
+        "checkpoint_digest": cache.checkpoint_digest, "preprocessing_digest": cache.preprocessing_digest,
+    }))?;
+    report.finish(common.json, || {
         println!("{}: {} volumes, embeddings by {}", args.out.display(), cache.ids.len(), cache.teacher);
-    }
-    Ok(ExitCode::SUCCESS)
+    })
 }
 
 fn text(args: TextArgs, common: &Common) -> anyhow::Result<ExitCode> {
@@ -108,14 +106,11 @@ fn text(args: TextArgs, common: &Common) -> anyhow::Result<ExitCode> {
         data.volumes.iter().map(|v| (v.name.to_string(), v.report.text())).unzip();
     let text = HashedNgrams { dim: args.features, max_n: args.words }.features(ids, &reports)?;
     text.write(&args.out)?;
-    if common.json {
-        let report = json!({
-            "text": args.out, "reports": text.ids.len(), "features": text.dim, "encoder": text.encoder,
-            "settings_digest": text.settings_digest,
-        });
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
+    let report = Report::new("cache").with_all(json!({
+        "text": args.out, "reports": text.ids.len(), "features": text.dim, "encoder": text.encoder,
+        "settings_digest": text.settings_digest,
+    }))?;
+    report.finish(common.json, || {
         println!("{}: {} reports, {} {}", args.out.display(), text.ids.len(), text.dim, text.encoder);
-    }
-    Ok(ExitCode::SUCCESS)
+    })
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use x2ct::check::Case;
 
 use crate::Common;
+use crate::output::{Failure, Report};
 use crate::terminal::print_table;
 
 /// Compare operators and models with golden files (format: tests/golden/README.md)
@@ -25,15 +26,18 @@ pub fn run(args: CheckArgs, common: &Common) -> anyhow::Result<ExitCode> {
     for file in &args.files {
         rows.extend(Case::read(file)?.run(&device)?);
     }
-    let failed = rows.iter().filter(|r| !r.pass).count();
-    if common.json {
-        println!("{}", serde_json::to_string_pretty(&rows)?);
-    } else {
+    let failures: Vec<Failure> = rows.iter().filter(|r| !r.pass).map(failure).collect();
+    let failed = failures.len();
+    Report::new("check").with("rows", &rows)?.failing(failures).finish(common.json, || {
         print_rows(&rows, args.all);
         let cases = args.files.len();
         println!("{} on {cases} case(s): {} tensors compared, {failed} failed", device.name(), rows.len());
-    }
-    Ok(ExitCode::from(u8::from(failed > 0)))
+    })
+}
+
+fn failure(row: &x2ct::check::Row) -> Failure {
+    let error = format!("{} {}: relative L2 {:.2e}", row.op, row.tensor, row.rel_l2);
+    Failure { file: Some(row.case.clone()), field: Some(row.tensor.clone()), error }
 }
 
 fn print_rows(rows: &[x2ct::check::Row], all: bool) {

@@ -7,6 +7,7 @@ use x2ct::Device;
 use x2ct::kernels::FAMILIES;
 
 use crate::Common;
+use crate::output::Report;
 
 /// Say what this build and this machine can do, and how to fix what is missing
 #[derive(clap::Args)]
@@ -23,23 +24,20 @@ pub fn run(_: DoctorArgs, common: &Common) -> anyhow::Result<ExitCode> {
         Err(error) => error.to_string(),
     };
     let targets = option_env!("X2CT_CUDA_TARGETS").unwrap_or("");
-    if common.json {
-        let report = json!({
+    let report = Report::new("doctor").with_all(json!({
             "version": env!("CARGO_PKG_VERSION"), "kernels": kernels, "families": FAMILIES.len(),
             "host": {"usable": host.is_ok(), "text": text(&host)},
             "cuda": {"compiled": for_cuda, "targets": targets, "fatbin_bytes": fatbin_bytes, "usable": cuda.is_ok(), "text": text(&cuda)},
-        });
-        println!("{}", serde_json::to_string_pretty(&report)?);
-        return Ok(ExitCode::SUCCESS);
-    }
-    println!("x2ct {}: {kernels} kernels in {} families", env!("CARGO_PKG_VERSION"), FAMILIES.len());
-    println!("host:         {}", text(&host));
-    if for_cuda {
-        println!("CUDA kernels: compiled for {targets}, {:.1} MB", fatbin_bytes as f64 / 1e6);
-    } else {
-        println!("CUDA kernels: not in this build, because nvcc was not found");
-        println!("              fix: tools/install_nvcc.sh && cargo build --release");
-    }
-    println!("CUDA device:  {}", text(&cuda));
-    Ok(ExitCode::SUCCESS)
+        }))?;
+    report.finish(common.json, || {
+        println!("x2ct {}: {kernels} kernels in {} families", env!("CARGO_PKG_VERSION"), FAMILIES.len());
+        println!("host:         {}", text(&host));
+        if for_cuda {
+            println!("CUDA kernels: compiled for {targets}, {:.1} MB", fatbin_bytes as f64 / 1e6);
+        } else {
+            println!("CUDA kernels: not in this build, because nvcc was not found");
+            println!("              fix: tools/install_nvcc.sh && cargo build --release");
+        }
+        println!("CUDA device:  {}", text(&cuda));
+    })
 }

@@ -15,6 +15,7 @@ use x2ct::{Device, Error, files};
 
 use crate::Common;
 use crate::arguments::split;
+use crate::output::Report;
 use crate::terminal::{Progress, print_table, stop_flag};
 
 /// Score a radiograph encoder, a CT encoder or a teacher's cache: retrieval both ways, zero-shot detection
@@ -128,12 +129,7 @@ fn finish(
     if let Some(path) = &args.csv {
         files::write_atomic(path, zero_shot.csv().as_bytes())?;
     }
-    if common.json {
-        println!("{}", serde_json::to_string_pretty(scores)?);
-    } else {
-        print();
-    }
-    Ok(ExitCode::SUCCESS)
+    Report::new("eval").with_all(scores)?.finish(common.json, print)
 }
 
 /// [ids, 18], in the order of `ids`.

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use x2ct::{Device, Error};
+use x2ct::Device;
 
 mod arguments;
 mod bench;
@@ -14,6 +14,7 @@ mod doctor;
 mod drr;
 mod eval;
 mod model;
+mod output;
 mod phantom;
 mod predict;
 mod preprocess;
@@ -73,9 +74,31 @@ enum Command {
     Train(train::TrainArgs),
 }
 
+impl Command {
+    /// The subcommand's name on the command line.
+    #[rustfmt::skip] // one line a subcommand
+    fn name(&self) -> &'static str {
+        match self {
+            Command::Bench(_) => "bench",
+            Command::Cache(_) => "cache",
+            Command::Check(_) => "check",
+            Command::Demo(_) => "demo",
+            Command::Doctor(_) => "doctor",
+            Command::Drr(_) => "drr",
+            Command::Eval(_) => "eval",
+            Command::Model(_) => "model",
+            Command::Phantom(_) => "phantom",
+            Command::Predict(_) => "predict",
+            Command::Preprocess(_) => "preprocess",
+            Command::Train(_) => "train",
+        }
+    }
+}
+
 fn main() -> ExitCode {
     terminal::restore_pipe_signal();
     let Cli { common, command } = Cli::parse();
+    let name = command.name();
     #[rustfmt::skip] // one line a subcommand
     let outcome = match command {
         Command::Bench(args) => bench::run(args, &common),
@@ -95,8 +118,11 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("x2ct: {error:#}");
-            let interrupted = matches!(error.downcast_ref::<Error>(), Some(Error::Interrupted(_)));
-            ExitCode::from(if interrupted { 130 } else { 1 })
+            if common.json {
+                // The message has been printed already; nothing is left to say of an output that is closed or full.
+                let _ = output::print_error(name, &error);
+            }
+            ExitCode::from(if output::is_interruption(&error) { 130 } else { 1 })
         }
     }
 }

@@ -9,6 +9,7 @@ use x2ct::tensor::DType;
 use x2ct::train::StepMemory;
 
 use crate::Common;
+use crate::output::Report;
 use crate::terminal::print_table;
 
 /// Print a model's layers, parameters and multiply-adds
@@ -78,8 +79,7 @@ pub fn run(args: ModelArgs, common: &Common) -> anyhow::Result<ExitCode> {
         if !memory.is_empty() {
             report["step_memory"] = memory.iter().map(|(label, m)| (label.clone(), json!(m))).collect();
         }
-        println!("{}", serde_json::to_string_pretty(&report)?);
-        return Ok(ExitCode::SUCCESS);
+        return Report::new("model").with_all(report)?.finish(true, || ());
     }
     let layers = summary
         .layers

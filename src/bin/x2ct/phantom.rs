@@ -13,6 +13,7 @@ use x2ct::{Error, labels};
 
 use crate::Common;
 use crate::arguments::sizes;
+use crate::output::Report;
 use crate::terminal::{Progress, print_table, stop_flag};
 
 /// Write a data set of simulated patients in CT-RATE layout, to try everything without patients' data
@@ -73,21 +74,18 @@ pub fn run(args: PhantomArgs, common: &Common) -> anyhow::Result<ExitCode> {
         cache(&set, data).write(&path)?;
         written.push((data, path));
     }
-    if common.json {
-        let count = |split| splits.iter().find(|d| d.split == split).map_or(0, |d| d.volumes.len());
-        let caches: Vec<_> = written.iter().map(|(_, path)| path).collect();
-        let report = json!({
-            "dataset": args.out, "train": count(Split::Train), "valid": count(Split::Valid), "teacher": teacher::NAME,
-            "caches": caches,
-        });
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
+    let count = |split| splits.iter().find(|d| d.split == split).map_or(0, |d| d.volumes.len());
+    let caches: Vec<_> = written.iter().map(|(_, path)| path).collect();
+    let report = Report::new("phantom").with_all(json!({
+        "dataset": args.out, "train": count(Split::Train), "valid": count(Split::Valid), "teacher": teacher::NAME,
+        "caches": caches,
+    }))?;
+    report.finish(common.json, || {
         print_prevalence(&splits);
-        for (data, path) in written {
+        for (data, path) in &written {
             println!("{}: {} patients, embeddings by the {}", path.display(), data.volumes.len(), teacher::NAME);
         }
-    }
-    Ok(ExitCode::SUCCESS)
+    })
 }
 
 fn print_prevalence(splits: &[CtRate]) {

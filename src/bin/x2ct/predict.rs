@@ -15,6 +15,7 @@ use x2ct::train::{Checkpoint, Trainer};
 
 use crate::Common;
 use crate::arguments::split;
+use crate::output::Report;
 use crate::terminal::print_table;
 
 /// Probabilities of the 18 abnormalities, and the nearest reports of the cache
@@ -69,10 +70,7 @@ pub fn run(args: PredictArgs, common: &Common) -> anyhow::Result<ExitCode> {
         results
             .push(json!({"image": path, "teacher": cache.teacher, "probabilities": abnormalities, "reports": reports}));
     }
-    if common.json {
-        println!("{}", serde_json::to_string_pretty(&results)?);
-    }
-    Ok(ExitCode::SUCCESS)
+    Report::new("predict").with("rows", results)?.finish(common.json, || ())
 }
 
 type Texts = std::collections::HashMap<String, String>;

@@ -13,6 +13,7 @@ use x2ct::tensor::{DType, Tensor};
 use x2ct::{Device, Result, files};
 
 use crate::Common;
+use crate::output::{Failure, Report};
 use crate::projection::HuSourceName;
 use crate::source;
 
@@ -58,7 +59,7 @@ pub fn run(args: PreprocessArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let dtype = if args.dtype == "bf16" { DType::Bf16 } else { DType::F32 };
     let outputs = outputs(&args.files, &args.out)?;
     let mut rows = Vec::new();
-    let mut failed = 0;
+    let mut failed = Vec::new();
     for (file, out) in args.files.iter().zip(&outputs) {
         let begin = Instant::now();
         let done = source::open(file, args.hu_source, args.metadata.as_deref(), &device).and_then(|(volume, hu)| {
@@ -75,23 +76,19 @@ pub fn run(args: PreprocessArgs, common: &Common) -> anyhow::Result<ExitCode> {
             })),
             Ok((shape, _)) => println!("{}: {shape:?} {}, {seconds:.2} s", out.display(), dtype.name()),
             Err(error) => {
-                failed += 1;
                 eprintln!("x2ct: {error:#}");
-                rows.push(json!({"input": file, "error": format!("{error:#}")}));
+                failed.push(Failure::new(file, &error));
             }
         }
     }
     if let Some(path) = &args.pack {
         VolumeSet::read(&args.out)?.write(path)?;
     }
-    if common.json {
-        let report = json!({
-            "preset": preset.name, "preset_digest": preset.digest(), "dtype": dtype.name(), "device": device.name(),
-            "volumes": rows, "failed": failed,
-        });
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    }
-    Ok(ExitCode::from(u8::from(failed > 0)))
+    let report = Report::new("preprocess").with_all(json!({
+        "preset": preset.name, "preset_digest": preset.digest(), "dtype": dtype.name(), "device": device.name(),
+        "volumes": rows,
+    }))?;
+    report.failing(failed).finish(common.json, || ())
 }
 
 /// The file of each volume. A folder is made where `out` is one or has no `.safetensors` name.

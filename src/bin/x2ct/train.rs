@@ -17,7 +17,9 @@ use x2ct::train::{
 use x2ct::{Device, Error};
 
 use crate::Common;
+use crate::output::Report;
 use crate::terminal::{Progress, stop_flag};
+use serde_json::json;
 
 /// Train a radiograph encoder on radiographs and a teacher's embeddings, or a CT encoder on volumes and reports
 ///
@@ -77,15 +79,9 @@ fn train<C: Task>(
     let outcome = run_logged(device, config, set, !args.restart, &stop);
     let (trainer, steps) = outcome.map_err(|e| e.of_file(&args.config))?;
     let checkpoint = checkpoint_path(out);
-    if common.json {
-        println!(
-            "{}",
-            serde_json::json!({"checkpoint": checkpoint, "position": trainer.position(), "last": steps.last()})
-        );
-    } else {
-        println!("{}", checkpoint.display());
-    }
-    Ok(ExitCode::SUCCESS)
+    let report = Report::new("train")
+        .with_all(json!({"checkpoint": checkpoint, "position": trainer.position(), "last": steps.last()}))?;
+    report.finish(common.json, || println!("{}", checkpoint.display()))
 }
 
 /// Where a run keeps its newest checkpoint.

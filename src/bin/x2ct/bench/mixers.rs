@@ -12,6 +12,7 @@ use x2ct::tensor::{DType, Tensor};
 
 use super::{cases, median_and_spread};
 use crate::Common;
+use crate::output::Report;
 use crate::terminal::print_table;
 
 /// Compare the token mixers in one frame: parameters, multiply-adds, times, memory
@@ -74,13 +75,13 @@ struct Time {
 }
 
 #[derive(Serialize)]
-struct Report {
+struct Comparison {
     device: String,
     model: String,
     size: [usize; 3],
     batch: usize,
     dtype: DType,
-    mixers: Vec<Row>,
+    rows: Vec<Row>,
 }
 
 pub fn run(args: MixersArgs, common: &Common) -> anyhow::Result<ExitCode> {
@@ -93,20 +94,15 @@ pub fn run(args: MixersArgs, common: &Common) -> anyhow::Result<ExitCode> {
         );
     }
     let mixers = Mixer::SIBLINGS.map(|mixer| compare(&device, &args, &DcFormerConfig { mixer, ..config.clone() }));
-    let report = Report {
+    let report = Comparison {
         device: device.description(),
         model: args.model,
         size: args.size,
         batch: args.batch,
         dtype: args.dtype,
-        mixers: mixers.into_iter().collect::<x2ct::Result<_>>()?,
+        rows: mixers.into_iter().collect::<x2ct::Result<_>>()?,
     };
-    if common.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        print(&device, &report);
-    }
-    Ok(ExitCode::SUCCESS)
+    Report::new("bench").with_all(&report)?.finish(common.json, || print(&device, &report))
 }
 
 fn compare(device: &Device, args: &MixersArgs, config: &DcFormerConfig) -> x2ct::Result<Row> {
@@ -158,15 +154,15 @@ fn training_pass(
     pass.tape.backward_from(&[(&last, upstream)]).map(drop)
 }
 
-fn print(device: &Device, report: &Report) {
-    let Report { model, size: [h, w, d], batch, dtype, .. } = report;
+fn print(device: &Device, report: &Comparison) {
+    let Comparison { model, size: [h, w, d], batch, dtype, .. } = report;
     println!("device: {}", report.device);
     if device.is_host() {
         println!("these are times of the host build on a processor; they say nothing about a GPU");
     }
     println!("DCFormer-{model}'s frame, {batch} volumes of {h}x{w}x{d}, activations in {}", dtype.name());
     let time = |t: &Time| format!("{:.1} +- {:.1}", t.median, t.spread);
-    let rows = report.mixers.iter().map(|row| {
+    let rows = report.rows.iter().map(|row| {
         vec![
             row.mixer.to_string(),
             row.parameters.to_string(),

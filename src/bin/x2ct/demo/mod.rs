@@ -23,6 +23,7 @@ use x2ct::{Device, files};
 mod teacher;
 
 use crate::Common;
+use crate::output::Report;
 use crate::terminal::{Progress, print_table, stop_flag};
 use crate::train::run_logged;
 
@@ -167,10 +168,10 @@ pub fn run(args: DemoArgs, common: &Common) -> anyhow::Result<ExitCode> {
     run.write_summary(&out, &plan)?;
     run.write_page(&out, &plan, &test, &embeddings)?;
     if common.json {
-        print!("{}", std::fs::read_to_string(out.join("summary.json"))?);
-    } else {
-        run.print(&out);
+        let summary: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(out.join("summary.json"))?)?;
+        return Report::new("demo").with_all(summary)?.finish(true, || ());
     }
+    run.print(&out);
     Ok(ExitCode::SUCCESS)
 }
 

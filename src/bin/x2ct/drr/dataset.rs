@@ -15,6 +15,7 @@ use x2ct::ops::image::PixelType;
 use super::DrrArgs;
 use crate::Common;
 use crate::arguments::split;
+use crate::output::{Failure, Report};
 use crate::projection::HuSourceName;
 use crate::terminal::{Progress, stop_flag};
 
@@ -99,22 +100,23 @@ pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
     })?;
     progress.finish("");
     let failed = &made.failed;
-    if common.json {
-        let failed: Vec<_> = failed.iter().map(|(n, error)| json!({"id": n.to_string(), "error": error})).collect();
-        let report = json!({
+    let failures =
+        failed.iter().map(|(name, error)| Failure { file: Some(name.to_string()), field: None, error: error.clone() });
+    let report = Report::new("drr")
+        .with_all(json!({
             "out": args.out, "files": made.files, "manifest": made.manifest, "radiographs": made.made,
-            "size": options.size, "pixels": options.pixel, "failed": failed,
+            "size": options.size, "pixels": options.pixel,
             "preprocessing_digest": made.preprocessing_digest, "seconds": start.elapsed().as_secs_f64(),
-        });
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
+        }))?
+        .failing(failures);
+    let code = report.finish(common.json, || {
         for file in &made.files {
             println!("{}: {} radiographs", file.display(), made.made);
         }
         println!("{}: {} of {total} volumes left out", made.manifest.display(), failed.len());
-    }
+    })?;
     if !failed.is_empty() {
         eprintln!("run the same command again to try the volumes left out once more");
     }
-    Ok(ExitCode::from(u8::from(!failed.is_empty())))
+    Ok(code)
 }

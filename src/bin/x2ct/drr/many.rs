@@ -12,6 +12,7 @@ use x2ct::{Error, files};
 
 use super::DrrArgs;
 use crate::Common;
+use crate::output::{Failure, Report};
 use crate::terminal::{Progress, stop_flag};
 
 const ENDINGS: [&str; 3] = [".nii.gz", ".nii", ".npz"];
@@ -65,7 +66,7 @@ pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
                 Err(error @ (Error::Device { .. } | Error::Launch { .. })) => return Err(error),
                 Err(error) => {
                     progress.say(&format!("x2ct: {} is left out: {error}", job.input.display()));
-                    failed.push((at, error.to_string()));
+                    failed.push((at, Failure::new(&job.input, &error)));
                 }
             }
             done += 1;
@@ -77,19 +78,15 @@ pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
     if (done as usize) < jobs.len() {
         return Err(Error::Interrupted(format!("after {done} of {} volumes", jobs.len())).into());
     }
-    failed.sort();
+    failed.sort_by_key(|(at, _)| *at);
     let (total, out) = (jobs.len(), args.out.display());
-    if common.json {
-        let failures: Vec<_> = failed.iter().map(|(at, e)| json!({"input": jobs[*at].input, "error": e})).collect();
-        let report = json!({
-            "out": args.out, "volumes": total - failed.len(), "views": projection.views, "failed": failures,
-            "seconds": start.elapsed().as_secs_f64(),
-        });
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        println!("{out}: pictures of {} volumes, {} of {total} left out", total - failed.len(), failed.len());
-    }
-    Ok(ExitCode::from(u8::from(!failed.is_empty())))
+    let (made, left_out) = (total - failed.len(), failed.len());
+    let report = Report::new("drr")
+        .with_all(json!({
+            "out": args.out, "volumes": made, "views": projection.views, "seconds": start.elapsed().as_secs_f64(),
+        }))?
+        .failing(failed.into_iter().map(|(_, failure)| failure));
+    report.finish(common.json, || println!("{out}: pictures of {made} volumes, {left_out} of {total} left out"))
 }
 
 /// The volumes that paths stand for, in the order of the paths and, within a folder, of names.

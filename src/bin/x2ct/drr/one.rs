@@ -12,6 +12,7 @@ use x2ct::ct::{Mode, padding_pixels, radiograph};
 
 use super::DrrArgs;
 use crate::Common;
+use crate::output::Report;
 use crate::projection::GeometryName;
 
 pub fn run(file: &Path, args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
@@ -53,7 +54,7 @@ pub fn run(file: &Path, args: &DrrArgs, common: &Common) -> anyhow::Result<ExitC
             "padding_voxels": padding, "padding_pixels": padding_pixels(&device, &volume, &options)?,
             "seconds": {"read": read, "project": project, "total": seconds},
         });
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        return Report::new("drr").with_all(report)?.finish(true, || ());
     } else {
         println!(
             "{}: {} x {} pixels of {pitch:.3} mm, {low:.4} to {high:.4} {}, {seconds:.2} s on {}",

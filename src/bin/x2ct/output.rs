@@ -1,0 +1,119 @@
+//! What commands print: a report on standard output (text, or one JSON object), remarks on standard error.
+//!
+//! The JSON of every command has one shape: the result's keys at the top level, and beside them `command`, `status` (`ok`,
+//! `failed` or `interrupted`) and `failed`, a list of `{file, field, error}`. A command that lists things does so under `rows`.
+//! A command that fails before it has a result prints the same object without result keys, and its message on standard error.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use x2ct::Error;
+
+/// One file, row or image that failed while the work went on.
+#[derive(Debug, Clone, Serialize)]
+pub struct Failure {
+    /// The file, or an identifier where there is no file.
+    pub file: Option<String>,
+    /// The field, key or option at fault.
+    pub field: Option<String>,
+    /// The whole message.
+    pub error: String,
+}
+
+impl Failure {
+    /// Of an error; `file` is named where the error names none.
+    pub fn new(file: impl AsRef<Path>, error: &Error) -> Self {
+        let mut failure = Failure::from(error);
+        failure.file.get_or_insert_with(|| file.as_ref().to_string_lossy().into_owned());
+        failure
+    }
+}
+
+impl From<&Error> for Failure {
+    fn from(error: &Error) -> Self {
+        let (file, field) = error.place();
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        Failure { file: file.map(text), field: field.map(Into::into), error: error.to_string() }
+    }
+}
+
+/// The JSON object of a command that came to its end.
+pub struct Report {
+    command: &'static str,
+    keys: Map<String, Value>,
+    failed: Vec<Failure>,
+}
+
+impl Report {
+    /// An empty report of `command`.
+    pub fn new(command: &'static str) -> Self {
+        Report { command, keys: Map::new(), failed: Vec::new() }
+    }
+
+    /// With one more key.
+    pub fn with(mut self, key: &str, value: impl Serialize) -> anyhow::Result<Self> {
+        self.keys.insert(key.into(), serde_json::to_value(value)?);
+        Ok(self)
+    }
+
+    /// With all keys of `value`, an object.
+    pub fn with_all(mut self, value: impl Serialize) -> anyhow::Result<Self> {
+        match serde_json::to_value(value)? {
+            Value::Object(keys) => self.keys.extend(keys),
+            other => anyhow::bail!("a report is an object, and this is {other}"),
+        }
+        Ok(self)
+    }
+
+    /// With what failed while the work went on.
+    pub fn failing(mut self, failed: impl IntoIterator<Item = Failure>) -> Self {
+        self.failed.extend(failed);
+        self
+    }
+
+    /// The exit code: 1 where something failed.
+    pub fn code(&self) -> ExitCode {
+        ExitCode::from(u8::from(!self.failed.is_empty()))
+    }
+
+    /// Prints the object, or runs `text` where no JSON is wanted; gives the exit code.
+    pub fn finish(self, json: bool, text: impl FnOnce()) -> anyhow::Result<ExitCode> {
+        let code = self.code();
+        if json {
+            let status = if self.failed.is_empty() { "ok" } else { "failed" };
+            print_object(self.command, status, self.keys, &self.failed)?;
+        } else {
+            text();
+        }
+        Ok(code)
+    }
+}
+
+/// Prints the object of a command that ended with an error.
+pub fn print_error(command: &str, error: &anyhow::Error) -> anyhow::Result<()> {
+    let failure = match error.downcast_ref::<Error>() {
+        Some(error) => Failure::from(error),
+        None => Failure { file: None, field: None, error: format!("{error:#}") },
+    };
+    let status = if is_interruption(error) { "interrupted" } else { "failed" };
+    print_object(command, status, Map::new(), &[failure])
+}
+
+/// Whether the user asked to stop.
+pub fn is_interruption(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref::<Error>(), Some(Error::Interrupted(_)))
+}
+
+fn print_object(command: &str, status: &str, keys: Map<String, Value>, failed: &[Failure]) -> anyhow::Result<()> {
+    let mut object = Map::new();
+    object.insert("command".into(), json!(command));
+    object.insert("status".into(), json!(status));
+    object.extend(keys);
+    object.insert("failed".into(), serde_json::to_value(failed)?);
+    let text = serde_json::to_string_pretty(&object)? + "\n";
+    std::io::stdout().lock().write_all(text.as_bytes()).and_then(|()| std::io::stdout().flush())?;
+    Ok(())
+}
