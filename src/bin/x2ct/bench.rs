@@ -114,9 +114,9 @@ fn read_baseline(path: &std::path::Path) -> anyhow::Result<BTreeMap<String, f64>
 }
 
 fn print(device: &Device, report: &Times, baseline: Option<&BTreeMap<String, f64>>) {
-    println!("device: {}", report.device);
+    say!("device: {}", report.device);
     if device.is_host() {
-        println!("these are times of the host build on a processor; they say nothing about a GPU");
+        say!("these are times of the host build on a processor; they say nothing about a GPU");
     }
     let rows = report.rows.iter().map(|m| {
         let before = baseline.and_then(|b| b.get(&format!("{} {}", m.family, m.case)));

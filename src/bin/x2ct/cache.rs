@@ -96,7 +96,7 @@ fn build(args: BuildArgs, common: &Common) -> anyhow::Result<ExitCode> {
         "checkpoint_digest": cache.checkpoint_digest, "preprocessing_digest": cache.preprocessing_digest,
     }))?;
     report.finish(common.json, || {
-        println!("{}: {} volumes, embeddings by {}", args.out.display(), cache.ids.len(), cache.teacher);
+        say!("{}: {} volumes, embeddings by {}", args.out.display(), cache.ids.len(), cache.teacher);
     })
 }
 
@@ -111,6 +111,6 @@ fn text(args: TextArgs, common: &Common) -> anyhow::Result<ExitCode> {
         "settings_digest": text.settings_digest,
     }))?;
     report.finish(common.json, || {
-        println!("{}: {} reports, {} {}", args.out.display(), text.ids.len(), text.dim, text.encoder);
+        say!("{}: {} reports, {} {}", args.out.display(), text.ids.len(), text.dim, text.encoder);
     })
 }

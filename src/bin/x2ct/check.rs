@@ -31,7 +31,7 @@ pub fn run(args: CheckArgs, common: &Common) -> anyhow::Result<ExitCode> {
     Report::new("check").with("rows", &rows)?.failing(failures).finish(common.json, || {
         print_rows(&rows, args.all);
         let cases = args.files.len();
-        println!("{} on {cases} case(s): {} tensors compared, {failed} failed", device.name(), rows.len());
+        say!("{} on {cases} case(s): {} tensors compared, {failed} failed", device.name(), rows.len());
     })
 }
 

@@ -30,14 +30,14 @@ pub fn run(_: DoctorArgs, common: &Common) -> anyhow::Result<ExitCode> {
             "cuda": {"compiled": for_cuda, "targets": targets, "fatbin_bytes": fatbin_bytes, "usable": cuda.is_ok(), "text": text(&cuda)},
         }))?;
     report.finish(common.json, || {
-        println!("x2ct {}: {kernels} kernels in {} families", env!("CARGO_PKG_VERSION"), FAMILIES.len());
-        println!("host:         {}", text(&host));
+        say!("x2ct {}: {kernels} kernels in {} families", env!("CARGO_PKG_VERSION"), FAMILIES.len());
+        say!("host:         {}", text(&host));
         if for_cuda {
-            println!("CUDA kernels: compiled for {targets}, {:.1} MB", fatbin_bytes as f64 / 1e6);
+            say!("CUDA kernels: compiled for {targets}, {:.1} MB", fatbin_bytes as f64 / 1e6);
         } else {
-            println!("CUDA kernels: not in this build, because nvcc was not found");
-            println!("              fix: tools/install_nvcc.sh && cargo build --release");
+            say!("CUDA kernels: not in this build, because nvcc was not found");
+            say!("              fix: tools/install_nvcc.sh && cargo build --release");
         }
-        println!("CUDA device:  {}", text(&cuda));
+        say!("CUDA device:  {}", text(&cuda));
     })
 }

@@ -152,7 +152,7 @@ fn labels_of(args: &EvalArgs, ids: &[String]) -> x2ct::Result<Vec<bool>> {
 }
 
 fn print_scores(s: &Scores, teacher: &str) {
-    println!("teacher: {teacher}; gallery: {} volumes; chance R@5 {:.4}", s.gallery, s.retrieval.chance_r5);
+    say!("teacher: {teacher}; gallery: {} volumes; chance R@5 {:.4}", s.gallery, s.retrieval.chance_r5);
     let r = &s.retrieval;
     let ways = [
         ("CXR to CT", &r.cxr_to_ct),
@@ -165,13 +165,13 @@ fn print_scores(s: &Scores, teacher: &str) {
         std::iter::once(name.to_string()).chain(shares).chain([format!("{:.1}", r.median_rank)]).collect::<Vec<_>>()
     });
     print_table(&["retrieval", "R@1", "R@5", "R@10", "R@50", "median rank"], &rows);
-    println!();
+    say!("");
     print_labels(&s.zero_shot);
 }
 
 /// R@1, R@10 and R@50 both ways, then what DCFormer's evaluation says of detection.
 fn print_clip_scores(s: &ClipScores, teacher: &str) {
-    println!("teacher: {teacher}; gallery: {} volumes; zero-shot scale {:.4}", s.gallery, s.scale);
+    say!("teacher: {teacher}; gallery: {} volumes; zero-shot scale {:.4}", s.gallery, s.scale);
     let r = &s.retrieval;
     let row = |name: &str, [r1, r10, r50]: [f64; 3], median: f64| {
         let shares = [r1, r10, r50].map(|v| format!("{v:.4}"));
@@ -184,7 +184,7 @@ fn print_clip_scores(s: &ClipScores, teacher: &str) {
         row("chance", r.chance, (s.gallery + 1) as f64 / 2.0),
     ];
     print_table(&["retrieval", "R@1", "R@10", "R@50", "median rank"], &rows);
-    println!();
+    say!("");
     let t = &s.zero_shot.thresholded;
     let rows = [
         ("weighted F1", t.f1_weighted),
@@ -193,7 +193,7 @@ fn print_clip_scores(s: &ClipScores, teacher: &str) {
         ("micro recall", t.recall_micro),
     ];
     print_table(&["zero-shot at one half", ""], &rows.map(|(name, value)| vec![name.to_string(), cell(value)]));
-    println!();
+    say!("");
     print_labels(&s.zero_shot);
 }
 

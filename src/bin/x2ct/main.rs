@@ -1,9 +1,15 @@
 //! The command line: one file per subcommand.
 
+// Every line goes through `say!` and `remark!`, which no closed or full output can make panic.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use x2ct::Device;
+
+#[macro_use]
+mod output;
 
 mod arguments;
 mod bench;
@@ -14,7 +20,6 @@ mod doctor;
 mod drr;
 mod eval;
 mod model;
-mod output;
 mod phantom;
 mod predict;
 mod preprocess;
@@ -96,7 +101,6 @@ impl Command {
 }
 
 fn main() -> ExitCode {
-    terminal::restore_pipe_signal();
     let Cli { common, command } = Cli::parse();
     let name = command.name();
     #[rustfmt::skip] // one line a subcommand
@@ -114,10 +118,10 @@ fn main() -> ExitCode {
         Command::Preprocess(args) => preprocess::run(args, &common),
         Command::Train(args) => train::run(args, &common),
     };
-    match outcome {
+    match outcome.and_then(|code| Ok(output::delivered().map(|()| code)?)) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("x2ct: {error:#}");
+            remark!("x2ct: {error:#}");
             if common.json {
                 // The message has been printed already; nothing is left to say of an output that is closed or full.
                 let _ = output::print_error(name, &error);

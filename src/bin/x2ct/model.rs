@@ -86,19 +86,19 @@ pub fn run(args: ModelArgs, common: &Common) -> anyhow::Result<ExitCode> {
         .iter()
         .map(|l| vec![l.name.clone(), format!("{:?}", l.output), l.parameters.to_string(), l.macs.to_string()]);
     print_table(&["layer", "output", "parameters", "macs"], &layers.collect::<Vec<_>>());
-    println!();
+    say!("");
     let rows = stages.iter().map(|(name, p, m)| vec![name.clone(), p.to_string(), m.to_string()]);
     let total = vec!["total".to_string(), summary.parameters().to_string(), summary.macs().to_string()];
     print_table(&["stage", "parameters", "macs"], &rows.chain([total]).collect::<Vec<_>>());
     if let Some((projection, normalized)) = published {
-        println!("with a projection to {}: {} parameters", args.embedding, summary.parameters() + projection);
+        say!("with a projection to {}: {} parameters", args.embedding, summary.parameters() + projection);
         let [train, eval] = [5, 2].map(|operations| summary.macs() + operations * normalized);
-        println!("as fvcore counts, batch norms included: {train} in training, {eval} in evaluation");
+        say!("as fvcore counts, batch norms included: {train} in training, {eval} in evaluation");
     }
     if let Some(batch) = args.batch {
         let parts = args.micro_batch.map_or("in one pass".to_string(), |m| format!("in micro-batches of at most {m}"));
         let what = if dcformer { "volumes" } else { "radiographs" };
-        println!("\ndevice memory of a training step on {batch} {what} {parts}, GB");
+        say!("\ndevice memory of a training step on {batch} {what} {parts}, GB");
         let rows = memory.iter().map(|(label, m)| {
             let bytes = [m.activations, m.embeddings, m.parameters, m.total()];
             std::iter::once(label.clone()).chain(bytes.map(|b| format!("{:.2}", b as f64 / 1e9))).collect()

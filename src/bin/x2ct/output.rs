@@ -4,13 +4,54 @@
 //! `failed` or `interrupted`) and `failed`, a list of `{file, field, error}`. A command that lists things does so under `rows`.
 //! A command that fails before it has a result prints the same object without result keys, and its message on standard error.
 
-use std::io::Write;
+use std::fmt::Arguments;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use x2ct::Error;
+
+/// Prints a line of the result on standard output, as `println!` does, and never panics: see [`print`].
+macro_rules! say {
+    ($($text:tt)*) => { $crate::output::print(format_args!("{}\n", format_args!($($text)*))) };
+}
+
+/// Prints a line for the user on standard error, as `eprintln!` does; where that cannot be, the work goes on without.
+macro_rules! remark {
+    ($($text:tt)*) => { $crate::output::tell(format_args!("{}\n", format_args!($($text)*))) };
+}
+
+/// What standard output first failed with.
+static STDOUT: Mutex<Option<std::io::Error>> = Mutex::new(None);
+
+/// Writes to standard output. The first failure is kept for [`delivered`], and nothing is written after it.
+pub fn print(text: Arguments) {
+    let mut failure = STDOUT.lock().unwrap_or_else(PoisonError::into_inner);
+    if failure.is_none() {
+        let mut out = std::io::stdout().lock();
+        *failure = out.write_fmt(text).and_then(|()| out.flush()).err();
+    }
+}
+
+/// Writes to standard error, if that can be.
+pub fn tell(text: Arguments) {
+    // One write a line, so that lines of two threads or processes do not mix.
+    let _ = std::io::stderr().lock().write_all(text.to_string().as_bytes());
+}
+
+/// Whether standard output took all that was printed. A reader that closed the pipe has what it wanted.
+pub fn delivered() -> x2ct::Result<()> {
+    match STDOUT.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        Some(error) if error.kind() != ErrorKind::BrokenPipe => {
+            let problem = format!("cannot be written: {error}");
+            Err(Error::argument("standard output", problem, "free some space or name another output, and run again"))
+        }
+        _ => Ok(()),
+    }
+}
 
 /// One file, row or image that failed while the work went on.
 #[derive(Debug, Clone, Serialize)]
@@ -113,7 +154,6 @@ fn print_object(command: &str, status: &str, keys: Map<String, Value>, failed: &
     object.insert("status".into(), json!(status));
     object.extend(keys);
     object.insert("failed".into(), serde_json::to_value(failed)?);
-    let text = serde_json::to_string_pretty(&object)? + "\n";
-    std::io::stdout().lock().write_all(text.as_bytes()).and_then(|()| std::io::stdout().flush())?;
+    say!("{}", serde_json::to_string_pretty(&object)?);
     Ok(())
 }

@@ -83,7 +83,7 @@ pub fn run(args: PhantomArgs, common: &Common) -> anyhow::Result<ExitCode> {
     report.finish(common.json, || {
         print_prevalence(&splits);
         for (data, path) in &written {
-            println!("{}: {} patients, embeddings by the {}", path.display(), data.volumes.len(), teacher::NAME);
+            say!("{}: {} patients, embeddings by the {}", path.display(), data.volumes.len(), teacher::NAME);
         }
     })
 }

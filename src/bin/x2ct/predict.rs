@@ -88,17 +88,17 @@ fn print_prediction(
     cache: &EmbeddingCache,
     texts: &Texts,
 ) {
-    println!("{} (teacher: {})", path.display(), cache.teacher);
+    say!("{} (teacher: {})", path.display(), cache.teacher);
     let mut order: Vec<usize> = (0..labels::COUNT).collect();
     order.sort_by(|&a, &b| probabilities[b].total_cmp(&probabilities[a]));
     let rows = order.iter().map(|&i| vec![labels::NAMES[i].to_string(), format!("{:.3}", probabilities[i])]);
     print_table(&["abnormality", "probability"], &rows.collect::<Vec<_>>());
     for &(row, cosine) in nearest {
         let id = &cache.ids[row];
-        println!(
+        say!(
             "report {id} (cosine {cosine:.3}): {}",
             texts.get(id).map_or("pass --dataset to see its text", String::as_str)
         );
     }
-    println!();
+    say!("");
 }

@@ -74,9 +74,9 @@ pub fn run(args: PreprocessArgs, common: &Common) -> anyhow::Result<ExitCode> {
             Ok((shape, read)) if common.json => rows.push(json!({
                 "input": file, "output": out, "shape": shape, "seconds": {"read": read, "total": seconds},
             })),
-            Ok((shape, _)) => println!("{}: {shape:?} {}, {seconds:.2} s", out.display(), dtype.name()),
+            Ok((shape, _)) => say!("{}: {shape:?} {}, {seconds:.2} s", out.display(), dtype.name()),
             Err(error) => {
-                eprintln!("x2ct: {error:#}");
+                remark!("x2ct: {error:#}");
                 failed.push(Failure::new(file, &error));
             }
         }

@@ -12,7 +12,7 @@ use crate::projection::HuSourceName;
 pub fn open(path: &Path, hu: HuSourceName, table: Option<&Path>, device: &Device) -> Result<(CtVolume, HuSource)> {
     let volume = read(path, hu, table, device)?;
     if let Some(warning) = warning(path, &volume) {
-        eprintln!("{warning}");
+        remark!("{warning}");
     }
     Ok((volume, HuSource::AlreadyHu))
 }

@@ -7,20 +7,6 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// `x2ct ... | head` ends quietly instead of failing on a closed pipe.
-pub fn restore_pipe_signal() {
-    #[cfg(unix)]
-    // SAFETY: sets a signal's disposition before any thread starts.
-    unsafe {
-        unsafe extern "C" {
-            fn signal(signum: i32, handler: usize) -> usize;
-        }
-        const SIGPIPE: i32 = 13;
-        const SIG_DFL: usize = 0;
-        signal(SIGPIPE, SIG_DFL);
-    }
-}
-
 /// A flag that Ctrl-C (and SIGTERM) sets; a second Ctrl-C ends the process at once.
 pub fn stop_flag() -> x2ct::Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
@@ -29,7 +15,7 @@ pub fn stop_flag() -> x2ct::Result<Arc<AtomicBool>> {
         if seen.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        eprintln!("stopping after this step; press Ctrl-C again to stop at once");
+        remark!("stopping after this step; press Ctrl-C again to stop at once");
     })
     .map_err(|e| x2ct::Error::argument("Ctrl-C", format!("cannot be handled: {e}"), "run again"))?;
     Ok(flag)
@@ -91,8 +77,8 @@ impl Progress {
     /// A line for the user, above the bar where there is one.
     pub fn say(&self, line: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
+            Some(bar) => bar.suspend(|| remark!("{line}")),
+            None => remark!("{line}"),
         }
     }
 
@@ -113,7 +99,7 @@ impl Progress {
             String::new()
         };
         let (what, done, total, unit) = (&self.what, self.done, self.total, self.unit);
-        eprintln!("{what}: {done}/{total} {unit}, {seconds:.1} s, {rate:.1} {unit}/s{left} {note}");
+        remark!("{what}: {done}/{total} {unit}, {seconds:.1} s, {rate:.1} {unit}/s{left} {note}");
     }
 }
 
@@ -130,7 +116,7 @@ pub fn print_table(header: &[&str], rows: &[Vec<String>]) {
             let space = " ".repeat(widths[i].saturating_sub(cell.chars().count()));
             if numeric[i] { format!("{space}{cell}") } else { format!("{cell}{space}") }
         });
-        println!("{}", padded.collect::<Vec<_>>().join("  ").trim_end());
+        say!("{}", padded.collect::<Vec<_>>().join("  ").trim_end());
     };
     line(header.to_vec());
     for row in rows {

@@ -81,7 +81,7 @@ fn train<C: Task>(
     let checkpoint = checkpoint_path(out);
     let report = Report::new("train")
         .with_all(json!({"checkpoint": checkpoint, "position": trainer.position(), "last": steps.last()}))?;
-    report.finish(common.json, || println!("{}", checkpoint.display()))
+    report.finish(common.json, || say!("{}", checkpoint.display()))
 }
 
 /// Where a run keeps its newest checkpoint.
@@ -108,7 +108,7 @@ pub fn run_logged<C: Task>(
             return Err(Error::file(&path, "is of a run with another configuration", hint));
         }
         let trainer = Trainer::resume(device, &checkpoint)?;
-        eprintln!("resuming after step {} of {}", trainer.position().step, trainer.total_steps(set));
+        remark!("resuming after step {} of {}", trainer.position().step, trainer.total_steps(set));
         (trainer, read_log(&log_path, checkpoint.position.step)?)
     } else {
         let trainer = Trainer::new(device, config)?;
@@ -130,7 +130,7 @@ fn say_unused(names: &[String]) {
     let mut parts: Vec<String> = names.iter().map(part).collect();
     parts.dedup();
     if !parts.is_empty() {
-        eprintln!("left out of the weights, which the model has no place for: {}", parts.join(", "));
+        remark!("left out of the weights, which the model has no place for: {}", parts.join(", "));
     }
 }
 

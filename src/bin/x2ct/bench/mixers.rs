@@ -156,11 +156,11 @@ fn training_pass(
 
 fn print(device: &Device, report: &Comparison) {
     let Comparison { model, size: [h, w, d], batch, dtype, .. } = report;
-    println!("device: {}", report.device);
+    say!("device: {}", report.device);
     if device.is_host() {
-        println!("these are times of the host build on a processor; they say nothing about a GPU");
+        say!("these are times of the host build on a processor; they say nothing about a GPU");
     }
-    println!("DCFormer-{model}'s frame, {batch} volumes of {h}x{w}x{d}, activations in {}", dtype.name());
+    say!("DCFormer-{model}'s frame, {batch} volumes of {h}x{w}x{d}, activations in {}", dtype.name());
     let time = |t: &Time| format!("{:.1} +- {:.1}", t.median, t.spread);
     let rows = report.rows.iter().map(|row| {
         vec![

@@ -130,7 +130,7 @@ pub fn run(args: DemoArgs, common: &Common) -> anyhow::Result<ExitCode> {
     std::fs::create_dir_all(&out).map_err(|e| x2ct::Error::io(&out, "create the folder", &e))?;
     let plan = Plan::new(&args, &out)?;
     let stop = stop_flag()?;
-    eprintln!("device: {}", device.description());
+    remark!("device: {}", device.description());
     let ids = [0..plan.patients as u64, 1_000_000_000..1_000_000_000 + args.held_out];
     let mut train = patients(&plan, &device, "training", ids[0].clone(), &stop)?;
     let mut test = patients(&plan, &device, "held out", ids[1].clone(), &stop)?;
@@ -300,7 +300,7 @@ impl Outcome {
             row("zero-shot AUC", &|s| optional(s.zero_shot.auc_macro), "0.500".into()),
             row("zero-shot AP", &|s| optional(s.zero_shot.ap_macro), format!("{:.3}", encoder.zero_shot.prevalence)),
         ];
-        println!("{} held-out phantom patients, {}, {:.0} s", encoder.gallery, self.teacher, self.seconds);
+        say!("{} held-out phantom patients, {}, {:.0} s", encoder.gallery, self.teacher, self.seconds);
         if let Some(learned) = &self.learned {
             let r = &learned.scores.retrieval;
             let row = |name: &str, shares: [f64; 3]| {
@@ -312,9 +312,9 @@ impl Outcome {
                 row("chance", r.chance),
             ];
             print_table(&["the teacher itself", "R@1", "R@10", "R@50"], &rows);
-            println!("its zero-shot AUC: {}\n", optional(learned.scores.zero_shot.auc_macro));
+            say!("its zero-shot AUC: {}\n", optional(learned.scores.zero_shot.auc_macro));
         }
         print_table(&["", "encoder", "ridge on pixels", "teacher's ceiling", "chance"], &rows);
-        println!("{}", out.join("report.html").display());
+        say!("{}", out.join("report.html").display());
     }
 }

@@ -77,7 +77,7 @@ pub fn learn(
     x2ct::files::create_folder(&config.out)?;
     let text = |set: &PhantomSet| TEXT.features(set.cache.ids.clone(), &set.reports);
     let features = text(train)?;
-    eprintln!("the teacher: DCFormer-CLIP on the CTs and reports of the training patients");
+    remark!("the teacher: DCFormer-CLIP on the CTs and reports of the training patients");
     let set = CtTrainingSet::with_features(device, volumes(device, study, "training", trained, stop)?, &features)?;
     let (_, steps) = run_logged(device, &config, &set, true, stop)?;
     let teacher = CtTeacher::read(device, &checkpoint_path(&config.out))?;

@@ -64,7 +64,7 @@ pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let data = CtRate::read(root, split(part), hu_source)?;
     let options = super::check(&device, projection)?;
     if !data.skipped.is_empty() {
-        eprintln!("{} volume(s) without a report or labels are left out", data.skipped.len());
+        remark!("{} volume(s) without a report or labels are left out", data.skipped.len());
     }
     let encode = |volume: &CtVolume, options: &RadiographOptions, image: &GrayImage| {
         encode_png(image, &super::png(projection, volume, options), &options.describe(volume))
@@ -111,12 +111,12 @@ pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
         .failing(failures);
     let code = report.finish(common.json, || {
         for file in &made.files {
-            println!("{}: {} radiographs", file.display(), made.made);
+            say!("{}: {} radiographs", file.display(), made.made);
         }
-        println!("{}: {} of {total} volumes left out", made.manifest.display(), failed.len());
+        say!("{}: {} of {total} volumes left out", made.manifest.display(), failed.len());
     })?;
     if !failed.is_empty() {
-        eprintln!("run the same command again to try the volumes left out once more");
+        remark!("run the same command again to try the volumes left out once more");
     }
     Ok(code)
 }

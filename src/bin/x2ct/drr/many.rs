@@ -86,7 +86,7 @@ pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
             "out": args.out, "volumes": made, "views": projection.views, "seconds": start.elapsed().as_secs_f64(),
         }))?
         .failing(failed.into_iter().map(|(_, failure)| failure));
-    report.finish(common.json, || println!("{out}: pictures of {made} volumes, {left_out} of {total} left out"))
+    report.finish(common.json, || say!("{out}: pictures of {made} volumes, {left_out} of {total} left out"))
 }
 
 /// The volumes that paths stand for, in the order of the paths and, within a folder, of names.

@@ -25,7 +25,7 @@ pub fn run(file: &Path, args: &DrrArgs, common: &Common) -> anyhow::Result<ExitC
     let begin = Instant::now();
     let volume = super::read(file, &device, projection)?;
     if let Some(warning) = crate::source::warning(file, &volume) {
-        eprintln!("{warning}");
+        remark!("{warning}");
     }
     let read = begin.elapsed().as_secs_f64();
     let options = projection.options()?;
@@ -56,7 +56,7 @@ pub fn run(file: &Path, args: &DrrArgs, common: &Common) -> anyhow::Result<ExitC
         });
         return Report::new("drr").with_all(report)?.finish(true, || ());
     } else {
-        println!(
+        say!(
             "{}: {} x {} pixels of {pitch:.3} mm, {low:.4} to {high:.4} {}, {seconds:.2} s on {}",
             args.out.display(),
             picture.height,
@@ -65,7 +65,7 @@ pub fn run(file: &Path, args: &DrrArgs, common: &Common) -> anyhow::Result<ExitC
             device.name()
         );
         if padding > 0 {
-            println!("{padding} voxels below -1024 HU are padding outside the field of view, taken as air");
+            say!("{padding} voxels below -1024 HU are padding outside the field of view, taken as air");
         }
     }
     Ok(ExitCode::SUCCESS)
