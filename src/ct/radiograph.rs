@@ -346,7 +346,7 @@ pub fn padding_pixels(device: &Device, volume: &CtVolume, options: &RadiographOp
         voxels: padding.collect::<Vec<i16>>().into(),
         slope: 1.0,
         intercept: 0.0,
-        ..CtVolume { voxels: Vec::<i16>::new().into(), ..*volume }
+        ..CtVolume { voxels: Vec::<i16>::new().into(), remarks: Vec::new(), ..*volume }
     };
     let (mode, empty) = match options.mode {
         Mode::MeanHu => (Mode::MeanHu, f32::from(AIR)),

@@ -93,6 +93,8 @@ pub struct CtVolume {
     pub slope: f32,
     /// See `slope`.
     pub intercept: f32,
+    /// What its reader has to say of the file: whole sentences without the file's name, empty when all is well.
+    pub remarks: Vec<String>,
 }
 
 impl CtVolume {
@@ -110,7 +112,15 @@ impl CtVolume {
             let problem = format!("voxel {:?} is {}", unravel(at, shape), values[at]);
             return Err(Error::argument("CT volume", problem, "replace it, for example by -1024 (air)"));
         }
-        Ok(CtVolume { voxels, shape, affine, affine_source: AffineSource::Sform, slope: 1.0, intercept: 0.0 })
+        Ok(CtVolume {
+            voxels,
+            shape,
+            affine,
+            affine_source: AffineSource::Sform,
+            slope: 1.0,
+            intercept: 0.0,
+            remarks: Vec::new(),
+        })
     }
 
     /// Voxel edge lengths in mm, from the affine.

@@ -185,8 +185,10 @@ impl Acquisition {
     /// code takes voxel size and scaling from the table, and the axes as they are stored, which are LPS.
     pub fn apply(&self, volume: CtVolume) -> Result<CtVolume> {
         let affine = Affine::centred(AxisCodes::LPS, self.spacing(), volume.shape)?;
-        let affine_source = AffineSource::Convention;
-        Ok(CtVolume { affine, affine_source, slope: self.slope as f32, intercept: self.intercept as f32, ..volume })
+        let (slope, intercept) = (self.slope as f32, self.intercept as f32);
+        // What was remarked of the header's geometry went with it.
+        let (affine_source, remarks) = (AffineSource::Convention, Vec::new());
+        Ok(CtVolume { affine, affine_source, slope, intercept, remarks, ..volume })
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use x2ct::ct::{self, AffineSource, CtVolume, HuSource, ReadOptions, radchest};
+use x2ct::ct::{self, CtVolume, HuSource, ReadOptions, radchest};
 use x2ct::data::ct_rate;
 use x2ct::{Device, Error, Result};
 
 use crate::projection::HuSourceName;
 
-/// Reads a volume and says when left and right are not known.
+/// Reads a volume and says what its reader remarked.
 pub fn open(path: &Path, hu: HuSourceName, table: Option<&Path>, device: &Device) -> Result<(CtVolume, HuSource)> {
     let volume = read(path, hu, table, device)?;
     if let Some(warning) = warning(path, &volume) {
@@ -36,12 +36,8 @@ pub fn read(path: &Path, hu: HuSourceName, table: Option<&Path>, device: &Device
     }
 }
 
-/// What is to be said of a volume whose file does not tell left from right.
+/// What is to be said of a volume: its reader's remarks, one line for all.
 pub fn warning(path: &Path, volume: &CtVolume) -> Option<String> {
-    let path = path.display();
-    (volume.affine_source == AffineSource::Pixdim).then(|| {
-        format!(
-            "x2ct: warning: {path}: has no orientation; left and right are assumed, not known, and letters are left out"
-        )
-    })
+    let remarks = volume.remarks.join(" ");
+    (!remarks.is_empty()).then(|| format!("x2ct: warning: {}: {remarks}", path.display()))
 }

@@ -86,6 +86,8 @@ pub(super) struct Header {
     pub affine_source: AffineSource,
     pub slope: f32,
     pub intercept: f32,
+    /// See [`CtVolume::remarks`](crate::ct::CtVolume::remarks).
+    pub remarks: Vec<String>,
 }
 
 impl Header {
@@ -145,6 +147,11 @@ impl Header {
             .and_then(|n| n.checked_add(offset))
             .ok_or_else(|| damaged(format!("vox_offset is {offset}, beyond any file")))?;
         let (affine, affine_source) = raw.affine(shape)?;
+        let mut remarks = Vec::new();
+        if affine_source == AffineSource::Pixdim {
+            let unknown = "It has no orientation: left and right are assumed, not known, and letters are left out.";
+            remarks.push(unknown.into());
+        }
         Ok(Header {
             big_endian: raw.big_endian,
             shape,
@@ -155,6 +162,7 @@ impl Header {
             affine_source,
             slope,
             intercept,
+            remarks,
         })
     }
 }

@@ -61,6 +61,7 @@ pub(super) fn decode(bytes: &[u8], place: &Place) -> Result<CtVolume, Problem> {
         affine_source: header.affine_source,
         slope: header.slope,
         intercept: header.intercept,
+        remarks: header.remarks,
     })
 }
 
