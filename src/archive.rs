@@ -243,6 +243,11 @@ impl Archive {
         &self.path
     }
 
+    /// All texts, by their keys.
+    pub fn texts(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
     /// A text.
     pub fn get(&self, key: &str) -> Result<&str> {
         self.text(key).map_err(|problem| self.refuse(problem))

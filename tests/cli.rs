@@ -313,9 +313,9 @@ const BAD: &[(&str, &[&str])] = &[
     ("EVAL --checkpoint cut.checkpoint.safetensors --cache train.cache.safetensors", &["cut.checkpoint.safetensors: is not a whole safetensors file"]),
     ("EVAL --checkpoint flipped.checkpoint.safetensors --cache train.cache.safetensors", &["flipped.checkpoint.safetensors: ", "was changed or damaged"]),
     ("EVAL --checkpoint train.cache.safetensors --cache train.cache.safetensors", &["train.cache.safetensors: has format \"x2ct-cache-1\", not \"x2ct-checkpoint-1\""]),
-    ("EVAL --checkpoint checkpoint.safetensors --cache other.cache.safetensors", &["other.cache.safetensors: ", "teacher is \"CT-CLIP\", but \"phantom teacher\" is expected"]),
+    ("EVAL --checkpoint checkpoint.safetensors --cache other.cache.safetensors", &["other.cache.safetensors: cache: teacher: trained on phantom teacher, these are CT-CLIP (digests "]),
     ("EVAL --checkpoint checkpoint.safetensors --cache train.cache.safetensors", &["has no labels for train_1_a_1"]),
-    ("predict volume.nii.gz --checkpoint checkpoint.safetensors --cache other.cache.safetensors", &["other.cache.safetensors: ", "teacher is"]),
+    ("predict volume.nii.gz --checkpoint checkpoint.safetensors --cache other.cache.safetensors", &["other.cache.safetensors: cache: teacher: trained on phantom teacher, these are CT-CLIP"]),
     // Devices, golden files, benches, models.
     ("train good.toml --device tpu", &["tpu: no such device", "cuda:N"]),
     ("train good.toml --device cuda:4096", &["cuda:4096"]),

@@ -20,6 +20,7 @@ mod ops;
 mod phantom;
 mod physics;
 mod preprocess;
+mod provenance;
 mod radiograph;
 mod readers;
 mod recompute;

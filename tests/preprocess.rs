@@ -78,6 +78,7 @@ mod cli {
     use x2ct::Device;
     use x2ct::archive::Archive;
     use x2ct::ct::{CtVolume, HuSource, Preset, nifti};
+    use x2ct::data::volumes;
     use x2ct::tensor::DType;
 
     use super::padded;
@@ -90,7 +91,7 @@ mod cli {
     }
 
     fn read(path: &Path) -> Archive {
-        Archive::read(path, "x2ct-volume-1", "prepared volume", "prepare it again").unwrap()
+        Archive::read(path, volumes::ONE, "prepared volume", "prepare it again").unwrap()
     }
 
     fn expected(preset: &Preset, volume: &CtVolume) -> Vec<f32> {
@@ -139,7 +140,7 @@ mod cli {
         let mut damaged = first.clone();
         *damaged.last_mut().unwrap() ^= 1;
         std::fs::write(folder.path().join("damaged.safetensors"), damaged).unwrap();
-        let read = Archive::read(&folder.path().join("damaged.safetensors"), "x2ct-volume-1", "volume", "again");
+        let read = Archive::read(&folder.path().join("damaged.safetensors"), volumes::ONE, "volume", "again");
         assert!(read.err().unwrap().to_string().contains("changed or damaged"));
     }
 

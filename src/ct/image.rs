@@ -198,6 +198,12 @@ pub fn encode_png(image: &GrayImage, options: &PngOptions, description: &Descrip
     encoder.set_depth(depth);
     let texts =
         description.entries.iter().try_for_each(|(key, text)| encoder.add_itxt_chunk(key.clone(), text.clone()));
+    // Of a picture without it, low values are dark.
+    let inverted = options.photometric == Photometric::Monochrome1;
+    let texts = texts.and_then(|()| match inverted {
+        true => encoder.add_itxt_chunk("photometric".into(), "monochrome1".into()),
+        false => Ok(()),
+    });
     let written = texts.and_then(|()| encoder.write_header()).and_then(|mut writer| {
         writer.write_image_data(&data)?;
         writer.finish()
@@ -207,7 +213,7 @@ pub fn encode_png(image: &GrayImage, options: &PngOptions, description: &Descrip
 }
 
 /// The format that [`write_safetensors`] names in its files.
-const FORMAT: &str = "x2ct-image";
+pub(crate) const FORMAT: &str = "x2ct-image";
 
 /// Writes one safetensors tensor `image`, f32 `[height, width]`; the pitch in mm, the description's entries, a format and a
 /// checksum (see [`crate::archive`]) stand in the metadata.

@@ -182,7 +182,7 @@ impl RadiographOptions {
     }
 
     /// Every option that has a say in the pixels, as text: equal settings, equal text.
-    fn settings(&self) -> BTreeMap<String, String> {
+    pub fn settings(&self) -> BTreeMap<String, String> {
         let mut settings = BTreeMap::new();
         let mut set = |key: &str, value: String| settings.insert(key.to_string(), value);
         let triple = |v: [f64; 3]| v.map(|x| x.to_string()).join(",");

@@ -21,11 +21,20 @@
 //! | `preprocessing_digest` | BLAKE3 of the description of what was done to volumes and texts, in lower-case hex |
 //! | `checksum` | BLAKE3, lower-case hex, of everything else, as follows |
 //!
+//! And, which caches of other writers may lack:
+//!
+//! | key | is |
+//! |---|---|
+//! | `volume_digests` | JSON array: the digest of the content of each volume that row i of `ct` was made of |
+//! | `report_digests` | JSON array: the same of what `report` was made of |
+//! | `provenance` | see [`super::provenance`] |
+//!
 //! The checksum is over, first, `key 00 value 00` for every metadata entry but itself, in ascending order of keys; then
 //! `name 00 ROWSxCOLUMNS 00 data` for the tensors in ascending order of names (00 is a zero byte; sizes in decimal, for
 //! example `18x512`; data little-endian as stored). Further metadata entries are allowed and covered; further tensors
 //! are not allowed. `tools/export_ct_clip.py` writes this format.
 
+use super::provenance::{Content, Provenance, fields};
 use super::rows;
 use crate::archive::{Archive, Writer};
 use crate::error::{Error, Result};
@@ -53,6 +62,12 @@ pub struct EmbeddingCache {
     pub teacher: String,
     pub checkpoint_digest: String,
     pub preprocessing_digest: String,
+    /// What each row of `ct` was made of; empty where that is not recorded.
+    pub volume_digests: Vec<String>,
+    /// What each row of `report` was made of; empty where that is not recorded.
+    pub report_digests: Vec<String>,
+    /// How the embeddings were made, and of what, beside teacher and checkpoint; see [`Self::provenance`].
+    pub made: Provenance,
 }
 
 impl EmbeddingCache {
@@ -69,18 +84,29 @@ impl EmbeddingCache {
         let wanted = std::array::from_fn(|i| (NAMES[i], rows[i]));
         let (dim, [ct, prompts_negative, prompts_positive, report]) = archive.matrices::<4>(wanted)?;
         let text = |key: &str| archive.get(key).map(str::to_string);
-        let cache = EmbeddingCache {
+        let (teacher, checkpoint_digest) = (text("teacher")?, text("checkpoint_digest")?);
+        let preprocessing_digest = text("preprocessing_digest")?;
+        let said = json!({"preprocessing_digest": preprocessing_digest});
+        let digests = |key: &str| archive.get(key).map_or(Ok(Vec::new()), |_| archive.get_json(key));
+        let mut cache = EmbeddingCache {
             ids,
             ct,
             report,
             dim,
             prompts_positive,
             prompts_negative,
-            teacher: text("teacher")?,
-            checkpoint_digest: text("checkpoint_digest")?,
-            preprocessing_digest: text("preprocessing_digest")?,
+            teacher,
+            checkpoint_digest,
+            preprocessing_digest,
+            volume_digests: digests("volume_digests")?,
+            report_digests: digests("report_digests")?,
+            made: Provenance::unknown(fields(said)),
         };
         cache.validate().map_err(|e| Error::file(path, e.to_string(), ADVICE))?;
+        if let Some(recorded) = Provenance::read(&archive, &cache.provenance().digest)? {
+            cache.made = recorded.holding(String::new(), 0);
+            cache.made.settings.retain(|name, _| !["teacher", "checkpoint"].contains(&name.as_str()));
+        }
         Ok(cache)
     }
 
@@ -94,6 +120,12 @@ impl EmbeddingCache {
         archive.set("teacher", self.teacher.as_str());
         archive.set("checkpoint_digest", self.checkpoint_digest.as_str());
         archive.set("preprocessing_digest", self.preprocessing_digest.as_str());
+        for (key, digests) in [("volume_digests", &self.volume_digests), ("report_digests", &self.report_digests)] {
+            if !digests.is_empty() {
+                archive.set(key, json!(digests).to_string());
+            }
+        }
+        self.provenance().record(&mut archive);
         for (name, values) in
             NAMES.into_iter().zip([&self.ct, &self.prompts_negative, &self.prompts_positive, &self.report])
         {
@@ -124,19 +156,20 @@ impl EmbeddingCache {
         ids.iter().map(row).collect()
     }
 
-    /// Refuses a cache of another teacher.
-    pub fn expect_teacher(&self, expected: &str) -> Result<()> {
-        expect("teacher", &self.teacher, expected)
-    }
-
-    /// Refuses a cache of another checkpoint.
-    pub fn expect_checkpoint(&self, expected_digest: &str) -> Result<()> {
-        expect("checkpoint digest", &self.checkpoint_digest, expected_digest)
-    }
-
-    /// Refuses a cache made with another preprocessing.
-    pub fn expect_preprocessing(&self, expected_digest: &str) -> Result<()> {
-        expect("preprocessing digest", &self.preprocessing_digest, expected_digest)
+    /// What the cache holds, and how it was made: by which teacher of which checkpoint, first of all.
+    pub fn provenance(&self) -> Provenance {
+        let mut content = Content::of("embedding cache").and(self.dim.to_string());
+        let dim = self.dim.max(1);
+        for ((id, ct), report) in self.ids.iter().zip(self.ct.chunks(dim)).zip(self.report.chunks(dim)) {
+            content.add(id);
+            content.add_f32(ct);
+            content.add_f32(report);
+        }
+        content.add_f32(&self.prompts_positive);
+        content.add_f32(&self.prompts_negative);
+        let mut settings = fields(json!({"teacher": self.teacher, "checkpoint": self.checkpoint_digest}));
+        settings.extend(self.made.settings.clone());
+        Provenance { settings, ..self.made.holding(content.digest(), self.ids.len()) }
     }
 
     fn validate(&self) -> Result<()> {
@@ -164,17 +197,11 @@ impl EmbeddingCache {
                 return refuse(format!("{what} has {rows} rows, not {want}"), "pass one row per id and per label");
             }
         }
+        for (what, digests) in [("volume digests", &self.volume_digests), ("report digests", &self.report_digests)] {
+            if !digests.is_empty() && digests.len() != self.ids.len() {
+                return refuse(format!("it has {} {what} for {} ids", digests.len(), self.ids.len()), "pass one a row");
+            }
+        }
         Ok(())
     }
-}
-
-fn expect(what: &str, found: &str, expected: &str) -> Result<()> {
-    if found == expected {
-        return Ok(());
-    }
-    Err(Error::argument(
-        "embedding cache",
-        format!("its {what} is {found:?}, but {expected:?} is expected"),
-        "use the cache that belongs to this configuration, or write it again",
-    ))
 }

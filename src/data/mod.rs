@@ -1,4 +1,5 @@
-//! Data sets on disk: the CT-RATE layout and its labels, radiographs, prepared volumes, and the cache of teacher embeddings.
+//! Data sets on disk: the CT-RATE layout and its labels, radiographs, prepared volumes, and the cache of teacher embeddings;
+//! and what each was made of.
 
 pub mod cache;
 pub mod ct_rate;
@@ -6,6 +7,7 @@ pub mod ingest;
 pub mod phantom;
 pub mod phantom_set;
 pub mod pixels;
+pub mod provenance;
 pub mod radiographs;
 pub mod rows;
 pub mod text;

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::cache::EmbeddingCache;
 use super::ct_rate::{Acquisition, CtRate, HuSource, Report, Split, Volume, VolumeName};
+use super::provenance::{Provenance, fields};
 use crate::ct::nifti;
 use crate::ct::phantom::teacher::{self, Teacher};
 use crate::ct::phantom::{Patient, PhantomConfig, Sex, check_grid};
@@ -132,9 +133,22 @@ pub fn cache(set: &PhantomDataset, data: &CtRate) -> EmbeddingCache {
         prompts_positive: prompts.positive,
         prompts_negative: prompts.negative,
         teacher: teacher::NAME.into(),
-        checkpoint_digest: blake3::hash(b"x2ct phantom teacher 1").to_hex().to_string(),
+        checkpoint_digest: teacher_digest(),
         preprocessing_digest: blake3::hash(set.description().as_bytes()).to_hex().to_string(),
+        volume_digests: Vec::new(),
+        report_digests: Vec::new(),
+        made: made(&set.phantom),
     }
+}
+
+/// What stands for the digest of a checkpoint.
+pub(super) fn teacher_digest() -> String {
+    blake3::hash(b"x2ct phantom teacher 1").to_hex().to_string()
+}
+
+/// How the phantom teacher's embeddings are made: who the patients are does not matter, what can be wrong with them does.
+pub(super) fn made(config: &PhantomConfig) -> Provenance {
+    Provenance::made(fields(json!({"phantom": format!("{config:?}")})), [])
 }
 
 impl PhantomDataset {

@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::cache::EmbeddingCache;
+use super::phantom;
 use super::radiographs::RadiographSet;
 use super::volumes::VolumeSet;
 use crate::ct::phantom::teacher::{self, Teacher};
 use crate::ct::phantom::{Patient, PhantomConfig};
-use crate::ct::{HuSource, Preset, Voxels};
+use crate::ct::{HuSource, Preset, RadiographOptions, Voxels};
 use crate::device::Device;
 use crate::labels;
 use crate::ops::drr::MeanProjection;
@@ -100,7 +101,9 @@ impl PhantomStudy {
             }
             progress(ids.len());
         }
-        let radiographs = RadiographSet::new(ids.clone(), [nz, nx], pixels, self.description())?;
+        // The mean along a voxel axis, on the volume's own grid.
+        let options = RadiographOptions { spacing: None, ..Default::default() };
+        let radiographs = RadiographSet::new(ids.clone(), [nz, nx], pixels, self.description(), &options)?;
         let cache = EmbeddingCache {
             ids,
             ct,
@@ -109,8 +112,11 @@ impl PhantomStudy {
             prompts_positive: prompts.positive,
             prompts_negative: prompts.negative,
             teacher: teacher::NAME.into(),
-            checkpoint_digest: blake3::hash(b"x2ct phantom teacher 1").to_hex().to_string(),
+            checkpoint_digest: phantom::teacher_digest(),
             preprocessing_digest: radiographs.preprocessing_digest(),
+            volume_digests: Vec::new(),
+            report_digests: Vec::new(),
+            made: phantom::made(&config),
         };
         Ok(PhantomSet { radiographs, cache, labels, reports })
     }

@@ -11,6 +11,7 @@
 //! | `view` | from where they are taken: `ap`, `pa`, `lateral`, ... |
 //! | `source` | JSON: what they were made of and how |
 //! | `preprocessing_digest` | BLAKE3 of `source` |
+//! | `provenance` | how they were made, setting by setting ([`super::provenance`]); files of earlier versions lack it |
 //! | `shard` | `I/N` of a set in several files, in this order; `1/1` of a set in one |
 //! | `run` | of a packed data set: BLAKE3 of all that decides what is in the file (see [`super::ingest`]) |
 //!
@@ -25,7 +26,9 @@ use safetensors::Dtype;
 use serde_json::json;
 
 use super::pixels;
+use super::provenance::{Content, Provenance, fields};
 use crate::archive::{Archive, Digest, Writer};
+use crate::ct::{HuSource, RadiographOptions};
 use crate::device::Device;
 use crate::ops::image::{ImageSet, PixelType};
 use crate::{Error, Result};
@@ -41,6 +44,7 @@ pub struct RadiographSet {
     pixel: PixelType,
     view: String,
     source: serde_json::Value,
+    made: Provenance,
     parts: Vec<Part>,
 }
 
@@ -63,6 +67,7 @@ pub(super) struct Description<'a> {
     pub pixel: PixelType,
     pub view: &'a str,
     pub source: &'a serde_json::Value,
+    pub made: &'a Provenance,
     pub shard: [usize; 2],
     /// What a run is told apart by.
     pub run: &'a str,
@@ -84,6 +89,8 @@ impl Description<'_> {
         if !self.run.is_empty() {
             archive.set("run", self.run);
         }
+        let content = content(self.size, self.pixel, self.ids, digests);
+        self.made.holding(content, self.ids.len()).record(&mut archive);
         let dtype = match self.pixel {
             PixelType::U8 => Dtype::U8,
             PixelType::Bf16 => Dtype::BF16,
@@ -93,14 +100,44 @@ impl Description<'_> {
     }
 }
 
+/// How packed radiographs are made: every option that has a say in what is in the picture, and the stored form.
+pub fn settings(options: &RadiographOptions, size: [usize; 2], pixel: PixelType) -> Provenance {
+    let options = RadiographOptions { hu: HuSource::AlreadyHu, ..options.clone() };
+    let mut all = options.settings();
+    // The most telling first: the rest may follow from these.
+    let first = ["mode", "view", "geometry"].map(|name| (name.to_string(), json!(all.remove(name))));
+    let mut settings: serde_json::Map<_, _> = first.into_iter().collect();
+    settings.extend(fields(json!(all)));
+    settings.insert("photometric".into(), json!("monochrome2"));
+    settings.insert("size".into(), json!(format!("{}x{}", size[0], size[1])));
+    settings.insert("pixels".into(), json!(pixel));
+    Provenance::made(settings, [])
+}
+
+/// The digest of ids and pixels, however many files they are in.
+fn content(size: [usize; 2], pixel: PixelType, ids: &[String], digests: &[Digest]) -> String {
+    let mut content = Content::of("radiographs").and(format!("{pixel:?} {size:?}"));
+    for (id, digest) in ids.iter().zip(digests) {
+        content.add(id);
+        content.add(digest);
+    }
+    content.digest()
+}
+
 /// BLAKE3 of what radiographs were made of and how, lower-case hex.
 pub fn digest(source: &serde_json::Value) -> String {
     blake3::hash(source.to_string().as_bytes()).to_hex().to_string()
 }
 
 impl RadiographSet {
-    /// Anteroposterior 8-bit radiographs in memory: `pixels` is [ids, H, W]; `source` says what they were made of and how.
-    pub fn new(ids: Vec<String>, size: [usize; 2], pixels: Vec<u8>, source: serde_json::Value) -> Result<Self> {
+    /// 8-bit radiographs in memory, [ids, H, W], projected with these options; `source` says what they were made of and how.
+    pub fn new(
+        ids: Vec<String>,
+        size: [usize; 2],
+        pixels: Vec<u8>,
+        source: serde_json::Value,
+        options: &RadiographOptions,
+    ) -> Result<Self> {
         if pixels.len() != ids.len() * size[0] * size[1] || pixels.is_empty() {
             let problem = format!("{} bytes for {} images of {} x {}", pixels.len(), ids.len(), size[0], size[1]);
             return Err(Error::argument("radiographs", problem, "pass one byte a pixel, and at least one image"));
@@ -108,7 +145,9 @@ impl RadiographSet {
         check_distinct(&ids)
             .map_err(|id| Error::argument("radiographs", format!("the id {id} occurs twice"), "name each once"))?;
         let parts = vec![Part { first: 0, count: ids.len(), pixels: Pixels::Owned(pixels) }];
-        Ok(RadiographSet { ids, size, pixel: PixelType::U8, view: "ap".into(), source, parts })
+        let (pixel, view) = (PixelType::U8, options.view.name().to_string());
+        let made = settings(options, size, pixel);
+        Ok(RadiographSet { ids, size, pixel, view, source, made, parts })
     }
 
     /// Maps a set: a file; a folder, for all `.safetensors` files in it; or a file name with `*`, for all files it fits. Several
@@ -141,6 +180,7 @@ impl RadiographSet {
             return Err(Error::file(path, format!("shard {} of {count} is missing", files.len() + 1), hint));
         }
         let (size, pixel, view, source) = (first.size, first.pixel, first.view.clone(), first.source.clone());
+        let made = first.made.holding(String::new(), 0);
         let (mut ids, mut parts) = (Vec::new(), Vec::new());
         for file in files {
             parts.push(Part { first: ids.len(), count: file.ids.len(), pixels: Pixels::Mapped(file.archive) });
@@ -150,15 +190,15 @@ impl RadiographSet {
             return Err(Error::file(path, "holds no radiograph", AGAIN));
         }
         check_distinct(&ids).map_err(|id| Error::file(path, format!("the id {id} occurs twice"), AGAIN))?;
-        Ok(RadiographSet { ids, size, pixel, view, source, parts })
+        Ok(RadiographSet { ids, size, pixel, view, source, made, parts })
     }
 
     /// Writes the set as one file, whole or not at all.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let digests: Vec<Digest> = (0..self.ids.len()).map(|i| *blake3::hash(self.image(i)).as_bytes()).collect();
+        let digests = self.digests();
         let row = |i: usize| Ok(Cow::Borrowed(self.image(i)));
-        let RadiographSet { ids, size, pixel, view, source, .. } = self;
-        let description = Description { ids, size: *size, pixel: *pixel, view, source, shard: [1, 1], run: "" };
+        let RadiographSet { ids, size, pixel, view, source, made, .. } = self;
+        let description = Description { ids, size: *size, pixel: *pixel, view, source, made, shard: [1, 1], run: "" };
         description.writer(&digests, &row).write(path)
     }
 
@@ -190,6 +230,22 @@ impl RadiographSet {
     /// BLAKE3 of [`Self::source`], lower-case hex.
     pub fn preprocessing_digest(&self) -> String {
         digest(&self.source)
+    }
+
+    /// BLAKE3 of every radiograph's stored bytes, in order.
+    fn digests(&self) -> Vec<Digest> {
+        let of = |part: &Part| match &part.pixels {
+            Pixels::Mapped(archive) if archive.digests(IMAGE).is_ok_and(|digests| digests.len() == part.count) => {
+                archive.digests(IMAGE).unwrap_or_default().to_vec()
+            }
+            _ => (0..part.count).map(|i| *blake3::hash(self.image(part.first + i)).as_bytes()).collect(),
+        };
+        self.parts.iter().flat_map(of).collect()
+    }
+
+    /// What the set holds, however many files it is in, and how it was made.
+    pub fn provenance(&self) -> Provenance {
+        self.made.holding(content(self.size, self.pixel, &self.ids, &self.digests()), self.ids.len())
     }
 
     fn image_bytes(&self) -> usize {
@@ -257,6 +313,7 @@ pub(super) struct Mapped {
     pub pixel: PixelType,
     pub view: String,
     pub source: serde_json::Value,
+    pub made: Provenance,
     pub shard: [usize; 2],
     /// Empty where there is none.
     pub run: String,
@@ -284,13 +341,15 @@ impl Mapped {
         if n != ids.len() || h * w == 0 {
             return Err(refuse(format!("image has the shape {shape:?} for {} ids", ids.len())));
         }
-        archive.digests(IMAGE)?;
-        Ok(Mapped { ids, size: [h, w], pixel, view, source, shard, run, archive })
+        let content = content([h, w], pixel, &ids, archive.digests(IMAGE)?);
+        let said = json!({"view": view, "size": format!("{h}x{w}"), "pixels": pixel});
+        let made = Provenance::read(&archive, &content)?.unwrap_or_else(|| Provenance::unknown(fields(said)));
+        Ok(Mapped { ids, size: [h, w], pixel, view, source, made, shard, run, archive })
     }
 
     /// What all files of a set have in common.
-    fn description(&self) -> ([usize; 2], PixelType, &str, &serde_json::Value) {
-        (self.size, self.pixel, &self.view, &self.source)
+    fn description(&self) -> ([usize; 2], PixelType, &str, &serde_json::Value, Provenance) {
+        (self.size, self.pixel, &self.view, &self.source, self.made.holding(String::new(), 0))
     }
 
     /// Stored bytes of one radiograph.

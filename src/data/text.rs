@@ -15,13 +15,15 @@
 //!
 //! `__metadata__`, all strings: `format`, `ids` (JSON array of N distinct strings: row i belongs to `ids[i]`; for CT-RATE the
 //! volume name without `.nii.gz`), `encoder` (its name), `settings_digest` (BLAKE3, lower-case hex, of the description of
-//! encoder, text rule and prompts) and `checksum`, which is that of the embedding cache ([`super::cache`]).
+//! encoder, text rule and prompts), `checksum`, which is that of the embedding cache ([`super::cache`]), and `provenance`
+//! ([`super::provenance`]), which files of other writers may lack.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use serde_json::json;
 
+use super::provenance::{Content, Provenance, fields};
 use super::rows;
 use crate::archive::{Archive, Writer};
 use crate::labels::{self, Wording};
@@ -43,6 +45,8 @@ pub struct TextFeatures {
     pub prompts_negative: Vec<f32>,
     pub encoder: String,
     pub settings_digest: String,
+    /// How they were made, and of what; [`Self::provenance`] adds the content.
+    pub made: Provenance,
 }
 
 impl TextFeatures {
@@ -58,16 +62,23 @@ impl TextFeatures {
         let rows = [ids.len(), labels::COUNT, labels::COUNT];
         let wanted = std::array::from_fn(|i| (NAMES[i], rows[i]));
         let (dim, [features, prompts_negative, prompts_positive]) = archive.matrices::<3>(wanted)?;
-        let text = TextFeatures {
+        let (encoder, settings_digest) =
+            (archive.get("encoder")?.to_string(), archive.get("settings_digest")?.to_string());
+        let said = fields(json!({"encoder": encoder, "settings_digest": settings_digest}));
+        let mut text = TextFeatures {
             ids,
             features,
             dim,
             prompts_positive,
             prompts_negative,
-            encoder: archive.get("encoder")?.into(),
-            settings_digest: archive.get("settings_digest")?.into(),
+            encoder,
+            settings_digest,
+            made: Provenance::unknown(said),
         };
         text.validate().map_err(|e| Error::file(path, e.to_string(), ADVICE))?;
+        if let Some(recorded) = Provenance::read(&archive, &text.provenance().digest)? {
+            text.made = recorded.holding(String::new(), 0);
+        }
         Ok(text)
     }
 
@@ -80,10 +91,23 @@ impl TextFeatures {
         archive.set("ids", json!(self.ids).to_string());
         archive.set("encoder", self.encoder.as_str());
         archive.set("settings_digest", self.settings_digest.as_str());
+        self.provenance().record(&mut archive);
         for (name, values) in NAMES.into_iter().zip([&self.features, &self.prompts_negative, &self.prompts_positive]) {
             archive.put_f32(name, &[values.len() / self.dim, self.dim], values);
         }
         archive.write(path.as_ref())
+    }
+
+    /// What the features are, and how they were made.
+    pub fn provenance(&self) -> Provenance {
+        let mut content = Content::of("text features").and(self.dim.to_string());
+        for (id, row) in self.ids.iter().zip(self.features.chunks_exact(self.dim.max(1))) {
+            content.add(id);
+            content.add_f32(row);
+        }
+        content.add_f32(&self.prompts_positive);
+        content.add_f32(&self.prompts_negative);
+        self.made.holding(content.digest(), self.ids.len())
     }
 
     /// The row of every id.
@@ -165,6 +189,15 @@ impl HashedNgrams {
         let prompts = |of: fn(Wording, &str) -> String| -> Vec<f32> {
             labels::NAMES.iter().flat_map(|label| self.embed(&of(Wording::IsPresent, label))).collect()
         };
+        let settings_digest = blake3::hash(self.description().to_string().as_bytes()).to_hex().to_string();
+        let mut settings = fields(self.description());
+        settings.insert("settings_digest".into(), json!(settings_digest));
+        let mut reports = Content::of("reports");
+        for (id, text) in ids.iter().zip(texts) {
+            reports.add(id);
+            reports.add(text.as_ref());
+        }
+        let reports = Provenance::made(Default::default(), []).holding(reports.digest(), ids.len());
         let text = TextFeatures {
             ids,
             features: texts.iter().flat_map(|text| self.embed(text.as_ref())).collect(),
@@ -172,19 +205,19 @@ impl HashedNgrams {
             prompts_positive: prompts(Wording::positive),
             prompts_negative: prompts(Wording::negative),
             encoder: Self::NAME.into(),
-            settings_digest: blake3::hash(self.description().as_bytes()).to_hex().to_string(),
+            settings_digest,
+            made: Provenance::made(settings, [("reports", reports)]),
         };
         text.validate()?;
         Ok(text)
     }
 
-    fn description(&self) -> String {
+    fn description(&self) -> serde_json::Value {
         json!({
             "encoder": Self::NAME, "version": 1, "dim": self.dim, "max_n": self.max_n,
             "negations": NEGATIONS,
             "prompts": [Wording::IsPresent.positive("{}"), Wording::IsPresent.negative("{}")],
         })
-        .to_string()
     }
 
     /// `[dim]`, of length 1 (0 where opposite signs meet so that nothing is left).

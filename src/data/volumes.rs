@@ -4,16 +4,18 @@
 //! [D, H, W] as CT-CLIP and DCFormer name the axes: z (to the head), x (to the left), y (to the back), f32 or bf16. The models
 //! compute on [H, W, D], so [`VolumeSet::load`] transposes.
 //!
-//! # Format `x2ct-volumes-1` of a packed file
-//! An [`Archive`] with the tensor `volume` [N, D, H, W] (F32 or BF16) and its companion `volume.blake3`. Metadata: `ids`, a JSON
-//! array of N distinct strings; `preset`, JSON of the [`Preset`]; `preset_digest`, its BLAKE3.
+//! # Formats
+//! `x2ct-volume-2`, one volume a file, is an [`Archive`] with the tensor `volume` [1, D, H, W] (F32 or BF16) and its companion
+//! `volume.blake3`; `x2ct-volumes-1`, the packed file, has all of them, [N, D, H, W]. Metadata: `preset`, JSON of the [`Preset`];
+//! `preset_digest`, its BLAKE3; of a packed file `ids`, a JSON array of N distinct strings, and `provenance`. Files of
+//! `x2ct-volume-1`, which have no companion, are read as well.
 //!
 //! Opening a set reads no voxel. Every volume is verified when it is loaded.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use bytemuck::Pod;
 use crossbeam_channel::{Receiver, Sender};
@@ -21,6 +23,7 @@ use rayon::prelude::*;
 use safetensors::Dtype;
 use serde_json::json;
 
+use super::provenance::{Content, Provenance, fields};
 use super::rows;
 use crate::archive::{Archive, Digest, Writer};
 use crate::ct::Preset;
@@ -30,7 +33,9 @@ use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
 /// One volume a file: what `x2ct preprocess` writes.
-pub const ONE: &str = "x2ct-volume-1";
+pub const ONE: &str = "x2ct-volume-2";
+/// What it wrote before: no digest of the voxels alone.
+const OLD: &str = "x2ct-volume-1";
 const PACKED: &str = "x2ct-volumes-1";
 const VOLUME: &str = "volume";
 const AGAIN: &str = "prepare the volumes again with `x2ct preprocess`";
@@ -42,6 +47,10 @@ pub struct VolumeSet {
     dtype: DType,
     preset: Preset,
     source: Source,
+    /// BLAKE3 of each stored volume, once known.
+    digests: OnceLock<Vec<Digest>>,
+    /// False for files that are without.
+    known: bool,
 }
 
 enum Source {
@@ -52,13 +61,17 @@ enum Source {
     Packed(Archive),
 }
 
+/// One volume's file as it was found: shape, type, preset, digest.
+type Found = ([usize; 3], DType, Preset, Option<Digest>);
+
 impl VolumeSet {
     /// A set in memory: `voxels` are [ids, D, H, W], stored as `dtype`, little-endian.
     ///
     /// # Errors
     /// No volume, an id twice, another number of bytes than ids, shape and type say.
     pub fn new(ids: Vec<String>, shape: [usize; 3], dtype: DType, voxels: Vec<u8>, preset: Preset) -> Result<Self> {
-        let set = VolumeSet { ids, shape, dtype, preset, source: Source::Memory(Vec::new()) };
+        let (source, digests) = (Source::Memory(Vec::new()), OnceLock::new());
+        let set = VolumeSet { ids, shape, dtype, preset, source, digests, known: true };
         if voxels.len() != set.ids.len() * set.volume_bytes() || voxels.is_empty() {
             let (bytes, n, kind) = (voxels.len(), set.ids.len(), dtype.name());
             let problem = format!("{bytes} bytes for {n} volumes of {shape:?} {kind}");
@@ -80,25 +93,15 @@ impl VolumeSet {
         match Archive::open(path, PACKED, "volumes", AGAIN) {
             Ok(archive) => Self::read_packed(archive),
             // One volume is a set as well.
-            Err(error) => Archive::open(path, ONE, "volume", AGAIN)
-                .map_err(|_| error)
-                .and_then(|_| Self::read_files(vec![path.to_path_buf()])),
+            Err(error) => open_one(path).map_err(|_| error).and_then(|_| Self::read_files(vec![path.to_path_buf()])),
         }
     }
 
     fn read_files(files: Vec<PathBuf>) -> Result<Self> {
         // Headers alone; the files are many and large.
-        let read = files.par_iter().map(|file| {
-            let archive = Archive::open(file, ONE, "volume", AGAIN)?;
-            let (dtype, shape, preset) = describe(&archive)?;
-            let &[1, d, h, w] = shape else {
-                return Err(Error::file(file, format!("volume has the shape {shape:?}, not [1, D, H, W]"), AGAIN));
-            };
-            Ok(([d, h, w], dtype, preset))
-        });
-        let described = read.collect::<Result<Vec<_>>>()?;
-        let (shape, dtype, preset) = described[0].clone();
-        if let Some(i) = described.iter().position(|other| *other != (shape, dtype, preset.clone())) {
+        let described = files.par_iter().map(|file| describe_one(file)).collect::<Result<Vec<Found>>>()?;
+        let (shape, dtype, preset, _) = described[0].clone();
+        if let Some(i) = described.iter().position(|(s, d, p, _)| (s, d, p) != (&shape, &dtype, &preset)) {
             let (other, kind, name) = (described[i].0, described[i].1.name(), &described[i].2.name);
             let problem = format!(
                 "is {other:?} {kind} of preset {name}, {} is {shape:?} {} of preset {}",
@@ -108,8 +111,12 @@ impl VolumeSet {
             );
             return Err(Error::file(&files[i], problem, "prepare all volumes of a set with one preset and type"));
         }
+        let found: Option<Vec<Digest>> = described.into_iter().map(|(.., digest)| digest).collect();
+        let known = found.is_some();
+        let digests = found.map_or_else(OnceLock::new, OnceLock::from);
         let id = |file: &PathBuf| file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(VolumeSet { ids: files.iter().map(id).collect(), shape, dtype, preset, source: Source::Files(files) })
+        let ids = files.iter().map(id).collect();
+        Ok(VolumeSet { ids, shape, dtype, preset, source: Source::Files(files), digests, known })
     }
 
     fn read_packed(archive: Archive) -> Result<Self> {
@@ -124,25 +131,28 @@ impl VolumeSet {
             }
         };
         check_ids(&ids).map_err(|problem| Error::file(&path, problem, AGAIN))?;
-        archive.digests(VOLUME)?;
-        Ok(VolumeSet { ids, shape, dtype, preset, source: Source::Packed(archive) })
+        let digests = OnceLock::from(archive.digests(VOLUME)?.to_vec());
+        let set = VolumeSet { ids, shape, dtype, preset, source: Source::Packed(archive), digests, known: true };
+        if let Source::Packed(archive) = &set.source {
+            Provenance::read(archive, &set.provenance()?.digest)?;
+        }
+        Ok(set)
     }
 
-    /// Writes the set as one packed file, whole or not at all, one volume in memory at a time; each is read twice.
+    /// Writes the set as one packed file, whole or not at all, one volume in memory at a time; each read twice where its digest is not known.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let digest = |i| self.with_stored(i, |data| *blake3::hash(data).as_bytes());
-        let digests: Vec<Digest> = (0..self.ids.len()).map(digest).collect::<Result<_>>()?;
         let row = |i: usize| Ok(Cow::Owned(self.with_stored(i, <[u8]>::to_vec)?));
         let mut archive = Writer::new(PACKED);
         archive.set("ids", json!(self.ids).to_string());
         archive.set("preset", json!(self.preset).to_string());
         archive.set("preset_digest", self.preset.digest());
+        Provenance { known: true, ..self.provenance()? }.record(&mut archive);
         let kind = match self.dtype {
             DType::F32 => Dtype::F32,
             DType::Bf16 => Dtype::BF16,
         };
         let [d, h, w] = self.shape;
-        archive.put_rows(VOLUME, kind, &[self.ids.len(), d, h, w], &digests, &row);
+        archive.put_rows(VOLUME, kind, &[self.ids.len(), d, h, w], self.digests()?, &row);
         archive.write(path)
     }
 
@@ -171,6 +181,36 @@ impl VolumeSet {
         self.preset.digest()
     }
 
+    /// BLAKE3 of the stored bytes of every volume, in order. Reads all of them where their files are without.
+    ///
+    /// # Errors
+    /// A file that has become unreadable or was damaged.
+    pub fn digests(&self) -> Result<&[Digest]> {
+        if let Some(digests) = self.digests.get() {
+            return Ok(digests);
+        }
+        let read = |i| self.with_stored(i, |data| *blake3::hash(data).as_bytes());
+        let digests = (0..self.ids.len()).into_par_iter().map(read).collect::<Result<Vec<Digest>>>()?;
+        Ok(self.digests.get_or_init(|| digests))
+    }
+
+    /// What the set holds, whatever it is stored in, and how it was prepared.
+    ///
+    /// # Errors
+    /// Those of [`Self::digests`].
+    pub fn provenance(&self) -> Result<Provenance> {
+        let mut content = Content::of("volumes").and(format!("{} {:?}", self.dtype.name(), self.shape));
+        for (id, digest) in self.ids.iter().zip(self.digests()?) {
+            content.add(id);
+            content.add(digest);
+        }
+        let settings = fields(json!({
+            "preset": self.preset, "type": self.dtype.name(), "shape": self.shape, "preset_digest": self.preset.digest(),
+        }));
+        let made = Provenance { known: self.known, ..Provenance::made(settings, []) };
+        Ok(made.holding(content.digest(), self.ids.len()))
+    }
+
     /// Bytes of one volume.
     pub fn volume_bytes(&self) -> usize {
         self.shape.iter().product::<usize>() * self.dtype.size()
@@ -186,9 +226,18 @@ impl VolumeSet {
                 Ok(f(&archive.tensor(VOLUME)?.2[index * bytes..][..bytes]))
             }
             Source::Files(files) => {
-                let archive = Archive::read(&files[index], ONE, "volume", AGAIN)?;
+                let archive = open_one(&files[index])?;
+                if archive.digests(VOLUME).is_ok() {
+                    archive.verify_rows(VOLUME, 0..1)?;
+                }
                 let (.., data) = archive.tensor(VOLUME)?;
-                if data.len() != bytes || archive.get("preset_digest")? != self.preset.digest() {
+                let recorded = self.digests.get().map(|digests| digests[index]);
+                let other = |digest: Digest| match archive.digests(VOLUME) {
+                    Ok(found) => found != [digest],
+                    Err(_) => *blake3::hash(data).as_bytes() != digest,
+                };
+                let replaced = recorded.is_some_and(other) || archive.get("preset_digest")? != self.preset.digest();
+                if data.len() != bytes || replaced {
                     let problem = "was replaced by another volume while it was in use";
                     return Err(Error::file(&files[index], problem, "run again"));
                 }
@@ -250,6 +299,27 @@ impl VolumeSet {
         let [d, h, w] = self.shape;
         Ok(Tensor::from_buffer(device.share(bytes, "CT volumes")?, [count, 1, h, w, d], self.dtype))
     }
+}
+
+/// A file of one volume, of either version; of the old one all of it is verified here.
+fn open_one(path: &Path) -> Result<Archive> {
+    match Archive::open(path, OLD, "volume", AGAIN) {
+        Ok(_) => Archive::read(path, OLD, "volume", AGAIN),
+        Err(_) => Archive::read(path, ONE, "volume", AGAIN),
+    }
+}
+
+fn describe_one(file: &Path) -> Result<Found> {
+    // Of the old version, whose checksum covers the voxels, the structure alone.
+    let archive = match Archive::open(file, OLD, "volume", AGAIN) {
+        Ok(archive) => archive,
+        Err(_) => Archive::read(file, ONE, "volume", AGAIN)?,
+    };
+    let (dtype, shape, preset) = describe(&archive)?;
+    let &[1, d, h, w] = shape else {
+        return Err(Error::file(file, format!("volume has the shape {shape:?}, not [1, D, H, W]"), AGAIN));
+    };
+    Ok(([d, h, w], dtype, preset, archive.digests(VOLUME).ok().map(|digests| digests[0])))
 }
 
 /// Type, shape and preset of a file.

@@ -4,8 +4,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::task::identity;
 use super::{Sources, Task, TrainConfig};
 use crate::archive::{Archive, Writer};
+use crate::data::provenance::{Content, Provenance, Undecided, difference, fields};
 use crate::nn::{Parameters, StateDict};
 use crate::tensor::Shape;
 use crate::{Error, Result};
@@ -24,9 +26,10 @@ pub struct Position {
     pub step: usize,
 }
 
-/// An [`Archive`] of the tensors `model.NAME` (the `state_dict`, PyTorch's names and order), `exp_avg.NAME` and
-/// `exp_avg_sq.NAME` (AdamW's moments), with the configuration, the position and the teacher as metadata. Every value is
-/// stored exactly: a run that is stopped and resumed equals one that was not, bit for bit.
+/// An [`Archive`] `x2ct-checkpoint-1` of the tensors `model.NAME` (the `state_dict`, PyTorch's names and order), `exp_avg.NAME` and
+/// `exp_avg_sq.NAME` (AdamW's moments), with the configuration, the position, the teacher and the provenance ([`crate::data::provenance`]:
+/// what the run learns from; checkpoints of earlier versions lack it) as metadata. Every value is stored exactly: a run that is
+/// stopped and resumed equals one that was not, bit for bit.
 pub struct Checkpoint<C = TrainConfig> {
     /// The run.
     pub config: C,
@@ -53,7 +56,7 @@ impl<C: Task> Checkpoint<C> {
         archive.set("optimizer_steps", self.optimizer_steps.to_string());
         archive.set("task", C::NAME);
         archive.set("teacher", self.sources.teacher.as_str());
-        archive.set("preprocessing_digest", self.sources.preprocessing_digest.as_str());
+        self.provenance().record(&mut archive);
         for (prefix, dict) in [("model", &self.model), ("exp_avg", &self.exp_avg), ("exp_avg_sq", &self.exp_avg_sq)] {
             for (name, (shape, data)) in &dict.tensors {
                 archive.put_f32(&format!("{prefix}.{name}"), shape, data);
@@ -85,20 +88,67 @@ impl<C: Task> Checkpoint<C> {
         }
         let [model, exp_avg, exp_avg_sq] = dicts;
         let steps = archive.get("optimizer_steps")?;
-        Ok(Checkpoint {
+        let mut checkpoint = Checkpoint {
             config: archive.get_json("config")?,
             position: archive.get_json("position")?,
             optimizer_steps: steps
                 .parse()
                 .map_err(|_| Error::file(path, format!("optimizer_steps is {steps:?}, not a number"), ADVICE))?,
-            sources: Sources {
-                teacher: archive.get("teacher")?.into(),
-                preprocessing_digest: archive.get("preprocessing_digest").unwrap_or_default().into(),
-            },
+            sources: Sources::new(archive.get("teacher")?, []),
             model,
             exp_avg,
             exp_avg_sq,
-        })
+        };
+        match Provenance::read(&archive, &checkpoint.digest())? {
+            Some(recorded) => checkpoint.sources.from = recorded.from,
+            None => {
+                // Of the volumes they learned from, those of CT encoders held the preset's digest.
+                let preset = archive.get("preprocessing_digest").unwrap_or_default();
+                if !preset.is_empty() {
+                    let settings = fields(serde_json::json!({"preset_digest": preset}));
+                    checkpoint.sources.from.insert("volumes".into(), Provenance::unknown(settings));
+                }
+            }
+        }
+        Ok(checkpoint)
+    }
+
+    /// BLAKE3 of what decides the model's outputs: its tensors, its configuration, the type it computes in and the form of its
+    /// input. Neither where it lies nor how far its optimizer is has a part in it.
+    pub fn digest(&self) -> String {
+        let mut config = identity(&self.config);
+        if let Some(data) = config.get_mut("data").and_then(|data| data.as_object_mut()) {
+            // What a cache must be called is no part of the model.
+            data.remove("teacher");
+        }
+        let part = |name: &str| config.get(name).cloned().unwrap_or_default();
+        let mut content = Content::of(C::NAME);
+        content.add(serde_json::json!([part("model"), part("dtype"), part("data")]).to_string());
+        for (name, (shape, data)) in &self.model.tensors {
+            content.add(format!("{name} {:?}", &shape[..]));
+            content.add_f32(data);
+        }
+        content.digest()
+    }
+
+    /// What the model is, and what it learned from.
+    pub fn provenance(&self) -> Provenance {
+        let made = Provenance { from: self.sources.from.clone(), known: true, ..Default::default() };
+        made.holding(self.digest(), 0)
+    }
+
+    /// Whether a run of this configuration may go on from here, on this data: the same configuration but for the spelling of
+    /// its paths, the very same data. Returns what could not be decided.
+    ///
+    /// # Errors
+    /// Names the first field that differs, with both values or both digests.
+    pub fn expect_run(&self, config: &C, data: &Sources) -> Result<Undecided> {
+        if let Some(d) = difference(&identity(&self.config), &identity(config), true) {
+            let problem = format!("is {}, the run began with {}", d.found, d.trained);
+            let hint = "correct the configuration, use another output folder, or begin anew with --restart";
+            return Err(Error::argument(d.name, problem, hint));
+        }
+        self.sources.expect_same(data)
     }
 }
 

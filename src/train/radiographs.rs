@@ -72,7 +72,7 @@ impl Task for TrainConfig {
     }
 
     fn sources(set: &TrainingSet) -> Sources {
-        Sources { teacher: set.teacher.clone(), preprocessing_digest: String::new() }
+        set.sources.clone()
     }
 
     fn sampler(&self, set: &TrainingSet) -> Sampler {

@@ -1,5 +1,6 @@
 //! Radiographs and teacher embeddings, joined.
 
+use super::Sources;
 use super::task::scan;
 use crate::Result;
 use crate::data::cache::EmbeddingCache;
@@ -22,6 +23,8 @@ pub struct TrainingSet {
     pub dim: usize,
     /// What the embeddings are of.
     pub teacher: String,
+    /// Where it all comes from.
+    pub sources: Sources,
 }
 
 impl TrainingSet {
@@ -38,6 +41,10 @@ impl TrainingSet {
             report: rows::select(&cache.report, cache.dim, &found),
             dim: cache.dim,
             teacher: cache.teacher.clone(),
+            sources: Sources::new(
+                &cache.teacher,
+                [("radiographs", radiographs.provenance()), ("cache", cache.provenance())],
+            ),
         })
     }
 

@@ -1,12 +1,15 @@
 //! What the loop needs to know of a kind of training run.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
 
 use super::{BatchLoss, CtTrainConfig, OptimizerConfig, Sampler, ScheduleConfig, TrainConfig, micro_batches};
+use crate::data::provenance::{Provenance, Undecided, fields};
 use crate::kernels::DType;
 use crate::nn::{ParameterBuilder, Parameters};
 use crate::{Error, Result};
@@ -71,8 +74,70 @@ pub trait Task: Clone + PartialEq + Serialize + DeserializeOwned {
 pub struct Sources {
     /// What the embeddings or features it learns from are of.
     pub teacher: String,
-    /// Digest of how its images were made; empty where that is not recorded.
-    pub preprocessing_digest: String,
+    /// By the names of the configuration's table `data`: `radiographs`, `volumes`, `cache`, `text`; and `weights`.
+    pub from: BTreeMap<String, Provenance>,
+}
+
+impl Sources {
+    /// Of these parts.
+    pub fn new(teacher: &str, from: impl IntoIterator<Item = (&'static str, Provenance)>) -> Self {
+        let from = from.into_iter().map(|(name, from)| (name.to_string(), from)).collect();
+        Sources { teacher: teacher.into(), from }
+    }
+
+    /// What a run that began with these may go on with: the very same.
+    ///
+    /// # Errors
+    /// Names what differs as a field of the configuration, with both digests.
+    pub fn expect_same(&self, now: &Sources) -> Result<Undecided> {
+        let mut undecided = Vec::new();
+        for (name, began) in &self.from {
+            if let Some(now) = now.from.get(name) {
+                undecided.extend(began.expect_same(&format!("data.{name}"), now)?);
+            }
+        }
+        if self.from.is_empty() && !self.teacher.is_empty() {
+            undecided.push("data: what the run began with is not recorded, so nothing was compared".into());
+        }
+        if !self.teacher.is_empty() && !now.teacher.is_empty() && self.teacher != now.teacher {
+            let problem = format!("learns from {:?}, the run began with {:?}", now.teacher, self.teacher);
+            return Err(Error::argument("data", problem, "resume with the data the run began with"));
+        }
+        Ok(undecided)
+    }
+
+    /// What a model trained on these may be used with: what was made in the same way. `name` is one of [`Self::from`].
+    ///
+    /// # Errors
+    /// Names the setting that differs, with both values and both digests.
+    pub fn expect_alike(&self, name: &str, found: &Provenance) -> Result<Undecided> {
+        match self.from.get(name) {
+            Some(trained) => trained.expect_alike(name, found),
+            None => Ok(vec![format!("{name}: what the model was trained on is not recorded, so nothing was compared")]),
+        }
+    }
+
+    /// Whether a picture was made as the radiographs of the training were: see [`Provenance::expect_picture`].
+    ///
+    /// # Errors
+    /// Names the setting that differs.
+    pub fn expect_picture(&self, path: &Path) -> Result<Undecided> {
+        self.from.get("radiographs").cloned().unwrap_or_default().expect_picture(path)
+    }
+
+    /// Remarks on everything that does not say how it was made.
+    pub fn undecided(&self) -> Undecided {
+        self.from.iter().flat_map(|(name, from)| from.undecided(name)).collect()
+    }
+}
+
+/// A configuration without the spelling of its paths: what tells runs apart.
+pub(super) fn identity<C: Task>(config: &C) -> Map<String, Value> {
+    let mut config = config.clone();
+    for path in config.paths() {
+        *path = PathBuf::new();
+    }
+    fields(json!(config))
 }
 
 /// Which pairs a step is on.

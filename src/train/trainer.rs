@@ -192,23 +192,7 @@ impl<C: Task> Trainer<C> {
 
     fn expect_set(&self, set: &C::Set) -> Result<()> {
         self.config.expect_set(set)?;
-        let (now, began) = (C::sources(set), &self.sources);
-        let differ = |a: &str, b: &str| !a.is_empty() && !b.is_empty() && a != b;
-        if differ(&began.teacher, &now.teacher) {
-            return Err(Error::argument(
-                "training set",
-                format!("learns from {:?}, the run began with {:?}", now.teacher, began.teacher),
-                "resume with the data the run began with",
-            ));
-        }
-        if differ(&began.preprocessing_digest, &now.preprocessing_digest) {
-            return Err(Error::argument(
-                "training set",
-                "its images were made with another preprocessing than those the run began with",
-                "resume with the data the run began with",
-            ));
-        }
-        Ok(())
+        self.sources.expect_same(&C::sources(set)).map(drop)
     }
 
     /// One step.

@@ -12,6 +12,7 @@ use x2ct::train::{CtTeacher, Texts};
 
 use crate::Common;
 use crate::arguments::split;
+use crate::chain::{Chain, Trust};
 use crate::output::Report;
 use crate::terminal::{Progress, stop_flag};
 
@@ -28,9 +29,10 @@ enum CacheCommand {
     Text(TextArgs),
 }
 
-/// Embed volumes and reports with a trained CT encoder; run again after an interruption, it goes on
+/// Embed volumes and reports with a trained CT encoder; run again, it does what is left or has changed
 ///
-/// Finished embeddings are kept in FILE.parts until the cache is whole. Name the cache in the configuration of `x2ct train` (data.cache)
+/// A volume is embedded once: again only if its content, its preparation or the checkpoint is another. Finished embeddings are kept
+/// in FILE.parts until the cache is whole. Name the cache in the configuration of `x2ct train` (data.cache)
 /// to train a radiograph encoder on it.
 #[derive(clap::Args)]
 struct BuildArgs {
@@ -49,6 +51,8 @@ struct BuildArgs {
     /// The cache to write (.safetensors)
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    #[command(flatten)]
+    trust: Trust,
 }
 
 /// Text features of a data set's reports by hashed word n-grams, where no language model is at hand
@@ -86,17 +90,32 @@ fn build(args: BuildArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let volumes = VolumeSet::read(&args.volumes)?;
     let texts = Texts::read(args.text.as_deref(), args.reports.as_deref())?;
     let teacher = CtTeacher::read(&device, &args.checkpoint)?;
+    let mut chain = Chain::new(args.trust);
+    chain.settle(&args.volumes, Ok(volumes.provenance()?.undecided("volumes")))?;
+    let (kind, of_texts) = texts.provenance();
+    let texts_file = args.text.as_ref().or(args.reports.as_ref()).unwrap_or(&args.out);
+    chain.settle(texts_file, Ok(of_texts.undecided(kind)))?;
+    chain.settle(&args.checkpoint, teacher.undecided(&volumes, &texts))?;
     let stop = stop_flag()?;
+    let mut before = None;
     let mut progress = Progress::new("embedding", "volumes", volumes.ids().len() as u64);
-    let cache = teacher.write_cache(volumes, &texts, &args.out, &stop, &mut |done| progress.set(done as u64, ""));
+    let cache = teacher.write_cache(volumes, &texts, &args.out, &stop, &mut |done| {
+        before.get_or_insert(done);
+        progress.set(done as u64, "");
+    });
     progress.finish("");
     let cache = cache?;
+    let embedded = cache.ids.len() - before.unwrap_or(0);
+    chain.holds("checkpoint", teacher.digest());
+    chain.holds(kind, &of_texts.digest);
+    chain.holds("cache", &cache.provenance().digest);
     let report = Report::new("cache").with_all(json!({
-        "cache": args.out, "volumes": cache.ids.len(), "dim": cache.dim, "teacher": cache.teacher,
+        "cache": args.out, "volumes": cache.ids.len(), "embedded": embedded, "dim": cache.dim, "teacher": cache.teacher,
         "checkpoint_digest": cache.checkpoint_digest, "preprocessing_digest": cache.preprocessing_digest,
     }))?;
-    report.finish(common.json, || {
-        say!("{}: {} volumes, embeddings by {}", args.out.display(), cache.ids.len(), cache.teacher);
+    chain.report(report)?.finish(common.json, || {
+        let (out, volumes) = (args.out.display(), cache.ids.len());
+        say!("{out}: {volumes} volumes, embeddings by {}; {embedded} computed now", cache.teacher);
     })
 }
 

@@ -15,6 +15,7 @@ use x2ct::{Device, Error, files};
 
 use crate::Common;
 use crate::arguments::split;
+use crate::chain::{Chain, Trust};
 use crate::output::Report;
 use crate::terminal::{Progress, print_table, stop_flag};
 
@@ -52,6 +53,11 @@ pub struct EvalArgs {
     /// Also write the labels as a comma-separated table: AUC, AP, and rates at one half and at the Youden point
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
+    #[command(flatten)]
+    trust: Trust,
+    /// Evaluate radiographs that were made with other settings than those of the training, and warn
+    #[arg(long, requires = "radiographs")]
+    force: bool,
 }
 
 pub fn run(args: EvalArgs, common: &Common) -> anyhow::Result<ExitCode> {
@@ -62,17 +68,25 @@ pub fn run(args: EvalArgs, common: &Common) -> anyhow::Result<ExitCode> {
         }
         (Some(checkpoint), None, Some(volumes), _) => {
             let teacher = CtTeacher::read(&common.device()?, checkpoint)?;
-            let (volumes, texts, stop) =
-                (VolumeSet::read(volumes)?, Texts::read(args.text.as_deref(), args.cache.as_deref())?, stop_flag()?);
+            let (path, texts) = (volumes, Texts::read(args.text.as_deref(), args.cache.as_deref())?);
+            let (volumes, stop) = (VolumeSet::read(path)?, stop_flag()?);
+            let mut chain = Chain::new(args.trust);
+            chain.settle(path, teacher.undecided(&volumes, &texts))?;
+            chain.holds("checkpoint", teacher.digest());
+            chain.holds("volumes", &volumes.provenance()?.digest);
+            chain.holds("text", &texts.provenance().1.digest);
             let mut progress = Progress::new("embedding", "volumes", volumes.ids().len() as u64);
             let cache = teacher.cache(volumes, &texts, &stop, &mut |done| progress.set(done as u64, ""));
             progress.finish("");
             let scale = args.scale.unwrap_or(f64::from(teacher.config().loss.scale));
-            ct_teacher(&args, common, &cache?, scale)
+            ct_teacher(&args, common, &cache?, scale, &chain)
         }
         (None, None, None, Some(cache)) => {
-            let cache = EmbeddingCache::read(cache)?;
-            ct_teacher(&args, common, &cache, args.scale.unwrap_or(1.0))
+            let (path, cache) = (cache, EmbeddingCache::read(cache)?);
+            let (mut chain, provenance) = (Chain::new(args.trust), cache.provenance());
+            chain.settle(path, Ok(provenance.undecided("cache")))?;
+            chain.holds("cache", &provenance.digest);
+            ct_teacher(&args, common, &cache, args.scale.unwrap_or(1.0), &chain)
         }
         _ => anyhow::bail!(
             "eval: pass --checkpoint with --radiographs and --cache, or with --volumes and --text, or --cache alone"
@@ -89,8 +103,19 @@ fn radiograph_encoder(
     cache_path: &Path,
 ) -> anyhow::Result<ExitCode> {
     let cache = EmbeddingCache::read(cache_path)?;
-    cache.expect_teacher(&checkpoint.sources.teacher).map_err(|e| e.of_file(cache_path))?;
-    let radiographs = RadiographSet::read(radiographs)?;
+    let (path, radiographs) = (radiographs, RadiographSet::read(radiographs)?);
+    let (of_cache, of_radiographs) = (cache.provenance(), radiographs.provenance());
+    let mut chain = Chain::new(args.trust);
+    chain.settle(cache_path, checkpoint.sources.expect_alike("cache", &of_cache))?;
+    match (checkpoint.sources.expect_alike("radiographs", &of_radiographs), args.force) {
+        (Err(Error::Argument { what, problem, .. }), true) => chain.warn(path, &format!("{what}: {problem}")),
+        (alike, _) => chain.settle(path, alike)?,
+    }
+    for (name, digest) in
+        [("checkpoint", &checkpoint.digest()), ("cache", &of_cache.digest), ("radiographs", &of_radiographs.digest)]
+    {
+        chain.holds(name, digest);
+    }
     let set = TrainingSet::join(device, &radiographs, &cache).map_err(|e| e.of_file(cache_path))?;
     let labels = labels_of(args, &set.ids)?;
     let embeddings = Trainer::resume(device, checkpoint)?.embed(&set.images)?;
@@ -103,10 +128,16 @@ fn radiograph_encoder(
         dim: set.dim,
     };
     let scores = Scores::of(&embeddings, &targets)?;
-    finish(args, common, &scores, &scores.zero_shot, || print_scores(&scores, &set.teacher))
+    finish(args, common, &scores, &scores.zero_shot, &chain, || print_scores(&scores, &set.teacher))
 }
 
-fn ct_teacher(args: &EvalArgs, common: &Common, cache: &EmbeddingCache, scale: f64) -> anyhow::Result<ExitCode> {
+fn ct_teacher(
+    args: &EvalArgs,
+    common: &Common,
+    cache: &EmbeddingCache,
+    scale: f64,
+    chain: &Chain,
+) -> anyhow::Result<ExitCode> {
     let labels = labels_of(args, &cache.ids)?;
     let targets = ZeroShotTargets {
         prompts_positive: &cache.prompts_positive,
@@ -116,7 +147,7 @@ fn ct_teacher(args: &EvalArgs, common: &Common, cache: &EmbeddingCache, scale: f
         scale,
     };
     let scores = ClipScores::of(&cache.ct, &cache.report, &targets)?;
-    finish(args, common, &scores, &scores.zero_shot, || print_clip_scores(&scores, &cache.teacher))
+    finish(args, common, &scores, &scores.zero_shot, chain, || print_clip_scores(&scores, &cache.teacher))
 }
 
 fn finish(
@@ -124,12 +155,13 @@ fn finish(
     common: &Common,
     scores: &impl serde::Serialize,
     zero_shot: &ZeroShot,
+    chain: &Chain,
     print: impl FnOnce(),
 ) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.csv {
         files::write_atomic(path, zero_shot.csv().as_bytes())?;
     }
-    Report::new("eval").with_all(scores)?.finish(common.json, print)
+    chain.report(Report::new("eval").with_all(scores)?)?.finish(common.json, print)
 }
 
 /// [ids, 18], in the order of `ids`.

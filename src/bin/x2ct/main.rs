@@ -14,6 +14,7 @@ mod output;
 mod arguments;
 mod bench;
 mod cache;
+mod chain;
 mod check;
 mod demo;
 mod doctor;

@@ -15,6 +15,7 @@ use x2ct::train::{Checkpoint, Trainer};
 
 use crate::Common;
 use crate::arguments::split;
+use crate::chain::{Chain, Trust};
 use crate::output::Report;
 use crate::terminal::print_table;
 
@@ -39,13 +40,21 @@ pub struct PredictArgs {
     /// How many reports to name
     #[arg(long, default_value_t = 3)]
     nearest: usize,
+    #[command(flatten)]
+    trust: Trust,
+    /// Predict on radiographs that say they were made with other settings than those of the training, and warn
+    #[arg(long)]
+    force: bool,
 }
 
 pub fn run(args: PredictArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let device = common.device()?;
     let checkpoint: Checkpoint = Checkpoint::read(&args.checkpoint)?;
     let cache = EmbeddingCache::read(&args.cache)?;
-    cache.expect_teacher(&checkpoint.sources.teacher).map_err(|e| e.of_file(&args.cache))?;
+    let (mut chain, of_cache) = (Chain::new(args.trust), cache.provenance());
+    chain.settle(&args.cache, checkpoint.sources.expect_alike("cache", &of_cache))?;
+    chain.holds("checkpoint", &checkpoint.digest());
+    chain.holds("cache", &of_cache.digest);
     let trainer = Trainer::resume(&device, &checkpoint)?;
     // Resized as the radiographs of `x2ct drr --dataset` are.
     let size = [checkpoint.config.data.image_size; 2];
@@ -53,6 +62,10 @@ pub fn run(args: PredictArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let mut results = Vec::new();
     for path in &args.images {
         let picture = image::read(path)?;
+        match (checkpoint.sources.expect_picture(path), args.force) {
+            (Err(error), true) => chain.warn(path, &error.to_string()),
+            (alike, _) => chain.settle(path, alike)?,
+        }
         let bytes = pixels::fit(&pixels::to_bytes(&picture.pixels), [picture.height, picture.width], size);
         let embedding = trainer.embed(&ImageSet::new(&device, &bytes, size)?)?;
         let probabilities =
@@ -70,7 +83,7 @@ pub fn run(args: PredictArgs, common: &Common) -> anyhow::Result<ExitCode> {
         results
             .push(json!({"image": path, "teacher": cache.teacher, "probabilities": abnormalities, "reports": reports}));
     }
-    Report::new("predict").with("rows", results)?.finish(common.json, || ())
+    chain.report(Report::new("predict").with("rows", results)?)?.finish(common.json, || ())
 }
 
 type Texts = std::collections::HashMap<String, String>;

@@ -17,6 +17,7 @@ use x2ct::train::{
 use x2ct::{Device, Error};
 
 use crate::Common;
+use crate::chain::{Chain, Trust};
 use crate::output::Report;
 use crate::terminal::{Progress, stop_flag};
 use serde_json::json;
@@ -32,6 +33,8 @@ pub struct TrainArgs {
     /// Begin anew even if the output folder holds a checkpoint
     #[arg(long)]
     restart: bool,
+    #[command(flatten)]
+    trust: Trust,
 }
 
 pub fn run(args: TrainArgs, common: &Common) -> anyhow::Result<ExitCode> {
@@ -76,12 +79,15 @@ fn train<C: Task>(
 ) -> anyhow::Result<ExitCode> {
     let (stop, out) = (stop_flag()?, config.run().out);
     std::fs::create_dir_all(out).map_err(|e| Error::io(out, "create the folder", &e))?;
+    let (mut chain, sources) = (Chain::new(args.trust), C::sources(set));
+    chain.settle(&args.config, Ok(sources.undecided()))?;
+    sources.from.iter().for_each(|(name, from)| chain.holds(name, &from.digest));
     let outcome = run_logged(device, config, set, !args.restart, &stop);
     let (trainer, steps) = outcome.map_err(|e| e.of_file(&args.config))?;
     let checkpoint = checkpoint_path(out);
     let report = Report::new("train")
         .with_all(json!({"checkpoint": checkpoint, "position": trainer.position(), "last": steps.last()}))?;
-    report.finish(common.json, || say!("{}", checkpoint.display()))
+    chain.report(report)?.finish(common.json, || say!("{}", checkpoint.display()))
 }
 
 /// Where a run keeps its newest checkpoint.
@@ -103,10 +109,7 @@ pub fn run_logged<C: Task>(
     let log_path = out.join("log.jsonl");
     let (mut trainer, steps) = if resume && path.exists() {
         let checkpoint: Checkpoint<C> = Checkpoint::read(&path)?;
-        if checkpoint.config != *config {
-            let hint = "use another output folder, or delete the checkpoint to begin anew";
-            return Err(Error::file(&path, "is of a run with another configuration", hint));
-        }
+        checkpoint.expect_run(config, &C::sources(set)).map_err(|e| e.of_file(&path))?;
         let trainer = Trainer::resume(device, &checkpoint)?;
         remark!("resuming after step {} of {}", trainer.position().step, trainer.total_steps(set));
         (trainer, read_log(&log_path, checkpoint.position.step)?)

@@ -358,12 +358,15 @@ impl<'a> Run<'a> {
             let digests: Option<Vec<Digest>> = made.iter().map(|&at| work::digest(&rows[at].digests[i])).collect();
             let digests = digests.ok_or_else(|| Error::argument("digest", "is none", "this is a defect"))?;
             let image = |place: usize| Ok(Cow::Owned(work.image(i, made[place])?));
+            let options = RadiographOptions { view: self.options.views[i], ..self.options.projection.clone() };
+            let made = radiographs::settings(&options, self.options.size, self.options.pixel);
             let description = Description {
                 ids: &ids,
                 size: self.options.size,
                 pixel: self.options.pixel,
                 view,
                 source: &self.source,
+                made: &made,
                 shard: self.options.shard,
                 run: &self.digest,
             };

@@ -1,7 +1,7 @@
 //! Embeddings of a long run, kept piece by piece in a folder, so that a run that was stopped or killed goes on.
 //!
-//! Every part is an [`Archive`] `x2ct-embeddings-1` with the tensor `ct` [n, dim], the ids, and the origin: what model, preprocessing
-//! and texts it is of. A part appears whole or not at all, so what is there counts.
+//! Every part is an [`Archive`] `x2ct-embeddings-2` with the tensor `ct` [n, dim], `digests` of the content that each row is the
+//! embedding of, and of what model and preparation they are. A part appears whole or not at all, so what is there counts.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -9,20 +9,22 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::archive::{Archive, Writer};
+use crate::data::provenance::short;
 use crate::data::rows;
 use crate::files::create_folder;
 use crate::{Error, Result};
 
-const FORMAT: &str = "x2ct-embeddings-1";
+const FORMAT: &str = "x2ct-embeddings-2";
 
 pub(super) struct Parts {
     /// None: nothing is kept.
     folder: Option<PathBuf>,
-    origin: String,
+    /// Digest of the model's checkpoint; how the volumes were prepared.
+    origin: [String; 2],
     dim: usize,
     /// Parts in the folder.
     count: usize,
-    /// By id.
+    /// By the digest of a volume's content.
     done: HashMap<String, Vec<f32>>,
     /// Done and not kept yet.
     fresh: Vec<String>,
@@ -33,10 +35,10 @@ impl Parts {
     ///
     /// # Errors
     /// A part that is damaged or of another origin.
-    pub fn open(folder: Option<&Path>, origin: &str, dim: usize) -> Result<Self> {
+    pub fn open(folder: Option<&Path>, origin: [&str; 2], dim: usize) -> Result<Self> {
         let mut parts = Parts {
             folder: folder.map(Path::to_path_buf),
-            origin: origin.into(),
+            origin: origin.map(str::to_string),
             dim,
             count: 0,
             done: HashMap::new(),
@@ -57,27 +59,38 @@ impl Parts {
             return Ok(false);
         }
         let archive = Archive::read(path, FORMAT, "part of a cache", advice)?;
-        if archive.get("origin")? != self.origin {
-            let problem = "is of another checkpoint, or of volumes or texts prepared in another way";
-            return Err(Error::file(path, problem, format!("finish that run, name another --out, or {advice}")));
+        let hint = || format!("finish that run, name another --out, or {advice}");
+        let ([checkpoint, preparation], found) = (&self.origin, archive.get("checkpoint")?);
+        if found != checkpoint {
+            let problem = format!("is of the checkpoint {}, not of {}", short(found), short(checkpoint));
+            return Err(Error::file(path, problem, hint()));
         }
-        let ids: Vec<String> = archive.get_json("ids")?;
-        let (dim, [ct]) = archive.matrices([("ct", ids.len())])?;
+        if archive.get("preparation")? != preparation {
+            return Err(Error::file(path, "is of volumes prepared in another way", hint()));
+        }
+        let digests: Vec<String> = archive.get_json("digests")?;
+        let (dim, [ct]) = archive.matrices([("ct", digests.len())])?;
         if dim != self.dim || rows::check_normalised("embeddings", &ct, dim).is_err() {
             return Err(Error::file(path, "does not hold embeddings of the model", advice));
         }
-        self.done.extend(ids.into_iter().zip(ct.chunks_exact(dim).map(<[f32]>::to_vec)));
+        self.know(&digests, &ct);
         Ok(true)
     }
 
-    /// Whether all of these are done.
-    pub fn hold(&self, ids: &[String]) -> bool {
-        ids.iter().all(|id| self.done.contains_key(id))
+    /// Embeddings [digests, dim] that are kept elsewhere.
+    pub fn know(&mut self, digests: &[String], ct: &[f32]) {
+        self.done.extend(digests.iter().cloned().zip(ct.chunks_exact(self.dim).map(<[f32]>::to_vec)));
     }
 
-    pub fn add(&mut self, ids: &[String], rows: &[f32]) {
-        self.done.extend(ids.iter().cloned().zip(rows.chunks_exact(self.dim).map(<[f32]>::to_vec)));
-        self.fresh.extend_from_slice(ids);
+    /// Whether the embedding of this content is done.
+    pub fn hold(&self, digest: &str) -> bool {
+        self.done.contains_key(digest)
+    }
+
+    /// The embedding of this content is done.
+    pub fn add(&mut self, digest: &str, embedding: Vec<f32>) {
+        self.done.insert(digest.into(), embedding);
+        self.fresh.push(digest.into());
     }
 
     /// Writes what is done and not kept yet as a part.
@@ -85,8 +98,9 @@ impl Parts {
         let (Some(folder), false) = (&self.folder, self.fresh.is_empty()) else { return Ok(()) };
         let ct = self.select(&self.fresh)?;
         let mut archive = Writer::new(FORMAT);
-        archive.set("origin", self.origin.as_str());
-        archive.set("ids", json!(self.fresh).to_string());
+        archive.set("checkpoint", self.origin[0].as_str());
+        archive.set("preparation", self.origin[1].as_str());
+        archive.set("digests", json!(self.fresh).to_string());
         archive.put_f32("ct", &[self.fresh.len(), self.dim], &ct);
         archive.write(&part(folder, self.count))?;
         self.count += 1;
@@ -94,12 +108,12 @@ impl Parts {
         Ok(())
     }
 
-    /// [ids, dim].
-    pub fn select(&self, ids: &[String]) -> Result<Vec<f32>> {
-        let mut all = Vec::with_capacity(ids.len() * self.dim);
-        for id in ids {
-            let row = self.done.get(id);
-            all.extend(row.ok_or_else(|| Error::argument("embeddings", format!("lack {id}"), "this is a defect"))?);
+    /// [digests, dim].
+    pub fn select(&self, digests: &[String]) -> Result<Vec<f32>> {
+        let mut all = Vec::with_capacity(digests.len() * self.dim);
+        for digest in digests {
+            let row = self.done.get(digest);
+            all.extend(row.ok_or_else(|| Error::argument("embeddings", format!("lack {digest}"), "this is a defect"))?);
         }
         Ok(all)
     }

@@ -29,26 +29,27 @@ impl CtTrainingSet {
     /// Joins volumes and text features on the id.
     ///
     /// # Errors
-    /// Names the first volume that has no text.
+    /// Names the first volume that has no text; volumes whose content has to be read and cannot be.
     pub fn with_features(device: &Device, volumes: VolumeSet, text: &TextFeatures) -> Result<Self> {
         let rows = text.select(volumes.ids().iter().map(String::as_str))?;
         let digest = text.settings_digest.get(..8).unwrap_or(&text.settings_digest);
         let teacher = format!("{} {digest}", text.encoder);
-        Ok(Self::new(device, volumes, rows, text.dim, false, teacher))
+        let sources = Sources::new(&teacher, [("volumes", volumes.provenance()?), ("text", text.provenance())]);
+        Ok(Self::new(device, volumes, rows, text.dim, false, sources))
     }
 
     /// Joins volumes and a cache's report embeddings on the id.
     ///
     /// # Errors
-    /// Names the first volume that has no embedding.
+    /// Names the first volume that has no embedding; volumes whose content has to be read and cannot be.
     pub fn with_embeddings(device: &Device, volumes: VolumeSet, cache: &EmbeddingCache) -> Result<Self> {
         let found = cache.rows_of(volumes.ids())?;
         let rows = rows::select(&cache.report, cache.dim, &found);
-        Ok(Self::new(device, volumes, rows, cache.dim, true, cache.teacher.clone()))
+        let sources = Sources::new(&cache.teacher, [("volumes", volumes.provenance()?), ("cache", cache.provenance())]);
+        Ok(Self::new(device, volumes, rows, cache.dim, true, sources))
     }
 
-    fn new(device: &Device, volumes: VolumeSet, text: Vec<f32>, dim: usize, frozen: bool, teacher: String) -> Self {
-        let sources = Sources { teacher, preprocessing_digest: volumes.preprocessing_digest() };
+    fn new(device: &Device, volumes: VolumeSet, text: Vec<f32>, dim: usize, frozen: bool, sources: Sources) -> Self {
         CtTrainingSet { volumes: VolumeLoader::new(device, Arc::new(volumes)), text, dim, frozen, sources }
     }
 

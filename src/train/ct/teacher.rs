@@ -1,7 +1,6 @@
 //! A trained CT encoder as a frozen teacher: what it says of volumes and reports, as the embedding cache that a radiograph encoder
 //! learns from.
 
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,6 +12,7 @@ use super::super::{Checkpoint, Trainer};
 use super::CtTrainConfig;
 use super::parts::Parts;
 use crate::data::cache::EmbeddingCache;
+use crate::data::provenance::{Provenance, Undecided};
 use crate::data::rows;
 use crate::data::text::TextFeatures;
 use crate::data::volumes::{VolumeLoader, VolumeSet};
@@ -60,19 +60,13 @@ impl Texts {
         Ok([rows, prompts[0].clone(), prompts[1].clone()])
     }
 
-    /// What the texts are of, for the digest of the preprocessing.
-    fn description(&self) -> serde_json::Value {
+    /// What the texts are, and the name of their kind in a configuration.
+    pub fn provenance(&self) -> (&'static str, Provenance) {
         match self {
-            Texts::Features(t) => json!({"encoder": t.encoder, "settings_digest": t.settings_digest}),
-            Texts::Embeddings(c) => json!({"teacher": c.teacher, "preprocessing_digest": c.preprocessing_digest}),
+            Texts::Features(t) => ("text", t.provenance()),
+            Texts::Embeddings(c) => ("cache", c.provenance()),
         }
     }
-}
-
-/// BLAKE3 of the description of what was done to volumes and texts.
-fn preprocessing_digest(volumes: &VolumeSet, texts: &Texts) -> String {
-    let description = json!({"volumes": volumes.preprocessing_digest(), "texts": texts.description()});
-    blake3::hash(description.to_string().as_bytes()).to_hex().to_string()
 }
 
 /// A trained CT encoder with its text side, frozen.
@@ -82,16 +76,19 @@ pub struct CtTeacher {
 }
 
 impl CtTeacher {
-    /// Reads a checkpoint of `x2ct train`. Its digest is BLAKE3 of the file.
+    /// Reads a checkpoint of `x2ct train`; caches name it by [`Checkpoint::digest`].
     ///
     /// # Errors
     /// A file that is none, or of a radiograph encoder.
     pub fn read(device: &Device, checkpoint: &Path) -> Result<Self> {
-        let trainer = Trainer::resume(device, &Checkpoint::read(checkpoint)?)?;
-        let mut hasher = blake3::Hasher::new();
-        let file = File::open(checkpoint).and_then(|file| hasher.update_reader(file).map(drop));
-        file.map_err(|e| Error::io(checkpoint, "read the checkpoint", &e))?;
-        Ok(CtTeacher { trainer, checkpoint_digest: hasher.finalize().to_hex().to_string() })
+        let checkpoint = Checkpoint::read(checkpoint)?;
+        let checkpoint_digest = checkpoint.digest();
+        Ok(CtTeacher { trainer: Trainer::resume(device, &checkpoint)?, checkpoint_digest })
+    }
+
+    /// [`Checkpoint::digest`] of its checkpoint.
+    pub fn digest(&self) -> &str {
+        &self.checkpoint_digest
     }
 
     /// What caches call it: the kind and name of its model.
@@ -122,15 +119,19 @@ impl CtTeacher {
         stop: &AtomicBool,
         progress: &mut dyn FnMut(usize),
     ) -> Result<EmbeddingCache> {
-        self.build(volumes.into(), texts, None, stop, progress).map(|(cache, _)| cache)
+        let volumes = volumes.into();
+        let outline = self.outline(&volumes, texts)?;
+        let mut parts = self.parts(None, &outline)?;
+        self.fill(outline, volumes, texts, &mut parts, stop, progress)
     }
 
-    /// [`CtTeacher::cache`] to a file. Finished embeddings are kept in the folder `OUT.parts` about three times a minute and when the
-    /// work stops: a later call with the same model, volumes and texts goes on from them, and the folder is gone when the file is
-    /// there. A file that is this cache already is left as it is. Equal bytes, however often the work was stopped.
+    /// [`CtTeacher::cache`] to a file, of which no more is computed than has changed: a volume is embedded unless an earlier cache
+    /// there, of the same model, or the folder `OUT.parts` holds the embedding of its content. Finished embeddings are kept in that
+    /// folder about three times a minute and when the work stops, and the folder is gone when the file is there. A file that is
+    /// this cache already is left as it is. Equal bytes, however they came about.
     ///
     /// # Errors
-    /// Those of [`CtTeacher::cache`], parts of another run, a file that cannot be written.
+    /// Those of [`CtTeacher::cache`], parts of another model, a file that cannot be written.
     pub fn write_cache(
         &self,
         volumes: impl Into<Arc<VolumeSet>>,
@@ -140,59 +141,87 @@ impl CtTeacher {
         progress: &mut dyn FnMut(usize),
     ) -> Result<EmbeddingCache> {
         let volumes = volumes.into();
-        if let Ok(cache) = EmbeddingCache::read(out)
-            && cache.checkpoint_digest == self.checkpoint_digest
-            && cache.preprocessing_digest == preprocessing_digest(&volumes, texts)
-            && cache.ids == volumes.ids()
+        let wanted = self.outline(&volumes, texts)?;
+        let before = EmbeddingCache::read(out).ok().filter(|cache| cache.checkpoint_digest == self.checkpoint_digest);
+        if let Some(cache) = &before
+            && (&cache.made, &cache.ids) == (&wanted.made, &wanted.ids)
+            && (&cache.volume_digests, &cache.report_digests) == (&wanted.volume_digests, &wanted.report_digests)
         {
             progress(cache.ids.len());
-            return Ok(cache);
+            return Ok(cache.clone());
         }
         let mut folder = out.as_os_str().to_owned();
         folder.push(".parts");
-        let (cache, parts) = self.build(volumes, texts, Some(folder.as_ref()), stop, progress)?;
+        let mut parts = self.parts(Some(folder.as_ref()), &wanted)?;
+        if let Some(cache) = before.filter(|cache| preparation(cache) == preparation(&wanted)) {
+            parts.know(&cache.volume_digests, &cache.ct);
+        }
+        let cache = self.fill(wanted, volumes, texts, &mut parts, stop, progress)?;
         cache.write(out)?;
         parts.close()?;
         Ok(cache)
     }
 
-    fn build(
-        &self,
-        volumes: Arc<VolumeSet>,
-        texts: &Texts,
-        parts: Option<&Path>,
-        stop: &AtomicBool,
-        progress: &mut dyn FnMut(usize),
-    ) -> Result<(EmbeddingCache, Parts)> {
-        self.expect(&volumes, texts)?;
-        let ids = volumes.ids().to_vec();
-        let [report, prompts_positive, prompts_negative] = texts.rows(&ids)?;
-        let preprocessing_digest = preprocessing_digest(&volumes, texts);
-        let dim = self.config().model.embedding;
-        let mut parts = Parts::open(parts, &format!("{} {preprocessing_digest}", self.checkpoint_digest), dim)?;
-        let cache = EmbeddingCache {
-            ct: self.embed_volumes(volumes, &mut parts, stop, progress)?,
-            ids,
-            report: self.trainer.embed_texts(&report)?,
-            dim,
-            prompts_positive: self.trainer.embed_texts(&prompts_positive)?,
-            prompts_negative: self.trainer.embed_texts(&prompts_negative)?,
+    /// The cache of these volumes and texts but for its embeddings.
+    fn outline(&self, volumes: &VolumeSet, texts: &Texts) -> Result<EmbeddingCache> {
+        self.expect(volumes, texts)?;
+        let (of_volumes, (_, of_texts)) = (volumes.provenance()?, texts.provenance());
+        let described = json!([of_volumes.settings, of_texts.settings]).to_string();
+        let [reports, ..] = texts.rows(volumes.ids())?;
+        let width = reports.len() / volumes.ids().len();
+        let hex = |bytes: &[u8]| blake3::hash(bytes).to_hex().to_string();
+        Ok(EmbeddingCache {
+            ids: volumes.ids().to_vec(),
+            ct: Vec::new(),
+            report: Vec::new(),
+            dim: self.config().model.embedding,
+            prompts_positive: Vec::new(),
+            prompts_negative: Vec::new(),
             teacher: self.name(),
             checkpoint_digest: self.checkpoint_digest.clone(),
-            preprocessing_digest,
-        };
-        Ok((cache, parts))
+            preprocessing_digest: hex(described.as_bytes()),
+            volume_digests: volumes.digests()?.iter().map(|&d| blake3::Hash::from(d).to_hex().to_string()).collect(),
+            report_digests: reports.chunks(width).map(|row| hex(bytemuck::cast_slice(row))).collect(),
+            made: Provenance::made(Default::default(), [("volumes", of_volumes), ("reports", of_texts)]),
+        })
+    }
+
+    fn parts(&self, folder: Option<&Path>, outline: &EmbeddingCache) -> Result<Parts> {
+        Parts::open(folder, [&self.checkpoint_digest, &preparation(outline)], outline.dim)
+    }
+
+    /// An outline with its embeddings.
+    fn fill(
+        &self,
+        outline: EmbeddingCache,
+        volumes: Arc<VolumeSet>,
+        texts: &Texts,
+        parts: &mut Parts,
+        stop: &AtomicBool,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<EmbeddingCache> {
+        let [report, prompts_positive, prompts_negative] = texts.rows(volumes.ids())?;
+        Ok(EmbeddingCache {
+            ct: self.embed_volumes(volumes, &outline.volume_digests, parts, stop, progress)?,
+            report: self.trainer.embed_texts(&report)?,
+            prompts_positive: self.trainer.embed_texts(&prompts_positive)?,
+            prompts_negative: self.trainer.embed_texts(&prompts_negative)?,
+            ..outline
+        })
+    }
+
+    /// What cannot be decided about volumes and texts, which [`CtTeacher::cache`] takes, because it is not recorded.
+    ///
+    /// # Errors
+    /// Volumes or texts of other settings than the model was trained on, naming the first that differs.
+    pub fn undecided(&self, volumes: &VolumeSet, texts: &Texts) -> Result<Undecided> {
+        let (sources, (kind, texts)) = (self.trainer.sources(), texts.provenance());
+        let mut undecided = sources.expect_alike("volumes", &volumes.provenance()?)?;
+        undecided.extend(sources.expect_alike(kind, &texts)?);
+        Ok(undecided)
     }
 
     fn expect(&self, volumes: &VolumeSet, texts: &Texts) -> Result<()> {
-        let trained_on = &self.trainer.sources().preprocessing_digest;
-        if !trained_on.is_empty() && *trained_on != volumes.preprocessing_digest() {
-            return Err(Error::argument(
-                "volumes",
-                format!("were prepared with preset {:?}, not as those the model was trained on", volumes.preset().name),
-                "prepare them with the same preset and settings",
-            ));
-        }
         let problem = match (texts, self.config().model.text_features) {
             (Texts::Features(t), Some(wanted)) if t.dim != wanted => {
                 format!("have {} columns, the model's text tower takes {wanted}", t.dim)
@@ -202,44 +231,47 @@ impl CtTeacher {
             (Texts::Embeddings(c), None) if c.dim != self.config().model.embedding => {
                 format!("have {} columns, the model's space has {}", c.dim, self.config().model.embedding)
             }
-            _ => return Ok(()),
+            _ => return self.undecided(volumes, texts).map(drop),
         };
         Err(Error::argument("texts", problem, "pass the kind of texts that the model was trained on"))
     }
 
-    /// [volumes, dim], L2-normalised. Pieces are the same whatever is done already, so that the bits are.
+    /// [volumes, dim], L2-normalised. Volume by volume, so that the bits of each depend on nothing else.
     fn embed_volumes(
         &self,
         volumes: Arc<VolumeSet>,
+        digests: &[String],
         parts: &mut Parts,
         stop: &AtomicBool,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Vec<f32>> {
-        let (config, ids) = (self.config(), volumes.ids().to_vec());
-        let all: Vec<u32> = (0..ids.len() as u32).collect();
-        let names = |piece: &[u32]| piece.iter().map(|&row| ids[row as usize].clone()).collect::<Vec<_>>();
-        let todo: Vec<&[u32]> =
-            all.chunks(config.micro_batch.unwrap_or(config.batch)).filter(|piece| !parts.hold(&names(piece))).collect();
-        let mut done = ids.len() - todo.iter().map(|piece| piece.len()).sum::<usize>();
+        let todo: Vec<u32> = (0..digests.len() as u32).filter(|&row| !parts.hold(&digests[row as usize])).collect();
+        let mut done = digests.len() - todo.len();
+        progress(done);
         let loader = VolumeLoader::new(self.trainer.parameters().device(), volumes);
         let mut kept = Instant::now();
-        for (i, piece) in todo.iter().enumerate() {
+        for (i, &row) in todo.iter().enumerate() {
             if stop.load(Ordering::Relaxed) {
                 parts.keep()?;
-                return Err(Error::Interrupted(format!("after {done} of {} volumes", ids.len())));
+                return Err(Error::Interrupted(format!("after {done} of {} volumes", digests.len())));
             }
-            let volumes = loader.load(piece)?;
-            if let Some(next) = todo.get(i + 1) {
-                loader.ahead(next);
+            let volume = loader.load(&[row])?;
+            if let Some(&next) = todo.get(i + 1) {
+                loader.ahead(&[next]);
             }
-            parts.add(&names(piece), &self.trainer.embed_batch(&volumes)?);
+            parts.add(&digests[row as usize], self.trainer.embed_batch(&volume)?);
             if kept.elapsed() >= KEEP_EVERY {
                 parts.keep()?;
                 kept = Instant::now();
             }
-            done += piece.len();
+            done += 1;
             progress(done);
         }
-        parts.select(&ids)
+        parts.select(digests)
     }
+}
+
+/// How the volumes of a cache were prepared, as text.
+fn preparation(cache: &EmbeddingCache) -> String {
+    cache.made.from.get("volumes").map_or(String::new(), |volumes| json!(volumes.settings).to_string())
 }
