@@ -3,10 +3,9 @@ use x2ct::ops::attention::{PackedAttention, Variant};
 use x2ct::tensor::{DType, Tensor};
 use x2ct::{Device, Result};
 
-use super::{Case, random, size};
+use super::{Case, Each, random, size};
 
-pub fn cases(device: &Device) -> Result<Vec<Case>> {
-    let mut cases = Vec::new();
+pub fn cases(device: &Device, each: &mut Each) -> Result<()> {
     // The third stage of a small volume: heads of 32, packed tokens.
     let [n, heads, tokens, d] = [size(device, 8, 1), size(device, 12, 2), size(device, 2048, 256), 32];
     for dtype in [DType::F32, DType::Bf16] {
@@ -22,7 +21,7 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
             let (bytes, rows) = ((values * dtype.size()) as u64, (n * heads * tokens * 4) as u64);
             let products = (n * heads * tokens * tokens * d) as u64;
             let input = x.clone();
-            cases.push(Case {
+            each(Case {
                 family: "attention",
                 name: name("forward"),
                 bytes: 4 * bytes + rows,
@@ -31,8 +30,8 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
                     let tape = Tape::inference();
                     tape.apply(op, &[&tape.constant(&input)]).map(drop)
                 }),
-            });
-            cases.push(Case {
+            })?;
+            each(Case {
                 family: "attention",
                 name: name("forward and backward"),
                 // The tape copies dy; delta reads o and dy; the two passes read q, k, v and dy and write one and two gradients.
@@ -43,8 +42,8 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
                     let o = tape.apply(op, &[&tape.leaf(&x)])?;
                     tape.backward_from(&[(&o, &dy)]).map(drop)
                 }),
-            });
+            })?;
         }
     }
-    Ok(cases)
+    Ok(())
 }

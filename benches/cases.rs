@@ -56,7 +56,11 @@ pub struct Case {
     pub run: Box<dyn FnMut() -> Result<()>>,
 }
 
-type MakeCases = fn(&Device) -> Result<Vec<Case>>;
+/// What is done with each case as it is made. A case is dropped, and its tensors with it, before the next is made: memory
+/// holds one at a time.
+pub type Each<'a> = dyn FnMut(Case) -> Result<()> + 'a;
+
+type MakeCases = fn(&Device, &mut Each) -> Result<()>;
 
 #[rustfmt::skip] // one a line, so that two additions do not meet
 pub const FAMILIES: &[(&str, MakeCases)] = &[
@@ -79,17 +83,6 @@ pub const FAMILIES: &[(&str, MakeCases)] = &[
     ("retrieval", retrieval::cases),
     ("vector_quantize", vector_quantize::cases),
 ];
-
-/// The cases of a family, or of all.
-pub fn cases(device: &Device, family: Option<&str>) -> Result<Vec<Case>> {
-    let mut cases = Vec::new();
-    for (name, make) in FAMILIES {
-        if family.is_none_or(|wanted| wanted == *name) {
-            cases.extend(make(device)?);
-        }
-    }
-    Ok(cases)
-}
 
 /// Device seconds of single runs, after a warm-up, for about `budget`; at least three.
 #[allow(dead_code)] // criterion has a loop of its own
@@ -131,8 +124,10 @@ pub fn size(device: &Device, gpu: usize, host: usize) -> usize {
     if device.is_host() { host } else { gpu }
 }
 
-/// Seeded values, never zeros: power and timing depend on the data.
+/// Seeded values, never zeros: power and timing depend on the data. They repeat after a prime number, which no length of a
+/// row divides: equal rows are that many rows apart.
 pub fn random(seed: u64, n: usize) -> Vec<f32> {
+    const PERIOD: usize = 4_194_319;
     let mut x = seed.wrapping_mul(2) | 1;
     let mut next = move || {
         x ^= x << 13;
@@ -140,5 +135,10 @@ pub fn random(seed: u64, n: usize) -> Vec<f32> {
         x ^= x << 17;
         (x >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     };
-    (0..n).map(|_| next()).collect()
+    let mut values = Vec::with_capacity(n);
+    values.extend((0..n.min(PERIOD)).map(|_| next()));
+    while values.len() < n {
+        values.extend_from_within(..PERIOD.min(n - values.len()));
+    }
+    values
 }

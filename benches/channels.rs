@@ -3,10 +3,9 @@ use x2ct::ops::channels::{BiasGelu, LayerScale};
 use x2ct::tensor::{DType, Tensor};
 use x2ct::{Device, Result};
 
-use super::{Case, random, size};
+use super::{Case, Each, random, size};
 
-pub fn cases(device: &Device) -> Result<Vec<Case>> {
-    let mut cases = Vec::new();
+pub fn cases(device: &Device, each: &mut Each) -> Result<()> {
     // The hidden layer of DCFormer-tiny's first stage, batch 8.
     let shape = [size(device, 8, 2), size(device, 384, 48), size(device, 131_072, 8192)];
     let n: usize = shape.iter().product();
@@ -17,7 +16,7 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
         let bytes = (n * dtype.size()) as u64;
         let name = |what: &str| format!("{what} {shape:?} {}", dtype.name());
         let (gelu_x, gelu_bias) = (x.clone(), bias.clone());
-        cases.push(Case {
+        each(Case {
             family: "channels",
             name: name("bias_gelu forward and backward"),
             // x, y; x, dy, dx; the tape copies dy.
@@ -32,14 +31,14 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
                     tape.backward_from(&[(&y, &dy)]).map(drop)
                 }
             }),
-        });
-        cases.push(Case {
+        })?;
+        each(Case {
             family: "channels",
             name: name("layer_scale forward"),
             bytes: 3 * bytes,
             flops: 0,
             run: Box::new(move || LayerScale.forward(&[&residual, &x, &gamma, &bias]).map(drop)),
-        });
+        })?;
     }
-    Ok(cases)
+    Ok(())
 }

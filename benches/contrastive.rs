@@ -4,12 +4,11 @@ use x2ct::ops::contrastive::{Contrastive, InfoNce, MAX_STORED, Scale, SigLip, Tr
 use x2ct::tensor::{DType, Tensor};
 use x2ct::{Device, Result};
 
-use super::{Case, random, size};
+use super::{Case, Each, random, size};
 
 /// Forward and backward: the tri-modal loss with gradient to the radiographs, and one pair with both gradients.
-pub fn cases(device: &Device) -> Result<Vec<Case>> {
+pub fn cases(device: &Device, each: &mut Each) -> Result<()> {
     let d = 512;
-    let mut cases = Vec::new();
     for dtype in [DType::F32, DType::Bf16] {
         for n in [128, 360, size(device, 4096, 512), size(device, 32768, 1000)] {
             let tensors = (0..3)
@@ -36,13 +35,13 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
                     };
                     if wanted {
                         let loss = Contrastive { variant, ..loss.clone() };
-                        cases.push(case(name, variant, loss, &tensors, leaves));
+                        each(case(name, variant, loss, &tensors, leaves))?;
                     }
                 }
             }
         }
     }
-    Ok(cases)
+    Ok(())
 }
 
 /// The first `leaves` sets get a gradient.

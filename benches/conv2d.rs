@@ -5,7 +5,7 @@ use x2ct::ops::gemm::{Backend, Method, Precision};
 use x2ct::tensor::{DType, Tensor};
 use x2ct::{Device, Result};
 
-use super::{Case, random};
+use super::{Case, Each, random};
 
 /// Height and width, channels in and out, filter, stride.
 type Layer = [usize; 5];
@@ -37,8 +37,7 @@ const GPU: [Layer; 8] = [
     [7, 512, 512, 3, 1],
 ];
 
-pub fn cases(device: &Device) -> Result<Vec<Case>> {
-    let mut cases = Vec::new();
+pub fn cases(device: &Device, each: &mut Each) -> Result<()> {
     let (layers, batch, dtype): (&[Layer], _, _) =
         if device.is_host() { (&HOST, 128, DType::F32) } else { (&GPU, 256, DType::Bf16) };
     // Emulated tensor cores and barriers: the host's own kernels are for tests, not for speed.
@@ -57,17 +56,17 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
         for &backend in backends {
             let op = Conv2d { stride, padding, method: Method { backend, precision: Precision::F32 } };
             let (x1, w1) = (x.clone(), w.clone());
-            cases.push(Case {
+            each(Case {
                 family: "conv2d",
                 name: format!("{backend:?} forward {name}"),
                 bytes: ((nx + nw + ny) * dtype.size()) as u64,
                 flops,
                 run: Box::new(move || op.forward(&[&x1, &w1]).map(drop)),
-            });
+            })?;
             let (x, w, dy) = (x.clone(), w.clone(), dy.clone());
             // The first layer's input is an image, which needs no gradient.
             let image = channels == 3;
-            cases.push(Case {
+            each(Case {
                 family: "conv2d",
                 name: format!("{backend:?} forward and gradients {name}"),
                 bytes: ((3 * nx + 3 * nw + 3 * ny) * dtype.size()) as u64,
@@ -78,8 +77,8 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
                     let y = tape.apply(op, &[&x, &tape.leaf(&w)])?;
                     tape.backward_from(&[(&y, &dy)]).map(drop)
                 }),
-            });
+            })?;
         }
     }
-    Ok(cases)
+    Ok(())
 }

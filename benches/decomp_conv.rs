@@ -6,7 +6,7 @@ use x2ct::ops::norm::{Mode, RunningStats};
 use x2ct::tensor::{DType, Tensor};
 use x2ct::{Device, Result};
 
-use super::{Case, random, size};
+use super::{Case, Each, random, size};
 
 /// A layer: samples, input and output channels, volume, kernel, stride.
 struct Layer {
@@ -17,7 +17,7 @@ struct Layer {
     kernel: usize,
 }
 
-pub fn cases(device: &Device) -> Result<Vec<Case>> {
+pub fn cases(device: &Device, each: &mut Each) -> Result<()> {
     let batch = size(device, 8, 1);
     let depthwise = |name, channels, volume: [usize; 3], kernel| Layer {
         name,
@@ -33,7 +33,6 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
         depthwise("stage 3", 384, [16, 16, 8], 9),
         depthwise("stage 4", 768, [8, 8, 4], 7),
     ];
-    let mut cases = Vec::new();
     for layer in &layers {
         for dtype in [DType::F32, DType::Bf16] {
             for variant in [Variant::Naive, Variant::Fused, Variant::TensorCores] {
@@ -44,11 +43,13 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
                 if variant == Variant::TensorCores && (device.is_host() || dtype == DType::F32) {
                     continue;
                 }
-                cases.extend(layer.cases(device, dtype, variant)?);
+                for case in layer.cases(device, dtype, variant)? {
+                    each(case)?;
+                }
             }
         }
     }
-    Ok(cases)
+    Ok(())
 }
 
 impl Layer {

@@ -3,10 +3,9 @@ use x2ct::ops::depthwise_conv3d::{DepthwiseConv3d, Variant};
 use x2ct::tensor::{DType, Tensor};
 use x2ct::{Device, Result};
 
-use super::{Case, random, size};
+use super::{Case, Each, random, size};
 
-pub fn cases(device: &Device) -> Result<Vec<Case>> {
-    let mut cases = Vec::new();
+pub fn cases(device: &Device, each: &mut Each) -> Result<()> {
     // The first stage of DCFormer-tiny at 512 x 512 x 256, batch 8.
     let n = size(device, 8, 1);
     let shape = [n, size(device, 96, 4), size(device, 64, 16), size(device, 64, 16), size(device, 32, 16)];
@@ -23,7 +22,7 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
             let (bytes, products) = ((numel * dtype.size()) as u64, (numel * k * k * k) as u64);
             let inputs = [x, w, bias];
             let given = inputs.clone();
-            cases.push(Case {
+            each(Case {
                 family: "depthwise_conv3d",
                 name: name("forward"),
                 bytes: 2 * bytes,
@@ -33,11 +32,11 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
                     let [x, w, bias] = given.each_ref().map(|t| tape.constant(t));
                     tape.apply(op, &[&x, &w, &bias]).map(drop)
                 }),
-            });
+            })?;
             if variant == Variant::Naive {
                 continue; // one thread a tap goes through the whole batch
             }
-            cases.push(Case {
+            each(Case {
                 family: "depthwise_conv3d",
                 name: name("forward and backward"),
                 // The tape copies dy; dx reads dy and writes dx; dw reads both.
@@ -49,8 +48,8 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
                     let y = tape.apply(op, &[&x, &w, &bias])?;
                     tape.backward_from(&[(&y, &dy)]).map(drop)
                 }),
-            });
+            })?;
         }
     }
-    Ok(cases)
+    Ok(())
 }

@@ -1,3 +1,5 @@
+use std::rc::Rc;
+
 use x2ct::autograd::Op;
 use x2ct::ct::{Affine, AxisCodes, Geometry, Projection, View};
 use x2ct::kernels::Write;
@@ -6,9 +8,9 @@ use x2ct::ops::volume::DeviceVolume;
 use x2ct::tensor::{DType, Tensor};
 use x2ct::{Device, Result};
 
-use super::{Case, random, size};
+use super::{Case, Each, random, size};
 
-pub fn cases(device: &Device) -> Result<Vec<Case>> {
+pub fn cases(device: &Device, each: &mut Each) -> Result<()> {
     let [nx, ny, nz] = if device.is_host() { [128, 128, 64] } else { [480, 480, 240] };
     let shape = [nx, ny, nz];
     let voxels = nx * ny * nz;
@@ -23,7 +25,6 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
             if inside { (v * 900.0) as i16 } else { -1000 }
         })
         .collect();
-    let mut cases = Vec::new();
     let cone = |view: Projection, pixels: usize| {
         let geometry = Geometry::Cone { sdd: 1800.0, sod: 1500.0 };
         View::standard(view, geometry, affine.centre(shape), 432.0 / pixels as f64, [pixels; 2])
@@ -39,6 +40,7 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
         ("16 views", sixteen, side),
         ("1 view AP", ap, large),
     ];
+    let volume = Rc::new(DeviceVolume::from_i16(device, &hu, shape, (1.0, 0.0))?);
     for (what, projections, side) in runs {
         let views = projections.iter().map(|&p| cone(p, side)).collect::<Result<Vec<_>>>()?;
         for projector in Projector::ALL {
@@ -53,7 +55,7 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
             ];
             let ways = &ways[..if device.is_host() { 2 } else { ways.len() }];
             for &(variant, skip_air, by_four) in ways {
-                let volume = DeviceVolume::from_i16(device, &hu, shape, (1.0, 0.0))?;
+                let volume = volume.clone();
                 let op = LineIntegral {
                     quantity: Quantity::Attenuation { mu_water: 0.02 },
                     variant,
@@ -63,13 +65,13 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
                 };
                 let how = [(skip_air, " skipping air"), (by_four, " by four")];
                 let how: String = how.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect();
-                cases.push(Case {
+                each(Case {
                     family: "drr",
                     name: format!("{projector:?} {variant:?}{how} cone {side}x{side} of {nx}x{ny}x{nz} int16, {what}"),
                     bytes: (voxels * 2 * (1 + usize::from(skip_air)) + views.len() * side * side * 4) as u64,
                     flops: 0,
                     run: Box::new(move || op.project(&volume).map(drop)),
-                });
+                })?;
             }
         }
     }
@@ -79,33 +81,33 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
         let (image, x) = (op.forward(&[&x])?.0, x.clone());
         let gradient = Tensor::empty(device, x.shape(), DType::F32, "gradient")?;
         let (pose, upstream, volume) = (op.clone(), image.clone(), DeviceVolume::from_tensor(&x, (1.0, 0.0))?);
-        cases.push(Case {
+        each(Case {
             family: "drr",
             name: format!("{projector:?} adjoint AP cone {side}x{side} of {nx}x{ny}x{nz} f32"),
             bytes: (voxels * 24 + side * side * 8) as u64,
             flops: 0,
             run: Box::new(move || op.adjoint(&x, None, &image, &gradient, Write::Overwrite)),
-        });
-        cases.push(Case {
+        })?;
+        each(Case {
             family: "drr",
             name: format!("{projector:?} pose gradient AP cone {side}x{side} of {nx}x{ny}x{nz} f32"),
             bytes: (voxels * 4 + side * side * (4 + 2 * 24)) as u64,
             flops: 0,
             run: Box::new(move || pose.view_gradients(&volume, None, &upstream).map(drop)),
-        });
+        })?;
     }
     for side in [64, nx] {
         let shape = if side == 64 { [64; 3] } else { shape };
         let voxels = shape.iter().product::<usize>();
         let volume = DeviceVolume::from_i16(device, &hu[..voxels], shape, (1.0, 0.0))?;
         let op = MeanProjection::anterior_posterior(None);
-        cases.push(Case {
+        each(Case {
             family: "drr",
             name: format!("mean HU of {}x{}x{} int16", shape[0], shape[1], shape[2]),
             bytes: (voxels * 2 + shape[0] * shape[2] * 4) as u64,
             flops: 0,
             run: Box::new(move || op.project(&volume).map(drop)),
-        });
+        })?;
     }
-    Ok(cases)
+    Ok(())
 }

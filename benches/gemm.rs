@@ -3,14 +3,13 @@ use x2ct::ops::gemm::{Backend, Method, Operand, Precision, product_into};
 use x2ct::tensor::{DType, Tensor};
 use x2ct::{Device, Result};
 
-use super::{Case, random};
+use super::{Case, Each, random};
 
 /// m, n, k: a large square, a token matrix through an MLP, a 1x1 convolution, and the gradient of its weight.
 const GPU: [[usize; 3]; 4] = [[8192, 8192, 8192], [131_072, 384, 96], [200_704, 256, 64], [256, 64, 200_704]];
 const HOST: [[usize; 3]; 4] = [[256, 256, 256], [4096, 32, 144], [32, 144, 16_384], [16_384, 16, 147]];
 
-pub fn cases(device: &Device) -> Result<Vec<Case>> {
-    let mut cases = Vec::new();
+pub fn cases(device: &Device, each: &mut Each) -> Result<()> {
     for [m, n, k] in if device.is_host() { HOST } else { GPU } {
         for (dtype, precision) in
             [(DType::F32, Precision::F32), (DType::F32, Precision::Tf32), (DType::Bf16, Precision::F32)]
@@ -24,7 +23,7 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
             for &backend in backends {
                 let (a, b, c) = (a.clone(), b.clone(), c.clone());
                 let method = Method { backend, precision };
-                cases.push(Case {
+                each(Case {
                     family: "gemm",
                     name: format!("{backend:?} {m}x{n}x{k} {} {precision:?}", dtype.name()),
                     bytes: (a.bytes() + b.bytes() + c.bytes()) as u64,
@@ -33,9 +32,9 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
                         let (a, b) = (Operand::new(&a, false), Operand::new(&b, true));
                         product_into(a, b, None, &c, Write::Overwrite, method)
                     }),
-                });
+                })?;
             }
         }
     }
-    Ok(cases)
+    Ok(())
 }

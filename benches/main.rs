@@ -15,17 +15,20 @@ fn main() -> x2ct::Result<()> {
     }
     let mut criterion =
         Criterion::default().sample_size(10).warm_up_time(Duration::from_millis(300)).configure_from_args();
-    for mut case in cases::cases(&device, None)? {
-        let mut group = criterion.benchmark_group(case.family);
-        group.throughput(Throughput::Bytes(case.bytes));
-        group.bench_function(&case.name, |bencher| {
-            bencher.iter_custom(|iterations| {
-                let seconds = cases::time(&device, &mut case.run, iterations as usize)
-                    .unwrap_or_else(|e| panic!("{}: {e}", case.name));
-                Duration::from_secs_f64(seconds.iter().sum())
-            })
-        });
-        group.finish();
+    for (_, make) in cases::FAMILIES {
+        make(&device, &mut |mut case| {
+            let mut group = criterion.benchmark_group(case.family);
+            group.throughput(Throughput::Bytes(case.bytes));
+            group.bench_function(&case.name, |bencher| {
+                bencher.iter_custom(|iterations| {
+                    let seconds = cases::time(&device, &mut case.run, iterations as usize)
+                        .unwrap_or_else(|e| panic!("{}: {e}", case.name));
+                    Duration::from_secs_f64(seconds.iter().sum())
+                })
+            });
+            group.finish();
+            Ok(())
+        })?;
     }
     criterion.final_summary();
     Ok(())

@@ -5,11 +5,10 @@ use x2ct::ops::mlp::{Hidden, Mlp};
 use x2ct::tensor::{DType, Tensor};
 use x2ct::{Device, Result};
 
-use super::{Case, random, size};
+use super::{Case, Each, random, size};
 
 /// The channel MLP of DCFormer-tiny's first stage, batch 8: forward and backward, as one operator and as its parts.
-pub fn cases(device: &Device) -> Result<Vec<Case>> {
-    let mut cases = Vec::new();
+pub fn cases(device: &Device, each: &mut Each) -> Result<()> {
     let [n, c, v] = [size(device, 8, 2), size(device, 96, 48), size(device, 131_072, 8192)];
     let (h, wide) = (4 * c, n * c * v);
     let method = Method::default_for(device);
@@ -33,24 +32,25 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
         // gradient written and read between products. Parts: each also writes what it hands on, and the tape copies dy.
         let (layer, hidden) = (wide as u64 * element, (n * h * v) as u64 * element);
         let flops = |products: u64| 2 * products * (wide * h) as u64;
-        let mut add = |name: &str, bytes: u64, flops: u64, build: fn(&Tape, &[Var], Method) -> Result<Var>| {
-            let (inputs, dy) = (inputs.clone(), dy.clone());
-            let run = Box::new(move || {
-                let tape = Tape::recording();
-                let leaves: Vec<Var> = inputs.iter().map(|t| tape.leaf(t)).collect();
-                let y = build(&tape, &leaves, method)?;
-                tape.backward_from(&[(&y, &dy)]).map(drop)
-            });
-            let name = format!("{name} {n}x{c}x{v} {}", dtype.name());
-            cases.push(Case { family: "mlp", name, bytes, flops, run });
-        };
+        let mut add =
+            |name: &str, bytes: u64, flops: u64, build: fn(&Tape, &[Var], Method) -> Result<Var>| -> Result<()> {
+                let (inputs, dy) = (inputs.clone(), dy.clone());
+                let run = Box::new(move || {
+                    let tape = Tape::recording();
+                    let leaves: Vec<Var> = inputs.iter().map(|t| tape.leaf(t)).collect();
+                    let y = build(&tape, &leaves, method)?;
+                    tape.backward_from(&[(&y, &dy)]).map(drop)
+                });
+                let name = format!("{name} {n}x{c}x{v} {}", dtype.name());
+                each(Case { family: "mlp", name, bytes, flops, run })
+            };
         add("mlp forward and backward", 11 * layer + 10 * hidden, flops(6), |tape, inputs, method| {
             tape.apply(Mlp::new(method), &inputs.iter().collect::<Vec<_>>())
-        });
+        })?;
         add("mlp, hidden recomputed", 12 * layer + 11 * hidden, flops(7), |tape, inputs, method| {
             let op = Mlp { hidden: Hidden::Recomputed, ..Mlp::new(method) };
             tape.apply(op, &inputs.iter().collect::<Vec<_>>())
-        });
+        })?;
         add("mlp in parts", 17 * layer + 11 * hidden, flops(6), |tape, inputs, method| {
             let [x, u, w1, b1, w2, b2, gamma] = inputs else { unreachable!("seven inputs are made above") };
             let conv = PointwiseConv { method };
@@ -58,7 +58,7 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
             let y = tape.apply(BiasGelu, &[&y, b1])?;
             let y = tape.apply(conv, &[&y, w2])?;
             tape.apply(LayerScale, &[x, &y, gamma, b2])
-        });
+        })?;
     }
-    Ok(cases)
+    Ok(())
 }

@@ -3,10 +3,9 @@ use x2ct::ops::norm::{BatchNorm, L2Normalize, LayerNorm, Mode, RunningStats};
 use x2ct::tensor::{DType, Tensor};
 use x2ct::{Device, Result};
 
-use super::{Case, random, size};
+use super::{Case, Each, random, size};
 
-pub fn cases(device: &Device) -> Result<Vec<Case>> {
-    let mut cases = Vec::new();
+pub fn cases(device: &Device, each: &mut Each) -> Result<()> {
     // The first and the third stage of ResNet-50 at batch 360; on the host those of a narrow ResNet-18.
     for (rows, channels) in [
         (size(device, 360 * 56 * 56, 131_072), size(device, 64, 16)),
@@ -14,7 +13,9 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
     ] {
         for dtype in [DType::F32, DType::Bf16] {
             for residual in [false, true] {
-                cases.extend(batch_norm(device, [rows, channels], dtype, residual)?);
+                for case in batch_norm(device, [rows, channels], dtype, residual)? {
+                    each(case)?;
+                }
             }
         }
     }
@@ -22,10 +23,14 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
     for dtype in [DType::F32, DType::Bf16] {
         let tokens = [size(device, 64 * 28 * 28, 4096), 192];
         let embeddings = [size(device, 32_768, 2048), 512];
-        cases.extend(row_norm(device, LayerNorm::default(), "layer_norm", tokens, dtype, 2)?);
-        cases.extend(row_norm(device, L2Normalize::default(), "l2_normalize", embeddings, dtype, 0)?);
+        for case in row_norm(device, LayerNorm::default(), "layer_norm", tokens, dtype, 2)? {
+            each(case)?;
+        }
+        for case in row_norm(device, L2Normalize::default(), "l2_normalize", embeddings, dtype, 0)? {
+            each(case)?;
+        }
     }
-    Ok(cases)
+    Ok(())
 }
 
 fn row_norm<O: Op + Copy + 'static>(

@@ -3,18 +3,21 @@ use x2ct::ops::pool::{AvgPool3d, GlobalAvgPool, MaxPool2d, MaxPool3d};
 use x2ct::tensor::{DType, Shape, Tensor};
 use x2ct::{Device, Result};
 
-use super::{Case, random, size};
+use super::{Case, Each, random, size};
 
-pub fn cases(device: &Device) -> Result<Vec<Case>> {
-    let mut cases = Vec::new();
+pub fn cases(device: &Device, each: &mut Each) -> Result<()> {
     let batch = size(device, 360, 8);
     let side = size(device, 112, 56);
     for dtype in [DType::F32, DType::Bf16] {
         // After ResNet's stem; before its head; after DCFormer's stem.
         let stem = [batch, side, side, size(device, 64, 16)];
-        cases.extend(pool(device, MaxPool2d::new(3, 2, 1), "max_pool2d k3s2p1", stem.into(), dtype, 1)?);
+        for case in pool(device, MaxPool2d::new(3, 2, 1), "max_pool2d k3s2p1", stem.into(), dtype, 1)? {
+            each(case)?;
+        }
         let head = [batch, 49, size(device, 2048, 128)];
-        cases.extend(pool(device, GlobalAvgPool::default(), "global_avg_pool", head.into(), dtype, 0)?);
+        for case in pool(device, GlobalAvgPool::default(), "global_avg_pool", head.into(), dtype, 0)? {
+            each(case)?;
+        }
         let volume = [
             size(device, 8, 1),
             size(device, 64, 16),
@@ -22,11 +25,15 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
             size(device, 128, 32),
             size(device, 64, 16),
         ];
-        cases.extend(pool(device, MaxPool3d::new(3, 2, 1), "max_pool3d k3s2p1", volume.into(), dtype, 1)?);
+        for case in pool(device, MaxPool3d::new(3, 2, 1), "max_pool3d k3s2p1", volume.into(), dtype, 1)? {
+            each(case)?;
+        }
         let mixer = AvgPool3d { minus_input: true, ..Default::default() };
-        cases.extend(pool(device, mixer, "avg_pool3d minus x", volume.into(), dtype, 0)?);
+        for case in pool(device, mixer, "avg_pool3d minus x", volume.into(), dtype, 0)? {
+            each(case)?;
+        }
     }
-    Ok(cases)
+    Ok(())
 }
 
 /// Forward alone, and forward with backward; `choice` is the bytes kept for each output.

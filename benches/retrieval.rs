@@ -2,12 +2,11 @@ use x2ct::ops::retrieval::{best, paired_ranks};
 use x2ct::tensor::{DType, Tensor};
 use x2ct::{Device, Result};
 
-use super::{Case, random, size};
+use super::{Case, Each, random, size};
 
 /// CT-RATE's validation volumes ranked both ways, and the ten best reports of each.
-pub fn cases(device: &Device) -> Result<Vec<Case>> {
+pub fn cases(device: &Device, each: &mut Each) -> Result<()> {
     let d = 512;
-    let mut cases = Vec::new();
     for dtype in [DType::F32, DType::Bf16] {
         for n in [360, size(device, 3039, 1000), size(device, 47149, 1500)] {
             let tensor = |seed| Tensor::from_slice(device, [n, d], dtype, &random(seed, n * d));
@@ -16,10 +15,10 @@ pub fn cases(device: &Device) -> Result<Vec<Case>> {
             let of = |what: &str| format!("{what} {n}x{n}x{d} {}", dtype.name());
             let (q, i) = (queries.clone(), items.clone());
             let run = Box::new(move || paired_ranks(&q, &i).map(drop));
-            cases.push(Case { family: "retrieval", name: of("ranks both ways"), bytes, flops, run });
+            each(Case { family: "retrieval", name: of("ranks both ways"), bytes, flops, run })?;
             let run = Box::new(move || best(&queries, &items, 10).map(drop));
-            cases.push(Case { family: "retrieval", name: of("best 10"), bytes, flops, run });
+            each(Case { family: "retrieval", name: of("best 10"), bytes, flops, run })?;
         }
     }
-    Ok(cases)
+    Ok(())
 }

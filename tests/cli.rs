@@ -15,11 +15,9 @@ use x2ct::data::radiographs::RadiographSet;
 use x2ct::labels;
 use x2ct::train::{TrainConfig, Trainer, TrainingSet};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_x2ct");
-
 /// Runs `x2ct` with arguments separated by spaces.
 pub fn x2ct(folder: &Path, arguments: &str) -> Output {
-    Command::new(BINARY).args(arguments.split_whitespace()).current_dir(folder).output().unwrap()
+    Command::new(crate::support::program()).args(arguments.split_whitespace()).current_dir(folder).output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -123,7 +121,7 @@ fn an_interrupted_training_goes_on_where_it_was() {
     let (whole, broken) = (run("whole"), run("broken"));
     succeed(&whole, "train run.toml --device host");
 
-    let child = std::process::Command::new(BINARY)
+    let child = std::process::Command::new(crate::support::program())
         .args(["train", "run.toml", "--device", "host"])
         .current_dir(&broken)
         .stdout(std::process::Stdio::piped())
@@ -379,6 +377,26 @@ fn every_subcommand_explains_itself() {
     }
 }
 
+/// Figures are printed and kept family by family, and one that fails leaves the others.
+#[test]
+fn bench_keeps_what_it_has_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let families = succeed(folder.path(), "bench --list");
+    assert!(families.lines().any(|family| family == "pointwise") && families.lines().count() > 15, "{families}");
+    let report = json(folder.path(), "bench pointwise --seconds 0.01 --device host --out kept.json");
+    let rows = report["rows"].as_array().unwrap();
+    assert!(rows.len() == 4 && rows.iter().all(|row| row["median_us"].as_f64().unwrap() > 0.0), "{report}");
+    let kept: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.path().join("kept.json")).unwrap()).unwrap();
+    assert_eq!((&kept["rows"], &kept["device"]), (&report["rows"], &report["device"]));
+    // What was kept is what a later run compares with.
+    let table =
+        succeed(folder.path(), "bench pointwise --variant add --seconds 0.01 --device host --baseline kept.json");
+    assert!(table.starts_with("device: ") && table.lines().filter(|line| line.ends_with('x')).count() == 2, "{table}");
+    let output = x2ct(folder.path(), "bench pointwise --variant warp --device host");
+    assert!(text(&output.stderr).contains("no case that host would time has `warp` in its name"));
+}
+
 /// Every mixer is counted, timed and weighed; at 512x512x256 a decomposed convolution costs least but for pooling, and
 /// attention most.
 #[test]
@@ -405,7 +423,7 @@ fn mixers_are_compared_side_by_side() {
 
 #[test]
 fn the_example_configuration_holds_the_defaults() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/train.toml");
+    let path = crate::support::checkout("examples/train.toml");
     let example = TrainConfig::read(&path).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let minimal = folder.path().join("minimal.toml");

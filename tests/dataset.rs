@@ -18,7 +18,6 @@ use x2ct::ops::image::PixelType;
 use x2ct::train::TrainingSet;
 use x2ct::{Device, Error};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_x2ct");
 const SIZE: [usize; 2] = [20, 24];
 
 fn phantoms(count: u32) -> PhantomDataset {
@@ -82,7 +81,7 @@ fn names(folder: &Path) -> Vec<String> {
 
 /// Runs `x2ct` with arguments separated by spaces.
 fn x2ct(folder: &Path, arguments: &str) -> Output {
-    Command::new(BINARY).args(arguments.split_whitespace()).current_dir(folder).output().unwrap()
+    Command::new(crate::support::program()).args(arguments.split_whitespace()).current_dir(folder).output().unwrap()
 }
 
 fn said(output: &Output) -> String {
@@ -93,7 +92,7 @@ const RUN: &str = "drr --dataset . --split train --views ap,lateral --size 20x24
 
 fn spawn(at: &Path, out: &str) -> Child {
     let arguments = RUN.split(' ').chain([out]);
-    let mut command = std::process::Command::new(BINARY);
+    let mut command = std::process::Command::new(crate::support::program());
     command.args(arguments).current_dir(at).stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn().unwrap()
 }
@@ -442,7 +441,7 @@ fn an_interrupted_run_says_how_to_go_on() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     data_set(at, 40);
-    let mut child = std::process::Command::new(BINARY)
+    let mut child = std::process::Command::new(crate::support::program())
         .args(RUN.split(' ').chain(["out"]))
         .current_dir(at)
         .stderr(Stdio::piped())
@@ -471,7 +470,7 @@ fn an_interrupted_run_says_how_to_go_on() {
 /// A shell that runs `x2ct drr` after `before`.
 #[cfg(unix)]
 fn shell(at: &Path, before: &str, out: &str) -> Output {
-    let script = format!("{before} exec '{BINARY}' {RUN} {out}");
+    let script = format!("{before} exec '{}' {RUN} {out}", crate::support::program().display());
     Command::new("sh").args(["-c", &script]).current_dir(at).output().unwrap()
 }
 
@@ -536,7 +535,7 @@ fn a_folder_that_may_not_be_written_is_named() {
     let allow = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     allow(&closed, 0o555);
     allow(at, 0o755);
-    let mut command = std::process::Command::new(BINARY);
+    let mut command = std::process::Command::new(crate::support::program());
     command.args(RUN.split(' ').chain(["closed/out"])).current_dir(at);
     // Permissions do not bind the superuser.
     let superuser = std::fs::write(closed.join("probe"), b"").is_ok();
@@ -545,7 +544,7 @@ fn a_folder_that_may_not_be_written_is_named() {
     }
     let output = match command.output() {
         Ok(output) => output,
-        Err(error) => return println!("SKIPPED: another user cannot run {BINARY}: {error}"),
+        Err(error) => return println!("SKIPPED: another user cannot run x2ct: {error}"),
     };
     let lines = said(&output);
     assert!(output.status.code() == Some(1) && lines.contains("closed/out: cannot create the folder"), "{lines}");

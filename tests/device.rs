@@ -5,10 +5,11 @@ use std::path::Path;
 
 use x2ct::Device;
 use x2ct::device::ThreadOrder;
-use x2ct::kernels::{FAMILIES, Grid, pointwise, probe};
+use x2ct::kernels::{FAMILIES, Grid, Write, pointwise, probe};
+use x2ct::ops::pointwise::{cast_into, copy_into, scale_into};
 use x2ct::tensor::{DType, Tensor};
 
-use crate::support::{devices, host, normal};
+use crate::support::{assert_close, devices, host, normal, round_bf16};
 
 fn refusal(text: &str) -> String {
     Device::parse(text).expect_err("not a device here").to_string()
@@ -93,6 +94,164 @@ fn what_cannot_be_recorded_is_an_error_and_the_device_goes_on() {
         device.synchronize().unwrap();
         assert_eq!(x.to_vec().unwrap(), normal(2, 64), "{name}");
     }
+}
+
+#[test]
+fn a_panic_in_what_is_recorded_ends_the_recording() {
+    for (name, device) in devices() {
+        let panicking = std::panic::AssertUnwindSafe(|| {
+            let _ = device.capture(|| panic!("planted: the test expects it"));
+        });
+        std::panic::catch_unwind(panicking).expect_err("the panic passes through");
+        // What would be refused while recording.
+        let x = Tensor::from_slice(&device, [64], DType::F32, &normal(4, 64)).unwrap();
+        device.synchronize().unwrap();
+        let y = Tensor::empty(&device, [64], DType::F32, "y").unwrap();
+        let graph = device.capture(|| copy_into(&x, &y, Write::Overwrite)).unwrap();
+        // Safety: both tensors are live.
+        unsafe { graph.replay().unwrap() };
+        assert_eq!(y.to_vec().unwrap(), normal(4, 64), "{name}");
+    }
+}
+
+/// The functions that write into a tensor they are given. `Device::host()` twice is two devices.
+#[test]
+fn destinations_that_cannot_hold_the_result_are_refused() {
+    let elsewhere = Device::host();
+    for (name, device) in devices() {
+        let tensor = |device: &Device, n: usize, dtype| Tensor::from_slice(device, [n], dtype, &vec![1.0; n]).unwrap();
+        let source = tensor(&device, 64, DType::F32);
+        let refused = |destination: &Tensor, says: &str| {
+            let before = destination.to_vec().unwrap();
+            let scale = |s: &Tensor, d: &Tensor, write| scale_into(2.0, s, d, write);
+            let all: [&dyn Fn(&Tensor, &Tensor, Write) -> x2ct::Result<()>; 3] = [&copy_into, &cast_into, &scale];
+            for (i, into) in all.into_iter().enumerate() {
+                for write in [Write::Overwrite, Write::Accumulate] {
+                    let message = into(&source, destination, write).expect_err("refused").to_string();
+                    assert!(message.contains(says), "{name}, function {i}: {message}");
+                }
+            }
+            assert_eq!(destination.to_vec().unwrap(), before, "{name}");
+        };
+        refused(&tensor(&elsewhere, 64, DType::F32), "put all tensors on one device");
+        refused(&tensor(&device, 63, DType::F32), "use tensors of one size");
+        refused(&tensor(&device, 65, DType::F32), "use tensors of one size");
+        let half = tensor(&device, 63, DType::Bf16);
+        assert!(cast_into(&source, &half, Write::Overwrite).unwrap_err().to_string().contains("of one size"));
+        assert!(copy_into(&source, &half, Write::Overwrite).unwrap_err().to_string().contains("of one type"));
+        let half = tensor(&elsewhere, 64, DType::Bf16);
+        assert!(cast_into(&source, &half, Write::Overwrite).unwrap_err().to_string().contains("on one device"));
+        let (a, b) = (source.view(0, [40]).unwrap(), source.view(24, [40]).unwrap());
+        assert!(copy_into(&a, &b, Write::Overwrite).unwrap_err().to_string().contains("overlaps"));
+        // Onto itself, a scale in place; and another shape of one size.
+        scale_into(2.0, &a, &a, Write::Overwrite).unwrap();
+        copy_into(&a, &a, Write::Accumulate).unwrap();
+        copy_into(&b.reshape([2, 20]).unwrap(), &source.view(0, [40]).unwrap().rows(0, 40).unwrap(), Write::Overwrite)
+            .expect_err("the same elements in part");
+        assert_eq!(a.to_vec().unwrap(), [4.0; 40], "{name}");
+    }
+}
+
+/// What is written is queued where the destination's next reader queues: with the source's memory at rest, no wait is missing.
+#[test]
+fn what_is_written_is_ordered_by_the_destinations_queue() {
+    for (name, device) in devices() {
+        let other = device.new_stream().unwrap();
+        let n = 1 << 20;
+        let source = Tensor::from_slice(&device, [n], DType::F32, &normal(5, n)).unwrap();
+        device.synchronize().unwrap();
+        let (y, z) = (
+            Tensor::zeros(&other, [n], DType::F32, "y").unwrap(),
+            Tensor::zeros(&other, [n], DType::Bf16, "z").unwrap(),
+        );
+        for _ in 0..4 {
+            copy_into(&source, &y, Write::Accumulate).unwrap();
+            scale_into(4.0, &source, &y, Write::Accumulate).unwrap();
+        }
+        cast_into(&source, &z, Write::Overwrite).unwrap();
+        let want: Vec<f64> = normal(5, n).iter().map(|&v| 20.0 * v as f64).collect();
+        assert_close(&name, &y.to_vec().unwrap(), &want, 1e-6);
+        let want: Vec<f64> = round_bf16(&normal(5, n)).iter().map(|&v| v as f64).collect();
+        assert_close(&name, &z.to_vec().unwrap(), &want, 0.0);
+    }
+}
+
+/// A stand-in for one of NVIDIA's libraries, compiled in `folder` under the only name its packages have; `None`, said, where
+/// there is no compiler.
+#[cfg(all(feature = "cuda", unix))]
+fn stand_in(folder: &Path, library: &str, source: &str) -> Option<()> {
+    std::fs::write(folder.join("stand_in.c"), source).unwrap();
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
+    let mut words = compiler.split_whitespace();
+    let output = std::process::Command::new(words.next().unwrap_or("c++"))
+        .args(words)
+        .args(["-x", "c", "-shared", "-fPIC", "stand_in.c", "-o", library])
+        .current_dir(folder)
+        .output();
+    match output {
+        Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr)),
+        Err(error) => {
+            println!("SKIPPED: {compiler}: {error}");
+            return None;
+        }
+    }
+    Some(())
+}
+
+/// What a test of this binary prints in a process that looks for libraries in `folder`.
+#[cfg(all(feature = "cuda", unix))]
+fn printed_with_libraries(folder: &Path, test: &str) -> String {
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--ignored", "--nocapture"])
+        .env("LD_LIBRARY_PATH", folder)
+        .output()
+        .unwrap();
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{text}");
+    text
+}
+
+#[cfg(all(feature = "cuda", unix))]
+#[test]
+fn nccl_is_found_by_the_name_its_packages_have() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = "int ncclGetUniqueId(char* id) { for (int i = 0; i < 128; ++i) id[i] = (char)(i + 1); return 0; }\n\
+        int ncclCommInitRank(void) { return 5; }\nint ncclCommDestroy(void) { return 0; }\n\
+        int ncclAllGather(void) { return 0; }\nint ncclAllReduce(void) { return 0; }\n\
+        const char* ncclGetErrorString(int code) { return code == 5 ? \"planted\" : \"?\"; }\n";
+    if stand_in(folder.path(), "libnccl.so.2", source).is_some() {
+        let text = printed_with_libraries(folder.path(), "device::prints_an_nccl_id");
+        assert!(text.contains("id: [1, 2, 3"), "{text}");
+    }
+}
+
+#[cfg(all(feature = "cuda", unix))]
+#[test]
+#[ignore = "run by the test above, in a process of its own"]
+fn prints_an_nccl_id() {
+    println!("id: {:?}", x2ct::collective::Nccl::unique_id().unwrap());
+}
+
+#[cfg(all(feature = "cuda", unix))]
+#[test]
+fn profiler_ranges_are_found_by_the_name_of_cuda_13() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = "#include <stdio.h>\nint nvtxRangePushA(const char* name) { return fprintf(stderr, \"range %s\\n\", name); }\n\
+        int nvtxRangePop(void) { return fprintf(stderr, \"end of range\\n\"); }\n";
+    if stand_in(folder.path(), "libnvtx3interop.so.1", source).is_some() {
+        let text = printed_with_libraries(folder.path(), "device::adds_on_the_tape");
+        assert!(text.contains("range add") && text.contains("end of range"), "{text}");
+    }
+}
+
+#[cfg(all(feature = "cuda", unix))]
+#[test]
+#[ignore = "run by the test above, in a process of its own"]
+fn adds_on_the_tape() {
+    let tape = x2ct::autograd::Tape::inference();
+    let x = Tensor::zeros(&host(ThreadOrder::Forward), [4], DType::F32, "x").unwrap();
+    let x = tape.constant(&x);
+    tape.apply(x2ct::ops::pointwise::Add, &[&x, &x]).unwrap();
 }
 
 #[test]

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use x2ct::check::Case;
 
-use crate::support::devices;
+use crate::support::{checkout, devices};
 
 fn files() -> Vec<PathBuf> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let folder = checkout("tests/golden");
     let mut files: Vec<PathBuf> = std::fs::read_dir(&folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())

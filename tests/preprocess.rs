@@ -85,7 +85,7 @@ mod cli {
     use crate::support::npz::npz;
 
     fn preprocess(folder: &Path, arguments: &str) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_x2ct"));
+        let mut command = Command::new(crate::support::program());
         command.args(["preprocess", "--device", "host"]).args(arguments.split_whitespace());
         command.current_dir(folder).output().unwrap()
     }

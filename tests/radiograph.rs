@@ -228,7 +228,7 @@ fn presets_do_not_depend_on_the_stored_axis_order() {
 
 /// `x2ct drr` with these arguments: whether it succeeded, what it printed, what it complained about.
 fn drr(arguments: &[&str]) -> (bool, String, String) {
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_x2ct"))
+    let output = std::process::Command::new(crate::support::program())
         .args(["drr", "--device", "host"])
         .args(arguments)
         .output()

@@ -392,7 +392,7 @@ fn a_configuration_says_what_is_wrong_with_it() {
 
 #[test]
 fn the_example_configuration_holds_the_defaults() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/train_dcformer.toml");
+    let path = crate::support::checkout("examples/train_dcformer.toml");
     let example = CtTrainConfig::read(&path).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let needed = "out = \"run\"\n[model]\nname = \"dcformer-tiny\"\ntext_features = 768\n[data]\nvolumes = \"v\"\ntext = \"t\"\n";
@@ -430,7 +430,7 @@ fn the_command_trains_and_says_where_it_trains_on() {
                 text = \"text.safetensors\"\n";
     std::fs::write(at.join("run.toml"), text).unwrap();
     let x2ct = |arguments: &str| {
-        let mut command = assert_cmd::Command::new(env!("CARGO_BIN_EXE_x2ct"));
+        let mut command = assert_cmd::Command::new(crate::support::program());
         let output = command.args(arguments.split(' ')).current_dir(at).output().unwrap();
         let said = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
         (output.status.success(), said(&output.stdout), said(&output.stderr))

@@ -52,7 +52,9 @@ impl Collective for Alone {
     }
 }
 
-/// One rank of a run whose ranks are threads of this process, on one device or on several that reach each other's memory.
+/// One rank of a run whose ranks are threads of this process on one device: on clones of one handle, or on handles with
+/// queues of their own ([`crate::Device::new_stream`]). What a rank brings, the others read while all wait; what it writes is
+/// its own. Tensors of different devices are an error, on every rank.
 ///
 /// A rank that is dropped fails the calls that still wait for it.
 pub struct Threads {
@@ -112,11 +114,12 @@ impl Threads {
         Ok(meeting.parts.iter().flatten().cloned().collect())
     }
 
-    /// Lets `work` read what every rank has brought, and waits until all have.
-    fn exchange(&self, tensor: &Tensor, work: impl FnOnce(&[Tensor]) -> Result<()>) -> Result<()> {
+    /// Lets `work` read what every rank has brought and write on the queue of `own`, and waits until all have.
+    fn exchange(&self, tensor: &Tensor, own: &Tensor, work: impl FnOnce(&[Tensor]) -> Result<()>) -> Result<()> {
         let parts = self.meet(Some(tensor))?;
+        let fits = |part: &Tensor| part.expect("tensor of a collective", own.device(), tensor.shape(), tensor.dtype());
         let done = if parts.iter().all(|part| part.shape() == tensor.shape() && part.dtype() == tensor.dtype()) {
-            work(&parts).and_then(|()| tensor.device().synchronize())
+            parts.iter().try_for_each(fits).and_then(|()| work(&parts)).and_then(|()| own.device().synchronize())
         } else {
             let shapes: Vec<String> = parts.iter().map(|part| format!("{part:?}")).collect();
             Err(Error::argument("collective", format!("the ranks brought {}", shapes.join(", ")), "bring equal shapes"))
@@ -145,7 +148,7 @@ impl Collective for Threads {
     }
 
     fn all_gather(&self, part: &Tensor, whole: &Tensor) -> Result<()> {
-        self.exchange(part, |parts| {
+        self.exchange(part, whole, |parts| {
             for (rank, other) in parts.iter().enumerate() {
                 whole.view(rank * part.numel(), part.shape().clone())?.copy_from(other)?;
             }
@@ -155,7 +158,7 @@ impl Collective for Threads {
 
     fn all_reduce(&self, tensor: &Tensor) -> Result<()> {
         let sum = Tensor::empty(tensor.device(), tensor.shape(), tensor.dtype(), "sum over the ranks")?;
-        self.exchange(tensor, |parts| {
+        self.exchange(tensor, &sum, |parts| {
             let writes = std::iter::once(Write::Overwrite).chain(std::iter::repeat(Write::Accumulate));
             parts.iter().zip(writes).try_for_each(|(part, write)| copy_into(part, &sum, write))
         })?;

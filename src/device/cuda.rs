@@ -9,6 +9,7 @@ use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use cudarc::cublaslt::sys::cublasStatus_t;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUresult};
 use cudarc::driver::{CudaContext, CudaStream};
@@ -363,7 +364,7 @@ impl Backend for CudaDevice {
         self.open_library().map(|_| ())
     }
 
-    unsafe fn library_gemm(&self, call: &GemmCall) -> Result<()> {
+    unsafe fn library_gemm(&self, call: &GemmCall) -> Result<bool> {
         let library = self.open_library()?;
         let workspace = match self.workspace.get() {
             Some(&workspace) => workspace,
@@ -384,11 +385,14 @@ impl Backend for CudaDevice {
                 format!("{problem}: [{m}, {k}] times [{k}, {n}], {} to {}", call.dtype.name(), call.out.name());
             Error::Launch { kernel: "cublasLtMatmul", device: self.name().into(), problem }
         };
-        unsafe { library.gemm(call, workspace, self.stream().cast()) }.map_err(|e| failed(library::words(e)))?;
+        match unsafe { library.gemm(call, workspace, self.stream().cast()) } {
+            Err(e) if e.0 == cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED => return Ok(false),
+            outcome => outcome.map_err(|e| failed(library::words(e)))?,
+        }
         if self.launcher.waits_after_launches() && !self.is_capturing() {
             self.launcher.synchronize().map_err(|e| failed(driver::words(e)))?;
         }
-        Ok(())
+        Ok(true)
     }
 }
 

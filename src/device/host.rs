@@ -357,7 +357,7 @@ impl Backend for HostDevice {
                     Recorded::Launch { entry, grid, params } => self.launch(entry, *grid, params.as_ptr().cast())?,
                     Recorded::Copy { destination, source, bytes } => self.copy(*destination, *source, *bytes)?,
                     Recorded::Fill { destination, byte, bytes } => self.fill(*destination, *byte, *bytes)?,
-                    Recorded::Gemm(call) => self.library_gemm(call)?,
+                    Recorded::Gemm(call) => drop(self.library_gemm(call)?),
                 }
             }
         }
@@ -368,16 +368,16 @@ impl Backend for HostDevice {
         Ok(())
     }
 
-    unsafe fn library_gemm(&self, call: &GemmCall) -> Result<()> {
+    unsafe fn library_gemm(&self, call: &GemmCall) -> Result<bool> {
         if let Some(recording) = self.recording.lock().expect("not poisoned").as_mut() {
             recording.push(Recorded::Gemm(*call));
-            return Ok(());
+            return Ok(true);
         }
         // Not a plain lock: a worker that waits for its part of a product may be handed another call.
         match self.scratch.try_lock() {
             Ok(mut kept) => unsafe { host_gemm::gemm(call, self.options.threads, &mut kept) },
             Err(_) => unsafe { host_gemm::gemm(call, self.options.threads, &mut host_gemm::Scratch::default()) },
         }
-        Ok(())
+        Ok(true)
     }
 }

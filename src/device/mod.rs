@@ -73,8 +73,9 @@ pub(crate) trait Backend: Launcher + Send + Sync {
     /// Whether [`Backend::library_gemm`] can run; `Err` says why not and what to do.
     fn library(&self) -> Result<()>;
     /// Queues a matrix product by the vendor's library (the `matrixmultiply` crate on the host, cuBLASLt on CUDA). Extents and
-    /// types as documented at [`GemmCall`]; m, n and k are not 0.
-    unsafe fn library_gemm(&self, call: &GemmCall) -> Result<()>;
+    /// types as documented at [`GemmCall`]; m, n and k are not 0. `false` where the library has no algorithm for such a
+    /// product: nothing was queued.
+    unsafe fn library_gemm(&self, call: &GemmCall) -> Result<bool>;
 }
 
 /// A point in a queue, in the backend's own form.
@@ -251,11 +252,9 @@ impl Device {
     /// Records what `work` queues, without running it, for [`Graph::replay`]. Memory that the work uses must stay alive
     /// and in place; `work` must not allocate, free, or wait.
     pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<Graph> {
-        self.backend.begin_capture()?;
-        let outcome = work();
-        let graph = self.backend.end_capture();
-        outcome?; // before the graph's own error, which would only say that it is broken
-        Ok(Graph { device: self.clone(), raw: graph? })
+        let capture = Capture::begin(&*self.backend)?;
+        work()?; // before the graph's own error, which would only say that it is broken
+        Ok(Graph { device: self.clone(), raw: capture.end()? })
     }
 
     /// Bytes in buffers of this device now, and the most there have been since [`Device::reset_peak`].
@@ -327,6 +326,11 @@ impl Buffer {
         self.bytes
     }
 
+    /// Whether the memory is another's, lent to be read.
+    pub(crate) fn is_lent(&self) -> bool {
+        self.lender.is_some()
+    }
+
     /// Whose it is.
     pub fn device(&self) -> &Device {
         &self.device
@@ -394,6 +398,33 @@ impl Drop for Buffer {
         self.device.memory.live.fetch_sub(self.bytes, Ordering::Relaxed);
         // Safety: the pointer came from this backend with this size, and nothing else owns it.
         unsafe { self.device.backend.free(self.ptr, self.bytes.max(1)) }
+    }
+}
+
+/// A capture under way. Dropped before its end, by an error or a panic in what was to be recorded, it ends all the same and
+/// leaves the queue as it was.
+struct Capture<'a> {
+    backend: &'a dyn Backend,
+    ended: bool,
+}
+
+impl<'a> Capture<'a> {
+    fn begin(backend: &'a dyn Backend) -> Result<Self> {
+        backend.begin_capture()?;
+        Ok(Capture { backend, ended: false })
+    }
+
+    fn end(mut self) -> Result<RawGraph> {
+        self.ended = true;
+        self.backend.end_capture()
+    }
+}
+
+impl Drop for Capture<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            let _ = self.backend.end_capture();
+        }
     }
 }
 

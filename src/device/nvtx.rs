@@ -1,4 +1,4 @@
-//! Operator names on a profiler's time line: NVTX ranges, where NVIDIA's libnvToolsExt is found at run time.
+//! Operator names on a profiler's time line: NVTX ranges, where NVIDIA's library of them is found at run time.
 //!
 //! Without the library, or with `X2CT_NVTX=0`, a range costs one load.
 
@@ -14,6 +14,9 @@ struct Nvtx {
     _library: Library,
 }
 
+/// The library of CUDA 13, as NVIDIA's Python packages hold it, and of CUDA 12.
+const LIBRARIES: [&str; 3] = ["libnvtx3interop.so.1", "libnvToolsExt.so.1", "libnvToolsExt.so"];
+
 static NVTX: OnceLock<Option<Nvtx>> = OnceLock::new();
 
 impl Nvtx {
@@ -23,8 +26,7 @@ impl Nvtx {
         }
         // Safety: NVIDIA's library does nothing at load; both functions have the types given here in every version.
         unsafe {
-            let library =
-                ["libnvToolsExt.so.1", "libnvToolsExt.so"].iter().find_map(|name| Library::new(*name).ok())?;
+            let library = LIBRARIES.iter().find_map(|name| Library::new(*name).ok())?;
             let push = *library.get(b"nvtxRangePushA\0").ok()?;
             let pop = *library.get(b"nvtxRangePop\0").ok()?;
             Some(Nvtx { push, pop, _library: library })

@@ -251,6 +251,7 @@ impl LineIntegral {
         let source = DeviceVolume::from_tensor(volume, self.scale)?;
         let params = self.backward_params(&source, integrals, upstream)?;
         gradient.expect("gradient of the volume", device, volume.shape(), dtype)?;
+        gradient.expect_writable("gradient of the volume")?;
         let sums = device.alloc(volume.numel() * 8, "volume gradient sums")?;
         sums.fill(0, sums.bytes(), 0)?;
         let peak = device.alloc(4, "largest gradient")?;

@@ -1,5 +1,7 @@
 //! Matrix products: `MatMul` and `Linear`.
 
+use std::sync::Once;
+
 use crate::autograd::{Gradients, Op};
 use crate::device::Device;
 pub use crate::kernels::gemm::Precision;
@@ -21,9 +23,16 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// The library where it can be loaded, else our kernels.
+    /// The library where it can be loaded, else our kernels. The first time that these stand in, a warning is logged.
     pub fn default_for(device: &Device) -> Self {
-        if device.backend().library().is_ok() { Backend::Library } else { Backend::Own }
+        match device.backend().library() {
+            Ok(()) => Backend::Library,
+            Err(why) => {
+                static SAID: Once = Once::new();
+                SAID.call_once(|| tracing::warn!("{why}; until then our own kernels compute matrix products"));
+                Backend::Own
+            }
+        }
     }
 
     /// Reads `library`, `own` or `naive`.
@@ -106,6 +115,7 @@ pub fn product_into(
         c.expect("product", device, c.shape(), DType::F32)?;
     }
     c.expect("product", device, c.shape(), c.dtype())?;
+    c.expect_writable("product")?;
     if let Some(bias) = bias {
         bias.expect("bias", device, [n], c.dtype())?;
     }
@@ -131,9 +141,15 @@ pub fn product_into(
     if method.backend == Backend::Library && k > 0 {
         device.backend().library()?;
         // Safety: live tensors of the sizes and types just checked; c is a destination, which overlaps no operand.
-        return unsafe { device.backend().library_gemm(&call) };
+        if unsafe { device.backend().library_gemm(&call)? } {
+            return Ok(());
+        }
+        let (a, b) = (call.dtype.name(), call.out.name());
+        tracing::debug!(
+            "the library has no algorithm for [{m}, {k}] times [{k}, {n}], {a} to {b}: our kernel computes it"
+        );
     }
-    // An empty sum is no product for a library: our kernels write the bias.
+    // Nor is an empty sum a product for a library: our kernels write the bias.
     let variant = if method.backend == Backend::Naive { Variant::Naive } else { Variant::Tiled };
     let elements = kernel::gemm_workspace(device.launcher(), variant, &call)?;
     let workspace = Tensor::empty(device, [elements], DType::F32, "partial products")?;
@@ -155,6 +171,7 @@ pub(super) fn aligned(x: &Tensor) -> Result<Tensor> {
 pub fn column_sum_into(x: &Tensor, out: &Tensor, write: Write) -> Result<()> {
     let Operand { rows, columns, .. } = Operand::new(x, false);
     out.expect("column sum", x.device(), [columns], out.dtype())?;
+    out.expect_writable("column sum")?;
     let x = &aligned(x)?;
     let workspace =
         Tensor::empty(x.device(), [kernel::column_sum_workspace(rows, columns)], DType::F32, "column sums")?;

@@ -16,32 +16,56 @@ fn unary(f: Unary, x: &Tensor) -> Result<Tensor> {
 fn binary(f: Binary, a: &Tensor, b: &Tensor, out: &Tensor, write: Write) -> Result<()> {
     b.expect("second operand", a.device(), a.shape(), a.dtype())?;
     out.expect("destination", a.device(), a.shape(), a.dtype())?;
+    out.expect_writable("destination")?;
     // Safety: three live tensors of one size and type.
     unsafe { kernel::binary(a.device().launcher(), f, a.dtype(), a.ptr(), b.ptr(), out.ptr(), a.numel(), write) }
 }
 
-/// `destination = source`, or `destination += source`; shapes and types agree.
-pub fn copy_into(source: &Tensor, destination: &Tensor, write: Write) -> Result<()> {
-    if source.numel() != destination.numel() || source.dtype() != destination.dtype() {
-        return Err(Error::argument(
-            "copy",
-            format!("{source:?} into {destination:?}"),
-            "use tensors of one size and type",
-        ));
+/// Checks that the elements of `source` can be written one by one to `destination`: as many, in one device's memory, which
+/// nobody else reads, and the two the same or apart.
+fn check_elements(source: &Tensor, destination: &Tensor) -> Result<()> {
+    destination.expect_writable("destination")?;
+    if source.numel() != destination.numel() {
+        let problem = format!("{source:?} into {destination:?}");
+        return Err(Error::argument("destination", problem, "use tensors of one size"));
     }
-    let launcher = source.device().launcher();
-    // Safety: two live tensors of one size and type.
-    unsafe {
-        kernel::unary(launcher, Unary::Copy, source.dtype(), source.ptr(), destination.ptr(), source.numel(), write)
+    destination.expect("destination", source.device(), destination.shape(), destination.dtype())?;
+    let range = |t: &Tensor| (t.ptr().0, t.ptr().0 + t.bytes() as u64);
+    let ((a, a_end), (b, b_end)) = (range(source), range(destination));
+    if a != b && a < b_end && b < a_end {
+        return Err(Error::argument("destination", "overlaps the source", "copy through another tensor"));
     }
+    Ok(())
 }
 
-/// `destination = factor source`, or `destination += factor source`.
+fn check_copy(source: &Tensor, destination: &Tensor) -> Result<()> {
+    if source.dtype() != destination.dtype() {
+        let problem = format!("{source:?} into {destination:?}");
+        return Err(Error::argument("destination", problem, "use tensors of one type, or cast"));
+    }
+    check_elements(source, destination)
+}
+
+/// `destination = source`, or `destination += source`, queued on the destination's handle. The shapes may differ.
+///
+/// # Errors
+/// When numbers of elements, types or devices differ, the tensors overlap in part, or the destination's memory is shared.
+pub fn copy_into(source: &Tensor, destination: &Tensor, write: Write) -> Result<()> {
+    check_copy(source, destination)?;
+    let (launcher, dtype, n) = (destination.device().launcher(), source.dtype(), source.numel());
+    // Safety: two live tensors of one size and type in one device's memory.
+    unsafe { kernel::unary(launcher, Unary::Copy, dtype, source.ptr(), destination.ptr(), n, write) }
+}
+
+/// `destination = factor source`, or `destination += factor source`, queued on the destination's handle.
+///
+/// # Errors
+/// As for [`copy_into`].
 pub fn scale_into(factor: f32, source: &Tensor, destination: &Tensor, write: Write) -> Result<()> {
-    destination.expect("destination", source.device(), source.shape(), source.dtype())?;
-    let (dtype, n) = (source.dtype(), source.numel());
-    // Safety: two live tensors of one size and type.
-    unsafe { kernel::scale(source.device().launcher(), dtype, factor, source.ptr(), destination.ptr(), n, write) }
+    check_copy(source, destination)?;
+    let (launcher, dtype, n) = (destination.device().launcher(), source.dtype(), source.numel());
+    // Safety: as for `copy_into`.
+    unsafe { kernel::scale(launcher, dtype, factor, source.ptr(), destination.ptr(), n, write) }
 }
 
 /// The tensor in another storage type (itself when it already has it); to bf16, rounded to nearest even.
@@ -52,13 +76,17 @@ pub fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
     Ok(y)
 }
 
-/// `y = x` in the storage type of y, or `y += x`.
+/// `y = x` in the storage type of y, or `y += x`, queued on y's handle. The shapes may differ.
+///
+/// # Errors
+/// As for [`copy_into`], but that the types may differ.
 pub fn cast_into(x: &Tensor, y: &Tensor, write: Write) -> Result<()> {
     if x.dtype() == y.dtype() {
         return copy_into(x, y, write);
     }
-    // Safety: two live tensors of one size, of the two types.
-    unsafe { kernel::unary(x.device().launcher(), Unary::Cast, x.dtype(), x.ptr(), y.ptr(), x.numel(), write) }
+    check_elements(x, y)?;
+    // Safety: two live tensors of one size, of the two types, in one device's memory.
+    unsafe { kernel::unary(y.device().launcher(), Unary::Cast, x.dtype(), x.ptr(), y.ptr(), x.numel(), write) }
 }
 
 /// y = max(x, 0), any shape. NaN passes through, as in PyTorch.

@@ -215,6 +215,14 @@ impl Tensor {
         })
     }
 
+    /// Fails where the memory is another's, lent to be read.
+    pub(crate) fn expect_writable(&self, what: &str) -> Result<()> {
+        if self.buffer.is_lent() {
+            return Err(Error::argument(what, "its memory is shared and only read", "write to a tensor of its own"));
+        }
+        Ok(())
+    }
+
     /// Fails unless the tensor has this shape and storage type and lives on `device`.
     pub fn expect(&self, what: &str, device: &Device, shape: impl Into<Shape>, dtype: DType) -> Result<()> {
         let shape = shape.into();

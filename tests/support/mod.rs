@@ -2,10 +2,12 @@
 
 pub mod npz;
 
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use x2ct::Device;
 use x2ct::device::{HostOptions, ThreadOrder};
+use x2ct::ops::gemm::Backend;
 use x2ct::train::{Observer, Position, StepLog, Task, Trainer};
 
 /// Devices every operator is tried on: the host under three thread orders, new memory poisoned with NaN, and the first
@@ -27,6 +29,29 @@ pub fn devices() -> Vec<(String, Device)> {
         Err(why) => panic!("X2CT_REQUIRE_CUDA={required}, but {why}"),
     }
     devices
+}
+
+/// A file or folder of the checkout: where the tests were built or, on another machine, under the current folder, as a GPU
+/// bundle has it.
+pub fn checkout(path: &str) -> PathBuf {
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    if built.exists() { built } else { path.into() }
+}
+
+/// The program `x2ct` that was built with the tests or, on another machine, that of the current folder.
+#[cfg(feature = "cli")]
+pub fn program() -> PathBuf {
+    let built = Path::new(env!("CARGO_BIN_EXE_x2ct"));
+    if built.exists() { built.into() } else { std::env::current_dir().unwrap().join("x2ct") }
+}
+
+/// Whether `backend` can run on `device`. What it is that the library lacks is said.
+pub fn has_backend(device: &Device, backend: Backend) -> bool {
+    let has = backend != Backend::Library || Backend::default_for(device) == Backend::Library;
+    if !has {
+        println!("SKIPPED on {}: the backend `library`, which cannot be loaded", device.name());
+    }
+    has
 }
 
 /// The host with one thread order and poisoned memory.

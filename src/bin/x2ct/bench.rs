@@ -1,7 +1,7 @@
 //! `x2ct bench [FAMILY]`: times of the kernels, with the bytes they must move; `x2ct bench mixers`: encoders compared.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use x2ct::Device;
 
 use crate::Common;
-use crate::output::Report;
+use crate::output::{Failure, Report};
 use crate::terminal::print_table;
 
 #[path = "../../../benches/cases.rs"]
@@ -33,6 +33,12 @@ pub struct BenchArgs {
     /// Seconds to measure each case
     #[arg(long, default_value_t = 0.5)]
     seconds: f64,
+    /// Keep the figures in this file as well, written anew after each case: what is measured outlives an interruption
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Name the kernel families, one a line, and measure nothing
+    #[arg(long, conflicts_with_all = ["family", "variant", "baseline", "out"])]
+    list: bool,
 }
 
 /// What is more than one kernel.
@@ -64,39 +70,79 @@ pub fn run(args: BenchArgs, common: &Common) -> anyhow::Result<ExitCode> {
     if let Some(Whole::Mixers(args)) = args.whole {
         return mixers::run(args, common);
     }
+    let families = || cases::FAMILIES.iter().map(|(name, _)| *name);
+    if args.list {
+        let report = Report::new("bench").with("rows", families().collect::<Vec<_>>())?;
+        return report.finish(common.json, || families().for_each(|name| say!("{name}")));
+    }
+    if let Some(family) = &args.family
+        && !families().any(|name| name == family)
+    {
+        let known = families().collect::<Vec<_>>().join(", ");
+        anyhow::bail!("there is no kernel family `{family}`; use one of {known}");
+    }
     let device = common.device()?;
-    if let Some(family) = &args.family {
-        let known: Vec<&str> = cases::FAMILIES.iter().map(|(name, _)| *name).collect();
-        if !known.contains(&family.as_str()) {
-            anyhow::bail!("there is no kernel family `{family}`; use one of {}", known.join(", "));
-        }
-    }
     let baseline = args.baseline.as_deref().map(read_baseline).transpose()?;
-    let mut selected = cases::cases(&device, args.family.as_deref())?;
-    if let Some(variant) = &args.variant {
-        selected.retain(|case| case.name.split_whitespace().any(|word| word.eq_ignore_ascii_case(variant)));
-        if selected.is_empty() {
-            anyhow::bail!("no case that {} would time has `{variant}` in its name", device.name());
+    let mut times = Times { device: device.description(), rows: Vec::new() };
+    if let Some(path) = &args.out {
+        write_times(path, &times)?;
+    }
+    if !common.json {
+        print_device(&device, &times.device);
+    }
+    let budget = Duration::from_secs_f64(args.seconds.clamp(0.01, 60.0));
+    let mut failed = Vec::new();
+    for (family, make) in cases::FAMILIES {
+        if args.family.as_ref().is_some_and(|wanted| wanted != family) {
+            continue;
+        }
+        let before = times.rows.len();
+        let outcome = make(&device, &mut |case| {
+            if !args.variant.as_ref().is_none_or(|variant| has_word(&case.name, variant)) {
+                return Ok(());
+            }
+            times.rows.push(measured(&device, case, budget)?);
+            args.out.as_ref().map_or(Ok(()), |path| write_times(path, &times))
+        });
+        if !common.json && times.rows.len() > before {
+            print_rows(&times.rows[before..], baseline.as_ref());
+        }
+        // One family that fails, for want of memory say, leaves the others.
+        if let Err(error) = outcome {
+            remark!("x2ct: {family}: {error}");
+            failed.push(Failure::new(family, &error));
         }
     }
-    let mut rows = Vec::new();
-    for mut case in selected {
-        let budget = Duration::from_secs_f64(args.seconds.clamp(0.01, 60.0));
-        let times = cases::measure(&device, &mut case.run, budget)?;
-        let runs = times.len();
-        let [median, spread] = median_and_spread(times);
-        rows.push(Measured {
-            family: case.family.into(),
-            case: case.name,
-            median_us: median * 1e6,
-            spread_us: spread * 1e6,
-            runs,
-            bytes: case.bytes,
-            flops: case.flops,
-        });
+    if let (Some(variant), true, true) = (&args.variant, times.rows.is_empty(), failed.is_empty()) {
+        anyhow::bail!("no case that {} would time has `{variant}` in its name", device.name());
     }
-    let times = Times { device: device.description(), rows };
-    Report::new("bench").with_all(&times)?.finish(common.json, || print(&device, &times, baseline.as_ref()))
+    Report::new("bench").with_all(&times)?.failing(failed).finish(common.json, || ())
+}
+
+fn has_word(name: &str, wanted: &str) -> bool {
+    name.split_whitespace().any(|word| word.eq_ignore_ascii_case(wanted))
+}
+
+fn measured(device: &Device, mut case: cases::Case, budget: Duration) -> x2ct::Result<Measured> {
+    let times = cases::measure(device, &mut case.run, budget)?;
+    let runs = times.len();
+    let [median, spread] = median_and_spread(times);
+    Ok(Measured {
+        family: case.family.into(),
+        case: case.name,
+        median_us: median * 1e6,
+        spread_us: spread * 1e6,
+        runs,
+        bytes: case.bytes,
+        flops: case.flops,
+    })
+}
+
+/// Puts the figures in the place of those that were in the file.
+fn write_times(path: &Path, times: &Times) -> x2ct::Result<()> {
+    let text = serde_json::to_vec_pretty(times)
+        .map_err(|e| x2ct::Error::file(path, format!("cannot hold the figures: {e}"), "report this"))?;
+    x2ct::files::write_atomic(path, &text)
 }
 
 /// The median of some times, and half the distance between their quartiles.
@@ -106,19 +152,23 @@ fn median_and_spread(mut times: Vec<f64>) -> [f64; 2] {
     [at(0.5), (at(0.75) - at(0.25)) / 2.0]
 }
 
-fn read_baseline(path: &std::path::Path) -> anyhow::Result<BTreeMap<String, f64>> {
+fn read_baseline(path: &Path) -> anyhow::Result<BTreeMap<String, f64>> {
     let text = std::fs::read_to_string(path).map_err(|e| x2ct::Error::io(path, "read the baseline", &e))?;
     let report: Times = serde_json::from_str(&text)
         .map_err(|e| x2ct::Error::file(path, format!("is no output of `x2ct bench --json`: {e}"), "write it again"))?;
     Ok(report.rows.into_iter().map(|m| (format!("{} {}", m.family, m.case), m.median_us)).collect())
 }
 
-fn print(device: &Device, report: &Times, baseline: Option<&BTreeMap<String, f64>>) {
-    say!("device: {}", report.device);
+fn print_device(device: &Device, description: &str) {
+    say!("device: {description}");
     if device.is_host() {
         say!("these are times of the host build on a processor; they say nothing about a GPU");
     }
-    let rows = report.rows.iter().map(|m| {
+}
+
+/// The rows of one family.
+fn print_rows(rows: &[Measured], baseline: Option<&BTreeMap<String, f64>>) {
+    let rows = rows.iter().map(|m| {
         let before = baseline.and_then(|b| b.get(&format!("{} {}", m.family, m.case)));
         vec![
             m.family.clone(),

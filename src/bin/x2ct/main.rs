@@ -20,6 +20,7 @@ mod demo;
 mod doctor;
 mod drr;
 mod eval;
+mod log;
 mod model;
 mod phantom;
 mod predict;
@@ -102,6 +103,7 @@ impl Command {
 }
 
 fn main() -> ExitCode {
+    log::show_warnings();
     let Cli { common, command } = Cli::parse();
     let name = command.name();
     #[rustfmt::skip] // one line a subcommand

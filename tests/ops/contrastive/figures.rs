@@ -1,7 +1,5 @@
 //! The figures that the family is held to: accuracy at the sizes it is made for, and memory.
 
-use std::path::PathBuf;
-
 use x2ct::check::Case;
 
 use super::*;
@@ -109,7 +107,7 @@ fn random_embeddings_at_16384() {
 /// On well-aligned pairs no worse than twice the error of PyTorch's own f32, which the cases record.
 #[test]
 fn aligned_pairs_are_as_good_as_pytorchs_f32() {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let folder = crate::support::checkout("tests/golden");
     let mut compared = 0;
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

@@ -173,3 +173,42 @@ fn ranks_exchange_in_order_and_notice_who_has_left() {
         assert_eq!(sum, [3.0, 30.0]);
     }
 }
+
+/// Each rank with a queue of its own: the sums are whole when a rank reads its own, for every rank and again and again.
+#[test]
+fn ranks_with_queues_of_their_own_sum_in_order() {
+    let n = 1 << 16;
+    for (name, device) in devices() {
+        std::thread::scope(|scope| {
+            for rank in Threads::group(3) {
+                let (device, name) = (device.new_stream().unwrap(), name.clone());
+                scope.spawn(move || {
+                    for round in 0..5 {
+                        let part = vec![(rank.rank() + round) as f32; n];
+                        let part = Tensor::from_slice(&device, [n], DType::F32, &part).unwrap();
+                        rank.all_reduce(&part).unwrap();
+                        let want = (3 + 3 * round) as f32;
+                        assert!(part.to_vec().unwrap().iter().all(|&v| v == want), "{name}, round {round}");
+                    }
+                });
+            }
+        });
+    }
+}
+
+#[test]
+fn ranks_on_different_devices_are_all_told() {
+    std::thread::scope(|scope| {
+        for rank in Threads::group(2) {
+            scope.spawn(move || {
+                // `Device::host()` twice is two devices.
+                let part = Tensor::zeros(&Device::host(), [4], DType::F32, "part").unwrap();
+                let whole = Tensor::zeros(part.device(), [8], DType::F32, "whole").unwrap();
+                for outcome in [rank.all_reduce(&part), rank.all_gather(&part, &whole)] {
+                    let text = outcome.unwrap_err().to_string();
+                    assert!(text.contains("put all tensors on one device"), "{text}");
+                }
+            });
+        }
+    });
+}
