@@ -28,6 +28,7 @@ fn main() {
         println!("cargo:rerun-if-env-changed={name}");
     }
     println!("cargo:rerun-if-changed=kernels");
+    name_commit();
     if std::env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("windows") {
         panic!("x2ct does not support Windows; use Linux (x86-64, aarch64), macOS (arm64) or WSL 2");
     }
@@ -43,6 +44,31 @@ fn main() {
                 "cargo:warning=nvcc was not found: x2ct is built with host kernels only (`x2ct doctor` prints the command that fixes it)"
             ),
         }
+    }
+}
+
+/// Names the commit of a release build in `X2CT_COMMIT`, where the sources are a git checkout of their own. A development build
+/// names none: each commit would compile everything again.
+fn name_commit() {
+    if std::env::var("PROFILE").as_deref() != Ok("release") {
+        return;
+    }
+    let folder = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").arg("-C").arg(&folder).args(arguments).output().ok()?;
+        let text = String::from_utf8(output.stdout).ok().filter(|_| output.status.success())?;
+        Some(text.trim().to_string())
+    };
+    let top = git(&["rev-parse", "--show-toplevel"]).and_then(|top| PathBuf::from(top).canonicalize().ok());
+    if top.is_none() || top != folder.canonicalize().ok() {
+        return;
+    }
+    println!("cargo:rerun-if-changed=src");
+    if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"]) {
+        println!("cargo:rerun-if-changed={}", folder.join(log).display());
+    }
+    if let Some(commit) = git(&["describe", "--always", "--dirty", "--abbrev=12", "--match="]) {
+        println!("cargo:rustc-env=X2CT_COMMIT={commit}");
     }
 }
 

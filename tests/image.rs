@@ -254,16 +254,34 @@ fn pictures_and_nifti_carry_the_digest_of_their_settings() {
     let folder = tempfile::tempdir().unwrap();
     let digest = "0123456789abcdef".repeat(4);
     let entries = [("digest", digest.as_str()), ("view", "ap")].map(|(key, text)| (key.to_string(), text.to_string()));
-    let description = image::Description { pitch: 0.5, entries: entries.clone().into() };
+    let description = image::Description { pitch: 0.5, detector: None, entries: entries.clone().into() };
     for name in ["a.png", "a.nii", "a.safetensors"] {
         image::write(folder.path().join(name), &sample(), &PngOptions::default(), description.clone()).unwrap();
     }
     let bytes = std::fs::read(folder.path().join("a.png")).unwrap();
     let reader = png::Decoder::new(std::io::Cursor::new(&bytes)).read_info().unwrap();
     let texts = reader.info().utf8_text.iter().map(|t| (t.keyword.clone(), t.get_text().unwrap()));
-    assert_eq!(texts.collect::<Vec<_>>(), entries);
+    let texts: std::collections::BTreeMap<_, _> = texts.collect();
+    let shown = [
+        ("bits", "16"),
+        ("photometric", "MONOCHROME2"),
+        ("window_curve", "linear"),
+        ("window_high", "1000"),
+        ("window_low", "-1000"),
+        ("window_rule", "smallest and largest value"),
+    ];
+    let shown = shown.map(|(key, text)| (key.to_string(), text.to_string()));
+    assert_eq!(texts, entries.into_iter().chain(shown).collect());
     assert_eq!(image::read(folder.path().join("a.png")).unwrap().width, sample().width);
     let nifti = std::fs::read(folder.path().join("a.nii")).unwrap();
     assert_eq!(&nifti[148..148 + 70], format!("x2ct {digest}\0").as_bytes());
+    // cal_max and cal_min, and an extension of code 6 (comment) with all of it, before the voxels.
+    assert_eq!((&nifti[124..128], &nifti[128..132]), (&1000f32.to_le_bytes()[..], &(-1000f32).to_le_bytes()[..]));
+    let number = |at: usize| i32::from_le_bytes(nifti[at..at + 4].try_into().unwrap());
+    assert_eq!((nifti[348], number(352) % 16, number(356)), (1, 0, 6));
+    assert_eq!(f32::from_le_bytes(nifti[108..112].try_into().unwrap()), 352.0 + number(352) as f32);
+    let text = std::str::from_utf8(&nifti[360..352 + number(352) as usize]).unwrap().trim_end_matches('\0');
+    let said: serde_json::Value = serde_json::from_str(text).unwrap();
+    assert_eq!((&said["digest"], &said["window_low"]), (&digest.clone().into(), &"-1000".into()));
     assert_eq!(image::read(folder.path().join("a.nii")).unwrap(), sample());
 }

@@ -48,7 +48,7 @@ fn lung_attenuates_by_its_density_and_air_not_at_all() {
         {
             let options = RadiographOptions {
                 mode: Mode::Attenuation,
-                projector,
+                projector: Some(projector),
                 size: Some([3, 3]),
                 pitch: Some(1.0),
                 ..Default::default()
@@ -76,7 +76,7 @@ fn padding_attenuates_nothing_is_air_to_the_mean_and_is_counted() {
     };
     for mode in Mode::ALL {
         for projector in [Projector::Siddon, Projector::Joseph, Projector::Trilinear] {
-            let options = RadiographOptions { mode, projector, ..Default::default() };
+            let options = RadiographOptions { mode, projector: Some(projector), ..Default::default() };
             let air = radiograph(&device, &padded(-1000), &options).unwrap();
             for hu in [-1024, -1025, -2048, -3024, i16::MIN] {
                 assert_eq!(radiograph(&device, &padded(hu), &options).unwrap(), air, "{mode} {projector:?} {hu}");
@@ -131,8 +131,9 @@ fn transmission_and_absorption_are_beer_and_lamberts() {
         &integrals.iter().map(|p| -(-p).exp_m1()).collect::<Vec<_>>(),
         1e-6,
     );
-    let film = Film { centre: Some(0.5), width: 0.8 };
-    let options = RadiographOptions { mode: Mode::Film, film, size: Some([33, 37]), ..Default::default() };
+    let film = Film { centre: Some(0.5), width: Some(0.8) };
+    let projector = Some(Projector::Siddon);
+    let options = RadiographOptions { mode: Mode::Film, film, projector, size: Some([33, 37]), ..Default::default() };
     let want: Vec<f64> = integrals.iter().map(|p| 1.0 / (1.0 + (-4.0 * (p - 0.5) / 0.8).exp())).collect();
     assert_close("film", &radiograph(&device, &volume, &options).unwrap().pixels, &want, 1e-6);
 }
@@ -142,17 +143,30 @@ fn a_film_is_exposed_by_what_lies_behind_the_patient() {
     // Half the picture is open field.
     let integrals = GrayImage::new(vec![0.0, 0.05, 0.0, 0.09, 0.02, 1.0, 2.0, 3.5, 4.0, 6.0], 2, 5).unwrap();
     let film = Film::default();
-    assert_eq!(film.exposed(&integrals), 3.5);
-    let picture = film.develop(&integrals).unwrap();
-    assert_eq!(picture.pixels[7], 0.5);
-    assert!(picture.pixels[..5].iter().all(|&g| g < 0.02) && picture.pixels[9] > 0.95);
-    let given = Film { centre: Some(2.0), ..film };
-    assert_eq!(given.develop(&integrals).unwrap().pixels[6], 0.5);
+    // The 5th and the 98th percentile of 1, 2, 3.5, 4, 6 are 1.2 and 5.84: shown at 0.09 and 0.91, ln(0.91 / 0.09) = 2.31363.
+    let exposure = film.exposed(&integrals, None).unwrap();
+    assert!(
+        (exposure.centre - 3.52).abs() < 1e-6 && (exposure.width - 2.0 * 4.64 / 2.31363).abs() < 1e-4,
+        "{exposure:?}"
+    );
+    let picture = exposure.develop(&integrals).unwrap();
+    assert!(picture.pixels[..5].iter().all(|&g| g < 0.05), "an open field is black");
+    assert!((picture.pixels[7] - 0.5).abs() < 0.01 && picture.pixels[9] < 0.93);
+    // Behind the body alone.
+    let behind: Vec<bool> = (0..10).map(|i| i == 5 || i == 6).collect();
+    let exposure = film.exposed(&integrals, Some(&behind)).unwrap();
+    assert!((exposure.centre - 1.515).abs() < 1e-6, "{exposure:?}");
+    let given = Film { centre: Some(2.0), width: Some(3.0) };
+    let exposure = given.exposed(&integrals, None).unwrap();
+    assert_eq!((exposure.centre, exposure.width, exposure.develop(&integrals).unwrap().pixels[6]), (2.0, 3.0, 0.5));
     let empty = GrayImage::new(vec![0.0; 4], 2, 2).unwrap();
-    assert!(film.develop(&empty).unwrap().pixels.iter().all(|&g| g < 0.02), "an open field is black");
-    for wrong in
-        [Film { width: 0.0, ..film }, Film { width: f64::NAN, ..film }, Film { centre: Some(f64::NAN), ..film }]
-    {
-        assert!(wrong.develop(&integrals).unwrap_err().to_string().contains("positive width"));
+    let exposure = film.exposed(&empty, None).unwrap();
+    assert!(exposure.develop(&empty).unwrap().pixels.iter().all(|&g| g < 0.02), "an open field is black");
+    for wrong in [
+        Film { width: Some(0.0), ..film },
+        Film { width: Some(f64::NAN), ..film },
+        Film { centre: Some(f64::NAN), ..film },
+    ] {
+        assert!(wrong.exposed(&integrals, None).unwrap_err().to_string().contains("positive width"));
     }
 }

@@ -2,8 +2,8 @@
 
 use x2ct::Device;
 use x2ct::ct::{
-    Affine, AxisCodes, CtVolume, Geometry, HuSource, Mode, Preset, Projection, RadiographOptions, Voxels, image, nifti,
-    radiograph, radiographs,
+    Affine, AxisCodes, CtVolume, Geometry, HuSource, Mode, Preset, Projection, Radiograph, RadiographOptions, Voxels,
+    image, nifti, radiograph, radiographs,
 };
 use x2ct::ops::drr::Projector;
 use x2ct::tensor::DType;
@@ -139,7 +139,7 @@ fn mean_hu_on_another_pixel_grid_is_interpolated_and_surrounded_by_air() {
     let wide = grid([20, 20], 1.0);
     assert_eq!(wide.pixels[0], -1000.0);
     let whole = RadiographOptions { size: Some([12, 12]), ..Default::default() };
-    assert_eq!(whole.resolved_pitch(&volume), 8.0 / 12.0);
+    assert_eq!(Radiograph::all(&device, &volume, &[whole.view], &whole).unwrap()[0].pitch, 8.0 / 12.0);
 }
 
 #[test]
@@ -150,7 +150,8 @@ fn attenuation_ignores_padding_and_scales_with_mu() {
     let of = |hu: f32, mu_water: f64, projector| {
         let volume = CtVolume::new(Voxels::F32(vec![hu; 120].into()), shape, affine).unwrap();
         let (mode, size, pitch) = (Mode::Attenuation, Some([4, 4]), Some(0.5));
-        let options = RadiographOptions { mode, size, pitch, mu_water, projector, ..Default::default() };
+        let options =
+            RadiographOptions { mode, size, pitch, mu_water, projector: Some(projector), ..Default::default() };
         radiograph(&device, &volume, &options).unwrap().pixels
     };
     // Water: 10 mm of it.
@@ -306,7 +307,11 @@ fn the_command_says_how_a_file_was_made() {
         ("geometry", "parallel"),
         ("positioner_primary_angle", "-30"),
         ("mu_water_per_mm", "0.02059"),
-        ("film_centre", "automatic"),
+        ("film_exposure", "percentiles 5 and 98 of the line integrals behind the body"),
+        ("film_centre", "3"),
+        ("window_rule", "whole scale of the film"),
+        ("window_high", "1"),
+        ("collimation", "volume: no body was found"),
         ("patient_orientation", "LA\\F"),
     ] {
         let got = &entries[key];

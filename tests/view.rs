@@ -2,8 +2,10 @@
 
 use x2ct::Device;
 use x2ct::ct::annotate::Letters;
+use x2ct::ct::image::{self, PngOptions};
 use x2ct::ct::{
-    Affine, AxisCodes, CtVolume, Geometry, GrayImage, Mode, Placement, Projection, RadiographOptions, radiograph,
+    Affine, AxisCodes, Collimation, CtVolume, Geometry, GrayImage, Mode, Placement, Projection, Radiograph,
+    RadiographOptions, nifti, radiograph,
 };
 
 const SIZE: usize = 81;
@@ -140,9 +142,10 @@ fn the_default_pitch_shows_all_of_an_off_centre_volume() {
     let volume = CtVolume::new(vec![0i16; 8000].into(), shape, affine).unwrap();
     let size = Some([60, 60]);
     for isocentre in [None, Some([15.0, 0.0, -10.0])] {
-        let options = RadiographOptions { mode: Mode::Attenuation, size, isocentre, ..Default::default() };
-        let image = radiograph(&device, &volume, &options).unwrap();
-        let pitch = options.resolved_pitch(&volume);
+        let (mode, collimation) = (Mode::Attenuation, Collimation::Volume);
+        let options = RadiographOptions { mode, size, isocentre, collimation, ..Default::default() };
+        let made = Radiograph::all(&device, &volume, &[options.view], &options).unwrap().remove(0);
+        let (image, pitch) = (made.image, made.pitch);
         assert_eq!(pitch, if isocentre.is_some() { 70.0 / 60.0 } else { 40.0 / 60.0 });
         // 40 mm of water behind 40 x 40 mm.
         let mass: f64 = image.pixels.iter().map(|&p| f64::from(p)).sum::<f64>() * pitch * pitch;
@@ -211,4 +214,71 @@ fn letters_name_the_sides() {
     let letters = of(Projection::Ap, Placement { rotation: [0.0, 180.0, 0.0], ..Default::default() });
     let vertical = letters.vertical.map(|pair| pair.map(|label| label.to_string()));
     assert_eq!((letters.left.to_string(), vertical), ("L".into(), Some(["F".into(), "H".into()])));
+}
+
+/// A NIfTI stands where the detector stood: the mark's shadow, its source (or beam) and the mark are in one line.
+#[test]
+fn a_nifti_is_placed_and_turned_as_the_detector_was() {
+    let (device, folder) = (Device::host(), tempfile::tempdir().unwrap());
+    let path = folder.path().join("a.nii.gz");
+    let (volume, from_centre) = marked(AxisCodes::LPS);
+    let centre = volume.affine.centre(volume.shape);
+    let mark: [f64; 3] = std::array::from_fn(|a| centre[a] + from_centre[a]);
+    let turned =
+        Placement { primary_angle: 35.0, secondary_angle: -12.0, translation: [3.0, -2.0, 5.0], ..Default::default() };
+    let cone = Geometry::Cone { sdd: 600.0, sod: 400.0 };
+    for view in Projection::ALL {
+        for (placement, geometry) in
+            [(Placement::default(), Geometry::Parallel), (turned, Geometry::Parallel), (turned, cone)]
+        {
+            let options = RadiographOptions { geometry, ..options(view, placement) };
+            let made = Radiograph::all(&device, &volume, &[view], &options).unwrap().remove(0);
+            image::write(&path, &made.image, &PngOptions::default(), made.description()).unwrap();
+            let read = nifti::read(&path).unwrap();
+            let [down, right] = from_middle(&made.image).map(|v| v + (SIZE as f64 - 1.0) / 2.0);
+            let shadow = read.affine.voxel_to_world([right, down, 0.0]);
+            let [beam, row, column] = placement.frame(view);
+            let aim: [f64; 3] = std::array::from_fn(|a| centre[a] + placement.translation[a]);
+            let to_mark: [f64; 3] = match geometry {
+                Geometry::Parallel => beam,
+                Geometry::Cone { sod, .. } => std::array::from_fn(|a| mark[a] - (aim[a] - sod * beam[a])),
+            };
+            let off: [f64; 3] = std::array::from_fn(|a| shadow[a] - mark[a]);
+            let dot = |a: [f64; 3], b: [f64; 3]| (0..3).map(|i| a[i] * b[i]).sum::<f64>();
+            let along = dot(off, to_mark) / dot(to_mark, to_mark);
+            let aside = (0..3).map(|a| (off[a] - along * to_mark[a]).powi(2)).sum::<f64>().sqrt();
+            assert!(aside < 0.7, "{view} {geometry:?}: {aside} mm beside the ray");
+            // The plane itself: through the aim with a parallel beam, 200 mm behind it with the cone; columns, rows, normal.
+            let behind = if geometry == cone { 200.0 } else { 0.0 };
+            let depth = dot(std::array::from_fn(|a| shadow[a] - aim[a]), beam);
+            assert!((depth - behind).abs() < 1e-2, "{view}: {depth}");
+            let direction = read.affine.direction();
+            for (axis, want) in [(0, column), (1, row)] {
+                assert!((0..3).all(|a| (direction[a][axis] - want[a]).abs() < 1e-5), "{view} axis {axis}");
+            }
+            assert!(read.affine.determinant() > 0.0);
+        }
+        // Mean HU of an upright volume: a block 28 mm in front stands 28 mm in front from the side, and at its own height.
+        let shape = [30, 40, 50];
+        let mut voxels = vec![-1000i16; 60_000];
+        voxels[22 + 30 * (33 + 40 * 40)] = 3000;
+        let mut rows = Affine::centred(AxisCodes::RAS, [2.0; 3], shape).unwrap().rows();
+        rows[1][3] += 100.0;
+        let upright = CtVolume::new(voxels.into(), shape, Affine::new(rows).unwrap()).unwrap();
+        let options = RadiographOptions { view, ..Default::default() };
+        let made = Radiograph::all(&device, &upright, &[view], &options).unwrap().remove(0);
+        image::write(&path, &made.image, &PngOptions::default(), made.description()).unwrap();
+        let read = nifti::read(&path).unwrap();
+        // Voxel (22, 33, 40) of 2 mm about (0, 100, 0): 15 right, 127 (27 of the middle) in front, 31 to the head.
+        let (mut mass, mut sums) = (0.0, [0.0; 3]);
+        for (i, &v) in made.image.pixels.iter().enumerate() {
+            let at = read.affine.voxel_to_world([(i % made.image.width) as f64, (i / made.image.width) as f64, 0.0]);
+            mass += f64::from(v) + 1000.0;
+            (0..3).for_each(|a| sums[a] += (f64::from(v) + 1000.0) * at[a]);
+        }
+        let at = sums.map(|v| v / mass);
+        let frontal = matches!(view, Projection::Ap | Projection::Pa);
+        let want = if frontal { [15.0, 100.0, 31.0] } else { [0.0, 127.0, 31.0] };
+        assert!((0..3).all(|a| (at[a] - want[a]).abs() < 0.2), "{view}: {at:?}, expected {want:?}");
+    }
 }

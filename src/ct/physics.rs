@@ -1,6 +1,6 @@
 //! From Hounsfield units to what X-rays and film make of them.
 
-use super::image::GrayImage;
+use super::image::{GrayImage, percentiles};
 use super::volume::{CtVolume, HuSource, Voxels};
 use crate::Result;
 use crate::error::Error;
@@ -64,51 +64,76 @@ pub fn mu_water_at(kev: f64) -> Result<f64> {
 /// curve of a film is a sigmoid of log exposure between its base density and its maximum; the eye judges density, and what
 /// is not blackened is white: grey = 1 / (1 + exp(-4 (p - centre) / width)). That is also DICOM's sigmoid VOI LUT (PS3.3
 /// C.11.2.1.3.1) with Window Center and Window Width.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
 pub struct Film {
     /// Line integral shown half-way. `None` exposes by what comes through the patient, as a chest stand's ionisation
     /// chambers do: see [`Film::exposed`].
     pub centre: Option<f64>,
     /// Width of the sigmoid. With a density range of 3, the steepest gradient of the film is 3 ln(10) / width per decade of
-    /// exposure.
-    pub width: f64,
+    /// exposure: 2.3 at a width of 3. `None` takes as wide a latitude as the patient asks for, about 3.5 from the front and 5
+    /// from the side: see [`Film::exposed`].
+    pub width: Option<f64>,
 }
 
-impl Default for Film {
-    /// Automatic exposure; gradient 2.3, a wide-latitude chest film.
-    fn default() -> Self {
-        Film { centre: None, width: 3.0 }
-    }
+/// A film with its exposure: the line integral shown half-way and the width of the sigmoid.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct Exposure {
+    /// Line integral shown half-way.
+    pub centre: f64,
+    /// Width of the sigmoid.
+    pub width: f64,
 }
 
 /// Line integrals below this are the open field: less than 5 mm of water.
 const OPEN_FIELD: f32 = 0.1;
 
-impl Film {
-    /// The centre for an image of line integrals: the given one, else the median of the pixels behind the patient (above
-    /// 0.1); the width when there are none.
-    pub fn exposed(&self, integrals: &GrayImage) -> f64 {
-        self.centre.unwrap_or_else(|| {
-            let mut behind: Vec<f32> = integrals.pixels.iter().copied().filter(|&p| p > OPEN_FIELD).collect();
-            if behind.is_empty() {
-                return self.width;
-            }
-            let middle = behind.len() / 2;
-            f64::from(*behind.select_nth_unstable_by(middle, f32::total_cmp).1)
-        })
-    }
+/// Percentiles of the line integrals behind the patient that an automatic exposure shows at [`SHOWN`] and at 1 - [`SHOWN`].
+pub const EXPOSED_PERCENTILES: [f32; 2] = [5.0, 98.0];
+/// Grey of the thinnest parts that an automatic exposure looks at: dark, not black.
+const SHOWN: f64 = 0.09;
+/// The exposure where there is no patient.
+const UNEXPOSED: Exposure = Exposure { centre: 3.0, width: 3.0 };
+/// Least width of an automatic exposure.
+const LEAST_WIDTH: f64 = 0.5;
 
-    /// The film of an image of line integrals: values from 0 to 1.
+impl Film {
+    /// The exposure for an image of line integrals: what is given; else such that the 5th percentile of the pixels behind the
+    /// patient has grey 0.09 and the 98th 0.91 (with a centre or a width given, neither is beyond these by more than that
+    /// leaves open). `behind` marks those pixels; without it they are the ones above 0.1. Centre and width are 3 where there
+    /// are none.
     ///
     /// # Errors
     /// A centre that is not finite, a width that is not positive.
-    pub fn develop(&self, integrals: &GrayImage) -> Result<GrayImage> {
-        let centre = self.exposed(integrals);
-        if !(self.width > 0.0 && self.width.is_finite() && centre.is_finite()) {
-            let problem = format!("centre {centre}, width {}", self.width);
+    pub fn exposed(&self, integrals: &GrayImage, behind: Option<&[bool]>) -> Result<Exposure> {
+        let pixels = integrals.pixels.iter().enumerate();
+        let is_behind = |i: usize, p: f32| behind.map_or(p > OPEN_FIELD, |behind| behind[i]);
+        let behind: Vec<f32> = pixels.filter(|&(i, &p)| is_behind(i, p)).map(|(_, &p)| p).collect();
+        let (centre, width) = match percentiles(behind, EXPOSED_PERCENTILES) {
+            None => (self.centre.unwrap_or(UNEXPOSED.centre), self.width.unwrap_or(UNEXPOSED.width)),
+            Some(pair) => {
+                let [low, high] = pair.map(f64::from);
+                let centre = self.centre.unwrap_or((low + high) / 2.0);
+                let half = (high - centre).max(centre - low);
+                // grey = SHOWN where 4 (p - centre) / width is the logarithm of SHOWN over 1 - SHOWN.
+                let automatic = || (4.0 * half / (1.0 / SHOWN - 1.0).ln()).max(LEAST_WIDTH);
+                (centre, self.width.unwrap_or_else(automatic))
+            }
+        };
+        if !(width > 0.0 && width.is_finite() && centre.is_finite()) {
+            let problem = format!("centre {centre}, width {width}");
             return Err(Error::argument("film", problem, "give a finite centre and a positive width"));
         }
-        let grey = |p: f32| (1.0 / (1.0 + (-4.0 * (f64::from(p) - centre) / self.width).exp())) as f32;
+        Ok(Exposure { centre, width })
+    }
+}
+
+impl Exposure {
+    /// The film of an image of line integrals: values from 0 to 1.
+    ///
+    /// # Errors
+    /// Those of [`GrayImage::new`].
+    pub fn develop(&self, integrals: &GrayImage) -> Result<GrayImage> {
+        let grey = |p: f32| (1.0 / (1.0 + (-4.0 * (f64::from(p) - self.centre) / self.width).exp())) as f32;
         GrayImage::new(integrals.pixels.iter().map(|&p| grey(p)).collect(), integrals.height, integrals.width)
     }
 }

@@ -1,7 +1,8 @@
 //! A radiograph of a CT volume in one call.
 //!
 //! Orientation, for any axis codes of the volume: `image[0, 0]` is superior and the patient's right (AP and PA), superior and
-//! anterior (left lateral), superior and posterior (right lateral). The isocentre is the centre of the volume unless given.
+//! anterior (left lateral), superior and posterior (right lateral). The isocentre is the centre of the volume unless given;
+//! what is shown of the patient is [`Collimation`]'s to decide unless size and pitch are given.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,11 +18,13 @@ use crate::ops::resample::resized;
 use crate::ops::volume::DeviceVolume;
 use crate::tensor::Tensor;
 
-use super::annotate::Letters;
-use super::image::{GrayImage, Window};
-use super::physics::{Film, MU_WATER, is_padding, padding_voxels};
+use super::annotate::{Label, Letters};
+use super::body::Body;
+use super::collimation::Collimation;
+use super::image::{Curve, Description, GrayImage, Window, percentiles};
+use super::physics::{EXPOSED_PERCENTILES, Exposure, Film, MU_WATER, is_padding, padding_voxels};
 use super::placement::Placement;
-use super::view::{Geometry, Projection, View};
+use super::view::{Beam, Geometry, Projection, View};
 use super::volume::{AffineSource, CtVolume, HuSource};
 
 /// What a pixel is. As text: `mean-hu`, `attenuation`, `transmission`, `absorption`, `film`.
@@ -68,9 +71,18 @@ impl Mode {
         }
     }
 
-    /// The window that suits a picture: the whole scale of a film, whose contrast is the film's own; else the values found.
-    pub fn window(self) -> Window {
-        if self == Mode::Film { Window::Range { low: 0.0, high: 1.0 } } else { Window::MinMax }
+    /// How grey grows in a picture by default: with the line integral for what falls or rises exponentially with it.
+    pub fn curve(self) -> Curve {
+        match self {
+            Mode::Transmission => Curve::Logarithm,
+            Mode::Absorption => Curve::Complement,
+            Mode::MeanHu | Mode::Attenuation | Mode::Film => Curve::Linear,
+        }
+    }
+
+    /// The rule of the line integral by default: a film's is smooth across thick slices, numbers are exact sums over voxels.
+    pub fn projector(self) -> Projector {
+        if self == Mode::Film { Projector::Joseph } else { Projector::Siddon }
     }
 }
 
@@ -105,15 +117,17 @@ pub struct RadiographOptions {
     pub isocentre: Option<[f64; 3]>,
     /// Beam; [`Mode::MeanHu`] is parallel.
     pub geometry: Geometry,
-    /// Rule of the line integral.
-    pub projector: Projector,
+    /// Rule of the line integral; `None` is [`Mode::projector`]: Joseph's for a film, since Siddon's shows the slices of a thick
+    /// CT as stripes, and Siddon's for all else.
+    pub projector: Option<Projector>,
     /// Millimetres between samples of the trilinear rule; `None` is half the shortest voxel edge.
     pub step: Option<f64>,
-    /// `[rows, columns]`. `None` is 512 x 512 for attenuation and the resized grid itself for mean HU.
+    /// `[rows, columns]`. `None` leaves it to `collimation`; for mean HU it is the resized grid itself.
     pub size: Option<[usize; 2]>,
-    /// Detector pixel, mm. `None` shows the whole volume: its extent at the isocentre, magnified onto the detector, over
-    /// `size`, the larger of both directions.
+    /// Detector pixel, mm. `None` leaves it to `collimation`; mean HU of a given size shows the whole volume.
     pub pitch: Option<f64>,
+    /// What is shown where `size` and `pitch` are not both given; mean HU has its own grid.
+    pub collimation: Collimation,
     /// Attenuation of water per millimetre; [`mu_water_at`](super::physics::mu_water_at) knows it for an energy.
     pub mu_water: f64,
     /// Characteristic curve of [`Mode::Film`].
@@ -133,10 +147,11 @@ impl Default for RadiographOptions {
             placement: Placement::default(),
             isocentre: None,
             geometry: Geometry::default(),
-            projector: Projector::Siddon,
+            projector: None,
             step: None,
             size: None,
             pitch: None,
+            collimation: Collimation::default(),
             mu_water: MU_WATER,
             film: Film::default(),
             spacing: Some(1.0),
@@ -146,33 +161,9 @@ impl Default for RadiographOptions {
 }
 
 impl RadiographOptions {
-    /// `[rows, columns]` of the image.
-    pub fn resolved_size(&self, volume: &CtVolume) -> [usize; 2] {
-        self.size.unwrap_or_else(|| match self.mode {
-            Mode::MeanHu if self.pitch.is_none() => {
-                let [row, column] = self.image_axes(volume);
-                let to = self.mean_grid(volume);
-                [to[row.axis], to[column.axis]]
-            }
-            _ => [512, 512],
-        })
-    }
-
-    /// Millimetres of a detector pixel. A mean on its own grid has its spacing.
-    pub fn resolved_pitch(&self, volume: &CtVolume) -> f64 {
-        self.pitch.unwrap_or_else(|| {
-            let [rows, columns] = self.resolved_size(volume).map(|n| n as f64);
-            let [_, down, right] = self.placement.frame(self.view);
-            // Off the volume's centre, the farther side decides.
-            let (centre, aim) = (volume.affine.centre(volume.shape), self.aim(volume));
-            let off = |u: [f64; 3]| (0..3).map(|a| u[a] * (centre[a] - aim[a])).sum::<f64>().abs();
-            let span = |u: [f64; 3]| extent(volume, u) + 2.0 * off(u);
-            let pitch = (span(down) / rows).max(span(right) / columns);
-            match self.mode {
-                Mode::MeanHu if self.size.is_none() => self.spacing.unwrap_or(pitch),
-                _ => pitch * self.geometry.magnification(),
-            }
-        })
+    /// The rule of the line integral.
+    fn resolved_projector(&self) -> Projector {
+        self.projector.unwrap_or(self.mode.projector())
     }
 
     /// Orientation letters for a picture of `volume`; `None` when its file does not say how the patient lies.
@@ -181,8 +172,13 @@ impl RadiographOptions {
         (volume.affine_source != AffineSource::Pixdim).then(|| Letters::of(down, right))
     }
 
+<<<<<<< HEAD
     /// Every option that has a say in the pixels, as text: equal settings, equal text.
     pub fn settings(&self) -> BTreeMap<String, String> {
+=======
+    /// The options that were given and have a say in the pixels, as text.
+    fn settings(&self) -> BTreeMap<String, String> {
+>>>>>>> 1847777 (Pictures fit the patient's outline, films are exposed by the body and smooth across thick slices; windows and places are recorded; a NIfTI stands where the detector stood; report.html on phones and in the dark)
         let mut settings = BTreeMap::new();
         let mut set = |key: &str, value: String| settings.insert(key.to_string(), value);
         let triple = |v: [f64; 3]| v.map(|x| x.to_string()).join(",");
@@ -190,12 +186,6 @@ impl RadiographOptions {
         set("view", self.view.to_string());
         if let HuSource::CsvRescale { slope, intercept } = self.hu {
             set("hu_rescale", format!("{slope},{intercept}"));
-        }
-        if let Some([rows, columns]) = self.size {
-            set("size", format!("{rows}x{columns}"));
-        }
-        if let Some(pitch) = self.pitch {
-            set("pitch_mm", pitch.to_string());
         }
         if self.mode == Mode::MeanHu {
             set("geometry", "parallel".into());
@@ -211,16 +201,12 @@ impl RadiographOptions {
         set("positioner_secondary_angle", secondary.to_string());
         set("rotation_deg", triple(self.placement.rotation));
         set("translation_mm", triple(self.placement.translation));
-        set("isocentre_mm", self.isocentre.map_or("centre".into(), triple));
-        set("projector", format!("{:?}", self.projector).to_lowercase());
-        if self.projector == Projector::Trilinear {
+        set("isocentre", if self.isocentre.is_some() { "given" } else { "centre of the volume" }.into());
+        set("projector", format!("{:?}", self.resolved_projector()).to_lowercase());
+        if self.resolved_projector() == Projector::Trilinear {
             set("step_mm", self.step.map_or("half a voxel".into(), |mm| mm.to_string()));
         }
         set("mu_water_per_mm", self.mu_water.to_string());
-        if self.mode == Mode::Film {
-            set("film_centre", self.film.centre.map_or("automatic".into(), |p| p.to_string()));
-            set("film_width", self.film.width.to_string());
-        }
         settings
     }
 
@@ -228,27 +214,6 @@ impl RadiographOptions {
     pub fn digest(&self) -> String {
         let json = serde_json::to_vec(self).expect("numbers and names serialize");
         blake3::hash(&json).to_hex().to_string()
-    }
-
-    /// What a file says of a radiograph of `volume`: settings, their digest, the resolved pitch, and the edges' letters
-    /// (`patient_orientation`: towards the right edge, towards the bottom, as DICOM orders them).
-    pub fn describe(&self, volume: &CtVolume) -> super::image::Description {
-        let mut entries = self.settings();
-        entries.insert("digest".into(), self.digest());
-        if let Some(letters) = self.letters(volume) {
-            let [_, down, _] = self.placement.frame(self.view);
-            let orientation = format!("{}\\{}", letters.right, super::annotate::Label::of(down));
-            entries.insert("patient_orientation".into(), orientation);
-        }
-        let pitch = self.resolved_pitch(volume);
-        entries.insert("pitch_mm".into(), pitch.to_string());
-        super::image::Description { pitch, entries }
-    }
-
-    /// Where the central ray passes: the isocentre and the shift.
-    fn aim(&self, volume: &CtVolume) -> [f64; 3] {
-        let isocentre = self.isocentre.unwrap_or_else(|| volume.affine.centre(volume.shape));
-        std::array::from_fn(|a| isocentre[a] + self.placement.translation[a])
     }
 
     /// Voxel axes shown downwards and to the right.
@@ -279,11 +244,152 @@ fn along(volume: &CtVolume, direction: [f64; 3]) -> (usize, usize, bool) {
     (axis, world, axes[axis].1)
 }
 
-/// Millimetres of the volume along a world direction.
-fn extent(volume: &CtVolume, direction: [f64; 3]) -> f64 {
-    let rows = volume.affine.rows();
-    let edge = |axis: usize| (0..3).map(|world| direction[world] * rows[world][axis]).sum::<f64>();
-    (0..3).map(|axis| edge(axis).abs() * volume.shape[axis] as f64).sum()
+/// Percentiles of the pixels behind the body between which a picture of numbers is shown.
+const SHOWN_PERCENTILES: [f32; 2] = [0.5, 99.5];
+
+/// A radiograph, and all that was decided on the way to it.
+#[derive(Clone, Debug)]
+pub struct Radiograph {
+    /// Its pixels.
+    pub image: GrayImage,
+    /// The detector and the beam where they stood. Of mean HU, its plane lies in the middle of the volume.
+    pub view: View,
+    /// The window that suits a picture of it: the whole scale of a film, the values found behind the patient's body of line
+    /// integrals and what comes of them, else all values.
+    pub window: Window,
+    /// How grey grows in that window.
+    pub curve: Curve,
+    /// What stands at the picture's edges; `None` when the volume's file does not say how the patient lies.
+    pub letters: Option<Letters>,
+    /// Centre and width of a film.
+    pub exposure: Option<Exposure>,
+    /// Millimetres from pixel to pixel on the detector.
+    pub pitch: f64,
+    /// What a file says of it: the settings and their digest; size, pitch and where the detector stood (RAS+ mm); the rule of
+    /// the collimation; centre and width of a film and their rule; the edges' letters (`patient_orientation`: towards the
+    /// right edge, towards the bottom, as DICOM orders them).
+    pub entries: BTreeMap<String, String>,
+}
+
+impl Radiograph {
+    /// The radiographs of a volume from several `views` (which stand for the one in `options`), in their order. The volume is
+    /// copied to the device once; line integrals take one launch for all views of one size.
+    ///
+    /// # Errors
+    /// No views; options that contradict each other or are out of range, a volume with NaN, a device that fails.
+    pub fn all(
+        device: &Device,
+        volume: &CtVolume,
+        views: &[Projection],
+        options: &RadiographOptions,
+    ) -> Result<Vec<Radiograph>> {
+        if let Some(size @ [rows, columns]) = options.size
+            && size.contains(&0)
+        {
+            return Err(Error::argument(
+                "size",
+                format!("{rows} x {columns} pixels"),
+                "give at least one row and column",
+            ));
+        }
+        if views.is_empty() {
+            return Err(Error::argument("views", "there are none", "name at least one"));
+        }
+        let on_device = volume.to_device(device, options.hu)?;
+        let options: Vec<_> = views.iter().map(|&view| RadiographOptions { view, ..options.clone() }).collect();
+        match options[0].mode {
+            Mode::MeanHu => options.iter().map(|options| Radiograph::mean(volume, &on_device, options)).collect(),
+            _ => Radiograph::integrals(volume, &on_device, &options),
+        }
+    }
+
+    /// What image files are written with.
+    pub fn description(&self) -> Description {
+        Description { pitch: self.pitch, detector: Some(self.view), entries: self.entries.clone() }
+    }
+
+    fn mean(volume: &CtVolume, on_device: &DeviceVolume, options: &RadiographOptions) -> Result<Radiograph> {
+        let (image, view) = mean(volume, on_device, options)?;
+        let image = gray(&image)?.remove(0);
+        let rule = if options.size.is_some() || options.pitch.is_some() { "volume" } else { "voxel grid" };
+        let mut made = Radiograph::of(volume, options, image, view, rule);
+        if let (None, None, Some(spacing)) = (options.size, options.pitch, options.spacing) {
+            made.pitch = spacing;
+            made.entries.insert("pitch_mm".into(), spacing.to_string());
+        }
+        Ok(made)
+    }
+
+    fn integrals(
+        volume: &CtVolume,
+        on_device: &DeviceVolume,
+        options: &[RadiographOptions],
+    ) -> Result<Vec<Radiograph>> {
+        let body = Body::of(volume, options[0].hu);
+        let placed: Vec<_> = options.iter().map(|o| o.place(volume, body.as_ref())).collect::<Result<_>>()?;
+        let views: Vec<View> = placed.iter().map(|(view, _)| *view).collect();
+        let mut images = Vec::with_capacity(views.len());
+        for views in views.chunk_by(|a, b| a.size == b.size) {
+            images.extend(gray(&integrate(volume, on_device, &options[0], views)?)?);
+        }
+        let of_view = |((image, (view, rule)), options): ((GrayImage, _), &RadiographOptions)| {
+            let behind = body.as_ref().map(|body| body.behind(on_device.device(), &view)).transpose()?;
+            let mut made = Radiograph::of(volume, options, image, view, rule);
+            made.expose(options, behind.as_deref())?;
+            Ok(made)
+        };
+        images.into_iter().zip(placed).zip(options).map(of_view).collect()
+    }
+
+    fn of(volume: &CtVolume, options: &RadiographOptions, image: GrayImage, view: View, rule: &str) -> Self {
+        let joined = |v: &[f64]| v.iter().map(f64::to_string).collect::<Vec<_>>().join(",");
+        let (letters, [down_mm, right_mm]) = (options.letters(volume), view.spacing());
+        let mut entries = options.settings();
+        let mut set = |key: &str, value: String| entries.insert(key.to_string(), value);
+        set("digest", options.digest());
+        if let Some(letters) = letters {
+            let [_, down, _] = options.placement.frame(options.view);
+            set("patient_orientation", format!("{}\\{}", letters.right, Label::of(down)));
+        }
+        set("size", format!("{}x{}", image.height, image.width));
+        set("pitch_mm", right_mm.to_string());
+        set("field_mm", format!("{}x{}", down_mm * image.height as f64, right_mm * image.width as f64));
+        set("collimation", rule.to_string());
+        set("isocentre_mm", joined(&options.centred_on(volume)));
+        set("detector_origin_mm", joined(&view.origin));
+        set("detector_row_mm", joined(&view.row));
+        set("detector_column_mm", joined(&view.column));
+        match view.beam {
+            Beam::Parallel { direction } => set("beam_direction", joined(&direction)),
+            Beam::Cone { source } => set("source_mm", joined(&source)),
+        };
+        let (window, curve, exposure) = (Window::MinMax, options.mode.curve(), None);
+        Radiograph { image, view, window, curve, letters, exposure, pitch: right_mm, entries }
+    }
+
+    /// Develops a film, or chooses the window of numbers, by the pixels `behind` the body.
+    fn expose(&mut self, options: &RadiographOptions, behind: Option<&[bool]>) -> Result<()> {
+        if options.mode == Mode::Film {
+            let exposure = options.film.exposed(&self.image, behind)?;
+            self.image = exposure.develop(&self.image)?;
+            (self.window, self.exposure) = (Window::Film, Some(exposure));
+            let [low, high] = EXPOSED_PERCENTILES;
+            let rule = match (options.film.centre, options.film.width) {
+                (Some(_), Some(_)) => "given".into(),
+                _ => format!("percentiles {low} and {high} of the line integrals behind the body"),
+            };
+            let entries =
+                [("centre", exposure.centre.to_string()), ("width", exposure.width.to_string()), ("exposure", rule)];
+            self.entries.extend(entries.map(|(key, value)| (format!("film_{key}"), value)));
+        } else if let Some(behind) = behind {
+            let pixels = self.image.pixels.iter().zip(behind);
+            let found = percentiles(pixels.filter(|(_, b)| **b).map(|(&p, _)| p).collect(), SHOWN_PERCENTILES);
+            if let Some([low, high]) = found.filter(|[low, high]| low < high) {
+                self.window = Window::Body { low, high, percentiles: SHOWN_PERCENTILES };
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The radiograph of a volume.
@@ -295,8 +401,7 @@ pub fn radiograph(device: &Device, volume: &CtVolume, options: &RadiographOption
     Ok(images.remove(0))
 }
 
-/// Radiographs of a volume from several `views` (which stand for the one in `options`), in their order. The volume is copied
-/// to the device once; attenuation takes one launch for all.
+/// The pixels of [`Radiograph::all`].
 ///
 /// # Errors
 /// Those of [`radiograph`]; no views.
@@ -306,29 +411,7 @@ pub fn radiographs(
     views: &[Projection],
     options: &RadiographOptions,
 ) -> Result<Vec<GrayImage>> {
-    if let Some(size @ [rows, columns]) = options.size
-        && size.contains(&0)
-    {
-        return Err(Error::argument("size", format!("{rows} x {columns} pixels"), "give at least one row and column"));
-    }
-    if views.is_empty() {
-        return Err(Error::argument("views", "there are none", "name at least one"));
-    }
-    let on_device = volume.to_device(device, options.hu)?;
-    let options: Vec<_> = views.iter().map(|&view| RadiographOptions { view, ..options.clone() }).collect();
-    match options[0].mode {
-        Mode::MeanHu => {
-            let images = options.iter().map(|options| gray(&mean(volume, &on_device, options)?));
-            Ok(images.collect::<Result<Vec<_>>>()?.concat())
-        }
-        mode => {
-            let images = gray(&attenuation(volume, &on_device, &options)?)?;
-            if mode != Mode::Film {
-                return Ok(images);
-            }
-            images.iter().map(|integrals| options[0].film.develop(integrals)).collect()
-        }
-    }
+    Ok(Radiograph::all(device, volume, views, options)?.into_iter().map(|made| made.image).collect())
 }
 
 /// How many pixels of a radiograph look through padding ([`padding_voxels`]): the projection of the padding alone is counted
@@ -348,13 +431,17 @@ pub fn padding_pixels(device: &Device, volume: &CtVolume, options: &RadiographOp
         intercept: 0.0,
         ..CtVolume { voxels: Vec::<i16>::new().into(), remarks: Vec::new(), ..*volume }
     };
-    let (mode, empty) = match options.mode {
-        Mode::MeanHu => (Mode::MeanHu, f32::from(AIR)),
-        _ => (Mode::Attenuation, 0.0),
+    let on_device = padding.to_device(device, HuSource::AlreadyHu)?;
+    let (image, empty) = match options.mode {
+        Mode::MeanHu => (mean(&padding, &on_device, options)?.0, f32::from(AIR)),
+        _ => {
+            let (view, _) = options.place(volume, Body::of(volume, options.hu).as_ref())?;
+            let options =
+                RadiographOptions { mode: Mode::Attenuation, projector: Some(Projector::Siddon), ..options.clone() };
+            (integrate(&padding, &on_device, &options, &[view])?, 0.0)
+        }
     };
-    let options = RadiographOptions { mode, hu: HuSource::AlreadyHu, ..options.clone() };
-    let image = radiograph(device, &padding, &options)?;
-    Ok(image.pixels.iter().filter(|&&v| v > empty).count())
+    Ok(image.to_vec()?.into_iter().filter(|&v| v > empty).count())
 }
 
 /// The images of a tensor [..., rows, columns].
@@ -364,33 +451,32 @@ fn gray(images: &Tensor) -> Result<Vec<GrayImage>> {
     pixels.chunks_exact(rows * columns).map(|image| GrayImage::new(image.to_vec(), rows, columns)).collect()
 }
 
-/// One image a view, [1, views, rows, columns].
-fn attenuation(volume: &CtVolume, on_device: &DeviceVolume, options: &[RadiographOptions]) -> Result<Tensor> {
-    let first = &options[0];
-    if !(first.mu_water > 0.0 && first.mu_water.is_finite()) {
-        return Err(Error::argument("mu_water", format!("is {} per mm", first.mu_water), "give a positive number"));
+/// What is seen from `views` of one size, [1, views, rows, columns]; of a film, the line integrals.
+fn integrate(
+    volume: &CtVolume,
+    on_device: &DeviceVolume,
+    options: &RadiographOptions,
+    views: &[View],
+) -> Result<Tensor> {
+    if !(options.mu_water > 0.0 && options.mu_water.is_finite()) {
+        return Err(Error::argument("mu_water", format!("is {} per mm", options.mu_water), "give a positive number"));
     }
-    let view = |options: &RadiographOptions| {
-        let (size, pitch) = (options.resolved_size(volume), options.resolved_pitch(volume));
-        let isocentre = options.isocentre.unwrap_or_else(|| volume.affine.centre(volume.shape));
-        options.placement.view(options.view, options.geometry, isocentre, pitch, size)
-    };
-    let views = options.iter().map(view).collect::<Result<Vec<_>>>()?;
-    let views = View::upload(on_device.device(), &views, &volume.affine)?;
+    let views = View::upload(on_device.device(), views, &volume.affine)?;
     let integral = LineIntegral {
-        step: first.step.map(|mm| mm as f32),
-        quantity: Quantity::Attenuation { mu_water: first.mu_water as f32 },
-        response: match first.mode {
+        step: options.step.map(|mm| mm as f32),
+        quantity: Quantity::Attenuation { mu_water: options.mu_water as f32 },
+        response: match options.mode {
             Mode::Transmission => Response::Transmission,
             Mode::Absorption => Response::Absorption,
             Mode::MeanHu | Mode::Attenuation | Mode::Film => Response::Integral,
         },
-        ..LineIntegral::new(views, first.projector)
+        ..LineIntegral::new(views, options.resolved_projector())
     };
     integral.project(on_device)
 }
 
-fn mean(volume: &CtVolume, on_device: &DeviceVolume, options: &RadiographOptions) -> Result<Tensor> {
+/// The mean along a voxel axis, and where its pixels lie.
+fn mean(volume: &CtVolume, on_device: &DeviceVolume, options: &RadiographOptions) -> Result<(Tensor, View)> {
     if options.geometry != Geometry::Parallel {
         return Err(Error::argument(
             "mean HU",
@@ -418,11 +504,37 @@ fn mean(volume: &CtVolume, on_device: &DeviceVolume, options: &RadiographOptions
         ..MeanProjection::anterior_posterior(None)
     };
     let image = projection.project(on_device)?;
+    let mm =
+        [row, column].map(|axis| volume.spacing()[axis.axis] * volume.shape[axis.axis] as f64 / to[axis.axis] as f64);
     if options.size.is_none() && options.pitch.is_none() {
-        return Ok(image);
+        let plane = mean_plane(volume, options, [row, column], mm, [to[row.axis], to[column.axis]]);
+        return Ok((image, plane));
     }
-    let mm = |axis: usize| volume.spacing()[axis] * volume.shape[axis] as f64 / to[axis] as f64;
-    on_grid(&image, [mm(row.axis), mm(column.axis)], options.resolved_size(volume), options.resolved_pitch(volume))
+    let size = match (options.size, options.pitch) {
+        (Some(size), _) => size,
+        (None, Some(_)) => [512, 512],
+        (None, None) => [to[row.axis], to[column.axis]],
+    };
+    let pitch = options.pitch.unwrap_or_else(|| options.whole_pitch(volume, size));
+    let image = on_grid(&image, mm, size, pitch)?;
+    Ok((image, mean_plane(volume, options, [row, column], [pitch; 2], size)))
+}
+
+/// Where the pixels of a mean lie: along the volume's own axes, in its middle.
+fn mean_plane(
+    volume: &CtVolume,
+    options: &RadiographOptions,
+    axes: [ImageAxis; 2],
+    mm: [f64; 2],
+    size: [usize; 2],
+) -> View {
+    let direction = volume.affine.direction();
+    let step = |a: usize| {
+        let sign = if axes[a].flip { -1.0 } else { 1.0 };
+        direction.map(|world| sign * mm[a] * world[axes[a].axis])
+    };
+    let first = size.map(|n| -(n as f64 - 1.0) / 2.0);
+    View::parallel(options.view.frame()[0], volume.affine.centre(volume.shape), step(0), step(1), size).shifted(first)
 }
 
 /// A mean-HU image on another pixel grid with the same centre, bilinearly, -1000 HU (air) outside.

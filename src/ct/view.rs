@@ -190,6 +190,35 @@ impl View {
         Ok(View { beam, origin, row: row.map(|v| v * pitch), column: column.map(|v| v * pitch), size })
     }
 
+    /// Where the shadow of a point in the world falls: row and column, 0 at the centre of the first. `None` for what casts none,
+    /// at the height of a source or behind it.
+    pub fn shadow(&self, point: [f64; 3]) -> Option<[f64; 2]> {
+        let dot = |a: [f64; 3], b: [f64; 3]| a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
+        let minus = |a: [f64; 3], b: [f64; 3]| std::array::from_fn(|i| a[i] - b[i]);
+        let ([a, b, c], [d, e, f]) = (self.row, self.column);
+        let normal = [b * f - c * e, c * d - a * f, a * e - b * d];
+        let (start, along) = match self.beam {
+            Beam::Parallel { direction } => (point, direction),
+            Beam::Cone { source } => (source, minus(point, source)),
+        };
+        let steps = dot(minus(self.origin, start), normal) / dot(along, normal);
+        if !steps.is_finite() || (matches!(self.beam, Beam::Cone { .. }) && steps <= 0.0) {
+            return None;
+        }
+        let hit: [f64; 3] = std::array::from_fn(|i| start[i] + steps * along[i] - self.origin[i]);
+        Some([self.row, self.column].map(|step| dot(hit, step) / dot(step, step)))
+    }
+
+    /// The same detector, further down and to the right by so many rows and columns; the source stays.
+    pub fn shifted(self, [rows, columns]: [f64; 2]) -> View {
+        View { origin: std::array::from_fn(|a| self.origin[a] + rows * self.row[a] + columns * self.column[a]), ..self }
+    }
+
+    /// Millimetres from row to row and from column to column.
+    pub fn spacing(&self) -> [f64; 2] {
+        [self.row, self.column].map(|step| step.iter().map(|v| v * v).sum::<f64>().sqrt())
+    }
+
     /// The view in voxel coordinates of a volume with this affine, as kernels read it.
     pub fn in_voxels(&self, affine: &Affine) -> DrrView {
         let inverse = affine.inverse();

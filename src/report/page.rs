@@ -53,8 +53,9 @@ pub struct CtStudy<'a> {
     pub steps: &'a [StepLog],
 }
 
-const BLUE: [u8; 3] = [31, 97, 180];
-const GREY: [u8; 3] = [150, 150, 150];
+// Read on a light page and on a dark one.
+const BLUE: [u8; 3] = [62, 131, 214];
+const GREY: [u8; 3] = [128, 128, 128];
 const ORANGE: [u8; 3] = [214, 110, 20];
 
 /// The page: one HTML file that refers to nothing outside itself.
@@ -62,7 +63,7 @@ pub fn html(study: &Study) -> Result<String> {
     let mut page = String::new();
     let _ = write!(
         page,
-        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>{0}</title><style>{STYLE}</style></head><body><h1>{0}</h1>",
+        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><meta name=\"color-scheme\" content=\"light dark\"><title>{0}</title><style>{STYLE}</style></head><body><h1>{0}</h1>",
         escape(study.title)
     );
     page.push_str("<dl>");
@@ -86,13 +87,19 @@ pub fn html(study: &Study) -> Result<String> {
     Ok(page)
 }
 
-const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}\
-table{border-collapse:collapse;margin:1em 0}td,th{padding:.2em .8em;border-bottom:1px solid #ddd;text-align:right}\
-td:first-child,th:first-child{text-align:left}dl{display:grid;grid-template-columns:max-content 1fr;gap:.1em 1em}dt{color:#666}dd{margin:0}\
+const STYLE: &str = "\
+:root{color-scheme:light dark;--page:#fff;--text:#222;--soft:#595959;--line:#ddd;--query:#1f61b4;--hit:#2a2}\
+@media(prefers-color-scheme:dark){:root{--page:#16181c;--text:#e6e6e6;--soft:#b0b0b0;--line:#444;--query:#6aa9ff;--hit:#4c4}}\
+body{font:15px/1.45 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:var(--text);background:var(--page)}\
+svg{max-width:100%;height:auto;color:var(--text)}.page{fill:var(--page)}.wide{overflow-x:auto}\
+table{border-collapse:collapse;margin:1em 0}td,th{padding:.2em .8em;border-bottom:1px solid var(--line);text-align:right}\
+td:first-child,th:first-child{text-align:left}dl{display:grid;grid-template-columns:max-content 1fr;gap:.1em 1em}\
+dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}\
 .film{position:relative;display:inline-block;margin:4px;background:#000;color:#fff}.film img{display:block;width:128px;image-rendering:auto}\
 .film b{position:absolute;top:2px;font-size:11px;text-shadow:0 0 2px #000}.film .r{left:4px}.film .l{right:4px}\
-.film small{display:block;padding:1px 4px;font-size:11px}.hit{outline:3px solid #2a2}.query{outline:3px solid #1f61b4}\
-.row{margin:1em 0;border-top:1px solid #ddd;padding-top:.5em}p.report{margin:.2em 0;color:#444;font-size:13px}";
+.film small{display:block;padding:1px 4px;font-size:11px}.hit{outline:3px solid var(--hit)}.query{outline:3px solid var(--query)}\
+.row{margin:1em 0;border-top:1px solid var(--line);padding-top:.5em}p.report{margin:.2em 0;color:var(--soft);font-size:13px}\
+@media(max-width:600px){body{margin:1em auto;padding:0 .6em}td,th{padding:.2em .4em}}";
 
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
@@ -121,21 +128,21 @@ fn results(page: &mut String, s: &Study) {
     ];
     let _ = write!(
         page,
-        "<h2>Held-out patients ({})</h2><table><tr><th></th><th>encoder</th><th>ridge on pixels</th><th>teacher's ceiling</th><th>chance</th></tr>",
+        "<h2>Held-out patients ({})</h2><div class=\"wide\"><table><tr><th></th><th>encoder</th><th>ridge on pixels</th><th>teacher's ceiling</th><th>chance</th></tr>",
         s.encoder.gallery
     );
     for (name, value, chance) in rows {
         let (a, b, c) = (value(s.encoder), value(s.baseline_ridge), value(s.ceiling_teacher));
         let _ = write!(page, "<tr><td>{name}</td><td><b>{a}</b></td><td>{b}</td><td>{c}</td><td>{chance}</td></tr>");
     }
-    page.push_str("</table>");
+    page.push_str("</table></div>");
 }
 
 fn ct_teacher(page: &mut String, teacher: &CtStudy) {
     let (s, r) = (teacher.scores, &teacher.scores.retrieval);
     let _ = write!(
         page,
-        "<h2>The teacher itself: CTs and reports of the held-out patients ({})</h2><table><tr><th></th><th>R@1</th><th>R@10</th><th>R@50</th></tr>",
+        "<h2>The teacher itself: CTs and reports of the held-out patients ({})</h2><div class=\"wide\"><table><tr><th></th><th>R@1</th><th>R@10</th><th>R@50</th></tr>",
         s.gallery
     );
     let shares = |r: &Recall| [r.r1, r.r10, r.r50];
@@ -150,7 +157,7 @@ fn ct_teacher(page: &mut String, teacher: &CtStudy) {
     }
     let z = &s.zero_shot;
     let (macro_auc, micro_auc) = (optional(z.auc_macro), optional(z.auc_micro));
-    let _ = write!(page, "</table><p>Zero-shot AUC: {macro_auc} macro, {micro_auc} micro.</p>");
+    let _ = write!(page, "</table></div><p>Zero-shot AUC: {macro_auc} macro, {micro_auc} micro.</p>");
 }
 
 fn loss_chart(title: &str, steps: &[StepLog]) -> Result<String> {
@@ -161,7 +168,7 @@ fn loss_chart(title: &str, steps: &[StepLog]) -> Result<String> {
         mean += 0.1 * (y - mean);
         smooth.push((x, mean));
     }
-    let axes = Axes { title, x: "step", y: "loss", y_range: None };
+    let axes = Axes { title, x: "step", y: "loss", counts: true, y_range: None };
     lines(
         &axes,
         &[Series { name: "", points: &raw, color: [190, 210, 235] }, Series { name: "", points: &smooth, color: BLUE }],
@@ -198,14 +205,19 @@ fn radiographs(page: &mut String, s: &Study) -> Result<()> {
 }
 
 fn retrieval(page: &mut String, s: &Study) -> Result<()> {
-    page.push_str("<h2>Retrieval: the radiograph asks, CTs answer</h2><p>Each CT is shown by its radiograph; the patient's own is outlined in green.</p>");
+    page.push_str("<h2>Retrieval: the radiograph asks, CTs answer</h2><p>Each CT is shown by its radiograph; the patient's own is outlined in green, and stands last with its rank where it is not among the first five.</p>");
     let patients = s.radiographs.ids().len();
     for query in (0..patients).step_by((patients / 6).max(1)).take(6) {
         let _ = write!(page, "<div class=\"row\">{}", film(s, query, "query", "query")?);
-        let best = nearest(&s.embeddings[query * s.dim..(query + 1) * s.dim], s.ct, s.dim, 5)?;
-        for (rank, (patient, cosine)) in best.iter().enumerate() {
+        const FIRST: usize = 5;
+        let best = nearest(&s.embeddings[query * s.dim..(query + 1) * s.dim], s.ct, s.dim, patients)?;
+        for (rank, (patient, cosine)) in best.iter().enumerate().filter(|(rank, (p, _))| *rank < FIRST || *p == query) {
             let class = if *patient == query { "hit" } else { "" };
-            page.push_str(&film(s, *patient, class, &format!("{}: cos {cosine:.2}", rank + 1))?);
+            let caption = match (class, rank < FIRST) {
+                ("", _) | (_, true) => format!("{}: cos {cosine:.2}", rank + 1),
+                _ => format!("rank {} of {patients}: cos {cosine:.2}", rank + 1),
+            };
+            page.push_str(&film(s, *patient, class, &caption)?);
         }
         let _ = write!(page, "<p class=\"report\">{}: {}</p>", escape(&findings(s, query)), escape(&s.reports[query]));
         if let Some((patient, _)) = best.first().filter(|(patient, _)| *patient != query) {
@@ -222,7 +234,7 @@ fn retrieval(page: &mut String, s: &Study) -> Result<()> {
 }
 
 fn detection(page: &mut String, s: &Study) -> Result<()> {
-    page.push_str("<h2>Zero-shot detection</h2><table><tr><th>abnormality</th><th>patients</th><th>AUC</th><th>AP</th><th>AUC, ridge</th><th>AUC, ceiling</th></tr>");
+    page.push_str("<h2>Zero-shot detection</h2><div class=\"wide\"><table><tr><th>abnormality</th><th>patients</th><th>AUC</th><th>AP</th><th>AUC, ridge</th><th>AUC, ceiling</th></tr>");
     let (encoder, ridge, ceiling) = (&s.encoder.zero_shot, &s.baseline_ridge.zero_shot, &s.ceiling_teacher.zero_shot);
     for ((label, r), c) in encoder.labels.iter().zip(&ridge.labels).zip(&ceiling.labels) {
         let (auc, ap) = (optional(label.auc), optional(label.ap));
@@ -233,7 +245,7 @@ fn detection(page: &mut String, s: &Study) -> Result<()> {
             label.name, label.positives
         );
     }
-    page.push_str("</table><div>");
+    page.push_str("</table></div><div>");
     for (index, name) in labels::NAMES.iter().enumerate() {
         let truth: Vec<bool> = s.labels.iter().skip(index).step_by(labels::COUNT).copied().collect();
         let column = |scores: &Scores| -> Result<Option<Vec<(f64, f64)>>> {
@@ -245,7 +257,8 @@ fn detection(page: &mut String, s: &Study) -> Result<()> {
         else {
             continue;
         };
-        let axes = Axes { title: name, x: "1 - specificity", y: "sensitivity", y_range: Some((0.0, 1.0)) };
+        let axes =
+            Axes { title: name, x: "1 - specificity", y: "sensitivity", counts: false, y_range: Some((0.0, 1.0)) };
         let series = [
             Series { name: "teacher", points: &c, color: GREY },
             Series { name: "ridge", points: &b, color: ORANGE },

@@ -22,11 +22,21 @@ pub struct Axes<'a> {
     pub x: &'a str,
     /// Beside it.
     pub y: &'a str,
+    /// Whether x counts something: only whole numbers are written below the axis.
+    pub counts: bool,
     /// Range of y; the data's when absent.
     pub y_range: Option<(f64, f64)>,
 }
 
-/// The chart as an SVG element, 520 x 320.
+/// A number below an axis, without zeros that say nothing.
+fn tick(value: f64) -> String {
+    let text = format!("{value:.4}");
+    let text = text.trim_end_matches('0').trim_end_matches('.');
+    if text == "-0" { "0".into() } else { text.into() }
+}
+
+/// The chart as an SVG element, 520 x 320 or narrower, as its place allows. Frame and letters have the colour of the text around
+/// (`currentColor`), the ground behind the legend that of the class `page`.
 ///
 /// # Errors
 /// No finite point at all.
@@ -50,7 +60,10 @@ pub fn lines(axes: &Axes, series: &[Series]) -> Result<String> {
             .x_label_area_size(36)
             .y_label_area_size(48)
             .build_cartesian_2d(x0..x1.max(x0 + 1e-9), y0..y1.max(y0 + 1e-9))?;
-        chart.configure_mesh().light_line_style(TRANSPARENT).x_desc(axes.x).y_desc(axes.y).draw()?;
+        let below = |x: &f64| if axes.counts && x.fract() != 0.0 { String::new() } else { tick(*x) };
+        let mut mesh = chart.configure_mesh();
+        mesh.light_line_style(TRANSPARENT).x_desc(axes.x).y_desc(axes.y);
+        mesh.x_label_formatter(&below).y_label_formatter(&|y| tick(*y)).draw()?;
         for s in series {
             let color = RGBColor(s.color[0], s.color[1], s.color[2]);
             let line = chart.draw_series(LineSeries::new(s.points.iter().copied(), color.stroke_width(2)))?;
@@ -65,5 +78,5 @@ pub fn lines(axes: &Axes, series: &[Series]) -> Result<String> {
         Ok(())
     };
     draw().map_err(|e| failed(format!("cannot be drawn: {e}")))?;
-    Ok(svg)
+    Ok(svg.replace("\"#000000\"", "\"currentColor\"").replace("fill=\"#FFFFFF\"", "class=\"page\""))
 }

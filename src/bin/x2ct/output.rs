@@ -157,3 +157,22 @@ fn print_object(command: &str, status: &str, keys: Map<String, Value>, failed: &
     say!("{}", serde_json::to_string_pretty(&object)?);
     Ok(())
 }
+
+/// The program's version and, of a release built in a checkout, its commit.
+pub fn version() -> String {
+    let commit = match option_env!("X2CT_COMMIT") {
+        Some(commit) => format!("commit {commit}"),
+        None => "not a release build of a git checkout: no commit known".into(),
+    };
+    format!("x2ct {} ({commit})", env!("CARGO_PKG_VERSION"))
+}
+
+/// The command line as it was given; arguments with anything but letters, digits and `_-./=,:+@%` are quoted.
+pub fn command_line() -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./=,:+@%".contains(c);
+    let quoted = |argument: std::ffi::OsString| {
+        let text = argument.to_string_lossy().into_owned();
+        if !text.is_empty() && text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+    };
+    std::env::args_os().map(quoted).collect::<Vec<_>>().join(" ")
+}

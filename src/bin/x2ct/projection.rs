@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use x2ct::ct::image::{Depth, Photometric, PngOptions, Window};
+use x2ct::ct::image::{Curve, Depth, Photometric, PngOptions, Window};
 use x2ct::ct::physics::{self, Film, mu_water_at};
-use x2ct::ct::{Geometry, Mode, Placement, Projection, RadiographOptions};
+use x2ct::ct::{Collimation, Geometry, Mode, Placement, Projection, Radiograph, RadiographOptions};
 use x2ct::ops::drr::Projector;
 
 use crate::arguments::{named, numbers, sizes};
@@ -17,9 +17,10 @@ pub struct ProjectionArgs {
     /// a screen film of it
     #[arg(long, default_value = "mean-hu", value_parser = named::<Mode>(Mode::ALL.map(Mode::name)))]
     pub mode: Mode,
-    /// Exact; bilinear on planes (the fastest); or samples of the trilinear interpolant (attenuation)
-    #[arg(long, value_enum, default_value = "siddon")]
-    pub projector: ProjectorName,
+    /// Exact sums over voxels; bilinear on planes (the fastest, and smooth); or samples of the trilinear interpolant [default:
+    /// joseph for film, since siddon shows thick slices as stripes; siddon for the others]
+    #[arg(long, value_enum)]
+    pub projector: Option<ProjectorName>,
     /// Beam (mean HU is parallel)
     #[arg(long, value_enum, default_value = "parallel")]
     pub geometry: GeometryName,
@@ -41,10 +42,14 @@ pub struct ProjectionArgs {
     /// Isocentre in the file's world (RAS+ mm) [default: the volume's centre]
     #[arg(long, allow_hyphen_values = true, value_name = "X,Y,Z", value_parser = numbers::<3>)]
     pub isocentre: Option<[f64; 3]>,
-    /// Rows x columns [default: 512x512; for mean-hu the 1 mm grid itself]
+    /// What is shown where --size and --pitch do not say it: the patient's outline in each view, the longer side 512 pixels; or
+    /// the whole volume, 512x512 [default: body for pictures, volume for a data set]
+    #[arg(long, value_enum)]
+    pub collimation: Option<CollimationName>,
+    /// Rows x columns [default: by the collimation; for mean-hu the 1 mm grid itself]
     #[arg(long, value_name = "HxW", value_parser = sizes::<2>)]
     pub size: Option<[usize; 2]>,
-    /// Detector pixel in mm [default: the volume's extent, magnified onto the detector, over the size]
+    /// Detector pixel in mm [default: by the collimation]
     #[arg(long, allow_negative_numbers = true, value_name = "MM")]
     pub pitch: Option<f64>,
     /// Source to detector, cone beam
@@ -59,12 +64,12 @@ pub struct ProjectionArgs {
     /// Photon energy that decides the attenuation of water (NIST), 20 to 150
     #[arg(long, allow_negative_numbers = true, value_name = "KEV", conflicts_with = "mu_water")]
     pub energy: Option<f64>,
-    /// Film: line integral shown mid-grey [default: automatic exposure, the median behind the patient]
+    /// Film: line integral shown mid-grey [default: automatic exposure by what lies behind the body]
     #[arg(long, allow_negative_numbers = true, value_name = "P")]
     pub film_centre: Option<f64>,
-    /// Film: range of line integrals from black to clear
-    #[arg(long, allow_negative_numbers = true, value_name = "P", default_value_t = Film::default().width)]
-    pub film_width: f64,
+    /// Film: range of line integrals from black to clear; 3 is a chest film's [default: automatic, as the patient needs]
+    #[arg(long, allow_negative_numbers = true, value_name = "P")]
+    pub film_width: Option<f64>,
     /// Distance of samples, trilinear [default: half the shortest voxel edge]
     #[arg(long, allow_negative_numbers = true, value_name = "MM")]
     pub step: Option<f64>,
@@ -74,10 +79,11 @@ pub struct ProjectionArgs {
     /// PNG: which end is bright; monochrome2 shows bone white
     #[arg(long, value_enum, default_value = "monochrome2")]
     pub photometric: PhotometricName,
-    /// PNG: the values shown darkest and brightest [default: smallest and largest; 0,1 for film]
+    /// The values a PNG shows darkest and brightest, grey linear between them; recorded in every file [default: mean-hu:
+    /// smallest and largest; film: 0,1; others: percentiles 0.5 and 99.5 behind the body, grey linear in the line integral]
     #[arg(long, allow_hyphen_values = true, value_name = "LOW,HIGH", value_parser = numbers::<2>)]
     pub window: Option<[f64; 2]>,
-    /// PNG: the same in percentiles of the pixels, such as 1,99
+    /// The same in percentiles of all pixels, such as 1,99
     #[arg(long, allow_hyphen_values = true, value_name = "LOW,HIGH", value_parser = numbers::<2>, conflicts_with = "window")]
     pub percentiles: Option<[f64; 2]>,
     /// PNG: no orientation letters
@@ -97,6 +103,12 @@ pub enum ProjectorName {
     Siddon,
     Joseph,
     Trilinear,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum CollimationName {
+    Body,
+    Volume,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -135,10 +147,14 @@ impl ProjectionArgs {
                 GeometryName::Parallel => Geometry::Parallel,
                 GeometryName::Cone => Geometry::Cone { sdd: self.sdd, sod: self.sod },
             },
-            projector: match self.projector {
+            projector: self.projector.map(|name| match name {
                 ProjectorName::Siddon => Projector::Siddon,
                 ProjectorName::Joseph => Projector::Joseph,
                 ProjectorName::Trilinear => Projector::Trilinear,
+            }),
+            collimation: match self.collimation {
+                None | Some(CollimationName::Body) => Collimation::Body,
+                Some(CollimationName::Volume) => Collimation::Volume,
             },
             step: self.step,
             size: self.size,
@@ -149,22 +165,33 @@ impl ProjectionArgs {
         })
     }
 
-    /// How values become grey levels, without letters.
-    pub fn png(&self) -> PngOptions {
-        let range = |[low, high]: [f64; 2]| (low as f32, high as f32);
-        let window = match (self.window.map(range), self.percentiles.map(range)) {
-            (Some((low, high)), _) => Window::Range { low, high },
-            (None, Some((low, high))) => Window::Percentiles { low, high },
-            (None, None) => self.mode.window(),
-        };
+    /// How a radiograph becomes a picture.
+    pub fn png(&self, radiograph: &Radiograph) -> PngOptions {
+        let given = self.given_window();
         PngOptions {
             depth: if self.bits == "16" { Depth::Sixteen } else { Depth::Eight },
-            window,
+            window: given.unwrap_or(radiograph.window),
+            curve: if given.is_some() { Curve::Linear } else { radiograph.curve },
             photometric: match self.photometric {
                 PhotometricName::Monochrome1 => Photometric::Monochrome1,
                 PhotometricName::Monochrome2 => Photometric::Monochrome2,
             },
-            letters: None,
+            letters: radiograph.letters.filter(|_| !self.no_letters),
+        }
+    }
+
+    /// The options of a picture as text: equal text, equal pictures of equal radiographs.
+    pub fn picture(&self) -> String {
+        let monochrome1 = self.photometric == PhotometricName::Monochrome1;
+        format!("{} {monochrome1} {:?} {}", self.bits, self.given_window(), self.no_letters)
+    }
+
+    fn given_window(&self) -> Option<Window> {
+        let range = |[low, high]: [f64; 2]| (low as f32, high as f32);
+        match (self.window.map(range), self.percentiles.map(range)) {
+            (Some((low, high)), _) => Some(Window::Range { low, high }),
+            (None, Some((low, high))) => Some(Window::Percentiles { low, high }),
+            (None, None) => None,
         }
     }
 }

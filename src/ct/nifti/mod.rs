@@ -15,7 +15,7 @@ use crate::device::HostArray;
 use crate::error::{Error, Result};
 use header::{Datatype, Header};
 
-pub use write::{encode, write, write_described};
+pub use write::{Extra, encode, write, write_described};
 
 /// Reads one volume.
 ///

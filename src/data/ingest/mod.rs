@@ -54,7 +54,9 @@ use super::ct_rate::{CtRate, HuSource, Volume, VolumeName};
 use super::pixels;
 use super::radiographs::{self, Description, Mapped};
 use crate::archive::Digest;
-use crate::ct::{AffineSource, CtVolume, GrayImage, Projection, RadiographOptions, ReadOptions, read_bytes};
+use crate::ct::{
+    AffineSource, Collimation, CtVolume, GrayImage, Projection, Radiograph, RadiographOptions, ReadOptions, read_bytes,
+};
 use crate::device::Device;
 use crate::files::create_folder;
 use crate::ops::image::PixelType;
@@ -82,7 +84,7 @@ impl Default for IngestOptions<'_> {
     fn default() -> Self {
         IngestOptions {
             views: vec![Projection::Ap],
-            projection: RadiographOptions::default(),
+            projection: RadiographOptions { collimation: Collimation::Volume, ..Default::default() },
             size: [224, 224],
             pixel: PixelType::U8,
             shard: [1, 1],
@@ -97,7 +99,7 @@ pub struct Pictures<'a> {
     /// The settings, so that a run goes on with the same.
     pub settings: serde_json::Value,
     /// The file's bytes.
-    pub encode: &'a dyn Fn(&CtVolume, &RadiographOptions, &GrayImage) -> Result<Vec<u8>>,
+    pub encode: &'a dyn Fn(&Radiograph) -> Result<Vec<u8>>,
 }
 
 /// What a run tells while it is under way.
@@ -334,18 +336,17 @@ impl<'a> Run<'a> {
         work: &Work,
     ) -> Result<(Vec<Vec<u8>>, Row)> {
         let IngestOptions { views, projection, size, pixel, pictures, .. } = self.options;
-        let images = crate::ct::radiographs(device, volume, views, projection)?;
+        let images = Radiograph::all(device, volume, views, projection)?;
         if let Some(pictures) = pictures {
             for (view, image) in views.iter().zip(&images) {
-                let options = RadiographOptions { view: *view, ..projection.clone() };
-                let bytes = (pictures.encode)(volume, &options, image)?;
+                let bytes = (pictures.encode)(image)?;
                 let path = self.picture(view.name(), volume_name);
                 path.parent().map_or(Ok(()), create_folder)?;
                 work.publish(&path, |out| out.write_all(&bytes).map_err(|e| Error::io(&path, "write", &e)))?;
             }
         }
         let stored = |image: &GrayImage| pixels::encode(&image.pixels, [image.height, image.width], *size, *pixel);
-        let images: Vec<Vec<u8>> = images.iter().map(stored).collect();
+        let images: Vec<Vec<u8>> = images.iter().map(|made| stored(&made.image)).collect();
         let digests = images.iter().map(|image| blake3::hash(image).to_hex().to_string()).collect();
         Ok((images, Row { facts, digests, error: String::new() }))
     }

@@ -227,6 +227,8 @@ impl Outcome {
         let [encoder, ridge, ceiling] = &self.scores;
         let mut summary = json!({
             "seconds": self.seconds,
+            "version": crate::output::version(),
+            "command_line": crate::output::command_line(),
             "device": self.device,
             "teacher": self.teacher,
             "gallery": encoder.gallery,
@@ -267,6 +269,9 @@ impl Outcome {
             ("encoder", format!("ResNet-18, width {width}, {SIDE} x {SIDE} pixels, {epochs} epochs")),
             ("device", self.device.clone()),
             ("time", format!("{:.0} s", self.seconds)),
+            ("seed", plan.config.seed.to_string()),
+            ("version", crate::output::version()),
+            ("command", crate::output::command_line()),
         ];
         let study = Study {
             title: &format!("x2ct demo: what a radiograph learns from CT ({})", self.teacher),

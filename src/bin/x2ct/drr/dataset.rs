@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde_json::json;
 use x2ct::Error;
 use x2ct::ct::image::encode_png;
-use x2ct::ct::{CtVolume, GrayImage, RadiographOptions};
+use x2ct::ct::{Collimation, Radiograph, RadiographOptions};
 use x2ct::data::ct_rate::{CtRate, HuSource};
 use x2ct::data::ingest::{self, IngestOptions, Pictures};
 use x2ct::ops::image::PixelType;
@@ -66,13 +66,13 @@ pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
     if !data.skipped.is_empty() {
         remark!("{} volume(s) without a report or labels are left out", data.skipped.len());
     }
-    let encode = |volume: &CtVolume, options: &RadiographOptions, image: &GrayImage| {
-        encode_png(image, &super::png(projection, volume, options), &options.describe(volume))
-    };
-    let settings = json!({"png": format!("{:?}", projection.png()), "letters": !projection.no_letters});
+    let encode = |made: &Radiograph| encode_png(&made.image, &projection.png(made), &made.description());
+    let settings = json!(projection.picture());
+    // A stack of one geometry, unless asked for otherwise: the packed pixels' scale does not depend on a patient's outline.
+    let collimation = projection.collimation.map_or(Collimation::Volume, |_| options.collimation);
     let options = IngestOptions {
         views: projection.views.clone(),
-        projection: RadiographOptions { size: None, ..options },
+        projection: RadiographOptions { size: None, collimation, ..options },
         size: projection.size.unwrap_or([224, 224]),
         pixel: if args.dataset.format == "bf16" { PixelType::Bf16 } else { PixelType::U8 },
         shard: args.dataset.shard,

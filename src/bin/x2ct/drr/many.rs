@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use serde_json::json;
-use x2ct::ct::{RadiographOptions, radiographs};
+use x2ct::ct::Radiograph;
 use x2ct::data::ingest::ahead;
 use x2ct::{Error, files};
 
@@ -48,7 +48,7 @@ pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
         |at, volume| {
             let job = &jobs[at];
             let made = volume.and_then(|volume| {
-                let images = radiographs(&device, &volume, &projection.views, &options)?;
+                let images = Radiograph::all(&device, &volume, &projection.views, &options)?;
                 Ok((volume, images))
             });
             match made {
@@ -57,10 +57,9 @@ pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
                         progress.say(&warning);
                     }
                     for (&view, image) in projection.views.iter().zip(&images) {
-                        let (path, options) =
-                            (picture(job, view.name()), RadiographOptions { view, ..options.clone() });
+                        let path = picture(job, view.name());
                         path.parent().map_or(Ok(()), files::create_folder)?;
-                        super::write(&path, image, projection, &volume, &options)?;
+                        super::write(&path, image, projection)?;
                     }
                 }
                 Err(error @ (Error::Device { .. } | Error::Launch { .. })) => return Err(error),

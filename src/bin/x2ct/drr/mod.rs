@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use x2ct::Device;
-use x2ct::ct::image::{self, PngOptions};
-use x2ct::ct::{Affine, AxisCodes, CtVolume, GrayImage, RadiographOptions, Voxels, radiographs};
+use x2ct::ct::image;
+use x2ct::ct::{Affine, AxisCodes, CtVolume, Radiograph, RadiographOptions, Voxels, radiographs};
 
 use crate::Common;
 use crate::projection::ProjectionArgs;
@@ -61,20 +61,9 @@ fn read(path: &Path, device: &Device, args: &ProjectionArgs) -> x2ct::Result<CtV
     source::read(path, args.hu_source, args.metadata.as_deref(), device)
 }
 
-/// Settings of a PNG of this volume.
-fn png(args: &ProjectionArgs, volume: &CtVolume, options: &RadiographOptions) -> PngOptions {
-    PngOptions { letters: options.letters(volume).filter(|_| !args.no_letters), ..args.png() }
-}
-
 /// Writes a radiograph in the format its path ends in.
-fn write(
-    path: &Path,
-    image: &GrayImage,
-    args: &ProjectionArgs,
-    volume: &CtVolume,
-    options: &RadiographOptions,
-) -> x2ct::Result<()> {
-    image::write(path, image, &png(args, volume, options), options.describe(volume))
+fn write(path: &Path, made: &Radiograph, args: &ProjectionArgs) -> x2ct::Result<()> {
+    image::write(path, &made.image, &args.png(made), made.description())
 }
 
 /// Refuses options that suit no volume before they fail on each of thousands.

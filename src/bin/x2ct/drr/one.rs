@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use serde_json::json;
 use x2ct::Error;
 use x2ct::ct::physics::padding_voxels;
-use x2ct::ct::{Mode, padding_pixels, radiograph};
+use x2ct::ct::{Radiograph, padding_pixels};
 
 use super::DrrArgs;
 use crate::Common;
@@ -29,28 +29,32 @@ pub fn run(file: &Path, args: &DrrArgs, common: &Common) -> anyhow::Result<ExitC
     }
     let read = begin.elapsed().as_secs_f64();
     let options = projection.options()?;
-    let picture = radiograph(&device, &volume, &options)?;
+    let made = Radiograph::all(&device, &volume, &[options.view], &options)?.remove(0);
     let project = begin.elapsed().as_secs_f64() - read;
-    super::write(&args.out, &picture, projection, &volume, &options)?;
+    super::write(&args.out, &made, projection)?;
     let seconds = begin.elapsed().as_secs_f64();
-    let description = options.describe(&volume);
-    let pitch = description.pitch;
+    let (picture, pitch, png) = (&made.image, made.pitch, projection.png(&made));
     let (low, high) = picture.limits();
+    let [dark, bright] = picture.window(png.window)?;
     let value = |name: Option<clap::builder::PossibleValue>| name.map(|n| n.get_name().to_string());
     let padding = padding_voxels(&volume, options.hu);
     if common.json {
         let cone = projection.geometry == GeometryName::Cone;
-        let letters = super::png(projection, &volume, &options).letters;
         let report = json!({
             "input": file, "output": args.out, "device": device.name(),
             "volume": {
                 "shape": volume.shape, "spacing_mm": volume.spacing(), "axis_codes": volume.axis_codes().to_string(),
             },
             "mode": options.mode, "view": options.view, "geometry": value(projection.geometry.to_possible_value()),
-            "projector": value(projection.projector.to_possible_value()).filter(|_| options.mode != Mode::MeanHu),
+            "projector": made.entries.get("projector"),
             "sdd_mm": cone.then_some(projection.sdd), "sod_mm": cone.then_some(projection.sod),
             "size": [picture.height, picture.width], "pitch_mm": pitch, "min": low, "max": high,
-            "settings": description.entries, "letters": letters.is_some(),
+            "window": {
+                "low": dark, "high": bright, "rule": png.window.rule(), "curve": png.curve,
+            },
+            "film": made.exposure, "collimation": made.entries.get("collimation"),
+            "isocentre_mm": options.isocentre.unwrap_or_else(|| volume.affine.centre(volume.shape)),
+            "settings": made.entries, "letters": png.letters.is_some(),
             "padding_voxels": padding, "padding_pixels": padding_pixels(&device, &volume, &options)?,
             "seconds": {"read": read, "project": project, "total": seconds},
         });
