@@ -264,7 +264,7 @@ fn pictures_and_nifti_carry_the_digest_of_their_settings() {
     let texts: std::collections::BTreeMap<_, _> = texts.collect();
     let shown = [
         ("bits", "16"),
-        ("photometric", "MONOCHROME2"),
+        ("photometric", "monochrome2"),
         ("window_curve", "linear"),
         ("window_high", "1000"),
         ("window_low", "-1000"),

@@ -19,7 +19,6 @@ mod nifti;
 mod ops;
 mod phantom;
 mod physics;
-mod pictures;
 mod preprocess;
 mod provenance;
 mod radiograph;

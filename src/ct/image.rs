@@ -253,7 +253,7 @@ pub fn encode_png(image: &GrayImage, options: &PngOptions, description: &Descrip
     image.check()?;
     let window = image.window(options.window)?;
     let mut description = description.clone().shown(options, window);
-    let photometric = format!("{:?}", options.photometric).to_uppercase();
+    let photometric = format!("{:?}", options.photometric).to_lowercase();
     description.entries.insert("photometric".into(), photometric);
     let bits = if options.depth == Depth::Eight { "8" } else { "16" };
     description.entries.insert("bits".into(), bits.into());
@@ -283,12 +283,6 @@ pub fn encode_png(image: &GrayImage, options: &PngOptions, description: &Descrip
     encoder.set_depth(depth);
     let texts =
         description.entries.iter().try_for_each(|(key, text)| encoder.add_itxt_chunk(key.clone(), text.clone()));
-    // Of a picture without it, low values are dark.
-    let inverted = options.photometric == Photometric::Monochrome1;
-    let texts = texts.and_then(|()| match inverted {
-        true => encoder.add_itxt_chunk("photometric".into(), "monochrome1".into()),
-        false => Ok(()),
-    });
     let written = texts.and_then(|()| encoder.write_header()).and_then(|mut writer| {
         writer.write_image_data(&data)?;
         writer.finish()

@@ -172,13 +172,8 @@ impl RadiographOptions {
         (volume.affine_source != AffineSource::Pixdim).then(|| Letters::of(down, right))
     }
 
-<<<<<<< HEAD
-    /// Every option that has a say in the pixels, as text: equal settings, equal text.
+    /// Every option that has a say in the pixels, as it was asked for, as text: equal settings, equal text.
     pub fn settings(&self) -> BTreeMap<String, String> {
-=======
-    /// The options that were given and have a say in the pixels, as text.
-    fn settings(&self) -> BTreeMap<String, String> {
->>>>>>> 1847777 (Pictures fit the patient's outline, films are exposed by the body and smooth across thick slices; windows and places are recorded; a NIfTI stands where the detector stood; report.html on phones and in the dark)
         let mut settings = BTreeMap::new();
         let mut set = |key: &str, value: String| settings.insert(key.to_string(), value);
         let triple = |v: [f64; 3]| v.map(|x| x.to_string()).join(",");
@@ -186,6 +181,12 @@ impl RadiographOptions {
         set("view", self.view.to_string());
         if let HuSource::CsvRescale { slope, intercept } = self.hu {
             set("hu_rescale", format!("{slope},{intercept}"));
+        }
+        if let Some([rows, columns]) = self.size {
+            set("size", format!("{rows}x{columns}"));
+        }
+        if let Some(pitch) = self.pitch {
+            set("pitch_mm", pitch.to_string());
         }
         if self.mode == Mode::MeanHu {
             set("geometry", "parallel".into());
@@ -201,12 +202,18 @@ impl RadiographOptions {
         set("positioner_secondary_angle", secondary.to_string());
         set("rotation_deg", triple(self.placement.rotation));
         set("translation_mm", triple(self.placement.translation));
-        set("isocentre", if self.isocentre.is_some() { "given" } else { "centre of the volume" }.into());
+        set("isocentre_mm", self.isocentre.map_or("centre".into(), triple));
+        set("collimation", format!("{:?}", self.collimation).to_lowercase());
         set("projector", format!("{:?}", self.resolved_projector()).to_lowercase());
         if self.resolved_projector() == Projector::Trilinear {
             set("step_mm", self.step.map_or("half a voxel".into(), |mm| mm.to_string()));
         }
         set("mu_water_per_mm", self.mu_water.to_string());
+        if self.mode == Mode::Film {
+            let asked = |given: Option<f64>| given.map_or("automatic".into(), |p| p.to_string());
+            set("film_centre_asked", asked(self.film.centre));
+            set("film_width_asked", asked(self.film.width));
+        }
         settings
     }
 
@@ -355,6 +362,7 @@ impl Radiograph {
         set("pitch_mm", right_mm.to_string());
         set("field_mm", format!("{}x{}", down_mm * image.height as f64, right_mm * image.width as f64));
         set("collimation", rule.to_string());
+        set("isocentre", if options.isocentre.is_some() { "given" } else { "centre of the volume" }.into());
         set("isocentre_mm", joined(&options.centred_on(volume)));
         set("detector_origin_mm", joined(&view.origin));
         set("detector_row_mm", joined(&view.row));

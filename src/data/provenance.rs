@@ -202,7 +202,7 @@ const PICTURE: [&str; 8] = [
     "positioner_primary_angle",
     "positioner_secondary_angle",
     "rotation_deg",
-    "film_width",
+    "film_width_asked",
 ];
 
 /// What a PNG or a float file of `x2ct drr` says of how it was made; `None` of any other file.
