@@ -104,6 +104,34 @@ fn from_ct_volumes_to_predictions() {
         assert!(id.starts_with("train_") && text.len() > 20 && report["cosine"].as_f64().unwrap().abs() <= 1.0001);
     }
     assert!(succeed(at, predict).contains("image.png (teacher: phantom teacher)"));
+    assert_eq!(predictions["provenance"], "unknown", "the pictures do not say how they were made");
+    assert_eq!(scores["provenance"], "recorded");
+
+    // Radiographs and pictures of other settings.
+    let volume = "dataset/valid_fixed/valid_1/valid_1_a/valid_1_a_1.nii.gz";
+    succeed(at, "drr --dataset . --split valid --size 32x32 --view lateral --out side");
+    succeed(at, "drr --dataset . --split valid --size 48x48 --out large");
+    succeed(at, &format!("drr {volume} --out ap.png"));
+    succeed(at, &format!("drr {volume} --out lateral.png --view lateral"));
+    succeed(at, &format!("drr {volume} --out inverted.png --photometric monochrome1"));
+    let eval = |set: &str| evaluate.replace("valid/ap*", set);
+    let predict = |image: &str| {
+        format!("predict {image} --checkpoint run/checkpoint.safetensors --cache train.cache.safetensors")
+    };
+    for (command, says) in [
+        (eval("side/lateral*"), "radiographs: view: trained on ap, these are lateral (digests "),
+        (eval("large/ap*"), "radiographs: size: trained on 32x32, these are 48x48 (digests "),
+        (predict("lateral.png"), "lateral.png: view: trained on ap, this is lateral (digests "),
+        (predict("inverted.png"), "inverted.png: photometric: trained on monochrome2, this is monochrome1 (digests "),
+    ] {
+        let said = text(&x2ct(at, &command).stderr);
+        assert!(said.contains(says), "{command}: {said}");
+        assert_eq!(json(at, &format!("{command} --force"))["warnings"].as_array().unwrap().len(), 1, "{command}");
+    }
+    assert_eq!(json(at, &predict("ap.png"))["provenance"], "recorded");
+    succeed(at, &format!("{} --strict", predict("ap.png")));
+    let refused = x2ct(at, &format!("{} --strict", predict("image.png")));
+    assert!(!refused.status.success() && text(&refused.stderr).contains("image.png: how it was made is not recorded"));
 }
 
 #[cfg(unix)]

@@ -97,6 +97,42 @@ fn a_cache_is_the_same_however_often_its_making_was_stopped() {
     assert_ne!(other.report, written.report);
 }
 
+/// Volumes of noise, one by each seed; what they are called does not depend on it.
+fn noise(seeds: &[u64]) -> VolumeSet {
+    let shape = [28, 24, 20];
+    let value = |v: f32| half::bf16::from_f32(v.clamp(-1.0, 1.0)).to_le_bytes();
+    let voxels = seeds.iter().flat_map(|&seed| crate::support::normal(seed, shape.iter().product())).flat_map(value);
+    let ids = (0..seeds.len()).map(|i| format!("v{i}")).collect();
+    VolumeSet::new(ids, shape, DType::Bf16, voxels.collect(), volumes(1).preset().clone()).unwrap()
+}
+
+#[test]
+fn a_cache_embeds_what_has_changed_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let (teacher, never) = (teacher(folder.path()), AtomicBool::new(false));
+    let (out, fresh) = (folder.path().join("cache.safetensors"), folder.path().join("fresh.safetensors"));
+    let texts = |words: usize, seeds: &[u64]| texts(&noise(seeds), words);
+    let cases: [(&[u64], usize, usize); 6] = [
+        (&[1, 2, 3, 4], 1, 4),
+        (&[1, 2, 9, 4], 1, 1),
+        // The same volumes under each other's names.
+        (&[2, 1, 9, 4], 1, 0),
+        // Other texts.
+        (&[2, 1, 9, 4], 2, 0),
+        (&[2, 1, 9, 4, 7], 2, 1),
+        (&[7, 9], 2, 0),
+    ];
+    for (seeds, words, embedded) in cases {
+        let mut seen = Vec::new();
+        let (set, text) = (noise(seeds), texts(words, seeds));
+        teacher.write_cache(set, &text, &out, &never, &mut |n| seen.push(n)).unwrap();
+        assert_eq!(seeds.len() - seen[0], embedded, "{seeds:?} {words}: {seen:?}");
+        let _ = std::fs::remove_file(&fresh);
+        teacher.write_cache(noise(seeds), &text, &fresh, &never, &mut |_| {}).unwrap();
+        assert!(std::fs::read(&out).unwrap() == std::fs::read(&fresh).unwrap(), "{seeds:?} {words}");
+    }
+}
+
 #[test]
 fn parts_of_another_run_are_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -266,6 +302,30 @@ mod circle {
             "valid_1_a_1",
         );
     }
+
+    #[test]
+    fn the_demo_does_not_report_other_patients_with_the_encoder_of_these() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path();
+        let summary = json(at, "demo --out d --patients 16 --held-out 8 --epochs 1");
+        let bytes = || {
+            let names = ["summary.json", "train.radiographs.safetensors", "train.cache.safetensors"];
+            names.map(|name| std::fs::read(at.join("d").join(name)).unwrap())
+        };
+        let before = bytes();
+        for other in ["--patients 20 --epochs 1", "--patients 16 --epochs 1 --seed 5"] {
+            let output = x2ct(at, &format!("demo --out d --held-out 8 {other}"));
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert!(!output.status.success() && said.contains("the run began") && said.contains("--restart"), "{said}");
+            assert!(bytes() == before, "{other} has changed the folder");
+        }
+        let anew = json(at, "demo --out d --patients 20 --held-out 8 --epochs 1 --restart");
+        assert_eq!((&summary["patients"], &anew["patients"]), (&16.into(), &20.into()));
+        for name in ["checkpoint", "radiographs", "cache"] {
+            assert_ne!(anew["digests"][name], summary["digests"][name], "{name}");
+        }
+    }
+
     #[test]
     fn the_demo_trains_its_own_teacher() {
         let folder = tempfile::tempdir().unwrap();

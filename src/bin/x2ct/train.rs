@@ -109,7 +109,9 @@ pub fn run_logged<C: Task>(
     let log_path = out.join("log.jsonl");
     let (mut trainer, steps) = if resume && path.exists() {
         let checkpoint: Checkpoint<C> = Checkpoint::read(&path)?;
-        checkpoint.expect_run(config, &C::sources(set)).map_err(|e| e.of_file(&path))?;
+        for undecided in checkpoint.expect_run(config, &C::sources(set)).map_err(|e| e.of_file(&path))? {
+            remark!("x2ct: warning: {}: {undecided}", path.display());
+        }
         let trainer = Trainer::resume(device, &checkpoint)?;
         remark!("resuming after step {} of {}", trainer.position().step, trainer.total_steps(set));
         (trainer, read_log(&log_path, checkpoint.position.step)?)

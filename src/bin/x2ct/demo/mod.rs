@@ -8,6 +8,7 @@ use std::time::Instant;
 use serde_json::json;
 use x2ct::ct::phantom::{COARSE_SHAPE, COARSE_SPACING};
 use x2ct::data::phantom_set::{PhantomSet, PhantomStudy};
+use x2ct::data::provenance::short;
 use x2ct::data::rows;
 use x2ct::eval::probe::RidgeRegression;
 use x2ct::eval::scores::Scores;
@@ -15,8 +16,8 @@ use x2ct::nn::models::EncoderConfig;
 use x2ct::ops::image::Normalization;
 use x2ct::report::{CtStudy, Study, html};
 use x2ct::train::{
-    Augmentation, CtTeacher, CtTrainConfig, DataConfig, LossConfig, OptimizerConfig, ScheduleConfig, ScheduleKind,
-    StepLog, TrainConfig, TrainingSet,
+    Augmentation, Checkpoint, CtTeacher, CtTrainConfig, DataConfig, LossConfig, OptimizerConfig, ScheduleConfig,
+    ScheduleKind, Sources, StepLog, Task, TrainConfig, TrainingSet,
 };
 use x2ct::{Device, files};
 
@@ -25,7 +26,7 @@ mod teacher;
 use crate::Common;
 use crate::output::Report;
 use crate::terminal::{Progress, print_table, stop_flag};
-use crate::train::run_logged;
+use crate::train::{checkpoint_path, run_logged};
 
 /// The whole method on simulated patients, on whatever this machine has: about two minutes on two cores
 ///
@@ -57,6 +58,9 @@ pub struct DemoArgs {
     /// Patients held out: the gallery
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(2..))]
     held_out: u64,
+    /// Train anew even if the folder holds an encoder
+    #[arg(long)]
+    restart: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
@@ -131,26 +135,28 @@ pub fn run(args: DemoArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let plan = Plan::new(&args, &out)?;
     let stop = stop_flag()?;
     remark!("device: {}", device.description());
+    let resume = !args.restart;
+    // Of other settings, before minutes of work; of other patients, before anything is written.
+    expect_run(&plan, resume, &Sources::default())?;
     let ids = [0..plan.patients as u64, 1_000_000_000..1_000_000_000 + args.held_out];
     let mut train = patients(&plan, &device, "training", ids[0].clone(), &stop)?;
     let mut test = patients(&plan, &device, "held out", ids[1].clone(), &stop)?;
-    train.radiographs.write(&plan.config.data.radiographs)?;
-    test.radiographs.write(&out.join("test.radiographs.safetensors"))?;
     let learned = match &plan.teacher {
         Some(config) => {
             let [of_train, of_test] = ids;
             let sets = [(&mut train, of_train), (&mut test, of_test)];
-            Some(teacher::learn(&device, &plan.study, config.clone(), sets, &out, &stop)?)
+            Some(teacher::learn(&device, &plan.study, config.clone(), sets, (&out, resume), &stop)?)
         }
-        None => {
-            train.cache.write(&plan.config.data.cache)?;
-            test.cache.write(out.join("test.cache.safetensors"))?;
-            None
-        }
+        None => None,
     };
 
     let set = TrainingSet::join(&device, &train.radiographs, &train.cache)?;
-    let (trainer, steps) = run_logged(&device, &plan.config, &set, true, &stop)?;
+    expect_run(&plan, resume, &set.sources)?;
+    train.radiographs.write(&plan.config.data.radiographs)?;
+    test.radiographs.write(&out.join("test.radiographs.safetensors"))?;
+    train.cache.write(&plan.config.data.cache)?;
+    test.cache.write(out.join("test.cache.safetensors"))?;
+    let (trainer, steps) = run_logged(&device, &plan.config, &set, resume, &stop)?;
     let embeddings = trainer.embed(&test.radiographs.upload(&device)?)?;
 
     let targets = test.targets();
@@ -163,6 +169,8 @@ pub fn run(args: DemoArgs, common: &Common) -> anyhow::Result<ExitCode> {
         teacher: test.cache.teacher.clone(),
         learned,
         steps,
+        checkpoint: trainer.checkpoint()?.digest(),
+        sources: TrainConfig::sources(&set),
         scores: [encoder, ridge, ceiling],
     };
     run.write_summary(&out, &plan)?;
@@ -173,6 +181,16 @@ pub fn run(args: DemoArgs, common: &Common) -> anyhow::Result<ExitCode> {
     }
     run.print(&out);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the encoder in the folder, if one is to be used, is of this plan and of these patients.
+fn expect_run(plan: &Plan, resume: bool, sources: &Sources) -> x2ct::Result<()> {
+    let path = checkpoint_path(&plan.config.out);
+    if !resume || !path.exists() {
+        return Ok(());
+    }
+    let checkpoint: Checkpoint = Checkpoint::read(&path)?;
+    checkpoint.expect_run(&plan.config, sources).map(drop).map_err(|e| e.of_file(&path))
 }
 
 fn patients(
@@ -218,6 +236,10 @@ struct Outcome {
     learned: Option<teacher::Learned>,
     /// The radiograph encoder's log.
     steps: Vec<StepLog>,
+    /// The digest of the radiograph encoder that was scored.
+    checkpoint: String,
+    /// What it was trained on.
+    sources: Sources,
     /// The encoder, ridge regression, the teacher's own CT embeddings.
     scores: [Scores; 3],
 }
@@ -238,6 +260,11 @@ impl Outcome {
             "baseline_ridge": scores_json(ridge),
             "ceiling_teacher": scores_json(ceiling),
             "config": plan.config,
+            "digests": {
+                "checkpoint": self.checkpoint,
+                "radiographs": self.sources.from["radiographs"].digest,
+                "cache": self.sources.from["cache"].digest,
+            },
         });
         if let Some(learned) = &self.learned {
             summary["ct_teacher"] = json!({
@@ -266,7 +293,13 @@ impl Outcome {
         let facts = [
             ("teacher", teacher),
             ("patients", patients),
-            ("encoder", format!("ResNet-18, width {width}, {SIDE} x {SIDE} pixels, {epochs} epochs")),
+            (
+                "encoder",
+                format!(
+                    "ResNet-18, width {width}, {SIDE} x {SIDE} pixels, {epochs} epochs; checkpoint {}",
+                    short(&self.checkpoint)
+                ),
+            ),
             ("device", self.device.clone()),
             ("time", format!("{:.0} s", self.seconds)),
             ("seed", plan.config.seed.to_string()),

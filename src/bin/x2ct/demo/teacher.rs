@@ -65,13 +65,13 @@ pub fn config(out: &Path, seed: u64, patients: usize, epochs: usize) -> x2ct::Re
 }
 
 /// Trains the teacher on `train` and puts its embeddings in the place of both sets', as files in `out` and in memory. An
-/// interrupted call goes on where it stopped.
+/// interrupted call goes on where it stopped, if it is to `resume`.
 pub fn learn(
     device: &Device,
     study: &PhantomStudy,
     config: CtTrainConfig,
     [(train, trained), (test, held_out)]: [(&mut PhantomSet, Range<u64>); 2],
-    out: &Path,
+    (out, resume): (&Path, bool),
     stop: &AtomicBool,
 ) -> x2ct::Result<Learned> {
     x2ct::files::create_folder(&config.out)?;
@@ -79,7 +79,7 @@ pub fn learn(
     let features = text(train)?;
     remark!("the teacher: DCFormer-CLIP on the CTs and reports of the training patients");
     let set = CtTrainingSet::with_features(device, volumes(device, study, "training", trained, stop)?, &features)?;
-    let (_, steps) = run_logged(device, &config, &set, true, stop)?;
+    let (_, steps) = run_logged(device, &config, &set, resume, stop)?;
     let teacher = CtTeacher::read(device, &checkpoint_path(&config.out))?;
     let cached = |volumes: Arc<VolumeSet>, features, name: &str| {
         let mut progress = Progress::new("CT embeddings", "volumes", volumes.ids().len() as u64);
