@@ -19,6 +19,7 @@ mod nifti;
 mod ops;
 mod phantom;
 mod physics;
+mod pictures;
 mod preprocess;
 mod provenance;
 mod radiograph;

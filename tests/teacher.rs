@@ -344,9 +344,16 @@ mod circle {
             "what a radiograph learns from CT (DCFormer-CLIP (dcformer))",
             "The teacher itself",
             "CT teacher: contrastive loss",
+            "<meta name=\"viewport\" content=\"width=device-width",
+            "@media(prefers-color-scheme:dark)",
+            "svg{max-width:100%",
+            "<dt>seed</dt><dd>1024</dd>",
+            concat!("<dt>version</dt><dd>x2ct ", env!("CARGO_PKG_VERSION")),
+            "--patients 24 --held-out 8",
         ] {
             assert!(page.contains(part), "{part} is not on the page");
         }
+        assert!(!page.contains("\"#000000\"") && page.contains("currentColor"), "charts take the page's colours");
         // Run again, everything is there already and says the same.
         let bytes = || std::fs::read(at.join("d/train.cache.safetensors")).unwrap();
         let before = bytes();

@@ -99,7 +99,7 @@ dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}\
 .film b{position:absolute;top:2px;font-size:11px;text-shadow:0 0 2px #000}.film .r{left:4px}.film .l{right:4px}\
 .film small{display:block;padding:1px 4px;font-size:11px}.hit{outline:3px solid var(--hit)}.query{outline:3px solid var(--query)}\
 .row{margin:1em 0;border-top:1px solid var(--line);padding-top:.5em}p.report{margin:.2em 0;color:var(--soft);font-size:13px}\
-@media(max-width:600px){body{margin:1em auto;padding:0 .6em}td,th{padding:.2em .4em}}";
+@media(max-width:600px){body{margin:1em auto;padding:0 .6em}td,th{padding:.2em .3em;font-size:13px}}";
 
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
