@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
-/// SASS for these, and PTX of the first for newer chips.
+/// SASS for these, and PTX of the first for newer chips, which the driver compiles by the family on first use. Each more
+/// would add a quarter to the time and size of every build.
 const CUDA_ARCHS: &str = "80,86,89,90a";
 
 fn main() {

@@ -82,6 +82,12 @@ struct RingCursor {
     }
 };
 
+// Arrives for a warp, after all its lanes.
+X2CT_DEVICE void warp_arrive(Mbarrier* barrier) {
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) mbarrier_arrive(barrier);
+}
+
 // The pieces of operands that have been fetched: `full` counts the bytes, `empty` the warps that need a piece no more.
 template <int Slots, int Bytes>
 struct PieceRing {
@@ -105,17 +111,10 @@ struct PieceRing {
         mbarrier_wait(full + at.slot, at.parity);
         return pieces + at.slot * Bytes;
     }
-    // Every warp gives back every piece, after it has waited for what it computes from it.
-    X2CT_DEVICE void give_back(RingCursor at) const {
-        if (threadIdx.x % 32 == 0) mbarrier_arrive(empty + at.slot);
-    }
+    // Every warp gives back every piece, after all its lanes have seen it and it has waited for what it computes from it: a
+    // lane that still asks for the piece when its slot is filled again would ask for ever.
+    X2CT_DEVICE void give_back(RingCursor at) const { warp_arrive(empty + at.slot); }
 };
-
-// Arrives for a warp, after all its lanes.
-X2CT_DEVICE void warp_arrive(Mbarrier* barrier) {
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) mbarrier_arrive(barrier);
-}
 
 // Tile (row_tile, piece) of a packed set.
 X2CT_DEVICE const unsigned char* packed_tile(const void* set, uint64_t row_tile, uint64_t pieces, uint64_t piece) {

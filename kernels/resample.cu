@@ -338,6 +338,8 @@ X2CT_DEVICE void resample_backward(const ResampleParams& p) {
     const uint64_t total = uint64_t(p.batch) * p.from[2] * p.from[1] * p.from[0];
     // What the clip after the resize makes of its limits, in the output's own rounding.
     const float floor = to_float(from_float<Out>(p.scale * p.low + p.shift)), ceiling = to_float(from_float<Out>(p.scale * p.high + p.shift));
+    // Without limits no voxel is read: what the caller has may hold nothing yet.
+    const bool limited = p.stored_low > -INFINITY || p.stored_high < INFINITY;
     for (uint32_t k = 0; k < ResampleConfig::tile2 / ResampleConfig::threads; ++k) {
         uint64_t item = uint64_t(blockIdx.x) * ResampleConfig::tile2 + k * ResampleConfig::threads + threadIdx.x;
         if (item >= total) return;
@@ -347,7 +349,7 @@ X2CT_DEVICE void resample_backward(const ResampleParams& p) {
         item /= p.from[1];
         const uint32_t z = uint32_t(item % p.from[2]), volume = uint32_t(item / p.from[2]);
         const int64_t voxel = volume * p.volume_stride + p.first + x * p.stride[0] + y * p.stride[1] + z * p.stride[2];
-        const float stored = to_float(static_cast<const In*>(p.volume)[voxel]);
+        const float stored = limited ? to_float(static_cast<const In*>(p.volume)[voxel]) : 0.0f;
         const Touched xs = touched(p, 0, x), ys = touched(p, 1, y), zs = touched(p, 2, z);
         float sum = 0.0f;
         for (uint32_t rz = zs.begin; rz < zs.end; ++rz) {

@@ -6,7 +6,7 @@ use x2ct::kernels::probe::{self, ProbeParams};
 use x2ct::kernels::{DevicePtr, Kernel};
 use x2ct::tensor::{DType, Tensor};
 
-use crate::support::{assert_close, devices, host, normal};
+use crate::support::{assert_close, devices, devices_with_wgmma, host, normal};
 
 const ORDERS: [ThreadOrder; 3] = [ThreadOrder::Forward, ThreadOrder::Reverse, ThreadOrder::Seeded(3)];
 
@@ -225,11 +225,59 @@ fn tensor_core_fragments_multiply() {
     }
 }
 
-/// Bulk copies and warpgroup products exist on the host and on compute capability 9.0.
-fn devices_with_wgmma() -> Vec<(String, Device)> {
-    let mut all = devices();
-    all.retain(|(_, device)| x2ct::kernels::contrastive::check_wgmma(device.launcher()).is_ok());
-    all
+/// 1, then three quarters of its last place after 3, 7, 11 and 15 products: steps of 4 lose all of them, a step of 16 none
+/// of the three whole places.
+#[test]
+fn tensor_cores_cut_off_the_sum_of_each_step() {
+    let step = std::env::var("X2CT_MMA_STEP").ok().filter(|step| !step.is_empty());
+    let places = match step.as_deref().unwrap_or("8") {
+        "4" => 0,
+        "8" => 2,
+        "16" => 3,
+        other => panic!("X2CT_MMA_STEP={other}"),
+    };
+    let want = 1.0 + places as f32 * f32::EPSILON;
+    let (mut a, mut bt) = ([0.0f32; 256], [0.0f32; 128]);
+    (a[0], bt[0]) = (1.0, 1.0);
+    for k in [3, 7, 11, 15] {
+        (a[k], bt[k]) = (0.75 / 4096.0, 1.0 / 2048.0);
+    }
+    // wgmma's probe takes 64 x 64: one step of 16 of it.
+    let mut wide = vec![0.0f32; 2 * 64 * 64];
+    wide[..16].copy_from_slice(&a[..16]);
+    wide[4096..4112].copy_from_slice(&bt[..16]);
+    for order in ORDERS {
+        let device = host(order);
+        for sign in [1.0, -1.0] {
+            for (kernel, n, input) in
+                [(&probe::MMA, 128, [&a[..], &bt[..]].concat()), (&probe::WGMMA, 64 * 64, wide.clone())]
+            {
+                let split = if n == 128 { 256 } else { 4096 };
+                let signed: Vec<f32> =
+                    input.iter().enumerate().map(|(i, v)| if i < split { sign * v } else { *v }).collect();
+                let input = Tensor::from_slice(&device, [signed.len()], DType::F32, &signed).unwrap();
+                let out = Tensor::zeros(&device, [n], DType::F32, "out").unwrap();
+                let params = ProbeParams { input: input.ptr(), out: out.ptr(), n: n as u64, key0: 0, key1: 0 };
+                // Safety: both tensors hold what the probe reads and writes.
+                unsafe { probe::launch(device.launcher(), kernel, 1, &params).unwrap() };
+                let got = out.to_vec().unwrap()[0];
+                assert_eq!(got.to_bits(), (sign * want).to_bits(), "{got} for {}", sign * want);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_step_that_no_tensor_core_has_is_refused() {
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "shim::tensor_core_fragments_multiply", "--nocapture"])
+        .env("X2CT_MMA_STEP", "5")
+        .env("X2CT_REQUIRE_CUDA", "0")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && text.contains("X2CT_MMA_STEP is 5"), "{text}");
+    assert!(text.contains("4, 8 or 16 products"), "{text}");
 }
 
 #[test]

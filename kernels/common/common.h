@@ -44,10 +44,18 @@ X2CT_DEVICE T* one_value(T* pointer) {
     return pointer;
 }
 
+// What shared memory begins at a multiple of: where wgmma exists, of the 1,024 bytes after which its swizzle repeats.
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+#define X2CT_SHARED_ALIGNMENT 1024
+#else
+#define X2CT_SHARED_ALIGNMENT 128
+#endif
+
 // The block's shared memory as the layout S of its Config.
 template <class S>
 X2CT_DEVICE S& shared_memory() {
-    extern __shared__ __align__(128) unsigned char x2ct_shared_bytes[];
+    static_assert(alignof(S) <= X2CT_SHARED_ALIGNMENT, "the layout fits where shared memory begins");
+    extern __shared__ __align__(X2CT_SHARED_ALIGNMENT) unsigned char x2ct_shared_bytes[];
     return *reinterpret_cast<S*>(x2ct_shared_bytes);
 }
 
@@ -65,13 +73,23 @@ X2CT_DEVICE T* one_value(T* pointer) {
 
 #endif
 
+// Bytes of a layout. On the GPU in whole words of 16 bytes: where a kernel reads most of the last word, nvcc reads all of it.
+template <class S>
+constexpr uint32_t shared_bytes_of() {
+    if (std::is_empty<S>::value) return 0;
+#ifdef __CUDACC__
+    return uint32_t(sizeof(S) + 15) / 16 * 16;
+#else
+    return uint32_t(sizeof(S));
+#endif
+}
+
 template <class C, class P>
 constexpr KernelConfig kernel_config() {
     static_assert(C::threads % 32 == 0 && C::threads <= 1024, "whole warps, at most 1024 threads");
     static_assert(std::is_trivially_copyable<P>::value, "parameters travel by value");
     static_assert(sizeof(P) <= 4096, "parameters fit the launch limit of every driver");
-    return {C::threads,     C::min_blocks,     std::is_empty<typename C::Shared>::value ? 0u : uint32_t(sizeof(typename C::Shared)),
-            sizeof(P),      C::cooperative,    {C::tile0, C::tile1, C::tile2, C::tile3}};
+    return {C::threads, C::min_blocks, shared_bytes_of<typename C::Shared>(), sizeof(P), C::cooperative, {C::tile0, C::tile1, C::tile2, C::tile3}};
 }
 
 #ifdef __CUDACC__

@@ -534,6 +534,13 @@ void warp_collective(uint32_t mask, const char* kind, void* operand, Exchange ex
     s.wait(Wait::Warp, "", 0);
 }
 
+int mma_step() {
+    static const char* const text = getenv("X2CT_MMA_STEP");
+    static const int step = !text || !*text ? 8 : !strcmp(text, "4") ? 4 : !strcmp(text, "8") ? 8 : !strcmp(text, "16") ? 16 : 0;
+    if (!step) fail("X2CT_MMA_STEP is %s; tensor cores add 4, 8 or 16 products at once", text);
+    return step;
+}
+
 void async_copy(void* destination, const void* source, uint32_t bytes, uint32_t source_bytes) {
     scheduler->self().copies.items.push_back({destination, source, bytes, source_bytes});
 }

@@ -8,6 +8,33 @@
 #ifndef __CUDACC__
 namespace x2ct_host {
 
+// How many products a tensor core adds at once, 4, 8 or 16 by chip and type: what X2CT_MMA_STEP says, or 8.
+int mma_step();
+
+// The nearest float towards zero (to nearest below 2^-126): what is left of a tensor core's sum.
+inline float cut_to_float(double sum) {
+    uint64_t bits;
+    memcpy(&bits, &sum, sizeof bits);
+    bits &= ~uint64_t(0x1fffffff);
+    memcpy(&sum, &bits, sizeof bits);
+    return float(sum);
+}
+
+// d += a b as tensor cores do it: the accumulator and the products of one step are added without rounding, and the sum is cut
+// off, not rounded, to f32. Sums of one sign come out small, by about 2^-24 of themselves a step.
+template <int Depth, int Width>
+inline void multiply_in_steps(const double (&a)[16][Depth], const double (&b)[Depth][Width], int columns, float (&d)[16][Width]) {
+    const int step = min(mma_step(), Depth);
+    for (int row = 0; row < 16; ++row)
+        for (int first = 0; first < Depth; first += step) {
+            double sum[Width];
+            for (int column = 0; column < columns; ++column) sum[column] = d[row][column];
+            for (int k = first; k < first + step; ++k)
+                for (int column = 0; column < columns; ++column) sum[column] += a[row][k] * b[k][column];
+            for (int column = 0; column < columns; ++column) d[row][column] = cut_to_float(sum[column]);
+        }
+}
+
 template <int AWords>
 struct MmaOperand {
     const uint32_t* a;
@@ -15,10 +42,20 @@ struct MmaOperand {
     float* d;
 };
 
+// The warp's accumulators, from the lanes or back to them.
+inline void mma_accumulators(void* const operands[32], float (&d)[16][8], bool back) {
+    for (int lane = 0; lane < 32; ++lane)
+        for (int i = 0; i < 4; ++i) {
+            float &tile = d[lane / 4 + 8 * (i / 2)][2 * (lane % 4) + i % 2], &own = static_cast<MmaOperand<4>*>(operands[lane])->d[i];
+            (back ? own : tile) = back ? tile : own;
+        }
+}
+
 inline float half_of(uint32_t word, int hi) { return to_float(bf16{uint16_t(hi ? word >> 16 : word)}); }
 
 inline void mma_bf16_warp(void* const operands[32], uint32_t) {
-    float a[16][16], b[16][8];
+    double a[16][16], b[16][8];
+    float d[16][8];
     for (int lane = 0; lane < 32; ++lane) {
         const auto* o = static_cast<const MmaOperand<4>*>(operands[lane]);
         if (!o) fail("mma: lane %d is missing", lane);
@@ -32,23 +69,17 @@ inline void mma_bf16_warp(void* const operands[32], uint32_t) {
             b[col + 8 + hi][row] = half_of(o->b[1], hi);
         }
     }
-    for (int lane = 0; lane < 32; ++lane) {
-        auto* o = static_cast<MmaOperand<4>*>(operands[lane]);
-        const int row = lane / 4, col = 2 * (lane % 4);
-        for (int i = 0; i < 4; ++i) {
-            const int m = row + 8 * (i / 2), n = col + i % 2;
-            float sum = o->d[i];
-            for (int k = 0; k < 16; ++k) sum += a[m][k] * b[k][n];
-            o->d[i] = sum;
-        }
-    }
+    mma_accumulators(operands, d, false);
+    multiply_in_steps(a, b, 8, d);
+    mma_accumulators(operands, d, true);
 }
 
 // TF32 keeps 10 mantissa bits; the hardware ignores the rest.
 inline float tf32_of(uint32_t word) { return __uint_as_float(word & 0xffffe000u); }
 
 inline void mma_tf32_warp(void* const operands[32], uint32_t) {
-    float a[16][8], b[8][8];
+    double a[16][8], b[8][8];
+    float d[16][8];
     for (int lane = 0; lane < 32; ++lane) {
         const auto* o = static_cast<const MmaOperand<4>*>(operands[lane]);
         if (!o) fail("mma: lane %d is missing", lane);
@@ -60,16 +91,9 @@ inline void mma_tf32_warp(void* const operands[32], uint32_t) {
         b[col][row] = tf32_of(o->b[0]);
         b[col + 4][row] = tf32_of(o->b[1]);
     }
-    for (int lane = 0; lane < 32; ++lane) {
-        auto* o = static_cast<MmaOperand<4>*>(operands[lane]);
-        const int row = lane / 4, col = 2 * (lane % 4);
-        for (int i = 0; i < 4; ++i) {
-            const int m = row + 8 * (i / 2), n = col + i % 2;
-            float sum = o->d[i];
-            for (int k = 0; k < 8; ++k) sum += a[m][k] * b[k][n];
-            o->d[i] = sum;
-        }
-    }
+    mma_accumulators(operands, d, false);
+    multiply_in_steps(a, b, 8, d);
+    mma_accumulators(operands, d, true);
 }
 
 struct LdmatrixOperand {

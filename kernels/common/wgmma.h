@@ -55,7 +55,7 @@ inline WgmmaProduct wgmma_product(float (&d)[Count], const uint32_t (&a)[4], uin
 }
 
 // Eight neighbouring elements: of row `row`, bytes [16 group, 16 group + 16) of the tile that a descriptor names.
-inline void wgmma_elements(uint64_t descriptor, int row, int group, float (&out)[8]) {
+inline void wgmma_elements(uint64_t descriptor, int row, int group, double (&out)[8]) {
     const uint32_t start = uint32_t(descriptor & 0x3fff) << 4, stride = uint32_t(descriptor >> 32 & 0x3fff) << 4;
     if (descriptor >> 62 != 1) fail("wgmma: the descriptor does not say 128-byte swizzle");
     const uint32_t at = swizzle(start + uint32_t(row / 8) * stride + uint32_t(row % 8 * kSwizzledRow + group * 16));
@@ -67,7 +67,8 @@ inline void wgmma_elements(uint64_t descriptor, int row, int group, float (&out)
 
 // One warp's 16 rows of a product.
 inline void wgmma_warp(void* const operands[32], uint32_t) {
-    float a[16][16], b[16][128], d[16][128], eight[8];
+    double a[16][16], b[16][128], eight[8];
+    float d[16][128];
     for (int lane = 0; lane < 32; ++lane)
         if (!operands[lane]) fail("wgmma: lane %d is missing", lane);
     const auto& first = *static_cast<const WgmmaProduct*>(operands[0]);
@@ -91,9 +92,7 @@ inline void wgmma_warp(void* const operands[32], uint32_t) {
         for (int hi = 0; hi < 2 && !o.a_shared; ++hi)
             for (int i = 0; i < 4; ++i) a[row + i % 2 * 8][i / 2 * 8 + column + hi] = half_of(o.a[i], hi);
     }
-    for (int row = 0; row < 16; ++row)
-        for (int k = 0; k < 16; ++k)
-            for (int column = 0; column < first.n; ++column) d[row][column] += a[row][k] * b[k][column];
+    multiply_in_steps(a, b, first.n, d);
     for (int lane = 0; lane < 32; ++lane) {
         auto& o = *static_cast<WgmmaProduct*>(operands[lane]);
         for (int i = 0; i < 4 * (o.n / 8); ++i) o.d[i] = d[lane / 4 + i % 4 / 2 * 8][i / 4 * 8 + 2 * (lane % 4) + i % 2];
@@ -109,6 +108,8 @@ X2CT_DEVICE uint64_t wgmma_tile(const unsigned char* tile) {
     const uint32_t address = shared_address(tile);
 #else
     const uint32_t address = uint32_t(tile - static_cast<const unsigned char*>(x2ct_host::current.shared));
+    if (address % kSwizzledGroup >= uint32_t(kSwizzledRow))
+        x2ct_host::fail("wgmma: a tile begins %u bytes behind a multiple of %d, where the swizzle's pattern begins", address % kSwizzledGroup, kSwizzledGroup);
 #endif
     constexpr uint64_t swizzle128 = 1, stride = kSwizzledGroup >> 4, unused_stride = 1;
     return uint64_t(address >> 4 & 0x3fffu) | unused_stride << 16 | stride << 32 | swizzle128 << 62;

@@ -44,7 +44,7 @@ struct Gpu {
     context: Arc<CudaContext>,
 }
 
-/// The GPUs this process has opened, by ordinal. Kept to the end of the process: opening one loads every kernel.
+/// The GPUs this process has opened, by ordinal. Kept to the end of the process, with the kernels that have been loaded.
 static OPEN: Mutex<Vec<(usize, Arc<Gpu>)>> = Mutex::new(Vec::new());
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -370,6 +370,7 @@ fn decomp_conv_in_bf16() {
             for (size, groups) in [
                 (DEPTHWISE[3], Groups::Depthwise),
                 (DEPTHWISE[4], Groups::Depthwise),
+                (DEPTHWISE[6], Groups::Depthwise),
                 (DEPTHWISE[9], Groups::Depthwise),
                 (DENSE[1], Groups::Dense),
             ] {

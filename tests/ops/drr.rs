@@ -1,11 +1,12 @@
 use x2ct::autograd::{Op, Tape, check_gradients};
 use x2ct::ct::{Affine, View};
+use x2ct::device::ThreadOrder;
 use x2ct::kernels::Write;
 use x2ct::ops::drr::{LineIntegral, Projector, Quantity, Response, Variant, Views};
 use x2ct::ops::volume::DeviceVolume;
 use x2ct::tensor::{DType, Tensor};
 
-use crate::support::{assert_close, devices, host, normal, round_bf16};
+use crate::support::{assert_close, devices, host, normal, on_host_and_cuda, round_bf16};
 
 mod mean;
 mod pose;
@@ -86,32 +87,33 @@ fn long_rays_keep_their_accuracy() {
 
 #[test]
 fn the_adjoint_is_the_transpose_on_100_geometries() {
-    let device = host(Default::default());
-    let mut most = 0.0f64;
-    for seed in 200..300 {
-        let case = random_case(seed);
-        let n = case.shape.iter().product();
-        let [rows, columns] = case.view.size;
-        let (x, y) = (normal(seed, n), normal(seed + 1, rows * columns));
-        for projector in Projector::ALL {
-            for variant in Variant::ALL {
-                let op = operator(&device, &case, projector, variant);
-                let tensor = volume(&device, case.shape, &x, DType::F32);
-                let (image, _) = op.forward(&[&tensor]).unwrap();
-                let upstream = Tensor::from_slice(&device, [1, 1, rows, columns], DType::F32, &y).unwrap();
-                let gradient = Tensor::empty(&device, tensor.shape(), DType::F32, "gradient").unwrap();
-                op.adjoint(&tensor, None, &upstream, &gradient, Write::Overwrite).unwrap();
-                let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| a as f64 * b as f64).sum::<f64>();
-                let size = |a: &[f32]| dot(a, a).sqrt();
-                let (image, gradient) = (image.to_vec().unwrap(), gradient.to_vec().unwrap());
-                let (forward, backward) = (dot(&image, &y), dot(&x, &gradient));
-                let scale = (size(&image) * size(&y)).max(1e-30);
-                most = most.max((forward - backward).abs() / scale);
-                assert!((forward - backward).abs() <= 1e-5 * scale, "{seed}: {forward} {backward}");
+    on_host_and_cuda(ThreadOrder::Forward, |device| {
+        let mut most = 0.0f64;
+        for seed in 200..300 {
+            let case = random_case(seed);
+            let n = case.shape.iter().product();
+            let [rows, columns] = case.view.size;
+            let (x, y) = (normal(seed, n), normal(seed + 1, rows * columns));
+            for projector in Projector::ALL {
+                for variant in Variant::ALL {
+                    let op = operator(&device, &case, projector, variant);
+                    let tensor = volume(&device, case.shape, &x, DType::F32);
+                    let (image, _) = op.forward(&[&tensor]).unwrap();
+                    let upstream = Tensor::from_slice(&device, [1, 1, rows, columns], DType::F32, &y).unwrap();
+                    let gradient = Tensor::empty(&device, tensor.shape(), DType::F32, "gradient").unwrap();
+                    op.adjoint(&tensor, None, &upstream, &gradient, Write::Overwrite).unwrap();
+                    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| a as f64 * b as f64).sum::<f64>();
+                    let size = |a: &[f32]| dot(a, a).sqrt();
+                    let (image, gradient) = (image.to_vec().unwrap(), gradient.to_vec().unwrap());
+                    let (forward, backward) = (dot(&image, &y), dot(&x, &gradient));
+                    let scale = (size(&image) * size(&y)).max(1e-30);
+                    most = most.max((forward - backward).abs() / scale);
+                    assert!((forward - backward).abs() <= 1e-5 * scale, "{seed}: {forward} {backward}");
+                }
             }
         }
-    }
-    println!("largest |<Ax, y> - <x, A'y>| / (|Ax| |y|) = {most:.2e}");
+        println!("largest |<Ax, y> - <x, A'y>| / (|Ax| |y|) = {most:.2e}");
+    });
 }
 
 #[test]
@@ -272,46 +274,55 @@ fn a_nan_shows_and_bad_geometry_is_refused() {
 /// A body in air: what is skipped must not be missed, at any pose, wherever bricks end.
 #[test]
 fn air_is_skipped_without_changing_the_image() {
-    let device = host(Default::default());
-    let quantity = Quantity::Attenuation { mu_water: 0.02 };
-    let mut crossed = 0;
-    for seed in 300..340 {
-        let mut case = random_case(seed);
-        case.shape = [20 + (seed % 17) as usize, 9 + (seed % 23) as usize, 17];
-        let [nx, ny, nz] = case.shape;
-        // Air but for a few voxels.
-        let mut hu = vec![-1000.0f32; nx * ny * nz];
-        for (i, v) in normal(seed, 60).iter().enumerate() {
-            let at = (v.abs() * 1e4) as usize % hu.len();
-            hu[at] = 10.0 * i as f32;
-        }
-        for projector in Projector::ALL {
-            let tensor = volume(&device, case.shape, &hu, DType::F32);
-            let image = |skip_air: bool, variant| {
-                let op =
-                    LineIntegral { quantity, skip_air: Some(skip_air), ..operator(&device, &case, projector, variant) };
-                op.forward(&[&tensor]).unwrap().0.to_vec().unwrap()
-            };
-            for variant in [Variant::Slab, Variant::Split] {
-                let (all, some) = (image(false, variant), image(true, variant));
-                for (a, b) in all.iter().zip(&some) {
-                    assert!((a - b).abs() <= 1e-5 * a.abs() + 1e-7, "{seed} {projector:?} {variant:?}: {a} {b}");
-                }
-                crossed += all.iter().filter(|&&p| p > 0.0).count();
+    on_host_and_cuda(ThreadOrder::Forward, |device| {
+        let quantity = Quantity::Attenuation { mu_water: 0.02 };
+        let mut crossed = 0;
+        for seed in 300..340 {
+            let mut case = random_case(seed);
+            case.shape = [20 + (seed % 17) as usize, 9 + (seed % 23) as usize, 17];
+            let [nx, ny, nz] = case.shape;
+            // Air but for a few voxels.
+            let mut hu = vec![-1000.0f32; nx * ny * nz];
+            for (i, v) in normal(seed, 60).iter().enumerate() {
+                let at = (v.abs() * 1e4) as usize % hu.len();
+                hu[at] = 10.0 * i as f32;
             }
-            hu[0] = f32::NAN;
-            let tensor = volume(&device, case.shape, &hu, DType::F32);
-            let op =
-                |skip_air| LineIntegral { quantity, skip_air, ..operator(&device, &case, projector, Variant::Slab) };
-            let nan = |skip_air| {
-                let image = op(Some(skip_air)).forward(&[&tensor]).unwrap().0.to_vec().unwrap();
-                image.iter().map(|v| v.is_nan()).collect::<Vec<_>>()
-            };
-            assert_eq!(nan(false), nan(true));
-            hu[0] = -1000.0;
+            // The storage type changes with the case: each has a kernel of its own that looks for air.
+            let dtype = if seed % 2 == 0 { DType::F32 } else { DType::Bf16 };
+            for projector in Projector::ALL {
+                let tensor = volume(&device, case.shape, &hu, dtype);
+                let image = |skip_air: bool, variant| {
+                    let op = LineIntegral {
+                        quantity,
+                        skip_air: Some(skip_air),
+                        ..operator(&device, &case, projector, variant)
+                    };
+                    op.forward(&[&tensor]).unwrap().0.to_vec().unwrap()
+                };
+                for variant in [Variant::Slab, Variant::Split] {
+                    let (all, some) = (image(false, variant), image(true, variant));
+                    for (a, b) in all.iter().zip(&some) {
+                        assert!((a - b).abs() <= 1e-5 * a.abs() + 1e-7, "{seed} {projector:?} {variant:?}: {a} {b}");
+                    }
+                    crossed += all.iter().filter(|&&p| p > 0.0).count();
+                }
+                hu[0] = f32::NAN;
+                let tensor = volume(&device, case.shape, &hu, dtype);
+                let op = |skip_air| LineIntegral {
+                    quantity,
+                    skip_air,
+                    ..operator(&device, &case, projector, Variant::Slab)
+                };
+                let nan = |skip_air| {
+                    let image = op(Some(skip_air)).forward(&[&tensor]).unwrap().0.to_vec().unwrap();
+                    image.iter().map(|v| v.is_nan()).collect::<Vec<_>>()
+                };
+                assert_eq!(nan(false), nan(true));
+                hu[0] = -1000.0;
+            }
         }
-    }
-    assert!(crossed > 100, "{crossed}");
+        assert!(crossed > 100, "{crossed}");
+    });
 }
 
 #[test]

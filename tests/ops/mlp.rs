@@ -6,7 +6,7 @@ use x2ct::ops::mlp::{DropPath, Hidden, Mlp};
 use x2ct::tensor::{DType, Shape, Tensor};
 
 use super::channels::erf;
-use crate::support::{assert_close, devices, host, normal, relative_l2, round_bf16};
+use crate::support::{assert_close, devices, host, normal, relative_l2, round_bf16, sum_bound};
 
 /// Samples, channels, a volume and hidden units: one of each, odd ones, several tiles and parts of sums.
 const SHAPES: [([usize; 5], usize); 5] =
@@ -127,7 +127,9 @@ const NAMES: [&str; 8] = ["y", "dx", "du", "dW1", "db1", "dW2", "db2", "dgamma"]
 #[test]
 fn mlp_agrees_with_f64_and_with_its_parts() {
     for (shape, hidden) in SHAPES {
-        for (dtype, bound, of_parts) in [(DType::F32, 3e-6, 1e-6), (DType::Bf16, 1e-2, 2e-2)] {
+        // Gradients of weights are sums over all voxels, which a library may add in one order or another.
+        let sums = sum_bound(shape[0] * shape[2] * shape[3] * shape[4]);
+        for (dtype, bound, of_parts) in [(DType::F32, 2e-6 + sums, sums), (DType::Bf16, 1e-2, 2e-2)] {
             let case = Case::new(shape, hidden, dtype);
             let want = case.reference(&vec![1.0; shape[0]]);
             for (name, device) in devices() {

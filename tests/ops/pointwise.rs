@@ -1,5 +1,6 @@
 use x2ct::autograd::{Op, Tape, check_gradients};
-use x2ct::ops::pointwise::{Add, Cast, Gelu, Relu};
+use x2ct::kernels::Write;
+use x2ct::ops::pointwise::{Add, Cast, Gelu, Relu, copy_into, scale_into};
 use x2ct::tensor::{DType, Tensor};
 
 use crate::support::{assert_close, devices, host, normal, round_bf16};
@@ -124,6 +125,31 @@ fn casts_round_to_nearest_even_and_back() {
             let dy = Tensor::from_slice(&device, [n], DType::Bf16, &x).unwrap();
             let gradients = tape.backward_from(&[(&y, &dy)]).unwrap();
             assert_eq!(gradients.get(&leaf).unwrap().to_vec().unwrap(), round_bf16(&x), "{name} n={n}");
+        }
+    }
+}
+
+#[test]
+fn copies_and_multiples_replace_or_add() {
+    for (name, device) in devices() {
+        for dtype in [DType::F32, DType::Bf16] {
+            for n in SIZES {
+                let (x, start) = (round_bf16(&normal(7, n)), round_bf16(&normal(8, n)));
+                let source = Tensor::from_slice(&device, [n], dtype, &x).unwrap();
+                let bound = if dtype == DType::F32 { 1e-6 } else { 4e-3 };
+                for (write, kept) in [(Write::Overwrite, 0.0), (Write::Accumulate, 1.0)] {
+                    let check = |what: &str, factor: f64, into: &dyn Fn(&Tensor) -> x2ct::Result<()>| {
+                        let out = Tensor::from_slice(&device, [n], dtype, &start).unwrap();
+                        into(&out).unwrap();
+                        let want: Vec<f64> =
+                            x.iter().zip(&start).map(|(&x, &s)| factor * x as f64 + kept * s as f64).collect();
+                        let what = format!("{what} {name} {} n={n} {write:?}", dtype.name());
+                        assert_close(&what, &out.to_vec().unwrap(), &want, bound);
+                    };
+                    check("copy", 1.0, &|out| copy_into(&source, out, write));
+                    check("scale", -1.75, &|out| scale_into(-1.75, &source, out, write));
+                }
+            }
         }
     }
 }

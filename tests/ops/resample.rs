@@ -4,7 +4,7 @@ use x2ct::ops::resample::{Layout, Resample, Variant, resized};
 use x2ct::ops::volume::DeviceVolume;
 use x2ct::tensor::{DType, Tensor};
 
-use crate::support::{assert_close, devices, host, normal};
+use crate::support::{assert_close, devices, host, normal, round_bf16};
 
 /// PyTorch's trilinear, `align_corners=False`, in f64; x fastest.
 pub fn trilinear_f64(input: &[f64], from: [usize; 3], to: [usize; 3]) -> Vec<f64> {
@@ -152,6 +152,11 @@ fn every_stage_agrees_with_f64() {
                     let dims = [2, shape[2], shape[1], shape[0]];
                     let x = Tensor::from_slice(&device, dims, DType::F32, &floats).unwrap();
                     assert_close(&what, &op.forward(&[&x]).unwrap().0.to_vec().unwrap(), &want, bound);
+                    let x = Tensor::from_slice(&device, dims, DType::Bf16, &floats).unwrap();
+                    let rounded: Vec<f64> = round_bf16(&floats).iter().map(|&v| v as f64).collect();
+                    let want: Vec<f64> = rounded.chunks(n).flat_map(|v| reference(v, shape, &op)).collect();
+                    let what = format!("{what} of bf16");
+                    assert_close(&what, &op.forward(&[&x]).unwrap().0.to_vec().unwrap(), &want, bound);
                 }
             }
         }
@@ -160,38 +165,53 @@ fn every_stage_agrees_with_f64() {
 
 #[test]
 fn the_gradient_is_the_transpose() {
+    let types = [DType::F32, DType::Bf16];
     for (name, device) in devices() {
         for (i, (shape, op)) in cases().into_iter().enumerate() {
-            let n: usize = shape.iter().product();
-            let stored: Vec<f32> = voxels(n, 20 + i as u64).iter().map(|&v| v as f32).collect();
-            let x: Vec<f64> = stored.iter().map(|&v| v as f64).collect();
-            let out = reference(&x, shape, &op);
-            let y = normal(30 + i as u64, out.len());
-            // Central differences of a piecewise linear map, small enough to cross no clip: exact in f64.
-            let h = 1e-4;
-            let value =
-                |x: &[f64]| -> f64 { reference(x, shape, &op).iter().zip(&y).map(|(a, &b)| a * b as f64).sum() };
-            let sampled: Vec<usize> = (0..n).step_by(1 + n / 60).collect();
-            let want: Vec<f64> = sampled
-                .iter()
-                .map(|&v| {
-                    let mut moved = x.clone();
-                    moved[v] = x[v] + h;
-                    let up = value(&moved);
-                    moved[v] = x[v] - h;
-                    (up - value(&moved)) / (2.0 * h)
-                })
-                .collect();
-            let op = Resample { dtype: DType::F32, ..op };
-            let tape = Tape::recording();
-            let leaf =
-                tape.leaf(&Tensor::from_slice(&device, [shape[2], shape[1], shape[0]], DType::F32, &stored).unwrap());
-            let z = tape.apply(op, &[&leaf]).unwrap();
-            let upstream = Tensor::from_slice(&device, z.tensor().shape(), DType::F32, &y).unwrap();
-            let gradients = tape.backward_from(&[(&z, &upstream)]).unwrap();
-            let got = gradients.get(&leaf).unwrap().to_vec().unwrap();
-            let got: Vec<f32> = sampled.iter().map(|&v| got[v]).collect();
-            assert_close(&format!("{name} case {i}"), &got, &want, 2e-5);
+            for (of, to) in types.into_iter().flat_map(|of| types.map(|to| (of, to))) {
+                let n: usize = shape.iter().product();
+                let stored: Vec<f32> = voxels(n, 20 + i as u64).iter().map(|&v| v as f32).collect();
+                let stored = if of == DType::Bf16 { round_bf16(&stored) } else { stored };
+                let x: Vec<f64> = stored.iter().map(|&v| v as f64).collect();
+                let out = reference(&x, shape, &op);
+                let mut y = round_bf16(&normal(30 + i as u64, out.len()));
+                // What the result's type rounds to a limit of the window counts as clipped: nothing comes from there.
+                if let Some((low, high)) = op.window.filter(|_| to == DType::Bf16) {
+                    let bf16 = |v: f64| round_bf16(&[v as f32])[0];
+                    let limits = [low, high].map(|v| bf16((op.scale * v + op.shift) as f64));
+                    y.iter_mut().zip(&out).filter(|(_, o)| limits.contains(&bf16(**o))).for_each(|(y, _)| *y = 0.0);
+                }
+                // Central differences of a piecewise linear map, small enough to cross no clip: exact in f64.
+                let h = 1e-4;
+                let value =
+                    |x: &[f64]| -> f64 { reference(x, shape, &op).iter().zip(&y).map(|(a, &b)| a * b as f64).sum() };
+                let on_a_limit = |v: f64| {
+                    let hu = op.hu.0 as f64 * v + op.hu.1 as f64;
+                    op.pre_clip.is_some_and(|(low, high)| hu == low as f64 || hu == high as f64)
+                };
+                let sampled: Vec<usize> = (0..n).step_by(1 + n / 60).filter(|&v| !on_a_limit(x[v])).collect();
+                let want: Vec<f64> = sampled
+                    .iter()
+                    .map(|&v| {
+                        let mut moved = x.clone();
+                        moved[v] = x[v] + h;
+                        let up = value(&moved);
+                        moved[v] = x[v] - h;
+                        (up - value(&moved)) / (2.0 * h)
+                    })
+                    .collect();
+                let op = Resample { dtype: to, ..op.clone() };
+                let tape = Tape::recording();
+                let dims = [shape[2], shape[1], shape[0]];
+                let leaf = tape.leaf(&Tensor::from_slice(&device, dims, of, &stored).unwrap());
+                let z = tape.apply(op, &[&leaf]).unwrap();
+                let upstream = Tensor::from_slice(&device, z.tensor().shape(), to, &y).unwrap();
+                let gradients = tape.backward_from(&[(&z, &upstream)]).unwrap();
+                let got = gradients.get(&leaf).unwrap().to_vec().unwrap();
+                let got: Vec<f32> = sampled.iter().map(|&v| got[v]).collect();
+                let bound = if of == DType::Bf16 { 4e-3 } else { 2e-5 };
+                assert_close(&format!("{name} case {i} {} to {}", of.name(), to.name()), &got, &want, bound);
+            }
         }
     }
 }

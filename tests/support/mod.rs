@@ -15,9 +15,21 @@ use x2ct::train::{Observer, Position, StepLog, Task, Trainer};
 /// failure, `X2CT_REQUIRE_CUDA=only` leaves out the host as well (for tools that slow everything down).
 /// Under sanitizers, which see every access in any order, the host is tried under one.
 pub fn devices() -> Vec<(String, Device)> {
-    let required = std::env::var("X2CT_REQUIRE_CUDA").unwrap_or_default();
     let orders = [ThreadOrder::Seeded(7), ThreadOrder::Forward, ThreadOrder::Reverse];
-    let orders = if cfg!(x2ct_sanitize) { &orders[..1] } else { &orders };
+    devices_in(if cfg!(x2ct_sanitize) { &orders[..1] } else { &orders })
+}
+
+/// The devices of [`devices`], the host under one thread order, for tests that would take too long under three. A failure's
+/// output ends with the device's name.
+pub fn on_host_and_cuda(order: ThreadOrder, test: impl Fn(Device)) {
+    for (name, device) in devices_in(&[order]) {
+        println!("on {name}");
+        test(device);
+    }
+}
+
+fn devices_in(orders: &[ThreadOrder]) -> Vec<(String, Device)> {
+    let required = std::env::var("X2CT_REQUIRE_CUDA").unwrap_or_default();
     let mut devices: Vec<(String, Device)> =
         orders.iter().copied().map(|order| (format!("host {order:?}"), host(order))).collect();
     if required == "only" {
@@ -52,6 +64,20 @@ pub fn has_backend(device: &Device, backend: Backend) -> bool {
         println!("SKIPPED on {}: the backend `library`, which cannot be loaded", device.name());
     }
     has
+}
+
+/// The backends of products that there are on a device.
+pub fn backends(device: &Device) -> Vec<Backend> {
+    let all = [Backend::Library, Backend::Own, Backend::Naive];
+    all.into_iter().filter(|&backend| has_backend(device, backend)).collect()
+}
+
+/// Those of [`devices`] that have bulk copies and warpgroup products: the host, and GPUs of compute capability 9.0 with a build
+/// for sm_90a.
+pub fn devices_with_wgmma() -> Vec<(String, Device)> {
+    let mut all = devices();
+    all.retain(|(_, device)| x2ct::kernels::contrastive::check_wgmma(device.launcher()).is_ok());
+    all
 }
 
 /// The host with one thread order and poisoned memory.
@@ -90,6 +116,19 @@ pub fn relative_l2(got: &[f32], want: &[f64]) -> f64 {
         size += w * w;
     }
     (difference / size.max(1e-300)).sqrt()
+}
+
+/// What an f32 sum of `k` products of mixed signs may be off by, relative: the rounding errors of k additions in order, each
+/// at most 2^-24 of the sum so far, add up like the steps of a random walk.
+pub fn sum_bound(k: usize) -> f64 {
+    1e-6 + (k as f64).sqrt() * 2f64.powi(-24)
+}
+
+/// The same of tensor cores, which do not round: they cut off the sum of each step of 4, 8 or 16 products, so that every
+/// step takes 2^-24 of the sum so far on average. In at most k/4 steps the sum grows from 0 to what it is, so it loses at
+/// most k/8 * 2^-24 of it.
+pub fn tensor_core_bound(k: usize) -> f64 {
+    1e-6 + k as f64 / 8.0 * 2f64.powi(-24)
 }
 
 /// Fails unless every value is finite and the relative L2 distance is within `bound`.

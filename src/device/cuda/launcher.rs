@@ -1,7 +1,7 @@
 //! The kernels of this crate on a CUDA stream: modules, functions, launches.
 
 use std::ffi::{CString, c_void};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
@@ -27,8 +27,9 @@ const SHARED_BYTES_BY_DEFAULT: u32 = 48 * 1024;
 /// # }
 /// ```
 ///
-/// Everything is looked up once, here; a launch is two table reads and one driver call. With `X2CT_SYNC=1` in the
-/// environment each launch waits and reports its own failure.
+/// A family is loaded when a kernel of it is first asked for, and its kernels are looked up once, then: on a GPU that the
+/// build holds no machine code for, the driver compiles what is used and nothing else. From then on a launch is two table
+/// reads and one driver call. With `X2CT_SYNC=1` in the environment each launch waits and reports its own failure.
 #[derive(Clone)]
 pub struct CudaLauncher {
     modules: Arc<Modules>,
@@ -37,12 +38,13 @@ pub struct CudaLauncher {
 }
 
 impl CudaLauncher {
-    /// Loads the given families (usually [`crate::kernels::FAMILIES`]) into the stream's context.
+    /// Launches kernels of the given families (usually [`crate::kernels::FAMILIES`]) in the stream's context. Loads the
+    /// smallest of them, so that a GPU which the build has no code for is refused here, and each other on its first use.
     ///
     /// # Errors
     /// When the crate was built without nvcc, or holds no code that this GPU can run.
     pub fn new(stream: &Arc<CudaStream>, families: &[&'static Family]) -> Result<Self> {
-        let modules = Modules::load(stream.context(), families)?;
+        let modules = Modules::open(stream.context(), families)?;
         let sync = std::env::var_os("X2CT_SYNC").is_some_and(|v| !v.is_empty() && v != "0");
         Ok(CudaLauncher { modules: Arc::new(modules), stream: stream.clone(), sync })
     }
@@ -87,9 +89,19 @@ impl CudaLauncher {
     }
 
     fn function(&self, entry: &'static Entry) -> Result<&Function> {
-        self.modules.functions.get(entry.family.slot).and_then(|table| table.get(entry.index)).ok_or_else(|| {
+        let module = self.modules.families.get(entry.family.slot).and_then(Option::as_ref).ok_or_else(|| {
             self.refuse(entry, format!("the family {} was not given to CudaLauncher::new", entry.family.name))
-        })
+        })?;
+        match module.loaded.get() {
+            Some(loaded) => Ok(&loaded.functions[entry.index]),
+            None => Ok(&self.modules.load(module, self.is_capturing())?.functions[entry.index]),
+        }
+    }
+
+    fn is_capturing(&self) -> bool {
+        // Safety: the stream lives as long as `self`.
+        unsafe { result::stream::is_capturing(self.raw_stream()) }
+            .is_ok_and(|status| status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
     }
 
     fn refuse(&self, entry: &'static Entry, problem: String) -> Error {
@@ -170,10 +182,7 @@ unsafe impl Launcher for CudaLauncher {
 
     unsafe fn launch(&self, entry: &'static Entry, grid: Grid, params: *const c_void) -> Result<()> {
         // A stream of the caller's may be recording; asking costs little beside waiting.
-        // Safety: the stream lives as long as `self`.
-        let capturing = self.sync
-            && unsafe { result::stream::is_capturing(self.raw_stream()) }
-                .is_ok_and(|status| status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE);
+        let capturing = self.sync && self.is_capturing();
         unsafe { self.launch_on_stream(entry, grid, params, capturing) }
     }
 }
@@ -198,12 +207,25 @@ struct Function {
     refused: Option<String>,
 }
 
-/// The loaded families of one context: tables by `family.slot`, then `entry.index`.
+/// A family of one context, loaded or not yet.
+struct Module {
+    family: &'static Family,
+    loaded: OnceLock<Loaded>,
+    /// Held while it is being loaded.
+    loading: Mutex<()>,
+}
+
+struct Loaded {
+    raw: sys::CUmodule,
+    /// By `entry.index`.
+    functions: Vec<Function>,
+}
+
+/// The families of one context, by `family.slot`.
 struct Modules {
     device: String,
     properties: Properties,
-    functions: Vec<Vec<Function>>,
-    loaded: Vec<sys::CUmodule>,
+    families: Vec<Option<Module>>,
     context: Arc<CudaContext>,
 }
 
@@ -214,40 +236,85 @@ unsafe impl Sync for Modules {}
 impl Drop for Modules {
     fn drop(&mut self) {
         if bind(&self.context).is_ok() {
-            for &module in &self.loaded {
+            for loaded in self.families.iter().flatten().filter_map(|module| module.loaded.get()) {
                 // Safety: loaded by `load`, unloaded once. A failure leaves nothing to be done.
-                let _ = unsafe { result::module::unload(module) };
+                let _ = unsafe { result::module::unload(loaded.raw) };
             }
         }
     }
 }
 
+/// While it lives, this thread may make calls that a capture on it would forbid: loading a module touches no stream that
+/// records.
+struct Relaxed {
+    former: sys::CUstreamCaptureMode,
+}
+
+impl Relaxed {
+    fn begin() -> std::result::Result<Self, DriverError> {
+        Ok(Relaxed { former: exchange_mode(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED)? })
+    }
+}
+
+impl Drop for Relaxed {
+    fn drop(&mut self) {
+        let _ = exchange_mode(self.former);
+    }
+}
+
+/// Sets what this thread's captures forbid; returns what it was.
+fn exchange_mode(mut mode: sys::CUstreamCaptureMode) -> std::result::Result<sys::CUstreamCaptureMode, DriverError> {
+    // Safety: the mode is local.
+    unsafe { sys::cuThreadExchangeStreamCaptureMode(&mut mode) }.result()?;
+    Ok(mode)
+}
+
 impl Modules {
-    fn load(context: &Arc<CudaContext>, families: &[&'static Family]) -> Result<Self> {
+    fn open(context: &Arc<CudaContext>, families: &[&'static Family]) -> Result<Self> {
         let device = format!("cuda:{}", context.ordinal());
         bind(context).map_err(|e| driver::failed(&device, "use the context", e))?;
         let properties = properties(context).map_err(|e| driver::failed(&device, "ask for its properties", e))?;
-        let slots = families.iter().map(|f| f.slot + 1).max().unwrap_or(0);
-        let functions = (0..slots).map(|_| Vec::new()).collect();
-        let mut modules = Modules { device, properties, functions, loaded: Vec::new(), context: context.clone() };
-        for family in families {
-            modules.load_family(family)?;
+        let mut slots: Vec<Option<Module>> = Vec::new();
+        for &family in families {
+            if family.slot >= slots.len() {
+                slots.resize_with(family.slot + 1, || None);
+            }
+            slots[family.slot] = Some(Module { family, loaded: OnceLock::new(), loading: Mutex::new(()) });
+        }
+        let modules = Modules { device, properties, families: slots, context: context.clone() };
+        let size = |module: &&Module| module.family.fatbin.map_or(0, <[u8]>::len);
+        if let Some(smallest) = modules.families.iter().flatten().min_by_key(size) {
+            modules.load(smallest, false)?;
         }
         Ok(modules)
     }
 
-    fn load_family(&mut self, family: &'static Family) -> Result<()> {
+    /// Loads a family unless another thread has; a failure leaves it as it was. `capturing` says that a stream of this
+    /// thread records.
+    fn load<'a>(&self, module: &'a Module, capturing: bool) -> Result<&'a Loaded> {
+        let _guard = module.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(loaded) = module.loaded.get() {
+            return Ok(loaded);
+        }
+        let family = module.family;
         let Some(fatbin) = family.fatbin else { return Err(built_without_nvcc(&self.device)) };
+        let cannot = |e| cannot_load(&self.device, family.name, self.properties.compute_capability, e);
+        bind(&self.context).map_err(cannot)?;
+        let _relaxed = capturing.then(Relaxed::begin).transpose().map_err(cannot)?;
         // The driver reads the image as words; an embedded file is aligned to bytes.
         let mut image = vec![0u64; fatbin.len().div_ceil(8)];
         bytemuck::cast_slice_mut(&mut image)[..fatbin.len()].copy_from_slice(fatbin);
         // Safety: the image is a whole fatbin.
-        let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
-            .map_err(|e| cannot_load(&self.device, family.name, self.properties.compute_capability, e))?;
-        self.loaded.push(module);
-        self.functions[family.slot] =
-            family.entries.iter().map(|entry| self.resolve(module, entry)).collect::<Result<_>>()?;
-        Ok(())
+        let raw = unsafe { result::module::load_data(image.as_ptr().cast()) }.map_err(cannot)?;
+        let functions = family.entries.iter().map(|entry| self.resolve(raw, entry)).collect::<Result<_>>();
+        match functions {
+            Ok(functions) => Ok(module.loaded.get_or_init(|| Loaded { raw, functions })),
+            Err(error) => {
+                // Safety: loaded above, and nothing of it is kept.
+                let _ = unsafe { result::module::unload(raw) };
+                Err(error)
+            }
+        }
     }
 
     fn resolve(&self, module: sys::CUmodule, entry: &'static Entry) -> Result<Function> {
@@ -256,7 +323,7 @@ impl Modules {
             Error::Launch { kernel: entry.name, device: self.device.clone(), problem }
         };
         let name = |text: String| CString::new(text).expect("entry names have no zero byte");
-        // Safety (all driver calls here): the module is loaded and stays so; out-pointers are local.
+        // Safety (all driver calls here): the module is loaded; out-pointers are local.
         unsafe {
             let (address, bytes) = result::module::get_global(module, name(format!("{}_config", entry.name)))
                 .map_err(|e| failed("find its constants in the module", e))?;
@@ -368,6 +435,36 @@ mod tests {
         let other = parse_config(&table([256, 2, 0, 48, 0, 1, 1, 1, 1]), 40).unwrap_err();
         assert!(other.contains("48 bytes in the module, 40 in this build"), "{other}");
         assert!(parse_config(&table([250, 2, 0, 40, 0, 1, 1, 1, 1]), 40).unwrap_err().contains("250 threads"));
+    }
+
+    /// On a GPU; opening one must not compile what it may never run.
+    #[test]
+    fn families_are_loaded_on_their_first_use_even_while_capturing() {
+        use crate::kernels::FAMILIES;
+        if let Err(why) = driver::device_count("cuda") {
+            println!("SKIPPED on CUDA: {why}");
+            return;
+        }
+        let stream = CudaContext::new(0).unwrap().new_stream().unwrap();
+        let launcher = CudaLauncher::new(&stream, FAMILIES).unwrap();
+        let loaded = || {
+            let of = |module: &&Module| module.loaded.get().is_some();
+            launcher.modules.families.iter().flatten().filter(of).map(|module| module.family.name).collect::<Vec<_>>()
+        };
+        assert_eq!(loaded().len(), 1, "{:?}", loaded());
+        let mut others = FAMILIES.iter().filter(|family| !loaded().contains(&family.name));
+        let (first, second) = (others.next().unwrap(), others.next().unwrap());
+        launcher.config(first.entries[0]).unwrap();
+        launcher.config(first.entries[0]).unwrap();
+        assert!(loaded().len() == 2 && loaded().contains(&first.name), "{:?}", loaded());
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // Safety: the stream is alive, and its graph is destroyed.
+        unsafe {
+            result::stream::begin_capture(stream.cu_stream(), mode).unwrap();
+            launcher.config(second.entries[0]).unwrap();
+            result::graph::destroy(result::stream::end_capture(stream.cu_stream()).unwrap()).unwrap();
+        }
+        assert!(loaded().contains(&second.name), "{:?}", loaded());
     }
 
     #[test]

@@ -41,12 +41,15 @@ struct Kind {
     transposed: (bool, bool),
     bias: bool,
     accumulate: bool,
-    /// Of A, B and C, bytes.
+    /// Of A, B and C, bytes; see [`alignment`].
     alignment: [u32; 3],
 }
 
 impl Kind {
     fn of(call: &GemmCall) -> Self {
+        let (first, second, out) = column_major(call);
+        let operands =
+            [(call.a, second.rows, call.dtype), (call.b, first.rows, call.dtype), (call.c, out.rows, call.out)];
         Kind {
             types: (call.dtype, call.out),
             tf32: call.dtype == DType::F32 && call.precision == Precision::Tf32,
@@ -54,14 +57,16 @@ impl Kind {
             transposed: (call.transpose_a, call.transpose_b),
             bias: call.bias != DevicePtr::NULL,
             accumulate: call.write == Write::Accumulate,
-            alignment: [call.a, call.b, call.c].map(alignment),
+            alignment: operands.map(|(ptr, row, dtype)| alignment(ptr, row * dtype.size())),
         }
     }
 }
 
-/// The largest power of two up to 256 that divides the address: what the library may assume of it.
-fn alignment(ptr: DevicePtr) -> u32 {
-    1 << ptr.0.trailing_zeros().min(8)
+/// The largest power of two up to 16 that divides the addresses of all rows: what the library may assume of them. No more,
+/// though buffers are aligned to 256: the library chooses an algorithm by it, and a product is to take the same one, and
+/// so give the same bits, of a view into a buffer and of a buffer of its own. Vector loads are 16 bytes.
+fn alignment(ptr: DevicePtr, row_bytes: usize) -> u32 {
+    1 << (ptr.0 | row_bytes as u64).trailing_zeros().min(4)
 }
 
 /// A column-major matrix in memory and whether it is read transposed.
@@ -316,8 +321,37 @@ mod tests {
     }
 
     #[test]
-    fn alignment_is_what_the_address_has() {
-        assert_eq!([0x1000, 0x1100, 0x1010, 0x1004, 0x1002].map(|p| alignment(DevicePtr(p))), [256, 256, 16, 4, 2]);
-        assert_eq!(alignment(DevicePtr::NULL), 256);
+    fn alignment_is_what_all_rows_have_and_no_more_than_a_vector_load() {
+        let of = |ptr, row| alignment(DevicePtr(ptr), row);
+        assert_eq!([0x1000, 0x1100, 0x1010, 0x1008, 0x1002].map(|ptr| of(ptr, 512)), [16, 16, 16, 8, 2]);
+        assert_eq!([30, 60, 64, 24].map(|row| of(0x1000, row)), [2, 4, 16, 8]);
+        assert_eq!(of(0, 64), 16);
+    }
+
+    /// A sample of a batch, at whatever multiple of its rows it begins, is multiplied as it would be alone.
+    #[test]
+    fn a_view_is_of_the_same_kind_as_a_buffer() {
+        for (dtype, row) in [(DType::Bf16, 15), (DType::F32, 15), (DType::Bf16, 24), (DType::F32, 64)] {
+            let kind = |ptr: u64| {
+                Kind::of(&GemmCall {
+                    dtype,
+                    out: dtype,
+                    precision: Precision::F32,
+                    a: DevicePtr(0x1000),
+                    b: DevicePtr(ptr),
+                    bias: DevicePtr::NULL,
+                    c: DevicePtr(ptr),
+                    m: 28,
+                    n: row,
+                    k: 8,
+                    transpose_a: false,
+                    transpose_b: false,
+                    alpha: 1.0,
+                    write: Write::Overwrite,
+                })
+            };
+            let sample = (28 * row * dtype.size()) as u64;
+            assert!((1..8).all(|i| kind(0x1000) == kind(0x1000 + i * sample)), "{dtype:?} {row}");
+        }
     }
 }

@@ -3,7 +3,9 @@ use x2ct::device::{Device, ThreadOrder};
 use x2ct::ops::contrastive::{Contrastive, InfoNce, Objective, Reduction, Scale, TriModal, Variant};
 use x2ct::tensor::{DType, Tensor};
 
-use crate::support::{assert_close, devices, host, normal, normalised_rows, relative_l2, round_bf16};
+use crate::support::{
+    assert_close, devices, devices_with_wgmma, host, normal, normalised_rows, on_host_and_cuda, relative_l2, round_bf16,
+};
 
 mod figures;
 mod hopper;
@@ -139,6 +141,13 @@ fn loss_bound(scale: f32) -> f64 {
     1e-6 + scale as f64 * f32::EPSILON as f64
 }
 
+/// The same of a variant in bf16. Tensor cores cut their sums off instead of rounding them: the logit of a pair that matches,
+/// a sum of d products of mostly one sign, comes out small, by at most scale * (d/8) * 2^-24 (see `tensor_core_bound`).
+fn loss_bound_of(variant: Variant, scale: f32, d: usize) -> f64 {
+    let cut = if variant.tensor_cores() { scale as f64 * d as f64 / 8.0 * 2f64.powi(-24) } else { 0.0 };
+    loss_bound(scale) + cut
+}
+
 /// The variants that compute in f32, each in its own way.
 const EXACT: [Variant; 2] = [Variant::Naive, Variant::Tiled];
 /// Those whose passes are separate launches.
@@ -165,13 +174,14 @@ fn agrees_with_f64_at_odd_sizes_on_every_device() {
                         continue;
                     }
                     assert!(relative(value, want.loss) < loss_bound(scale), "{what}: loss {value} for {}", want.loss);
-                    let largest = want.sets.iter().flatten().fold(0.0f64, |m, g| m.max(g.abs()));
-                    for (got, want) in gradients.iter().zip(&want.sets) {
-                        // In one dimension nothing is left after the projection.
+                    for ((got, want), x) in gradients.iter().zip(&want.sets).zip(&sets) {
                         if d > 1 {
                             assert_close(&what, got, want, 1e-5);
                         } else {
-                            assert!(got.iter().all(|g| g.abs() as f64 <= 1e-5 * largest.max(1.0)), "{what}");
+                            // In one dimension nothing is left after the projection but what the exponentials were off by
+                            // (2 units in the last place on a GPU), of a logit's gradient of up to scale / n.
+                            let along = |(g, x): (&f32, &f32)| (g * x).abs() as f64 <= 1e-6 * scale as f64 / n as f64;
+                            assert!(got.iter().zip(x).all(along), "{what}: {got:?}");
                         }
                     }
                     if loss.scale == Scale::Learnable {
@@ -213,7 +223,8 @@ fn bf16_storage_costs_no_more_than_its_rounding() {
                 let want = reference(&loss, scale as f64, &sets, n);
                 let (value, gradients, _) = run(&device, DType::Bf16, &loss, scale, &sets, n);
                 let what = format!("{name} {variant:?} n={n} d={d}");
-                assert!(relative(value, want.loss) < loss_bound(scale), "{what}: {value} for {}", want.loss);
+                let of_loss = loss_bound_of(variant, scale, d);
+                assert!(relative(value, want.loss) < of_loss, "{what}: {value} for {}", want.loss);
                 // Rounded once, to 8 bits: at most 2^-9 an element. Tensor cores also round the gradient of the logits.
                 let bound = if variant == Variant::TensorCores { 5e-3 } else { 2e-3 };
                 for (got, want) in gradients.iter().zip(&want.sets) {
@@ -253,14 +264,16 @@ fn tensor_cores_cover_many_tiles_terms_and_strips() {
     let device = host(ThreadOrder::Seeded(11));
     let (n, d) = (300, 24);
     let sets: Vec<_> = (0..3).map(|k| round_bf16(&normal(60 + k, n * d))).collect();
-    for scale in [0.05, 0.005] {
-        let op = TriModal { alpha: 0.5, temperature: scale, variant: Variant::TensorCores, ..TriModal::default() };
+    for temperature in [0.05, 0.005] {
+        let variant = Variant::TensorCores;
+        let op = TriModal { alpha: 0.5, temperature, variant, ..TriModal::default() };
         let loss = op.general().unwrap();
-        let want = reference(&loss, 1.0 / scale as f64, &sets, n);
+        let want = reference(&loss, 1.0 / temperature as f64, &sets, n);
         let (value, gradients, _) = run(&device, DType::Bf16, &loss, 0.0, &sets, n);
-        assert!(relative(value, want.loss) < loss_bound(1.0 / scale), "{value} for {}", want.loss);
+        let of_loss = loss_bound_of(variant, 1.0 / temperature, d);
+        assert!(relative(value, want.loss) < of_loss, "{value} for {}", want.loss);
         for (got, want) in gradients.iter().zip(&want.sets) {
-            assert_close(&format!("temperature {scale}"), got, want, 5e-3);
+            assert_close(&format!("temperature {temperature}"), got, want, 5e-3);
         }
     }
 }
