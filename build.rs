@@ -17,6 +17,7 @@ fn main() {
     println!("cargo:rustc-check-cfg=cfg(x2ct_sanitize)");
     for name in [
         "NVCC",
+        "X2CT_COMPRESS",
         "CUDA_HOME",
         "CUDA_PATH",
         "PATH",
@@ -230,7 +231,9 @@ fn compile_cuda(sources: &[PathBuf], out: &Path, nvcc: &Path) {
     // A fifth of the size, for three programs that each embed every kernel; the driver unpacks it in milliseconds.
     let help = Command::new(nvcc).arg("--help").output().map(|o| String::from_utf8_lossy(&o.stdout).into_owned());
     if help.is_ok_and(|text| text.contains("--compress-mode")) {
-        flags.push("--compress-mode=size".into());
+        // `none` for what is packed as a whole later (tools/gpu_bundle.sh).
+        let mode = std::env::var("X2CT_COMPRESS").unwrap_or_else(|_| "size".into());
+        flags.push(format!("--compress-mode={mode}"));
     }
     let command = format!("{nvcc:?} {flags:?}");
     let work: Vec<(&PathBuf, PathBuf, PathBuf)> = sources

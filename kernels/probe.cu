@@ -78,9 +78,10 @@ X2CT_DEVICE void probe_shared_overrun_body(const ProbeParams& p) {
     p.out[threadIdx.x] = tile[threadIdx.x];
 }
 
-// Half of the block waits at one barrier, half at another.
+// Half of each warp waits at one barrier, half at another. (Whole warps at two barriers would meet on a GPU, which counts
+// warps.)
 X2CT_DEVICE void probe_divergent_body(const ProbeParams& p) {
-    if (threadIdx.x < 32)
+    if (threadIdx.x % 32 < 16)
         __syncthreads();
     else
         p.out[threadIdx.x] = p.input[threadIdx.x];

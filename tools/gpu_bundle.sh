@@ -3,13 +3,15 @@
 #
 #   tools/gpu_bundle.sh [FOLDER]         (default target/gpu_bundle)
 #
-# Then copy the folder there and run its run.sh, which writes the results, RESULTS.md among them, to $OUT. Needs nvcc
+# Then copy the folder there and run its run.sh, which leaves RESULTS.md and results.tar.gz in $OUT. Needs nvcc
 # (tools/install_nvcc.sh). PROFILE=dev packs the quick build, to try the bundle itself.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bundle=${1:-target/gpu_bundle}
 profile=${PROFILE:-release}
-limit_mb=50
+limit_mb=40
+# The kernels uncompressed: those of one target are nearly those of another, which xz finds and what nvcc compresses hides.
+export X2CT_COMPRESS=${X2CT_COMPRESS:-none}
 
 # built PATTERN COMMAND...: builds, and prints the path of the one program that matches
 built() {
@@ -35,7 +37,9 @@ strip -o "$bundle/x2ct_tests" "$tests"
 cp -r tests/golden "$bundle/tests/golden"
 cp tools/peers/*.py "$bundle/peers/"
 cp tools/gpu_run.sh "$bundle/run.sh"
-chmod +x "$bundle/run.sh"
+cp tools/gpu_smoke.sh "$bundle/smoke.sh"
+cp tools/gpu_smoke.py "$bundle/smoke.py"
+chmod +x "$bundle"/*.sh
 
 needs=$(for file in x2ct x2ct_tests; do objdump -T "$bundle/$file"; done |
     grep -oE 'GLIBC(XX)?_[0-9.]+' | sort -Vu | awk -F_ '{ newest[$1] = $0 } END { for (kind in newest) print newest[kind] }' | sort | paste -sd' ')
@@ -48,8 +52,8 @@ system: $(uname -m), needs $needs
 END
 
 # The kernels are in both programs. A dictionary that reaches from one to the other stores them once: gzip's does not.
-tar -C "$bundle" -cf - x2ct x2ct_tests | xz -T1 --lzma2=preset=3,dict=64MiB >"$bundle/programs.tar.xz"
-rm "$bundle/x2ct" "$bundle/x2ct_tests"
+tar -C "$bundle" -cf - x2ct x2ct_tests tests | xz -T1 --lzma2=preset=6,dict=256MiB >"$bundle/programs.tar.xz"
+rm -r "$bundle/x2ct" "$bundle/x2ct_tests" "$bundle/tests"
 
 size_kb=$(du -sk "$bundle" | cut -f1)
 cat "$bundle/INFO"

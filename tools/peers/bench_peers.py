@@ -12,6 +12,7 @@ Nothing is downloaded.
 import argparse
 import json
 import math
+import os
 import platform
 import statistics
 import sys
@@ -27,7 +28,7 @@ class Bench:
     def __init__(self, args):
         self.device = torch.device(args.device)
         self.gpu = self.device.type == "cuda"
-        self.quick, self.compile = args.quick, args.compile
+        self.quick, self.compile, self.out = args.quick, args.compile, args.out
         self.rows, self.problems = [], []
         l2 = torch.cuda.get_device_properties(self.device).L2_cache_size if self.gpu else 0
         self.other = torch.empty(max(2 * l2, 4), dtype=torch.uint8, device=self.device)
@@ -72,7 +73,15 @@ class Bench:
         if items:
             row["items_per_second"] = items / row["seconds"]
         self.rows.append(row)
+        self.save()
         print(f"{family:12} {task:44} {peer:36} {row['seconds'] * 1e6:12.1f} us", flush=True)
+
+    def save(self):
+        """All figures so far, in the place of those that were in the file."""
+        part = self.out + ".part"
+        with open(part, "w") as file:
+            json.dump({"versions": versions(), "rows": self.rows, "left_out": self.problems}, file, indent=1)
+        os.replace(part, self.out)
 
     def fail(self, family, task, peer, problem):
         text = f"{type(problem).__name__}: {problem}".splitlines()[0][:200]
@@ -359,12 +368,18 @@ def versions():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", required=True)
+    parser.add_argument("--out", help="the figures, written anew after each")
+    parser.add_argument("--list", action="store_true", help="name the families, one a line, and measure nothing")
     parser.add_argument("--family", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
+    if args.list:
+        print("\n".join(FAMILIES))
+        return
+    if not args.out:
+        parser.error("--out is needed")
     torch.manual_seed(1)
     # Full f32, as ours; TF32 would be another task.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
@@ -377,8 +392,7 @@ def main():
         except Exception as problem:
             bench.fail(name, "set-up", "all", problem)
     bad = [row for row in bench.rows if not math.isfinite(row["seconds"])]
-    with open(args.out, "w") as file:
-        json.dump({"versions": versions(), "rows": bench.rows, "left_out": bench.problems}, file, indent=1)
+    bench.save()
     if bad or not bench.rows:
         sys.exit("no peer could be timed" if not bench.rows else f"not finite: {bad}")
 

@@ -11,15 +11,19 @@ from pathlib import Path
 
 
 def ours(folder):
-    """(family, case) -> median seconds, spread, bytes and operations; what `x2ct bench --json` printed."""
-    path = folder / "bench.json"
-    results = json.loads(path.read_text())["rows"] if path.exists() else []
+    """(family, case) -> median seconds, spread, bytes and operations; what `x2ct bench FAMILY --out` has kept."""
+    results = [row for path in sorted((folder / "bench").glob("*.json")) for row in json.loads(path.read_text())["rows"]]
     return {(r["family"], r["case"]): r for r in results}
 
 
 def peers(folder):
-    path = folder / "peers.json"
-    return json.loads(path.read_text()) if path.exists() else {"rows": [], "left_out": [], "versions": {}}
+    found = {"rows": [], "left_out": [], "versions": {}}
+    for path in sorted((folder / "peers").glob("*.json")):
+        family = json.loads(path.read_text())
+        found["rows"] += family["rows"]
+        found["left_out"] += family["left_out"]
+        found["versions"].update(family["versions"])
+    return found
 
 
 def words(text):
@@ -51,10 +55,10 @@ def main(folder):
     status = folder / "status.tsv"
     if status.exists():
         print("## Checks\n")
-        row("step", "result")
-        row("---", "---")
+        row("unit", "result", "seconds", "remark")
+        row(*["---"] * 4)
         for line in status.read_text().splitlines():
-            row(*line.split("\t", 1))
+            row(*line.split("\t", 3))
         print()
 
     cases, matched = ours(folder), set()
