@@ -26,6 +26,7 @@ pub mod ops;
 pub mod philox;
 #[cfg(feature = "cli")]
 pub mod report;
+pub mod suggest;
 pub mod tensor;
 pub mod train;
 

@@ -399,10 +399,47 @@ fn detection(scale: f64) -> ZeroShot {
 }
 
 #[test]
-fn the_scale_moves_the_pooled_ranking_alone() {
-    let (one, e) = (detection(1.0), detection(std::f64::consts::E));
-    assert_eq!(one.thresholded, e.thresholded);
-    assert_ne!(one.probabilities, e.probabilities);
+fn the_scale_moves_probabilities_alone() {
+    let one = detection(1.0);
+    // The last makes f32 probabilities of 0 and 1 of most cells.
+    for scale in [std::f64::consts::E, 1e-6, 1e4] {
+        let other = detection(scale);
+        assert_eq!(one.thresholded, other.thresholded);
+        assert_ne!(one.probabilities, other.probabilities);
+        assert_eq!(
+            [one.auc_macro, one.auc_micro, one.ap_macro, one.ap_micro],
+            [other.auc_macro, other.auc_micro, other.ap_macro, other.ap_micro]
+        );
+        same_ranks(&one, &other);
+    }
+}
+
+/// The areas that scikit-learn 1.9 computes of the cosines in f64 (`roc_auc_score`, `average_precision_score`), on samples whose
+/// logits at scale 100 are all above 17, where f32 probabilities are 1: numpy's `x = [cos(t), sin(t)]` for t = 0.01 to 0.06.
+#[test]
+fn saturated_probabilities_do_not_tie() {
+    let angles = [0.01f32, 0.02, 0.03, 0.04, 0.05, 0.06];
+    let x: Vec<f32> = angles.iter().flat_map(|t| [t.cos(), t.sin()]).collect();
+    let (positive, negative) = ([1.0f32, 0.0].repeat(labels::COUNT), [-1.0f32, 0.0].repeat(labels::COUNT));
+    let truth = [true, false, true, true, false, false];
+    let cells: Vec<bool> = truth.iter().flat_map(|&t| [t; labels::COUNT]).collect();
+    let targets = ZeroShotTargets {
+        prompts_positive: &positive,
+        prompts_negative: &negative,
+        labels: &cells,
+        dim: 2,
+        scale: 100.0,
+    };
+    let z = ZeroShot::of(&x, &targets).unwrap();
+    assert!(z.probabilities.iter().all(|p| *p == 1.0));
+    assert_relative_eq!(z.auc_macro.unwrap(), 7.0 / 9.0, epsilon = 1e-12);
+    assert_relative_eq!(z.ap_macro.unwrap(), (1.0 + 2.0 / 3.0 + 3.0 / 4.0) / 3.0, epsilon = 1e-12);
+    let cut = z.labels[0].youden.as_ref().unwrap();
+    assert_eq!((cut.threshold, cut.rates.recall, cut.rates.specificity), (1.0, Some(1.0), Some(2.0 / 3.0)));
+    assert_relative_eq!(cut.logit, 200.0 * f64::from(0.04f32.cos()), epsilon = 1e-9);
+}
+
+fn same_ranks(one: &ZeroShot, e: &ZeroShot) {
     for (a, b) in one.labels.iter().zip(&e.labels) {
         assert_eq!((a.auc, a.ap, &a.at_half), (b.auc, b.ap, &b.at_half), "{}", a.name);
         assert_eq!(a.youden.as_ref().map(|y| &y.rates), b.youden.as_ref().map(|y| &y.rates), "{}", a.name);
@@ -426,7 +463,7 @@ fn the_table_of_labels_is_read_back() {
     let columns = [
         ("auc", label.auc),
         ("precision", label.at_half.precision),
-        ("youden_threshold", Some(f64::from(point.threshold))),
+        ("youden_threshold", Some(point.threshold)),
         ("youden_specificity", point.rates.specificity),
     ];
     for (column, want) in columns {

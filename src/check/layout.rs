@@ -12,37 +12,40 @@ pub enum Order {
 }
 
 impl Order {
-    /// Shape and elements as stored inside.
+    /// Shape and elements as stored inside, of PyTorch's.
     pub fn stored(self, shape: &Shape, data: &[f32]) -> (Shape, Vec<f32>) {
-        let Some((n, c, inner)) = self.parts(shape) else { return (shape.clone(), data.to_vec()) };
-        let mut out = vec![0.0; data.len()];
-        for_each(n, c, inner, |torch, stored| out[stored] = data[torch]);
-        let mut sizes = shape.to_vec();
-        let channels = sizes.remove(1);
-        sizes.push(channels);
-        (sizes.into(), out)
+        match (self, &shape[..]) {
+            (Order::ChannelsLast, &[n, c, ref inner @ ..]) => {
+                let sizes = [&[n], inner, &[c]].concat();
+                (sizes.into(), transposed(data, [n, c, inner.iter().product()]))
+            }
+            _ => (shape.clone(), data.to_vec()),
+        }
     }
 
-    /// Elements in PyTorch's order; `shape` is PyTorch's.
-    pub fn torch(self, shape: &Shape, data: &[f32]) -> Vec<f32> {
-        let Some((n, c, inner)) = self.parts(shape) else { return data.to_vec() };
-        let mut out = vec![0.0; data.len()];
-        for_each(n, c, inner, |torch, stored| out[torch] = data[stored]);
-        out
-    }
-
-    fn parts(self, shape: &Shape) -> Option<(usize, usize, usize)> {
-        let (n, c) = (*shape.first()?, *shape.get(1)?);
-        (self == Order::ChannelsLast).then(|| (n, c, shape[2..].iter().product()))
+    /// Shape and elements as in PyTorch, of those stored inside.
+    pub fn torch(self, shape: &Shape, data: &[f32]) -> (Shape, Vec<f32>) {
+        match (self, &shape[..]) {
+            (Order::ChannelsLast, &[n, ref inner @ .., c]) => {
+                let sizes = [&[n, c], inner].concat();
+                (sizes.into(), transposed(data, [n, inner.iter().product(), c]))
+            }
+            _ => (shape.clone(), data.to_vec()),
+        }
     }
 }
 
-fn for_each(n: usize, c: usize, inner: usize, mut visit: impl FnMut(usize, usize)) {
-    for b in 0..n {
-        for ch in 0..c {
-            for i in 0..inner {
-                visit((b * c + ch) * inner + i, (b * inner + i) * c + ch);
-            }
-        }
-    }
+/// [batch, rows, columns] to [batch, columns, rows].
+pub fn transposed(data: &[f32], [batch, rows, columns]: [usize; 3]) -> Vec<f32> {
+    let place = |i: usize| {
+        let (b, c, r) = (i / (rows * columns), i / rows % columns, i % rows);
+        data[(b * rows + r) * columns + c]
+    };
+    (0..batch * rows * columns).map(place).collect()
+}
+
+/// Whether two shapes are one, but for leading axes of 1: an image of a batch of one is an image.
+pub fn alike(one: &Shape, other: &Shape) -> bool {
+    let inner = |shape: &Shape| shape.iter().copied().skip_while(|&size| size == 1).collect::<Vec<_>>();
+    inner(one) == inner(other)
 }

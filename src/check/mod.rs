@@ -1,201 +1,205 @@
 //! Golden files: an operator or a model against stored reference outputs and gradients.
 //!
 //! The format is described in `tests/golden/README.md`. Someone with PyTorch and nothing of ours can write such a file and
-//! verify a kernel with `x2ct check FILE`.
+//! verify a kernel with `x2ct check FILE`. A case cannot pass without a comparison: whatever a file holds that the operation
+//! does not use (an attribute, a tolerance, a tensor) is an error, as is a reference that is not finite.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
-use safetensors::{Dtype, SafeTensors};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use crate::Result;
 use crate::device::Device;
 use crate::tensor::Shape;
-use crate::{Error, Result};
 
+mod case;
+mod find;
 mod imaging;
 mod layout;
 mod models;
 mod operators;
 mod trajectory;
 
-const FORMAT: &str = "x2ct-golden-1";
-
-/// How far a tensor may be from its reference.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
-pub struct Tolerance {
-    /// ||x - r|| / ||r||.
-    pub rel_l2: f64,
-    /// For gradients that are zero but for rounding: largest difference, as a share of the case's largest gradient.
-    pub atol_of_max_grad: f64,
-    /// For outputs: largest difference.
-    pub atol: f64,
-    /// For trajectories: relative difference of a loss.
-    pub loss: f64,
-    /// For trajectories: how many spreads of the reference backends the free run may be away.
-    pub spreads: f64,
-}
-
-/// One golden file.
-pub struct Case {
-    /// The file's name without extension.
-    pub name: String,
-    /// The operation.
-    pub op: String,
-    /// Its attributes.
-    pub attrs: serde_json::Map<String, serde_json::Value>,
-    /// `train`, `eval` or empty.
-    pub mode: String,
-    /// How close is close enough.
-    pub tol: Tolerance,
-    /// Every tensor, PyTorch's layout.
-    pub tensors: BTreeMap<String, (Shape, Vec<f32>)>,
-    file: std::path::PathBuf,
-}
+pub use case::{Case, FORMAT};
+pub use find::{Found, PassedOver};
 
 /// One compared tensor.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
+    /// The file.
+    pub file: String,
     /// The case.
     pub case: String,
     /// The operation.
     pub op: String,
     /// The tensor.
     pub tensor: String,
-    /// Largest absolute difference.
-    pub max_abs: f64,
-    /// ||x - r|| / ||r||.
-    pub rel_l2: f64,
-    /// Whether it is within the tolerance.
+    /// Largest absolute difference; absent where nothing could be compared.
+    pub max_abs: Option<f64>,
+    /// ||x - r|| / ||r||, infinite (null as JSON) where r is all zeros and x is not; absent likewise.
+    pub rel_l2: Option<f64>,
+    /// What the tensor is measured by: `rel_l2` or `max_abs`, whichever is nearer to passing.
+    pub measure: &'static str,
+    /// The most that measure may be.
+    pub limit: f64,
+    /// The share of the limit that is used, at most 1 where the tensor passes; absent where nothing could be compared.
+    pub margin: Option<f64>,
+    /// Whether it is within the limit.
     pub pass: bool,
+    /// Why it is not.
+    pub reason: Option<String>,
 }
 
+/// A tensor in PyTorch's order.
+pub(crate) type Torch = (Shape, Vec<f32>);
+
 /// What an implementation computed, by the names of the golden format.
-pub(crate) type Computed = BTreeMap<String, Vec<f32>>;
+pub(crate) type Computed = BTreeMap<String, Torch>;
+
+/// The least that `atol` may always be, however small a reference is.
+const ATOL_FLOOR: f64 = 1e-5;
 
 impl Case {
-    /// Reads a golden file.
-    pub fn read(path: &Path) -> Result<Self> {
-        const HINT: &str = "see tests/golden/README.md for the format";
-        let refuse = |problem: String| Error::file(path, problem, HINT);
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", &e))?;
-        let broken = |e| refuse(format!("is not a whole safetensors file ({e})"));
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(broken)?;
-        let metadata = header.metadata().clone().unwrap_or_default();
-        let text = |key: &str| metadata.get(key).map_or("", String::as_str);
-        if text("format") != FORMAT {
-            return Err(refuse(format!("has format {:?}, not {FORMAT:?}", text("format"))));
-        }
-        let json = |key: &str| match text(key) {
-            "" => "{}",
-            other => other,
-        };
-        let attrs = serde_json::from_str(json("attrs")).map_err(|e| refuse(format!("attrs: {e}")))?;
-        let tol: Tolerance = serde_json::from_str(json("tol")).map_err(|e| refuse(format!("tol: {e}")))?;
-        let file = SafeTensors::deserialize(&bytes).map_err(broken)?;
-        let mut tensors = BTreeMap::new();
-        for (name, view) in file.iter() {
-            let data: Vec<f32> = match view.dtype() {
-                Dtype::F32 => view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-                Dtype::I64 => view.data().as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b) as f32).collect(),
-                other => return Err(refuse(format!("tensor {name} is {other:?}; the format has f32 and i64"))),
-            };
-            tensors.insert(name.to_string(), (Shape::from(view.shape()), data));
-        }
-        Ok(Case {
-            name: path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
-            op: text("op").into(),
-            attrs,
-            mode: text("mode").into(),
-            tol,
-            tensors,
-            file: path.to_path_buf(),
-        })
-    }
-
-    pub(crate) fn refuse(&self, problem: impl Into<String>) -> Error {
-        Error::file(&self.file, problem, "see tests/golden/README.md for what this operation needs")
-    }
-
-    /// A tensor that the operation needs.
-    pub(crate) fn tensor(&self, name: &str) -> Result<&(Shape, Vec<f32>)> {
-        self.tensors.get(name).ok_or_else(|| self.refuse(format!("has no tensor {name}")))
-    }
-
-    /// An attribute; `default` where it is absent, an error where there is no default.
-    pub(crate) fn attr<T: serde::de::DeserializeOwned>(&self, name: &str, default: Option<T>) -> Result<T> {
-        match (self.attrs.get(name), default) {
-            (Some(value), _) => serde_json::from_value(value.clone())
-                .map_err(|e| self.refuse(format!("attribute {name} is {value}: {e}"))),
-            (None, Some(default)) => Ok(default),
-            (None, None) => Err(self.refuse(format!("has no attribute {name}"))),
-        }
-    }
-
-    pub(crate) fn is_training(&self) -> bool {
-        self.mode == "train"
-    }
-
-    /// The tensors named `prefix...`, without the prefix, as a `state_dict`.
-    pub(crate) fn state_dict(&self, prefix: &str) -> crate::nn::StateDict {
-        crate::nn::StateDict { tensors: self.tensors.clone() }.strip_prefix(prefix)
-    }
-
-    /// Runs the case on a device and compares everything it expects.
+    /// Runs the case on a device and compares everything it expects: a row for each expected tensor.
+    ///
+    /// # Errors
+    /// All name the file and the field: an operation that there is not; attributes or tensors that it lacks, that are out of range
+    /// or do not fit each other; attributes, tolerances and tensors that it does not use. Kernels that fail.
     pub fn run(&self, device: &Device) -> Result<Vec<Row>> {
+        let rows = self.rows(device).map_err(|e| e.of_file(&self.file))?;
+        self.expect_all_used()?;
+        Ok(rows)
+    }
+
+    fn rows(&self, device: &Device) -> Result<Vec<Row>> {
         if self.op.starts_with("trajectory.") {
             return trajectory::run(self, device);
         }
-        let computed =
+        let mut computed =
             if self.op.starts_with("model.") { models::run(self, device)? } else { operators::run(self, device)? };
-        Ok(self.compare(&computed))
+        self.count_batches(&mut computed)?;
+        self.compare(&computed)
     }
 
-    fn compare(&self, computed: &Computed) -> Vec<Row> {
-        let expected =
-            self.tensors.iter().filter(|(name, _)| ["out.", "g.", "after."].iter().any(|p| name.starts_with(p)));
-        let largest = self.tensors.iter().filter(|(name, _)| name.starts_with("g.")).flat_map(|(_, (_, data))| data);
-        let largest = largest.fold(0.0f64, |m, &x| m.max(x.abs() as f64));
+    /// PyTorch counts the training passes beside a batch norm's running mean; nothing depends on it.
+    fn count_batches(&self, computed: &mut Computed) -> Result<()> {
+        const COUNTER: &str = "num_batches_tracked";
+        let counters = self.names().filter_map(|name| name.strip_prefix("w.")?.strip_suffix(COUNTER));
+        for norm in counters.filter(|norm| self.is_used(&format!("w.{norm}running_mean"))) {
+            let (shape, count) = self.tensor(&format!("w.{norm}{COUNTER}"))?;
+            let passes = if self.is_training()? { 1.0 } else { 0.0 };
+            let after = count.iter().map(|n| n + passes).collect();
+            computed.insert(format!("after.{norm}{COUNTER}"), (shape.clone(), after));
+        }
+        Ok(())
+    }
+
+    fn compare(&self, computed: &Computed) -> Result<Vec<Row>> {
+        let largest = self.largest("g.");
+        let expected = self.names().filter(|name| ["out.", "g.", "after."].iter().any(|p| name.starts_with(p)));
         expected
-            .filter_map(|(name, (_, reference))| match computed.get(name) {
-                Some(got) => Some(self.row(name, got, reference, largest)),
-                // An inner stage is compared where it can be shown; the last output is never optional.
-                None if name.starts_with("out.s") => None,
-                None => Some(self.failed(name)),
-            })
+            .map(|name| self.row(name, computed.get(name).ok_or_else(|| self.absent(name, computed)), largest))
             .collect()
     }
 
-    fn failed(&self, tensor: &str) -> Row {
-        let (case, op, tensor) = (self.name.clone(), self.op.clone(), tensor.into());
-        Row { case, op, tensor, max_abs: f64::INFINITY, rel_l2: f64::INFINITY, pass: false }
+    /// Why nothing was computed for an expected tensor.
+    fn absent(&self, name: &str, computed: &Computed) -> String {
+        let kind = name.split('.').next().unwrap_or_default();
+        let known: Vec<&str> =
+            computed.keys().map(String::as_str).filter(|k| k.split('.').next() == Some(kind)).collect();
+        match (kind, &known[..]) {
+            ("g", []) => "no gradient was computed: the file has no `up.` of any output".into(),
+            (_, []) => format!("`{}` computes no such tensor", self.op),
+            (_, known) => format!("`{}` computes no such tensor; it computes {}", self.op, known.join(", ")),
+        }
     }
 
-    pub(crate) fn row(&self, tensor: &str, got: &[f32], reference: &[f32], largest_gradient: f64) -> Row {
-        if got.len() != reference.len() || got.iter().any(|x| !x.is_finite()) {
-            return self.failed(tensor);
-        }
-        let (max_abs, rel_l2) = distance(got, reference);
-        let close_enough = if tensor.starts_with("g.") {
-            max_abs <= self.tol.atol_of_max_grad * largest_gradient
-        } else {
-            tensor.starts_with("out.") && max_abs <= self.tol.atol
+    /// The comparison of what was computed, or why nothing was, with a tensor of the file; `largest_gradient` is what
+    /// `atol_of_max_grad` is a share of.
+    pub(crate) fn row(&self, name: &str, got: Result<&Torch, String>, largest_gradient: f64) -> Result<Row> {
+        let (shape, reference) = self.tensor(name)?;
+        let of_gradients = self.tolerance("atol_of_max_grad") * largest_gradient;
+        let absolute = match name.split('.').next() {
+            Some("g") => of_gradients,
+            Some("out") => self.absolute(name, reference)?,
+            _ => 0.0,
         };
-        let (case, op) = (self.name.clone(), self.op.clone());
-        Row { case, op, tensor: tensor.into(), max_abs, rel_l2, pass: rel_l2 <= self.tol.rel_l2 || close_enough }
+        let limits = [self.tolerance("rel_l2"), absolute];
+        let got = got.and_then(|(found, got)| {
+            if !layout::alike(found, shape) {
+                return Err(format!("the shape is {found}, the reference's is {shape}"));
+            }
+            match got.iter().position(|x| !x.is_finite()) {
+                Some(at) => Err(format!("element {at} of the shape {found} is {}", got[at])),
+                None => Ok(got),
+            }
+        });
+        Ok(match got {
+            Ok(got) => self.judged(name, distance(got, reference), limits),
+            Err(reason) => {
+                Row { reason: Some(reason), ..self.judged(name, [f64::INFINITY; 2], limits).without_measures() }
+            }
+        })
+    }
+
+    /// `atol`, which must be small beside the reference.
+    fn absolute(&self, name: &str, reference: &[f32]) -> Result<f64> {
+        let atol = self.tolerance("atol");
+        let largest = reference.iter().fold(0.0f64, |most, &x| most.max(f64::from(x.abs())));
+        let most = (largest / 100.0).max(ATOL_FLOOR);
+        if atol <= most {
+            return Ok(atol);
+        }
+        let problem = format!("is {atol}, and {name} has values up to {largest:e}; it can be up to {most:e} there");
+        Err(self.fault("tol.atol", problem))
+    }
+
+    /// A row of largest difference and relative L2 norm, and of the limits of the relative norm and of the largest difference.
+    pub(crate) fn judged(&self, tensor: impl Into<String>, [max_abs, rel_l2]: [f64; 2], limits: [f64; 2]) -> Row {
+        let used = |value: f64, limit: f64| if value == 0.0 { 0.0 } else { value / limit };
+        let [by_norm, by_difference] = [used(rel_l2, limits[0]), used(max_abs, limits[1])];
+        let (measure, limit, margin) = if by_norm <= by_difference {
+            ("rel_l2", limits[0], by_norm)
+        } else {
+            ("max_abs", limits[1], by_difference)
+        };
+        // The comparison itself, not the quotient's, which is rounded.
+        let pass = rel_l2 <= limits[0] || max_abs <= limits[1];
+        let reason = (!pass).then(|| {
+            let value = if measure == "rel_l2" { rel_l2 } else { max_abs };
+            format!("{measure} is {value:.2e}, more than {limit:.2e}")
+        });
+        Row {
+            file: self.file.to_string_lossy().into_owned(),
+            case: self.name.clone(),
+            op: self.op.clone(),
+            tensor: tensor.into(),
+            max_abs: Some(max_abs),
+            rel_l2: Some(rel_l2),
+            measure,
+            limit,
+            margin: Some(margin),
+            pass,
+            reason,
+        }
+    }
+}
+
+impl Row {
+    /// Of a tensor that could not be compared.
+    fn without_measures(self) -> Self {
+        Row { max_abs: None, rel_l2: None, margin: None, ..self }
     }
 }
 
 /// Largest absolute difference, and ||x - r|| / ||r||, in f64; 0 where both are zero.
-pub(crate) fn distance(got: &[f32], reference: &[f32]) -> (f64, f64) {
+pub(crate) fn distance(got: &[f32], reference: &[f32]) -> [f64; 2] {
     let (mut largest, mut difference, mut size) = (0.0f64, 0.0f64, 0.0f64);
     for (&x, &r) in got.iter().zip(reference) {
-        let d = (x as f64 - r as f64).abs();
+        let d = (f64::from(x) - f64::from(r)).abs();
         largest = largest.max(d);
         difference += d * d;
-        size += (r as f64).powi(2);
+        size += f64::from(r).powi(2);
     }
-    let relative = if difference == 0.0 { 0.0 } else { (difference / size).sqrt() };
-    (largest, relative)
+    [largest, if difference == 0.0 { 0.0 } else { (difference / size).sqrt() }]
 }

@@ -12,3 +12,4 @@ pub mod radiographs;
 pub mod rows;
 pub mod text;
 pub mod volumes;
+mod words;

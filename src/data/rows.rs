@@ -2,6 +2,7 @@
 //! numbers.
 
 use std::collections::HashSet;
+use std::fmt::Display;
 
 use crate::error::{Error, Result};
 
@@ -11,7 +12,7 @@ pub const UNIT_TOLERANCE: f64 = 1e-3;
 /// The number of rows of `values`, `[rows, dim]`.
 ///
 /// Errors: no rows, no columns, a length that is no multiple of `dim`, a NaN or infinity (named by row and column).
-pub fn check(what: &str, values: &[f32], dim: usize) -> Result<usize> {
+pub fn check<T: Copy + Into<f64> + Display>(what: &str, values: &[T], dim: usize) -> Result<usize> {
     if dim == 0 || values.is_empty() {
         return Err(Error::argument(
             what,
@@ -26,7 +27,7 @@ pub fn check(what: &str, values: &[f32], dim: usize) -> Result<usize> {
             "pass a row-major matrix",
         ));
     }
-    if let Some(i) = values.iter().position(|v| !v.is_finite()) {
+    if let Some(i) = values.iter().position(|&v| !v.into().is_finite()) {
         return Err(Error::argument(
             what,
             format!("row {}, column {} is {}", i / dim, i % dim, values[i]),

@@ -24,7 +24,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::provenance::{Content, Provenance, fields};
-use super::rows;
+use super::{rows, words};
 use crate::archive::{Archive, Writer};
 use crate::labels::{self, Wording};
 use crate::{Error, Result};
@@ -154,12 +154,13 @@ impl TextFeatures {
 /// Hashed word n-grams of a text (Weinberger et al., "Feature hashing for large scale multitask learning", ICML 2009): a text
 /// encoder without weights, for trying everything without a language model.
 ///
-/// Words are runs of letters and digits, ASCII letters in lower case; a text is the set of its sequences of 1 to `max_n` words
-/// within a sentence, each weighted by the square root of its count, added with a hashed sign at a hashed place, and
-/// L2-normalised. A sentence with "no", "not" or "without" counts as the negative of the sentence without that word: what a report
-/// denies points away from what it finds, and the two prompts of a label are opposites. A text without words is the empty
-/// sequence, so that it has a direction as well. The hash is BLAKE3 and all arithmetic is exactly rounded: the same values on
-/// every machine.
+/// A text is cut into clauses and words by [`super::words::clauses`], to which typography makes no difference. It is the set of its
+/// sequences of 1 to `max_n` words within a clause, each weighted by the square root of its count, added with a hashed sign at a
+/// hashed place, and L2-normalised. A clause with a word such as "no" or "without" counts as the negative of the clause without it:
+/// what a report denies points away from what it finds, and the two prompts of a label are opposites. A sequence that is found as
+/// often as denied would cancel; it counts as a third thing of its own. A text without words, or whose places cancel, is the empty
+/// sequence, so that it has a direction as well. The hash is BLAKE3 and all arithmetic is exactly rounded: the same values on every
+/// machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HashedNgrams {
     /// Features of a text.
@@ -177,6 +178,9 @@ impl Default for HashedNgrams {
 impl HashedNgrams {
     /// What [`TextFeatures::encoder`] says.
     pub const NAME: &str = "hashed word n-grams";
+
+    /// Of the rule that makes features of a text: those of another version are another encoder's.
+    pub const VERSION: u32 = 2;
 
     /// The features of a data set's reports and of the prompts "{Label} is present." / "{Label} is not present.".
     ///
@@ -214,46 +218,44 @@ impl HashedNgrams {
 
     fn description(&self) -> serde_json::Value {
         json!({
-            "encoder": Self::NAME, "version": 1, "dim": self.dim, "max_n": self.max_n,
-            "negations": NEGATIONS,
+            "encoder": Self::NAME, "version": Self::VERSION, "dim": self.dim, "max_n": self.max_n,
+            "negations": words::NEGATIONS, "contrasts": words::CONTRASTS,
             "prompts": [Wording::IsPresent.positive("{}"), Wording::IsPresent.negative("{}")],
         })
     }
 
-    /// `[dim]`, of length 1 (0 where opposite signs meet so that nothing is left).
+    /// `[dim]`, of length 1.
     fn embed(&self, text: &str) -> Vec<f32> {
         // Ordered, so that sums do not depend on a hash map's order.
-        let mut counts: BTreeMap<String, i32> = BTreeMap::new();
-        for sentence in text.split(['.', '!', '?', ';', '\n']) {
-            let mut words: Vec<String> = words(sentence).map(str::to_ascii_lowercase).collect();
-            let all = words.len();
-            words.retain(|word| !NEGATIONS.contains(&word.as_str()));
-            let vote = if words.len() < all { -1 } else { 1 };
+        let mut counts: BTreeMap<String, [u32; 2]> = BTreeMap::new();
+        for clause in words::clauses(text) {
             for n in 1..=self.max_n {
-                for sequence in words.windows(n) {
-                    *counts.entry(sequence.join(" ")).or_default() += vote;
+                for sequence in clause.words.windows(n) {
+                    counts.entry(sequence.join(" ")).or_default()[usize::from(clause.denied)] += 1;
                 }
             }
         }
-        if counts.is_empty() {
-            counts.insert(String::new(), 1);
-        }
         let mut sums = vec![0.0f64; self.dim];
-        for (sequence, count) in counts {
-            let hash = blake3::hash(sequence.as_bytes());
-            let [place, sign] = [0, 8].map(|at| u64::from_le_bytes(std::array::from_fn(|i| hash.as_bytes()[at + i])));
-            let weight = f64::from(count.abs()).sqrt() * f64::from(count.signum());
-            sums[(place % self.dim as u64) as usize] += if sign & 1 == 0 { weight } else { -weight };
+        for (sequence, [found, denied]) in counts {
+            if found == denied {
+                // No word holds a zero byte.
+                self.add(&mut sums, &format!("both\0{sequence}"), f64::from(found + denied).sqrt());
+            } else {
+                let difference = f64::from(found) - f64::from(denied);
+                self.add(&mut sums, &sequence, difference.abs().sqrt() * difference.signum());
+            }
+        }
+        if sums.iter().all(|v| *v == 0.0) {
+            self.add(&mut sums, "", 1.0);
         }
         let length = sums.iter().map(|v| v * v).sum::<f64>().sqrt();
-        sums.into_iter().map(|v| if length > 0.0 { (v / length) as f32 } else { 0.0 }).collect()
+        sums.into_iter().map(|v| (v / length) as f32).collect()
     }
-}
 
-/// A sentence with one of these denies.
-const NEGATIONS: [&str; 3] = ["no", "not", "without"];
-
-/// Runs of ASCII letters and digits and of anything beyond ASCII, which would need tables that change with Unicode.
-fn words(sentence: &str) -> impl Iterator<Item = &str> {
-    sentence.split(|c: char| c.is_ascii() && !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty())
+    /// Adds a sequence at its hashed place with its hashed sign.
+    fn add(&self, sums: &mut [f64], sequence: &str, weight: f64) {
+        let hash = blake3::hash(sequence.as_bytes());
+        let [place, sign] = [0, 8].map(|at| u64::from_le_bytes(std::array::from_fn(|i| hash.as_bytes()[at + i])));
+        sums[(place % self.dim as u64) as usize] += if sign & 1 == 0 { weight } else { -weight };
+    }
 }

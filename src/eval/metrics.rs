@@ -5,7 +5,7 @@
 //! code); macro is the mean over labels. A label with one class only has no defined AUC: it is `None`, left out of the
 //! macro mean, and [`Averaged::defined`] says how many labels went in.
 
-use super::check_labelled;
+use super::{Score, check_labelled};
 use crate::error::{Error, Result};
 use serde::Serialize;
 
@@ -58,23 +58,25 @@ pub struct Rates {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct OperatingPoint {
     /// Scores from here on predict presence; infinite (null as JSON) where none does.
-    pub threshold: f32,
+    pub threshold: f64,
     /// What that predicts.
     #[serde(flatten)]
     pub rates: Rates,
 }
 
-/// Labels and scores of `samples x classes` cells, row-major, checked once.
+/// Labels and scores (f32 or f64) of `samples x classes` cells, row-major, checked once.
+///
+/// Ranks are only as fine as the scores: give logits, not probabilities, which a saturated softmax rounds to ties.
 #[derive(Clone, Copy, Debug)]
-pub struct MultiLabel<'a> {
+pub struct MultiLabel<'a, S = f32> {
     labels: &'a [bool],
-    scores: &'a [f32],
+    scores: &'a [S],
     classes: usize,
 }
 
-impl<'a> MultiLabel<'a> {
+impl<'a, S: Score> MultiLabel<'a, S> {
     /// Errors: empty input, lengths that differ or are no multiple of `classes`, a score that is not finite.
-    pub fn new(labels: &'a [bool], scores: &'a [f32], classes: usize) -> Result<Self> {
+    pub fn new(labels: &'a [bool], scores: &'a [S], classes: usize) -> Result<Self> {
         check_labelled(labels, scores, classes)?;
         Ok(MultiLabel { labels, scores, classes })
     }
@@ -89,18 +91,24 @@ impl<'a> MultiLabel<'a> {
         self.averaged(|groups| groups.average_precision())
     }
 
-    /// Metrics of `rint(p)`, so that 0.5 predicts absence (DCFormer's evaluation). Errors: a score outside 0..=1.
+    /// Metrics of probabilities cut at one half, which itself predicts absence, as `rint(p)` does (DCFormer's evaluation). Errors:
+    /// a score outside 0..=1.
     pub fn thresholded(&self) -> Result<Thresholded> {
-        if let Some(i) = self.scores.iter().position(|p| !(0.0..=1.0).contains(p)) {
+        if let Some(i) = self.scores.iter().position(|&p| !(0.0..=1.0).contains(&p.into())) {
             return Err(Error::argument(
                 "probabilities",
                 format!("row {}, column {} is {}", i / self.classes, i % self.classes, self.scores[i]),
                 "pass probabilities between 0 and 1",
             ));
         }
+        Ok(self.cut_at(0.5))
+    }
+
+    /// Metrics of predictions of presence where a score is above `threshold`: 0 for logits is one half for their probabilities.
+    pub fn cut_at(&self, threshold: f64) -> Thresholded {
         let mut counts = vec![Counts::default(); self.classes];
-        for (i, (&truth, p)) in self.labels.iter().zip(self.scores).enumerate() {
-            counts[i % self.classes].add(truth, p.round_ties_even() == 1.0);
+        for (i, (&truth, &score)) in self.labels.iter().zip(self.scores).enumerate() {
+            counts[i % self.classes].add(truth, score.into() > threshold);
         }
         let mut total = Counts::default();
         for c in &counts {
@@ -114,13 +122,13 @@ impl<'a> MultiLabel<'a> {
         let weighted: f64 =
             counts.iter().zip(&per_label).map(|(c, r)| (c.hits + c.misses) as f64 * r.f1.unwrap_or(0.0)).sum();
         let pooled = total.rates();
-        Ok(Thresholded {
+        Thresholded {
             f1_weighted: (support > 0).then(|| weighted / support as f64),
             accuracy: pooled.accuracy,
             precision_micro: pooled.precision,
             recall_micro: pooled.recall,
             per_label,
-        })
+        }
     }
 
     /// For each label the point of its ROC curve with the largest true minus false positive rate (Youden), the one with the
@@ -131,7 +139,7 @@ impl<'a> MultiLabel<'a> {
 
     fn label(&self, class: usize) -> TiedGroups {
         let labels: Vec<bool> = self.labels.iter().skip(class).step_by(self.classes).copied().collect();
-        let scores: Vec<f32> = self.scores.iter().skip(class).step_by(self.classes).copied().collect();
+        let scores: Vec<S> = self.scores.iter().skip(class).step_by(self.classes).copied().collect();
         TiedGroups::new(&labels, &scores)
     }
 
@@ -149,20 +157,20 @@ impl<'a> MultiLabel<'a> {
 
 /// Area under the ROC curve of one binary problem; `None` where only one class is present. Errors: as
 /// [`MultiLabel::new`].
-pub fn roc_auc(labels: &[bool], scores: &[f32]) -> Result<Option<f64>> {
+pub fn roc_auc<S: Score>(labels: &[bool], scores: &[S]) -> Result<Option<f64>> {
     check_labelled(labels, scores, 1)?;
     Ok(TiedGroups::new(labels, scores).roc_auc())
 }
 
 /// Average precision of one binary problem; `None` where only one class is present. Errors: as [`MultiLabel::new`].
-pub fn average_precision(labels: &[bool], scores: &[f32]) -> Result<Option<f64>> {
+pub fn average_precision<S: Score>(labels: &[bool], scores: &[S]) -> Result<Option<f64>> {
     check_labelled(labels, scores, 1)?;
     Ok(TiedGroups::new(labels, scores).average_precision())
 }
 
 /// The ROC curve as (false positive rate, true positive rate) from (0, 0) to (1, 1), one point per distinct score;
 /// `None` where only one class is present. Errors: as [`MultiLabel::new`].
-pub fn roc_curve(labels: &[bool], scores: &[f32]) -> Result<Option<Vec<(f64, f64)>>> {
+pub fn roc_curve<S: Score>(labels: &[bool], scores: &[S]) -> Result<Option<Vec<(f64, f64)>>> {
     check_labelled(labels, scores, 1)?;
     let groups = TiedGroups::new(labels, scores);
     if !groups.both_classes() {
@@ -182,21 +190,21 @@ pub fn roc_curve(labels: &[bool], scores: &[f32]) -> Result<Option<Vec<(f64, f64
 /// first.
 struct TiedGroups {
     counts: Vec<(u64, u64)>,
-    scores: Vec<f32>,
+    scores: Vec<f64>,
     positives: u64,
     negatives: u64,
 }
 
 impl TiedGroups {
-    fn new(labels: &[bool], scores: &[f32]) -> Self {
+    fn new<S: Score>(labels: &[bool], scores: &[S]) -> Self {
         let mut order: Vec<usize> = (0..scores.len()).collect();
         // Scores are finite; partial_cmp, not total_cmp, because 0.0 and -0.0 are a tie.
         order.sort_unstable_by(|&a, &b| scores[b].partial_cmp(&scores[a]).unwrap_or(std::cmp::Ordering::Equal));
-        let (counts, scores): (Vec<(u64, u64)>, Vec<f32>) = order
+        let (counts, scores): (Vec<(u64, u64)>, Vec<f64>) = order
             .chunk_by(|&a, &b| scores[a] == scores[b])
             .map(|tied| {
                 let positives = tied.iter().filter(|&&i| labels[i]).count();
-                ((positives as u64, (tied.len() - positives) as u64), scores[tied[0]])
+                ((positives as u64, (tied.len() - positives) as u64), scores[tied[0]].into())
             })
             .unzip();
         let positives = counts.iter().map(|c| c.0).sum();
@@ -234,7 +242,7 @@ impl TiedGroups {
     /// In integers: the rates times the numbers of both classes, so that equals are equal.
     fn youden(&self) -> Option<OperatingPoint> {
         let (p, n) = (self.positives, self.negatives);
-        let mut best = (0, f32::INFINITY, (0, 0));
+        let mut best = (0, f64::INFINITY, (0, 0));
         let (mut hits, mut false_alarms) = (0, 0);
         for (&(positives, negatives), &score) in self.counts.iter().zip(&self.scores) {
             hits += positives;

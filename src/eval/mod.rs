@@ -13,8 +13,14 @@ pub mod zero_shot;
 
 use crate::error::{Error, Result};
 
+/// A number that ranks samples: f32 or f64.
+pub trait Score: Copy + PartialOrd + Into<f64> + std::fmt::Display {}
+
+impl Score for f32 {}
+impl Score for f64 {}
+
 /// Refuses empty input, unequal lengths and non-finite scores of `samples x classes` cells.
-fn check_labelled(labels: &[bool], scores: &[f32], classes: usize) -> Result<()> {
+fn check_labelled<S: Score>(labels: &[bool], scores: &[S], classes: usize) -> Result<()> {
     if labels.len() != scores.len() {
         return Err(Error::argument(
             "scores",

@@ -37,8 +37,8 @@ pub struct ZeroShotTargets<'a> {
     pub labels: &'a [bool],
     /// Dimensions of an embedding.
     pub dim: usize,
-    /// What cosines are multiplied by before the softmax over the two prompts: 1 for X2CT-CLIP, e for DCFormer. It changes the
-    /// pooled (micro) AUC and AP and nothing else.
+    /// What cosines are multiplied by before the softmax over the two prompts: 1 for X2CT-CLIP, e for DCFormer. It changes
+    /// probabilities and nothing else: ranks are taken of logits.
     pub scale: f64,
 }
 
@@ -102,8 +102,26 @@ pub struct LabelScore {
     pub ap: Option<f64>,
     /// Probabilities cut at one half, which itself is absence.
     pub at_half: Rates,
-    /// Probabilities cut where sensitivity + specificity is largest; absent when only one class occurs.
-    pub youden: Option<OperatingPoint>,
+    /// Cut where sensitivity + specificity is largest; absent when only one class occurs.
+    pub youden: Option<Cut>,
+}
+
+/// Where the logits of a label are cut, and what that predicts.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Cut {
+    /// The probability of `logit`. A large scale rounds several logits to one probability: the logit is the sharper number.
+    pub threshold: f64,
+    /// Logits from here on predict presence; infinite (null as JSON) where none does.
+    pub logit: f64,
+    /// What that predicts.
+    #[serde(flatten)]
+    pub rates: Rates,
+}
+
+impl From<OperatingPoint> for Cut {
+    fn from(OperatingPoint { threshold: logit, rates }: OperatingPoint) -> Self {
+        Cut { threshold: zero_shot::probability(logit), logit, rates }
+    }
 }
 
 /// Scores of one set of embeddings.
@@ -182,11 +200,10 @@ impl ClipScores {
 impl ZeroShot {
     /// Zero-shot detection alone.
     pub fn of(embeddings: &[f32], t: &ZeroShotTargets) -> Result<Self> {
-        let probabilities =
-            zero_shot::probabilities(embeddings, t.prompts_positive, t.prompts_negative, t.dim, t.scale)?;
-        let cells = MultiLabel::new(t.labels, &probabilities, labels::COUNT)?;
+        let logits = zero_shot::logits(embeddings, t.prompts_positive, t.prompts_negative, t.dim, t.scale)?;
+        let cells = MultiLabel::new(t.labels, &logits, labels::COUNT)?;
         let (auc, ap): (Averaged, Averaged) = (cells.roc_auc(), cells.average_precision());
-        let (thresholded, youden) = (cells.thresholded()?, cells.youden());
+        let (thresholded, youden) = (cells.cut_at(0.0), cells.youden());
         let positives = |label: usize| t.labels.iter().skip(label).step_by(labels::COUNT).filter(|&&p| p).count();
         let per_label = labels::NAMES.iter().enumerate().map(|(i, name)| LabelScore {
             name,
@@ -194,7 +211,7 @@ impl ZeroShot {
             auc: auc.per_label[i],
             ap: ap.per_label[i],
             at_half: thresholded.per_label[i].clone(),
-            youden: youden[i].clone(),
+            youden: youden[i].clone().map(Cut::from),
         });
         Ok(ZeroShot {
             labels: per_label.collect(),
@@ -205,7 +222,7 @@ impl ZeroShot {
             prevalence: t.labels.iter().filter(|&&p| p).count() as f64 / t.labels.len() as f64,
             labels_defined: auc.defined,
             thresholded,
-            probabilities,
+            probabilities: logits.into_iter().map(|logit| zero_shot::probability(logit) as f32).collect(),
         })
     }
 
@@ -217,14 +234,14 @@ impl ZeroShot {
         let rates = |r: &Rates| [Some(r.accuracy), r.f1, r.precision, r.recall, r.specificity].map(cell);
         let mut header = ["label", "positives", "auc", "ap"].map(String::from).to_vec();
         header.extend(RATES.map(String::from));
-        header.push("youden_threshold".into());
+        header.extend(["youden_threshold", "youden_logit"].map(String::from));
         header.extend(RATES.map(|rate| format!("youden_{rate}")));
         let lines = self.labels.iter().map(|l| {
             let mut line = vec![l.name.to_string(), l.positives.to_string(), cell(l.auc), cell(l.ap)];
             line.extend(rates(&l.at_half));
             match &l.youden {
                 Some(point) => {
-                    line.push(point.threshold.to_string());
+                    line.extend([point.threshold, point.logit].map(|v| v.to_string()));
                     line.extend(rates(&point.rates));
                 }
                 None => line.resize(header.len(), String::new()),

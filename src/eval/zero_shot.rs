@@ -4,22 +4,17 @@
 use crate::data::rows;
 use crate::error::{Error, Result};
 
-/// Probability of presence, `[samples, labels]`: element 0 of `softmax(scale * (cos(x, positive), cos(x, negative)))`.
+/// Logits of presence, `[samples, labels]`: `scale * (cos(x, positive) - cos(x, negative))`, whose sigmoid is element 0 of the
+/// softmax over the two. Ranks (areas, average precision, operating points) are taken of these: their order is that of the
+/// probabilities before rounding, at any scale, where a saturated softmax makes ties.
 ///
 /// `embeddings` is `[samples, dim]`; `positive` and `negative` are `[labels, dim]`; all rows L2-normalised.
 ///
-/// The X2CT-CLIP evaluation uses raw cosines, scale 1; CT-CLIP and DCFormer multiply by their temperature (about e).
-/// The scale changes neither a label's own AUC nor predictions cut at one half, but it does change the pooled (micro)
-/// ranking.
+/// The X2CT-CLIP evaluation uses raw cosines, scale 1; CT-CLIP and DCFormer multiply by their temperature (about e). The scale
+/// changes probabilities, but no rank, pooled or not, and no prediction cut at one half.
 ///
 /// Errors: empty or non-finite input, rows not normalised, different numbers of prompts, a scale that is not positive.
-pub fn probabilities(
-    embeddings: &[f32],
-    positive: &[f32],
-    negative: &[f32],
-    dim: usize,
-    scale: f64,
-) -> Result<Vec<f32>> {
+pub fn logits(embeddings: &[f32], positive: &[f32], negative: &[f32], dim: usize, scale: f64) -> Result<Vec<f64>> {
     rows::check_normalised("embeddings", embeddings, dim)?;
     let labels = rows::check_normalised("positive prompts", positive, dim)?;
     if rows::check_normalised("negative prompts", negative, dim)? != labels {
@@ -36,14 +31,28 @@ pub fn probabilities(
             "pass a positive number; 1 compares with X2CT-CLIP",
         ));
     }
-    // A softmax over two is a sigmoid of the difference, and x.(p - n) needs one product per label.
+    // x.(p - n) needs one product per label.
     let direction: Vec<f64> = positive.iter().zip(negative).map(|(&p, &n)| f64::from(p) - f64::from(n)).collect();
     Ok(embeddings
         .chunks_exact(dim)
         .flat_map(|x| direction.chunks_exact(dim).map(move |d| (x, d)))
-        .map(|(x, d)| {
-            let gap: f64 = x.iter().zip(d).map(|(&x, d)| f64::from(x) * d).sum();
-            (1.0 / (1.0 + (-scale * gap).exp())) as f32
-        })
+        .map(|(x, d)| scale * x.iter().zip(d).map(|(&x, d)| f64::from(x) * d).sum::<f64>())
         .collect())
+}
+
+/// The probability of presence of a logit.
+pub fn probability(logit: f64) -> f64 {
+    1.0 / (1.0 + (-logit).exp())
+}
+
+/// Probabilities of presence, `[samples, labels]`, of [`logits`]. Errors: likewise.
+pub fn probabilities(
+    embeddings: &[f32],
+    positive: &[f32],
+    negative: &[f32],
+    dim: usize,
+    scale: f64,
+) -> Result<Vec<f32>> {
+    let logits = logits(embeddings, positive, negative, dim, scale)?;
+    Ok(logits.into_iter().map(|logit| probability(logit) as f32).collect())
 }

@@ -155,6 +155,12 @@ impl ParameterBuilder {
         BufferId(self.buffers.len() - 1)
     }
 
+    /// Names and PyTorch shapes of the parameters, then of the buffers.
+    pub fn names(&self) -> impl Iterator<Item = (&str, &Shape)> {
+        let parameters = self.entries.iter().map(|e| (e.name.as_str(), &e.shape));
+        parameters.chain(self.buffers.iter().map(|b| (b.name.as_str(), &b.shape)))
+    }
+
     /// Puts everything on a device. Parameter `i` draws from Philox stream `i` of `seed`, whatever the device, buffer `i` from
     /// stream 2^31 + i.
     pub fn build(self, device: &Device, seed: u64) -> Result<Parameters> {

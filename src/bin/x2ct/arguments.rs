@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValuesParser, RangedU64ValueParser, TypedValueParser};
 use x2ct::data::ct_rate::Split;
 
 /// `AxB...` as N numbers from 1 to 16384.
@@ -21,6 +21,19 @@ pub fn numbers<const N: usize>(text: &str) -> Result<[f64; N], String> {
     let numbers: Option<Vec<f64>> = text.split(',').map(number).collect();
     let example = ["10", "-5.5", "0"][..N].join(",");
     numbers.and_then(|n| n.try_into().ok()).ok_or_else(|| format!("give {N} numbers, such as {example}"))
+}
+
+/// A whole number of a range.
+pub fn count(range: std::ops::RangeInclusive<u64>) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(range)
+}
+
+/// A number from `low` to `high`.
+pub fn within(low: f64, high: f64) -> impl Fn(&str) -> Result<f64, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let number = text.trim().parse().ok().filter(|number| (low..=high).contains(number));
+        number.ok_or_else(|| format!("give a number from {low} to {high}"))
+    }
 }
 
 /// A value that the library reads from one of these names.

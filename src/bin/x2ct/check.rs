@@ -3,16 +3,20 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use x2ct::check::Case;
+use x2ct::check::{Case, Found, PassedOver, Row};
 
 use crate::Common;
 use crate::output::{Failure, Report};
 use crate::terminal::print_table;
 
 /// Compare operators and models with golden files (format: tests/golden/README.md)
+///
+/// A case fails where a tensor is further from its reference than its tolerance allows, and where the file is not what it should be:
+/// nothing to compare, attributes or tensors that the operation does not have, values that are not finite. Other files of a folder
+/// are passed over by name.
 #[derive(clap::Args)]
 pub struct CheckArgs {
-    /// Golden files
+    /// Golden files, or folders with such
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// Print passing tensors too, not only a line per case
@@ -22,48 +26,77 @@ pub struct CheckArgs {
 
 pub fn run(args: CheckArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let device = common.device()?;
+    let mut found = Found::default();
+    args.files.iter().for_each(|path| found.add(path));
     let mut rows = Vec::new();
-    for file in &args.files {
-        rows.extend(Case::read(file)?.run(&device)?);
+    let mut failures: Vec<Failure> = found.unreadable.iter().map(Failure::from).collect();
+    for file in &found.cases {
+        match Case::read(file).and_then(|case| case.run(&device)) {
+            Ok(of_case) => rows.extend(of_case),
+            Err(error) => failures.push(Failure::new(file, &error)),
+        }
     }
-    let failures: Vec<Failure> = rows.iter().filter(|r| !r.pass).map(failure).collect();
-    let failed = failures.len();
-    Report::new("check").with("rows", &rows)?.failing(failures).finish(common.json, || {
-        print_rows(&rows, args.all);
-        let cases = args.files.len();
+    if rows.is_empty() && failures.is_empty() {
+        let files: Vec<&str> = found.passed_over.iter().map(|f| f.file.as_str()).collect();
+        let problem = format!("no golden case among {} file(s) {}", files.len(), files.join(", "));
+        return Err(x2ct::Error::argument("check", problem, "name golden files, or a folder that has some").into());
+    }
+    failures.iter().for_each(|failure| remark!("x2ct: {}", failure.error));
+    failures.extend(rows.iter().filter_map(failure));
+    let failed = rows.iter().filter(|row| !row.pass).count();
+    let report = Report::new("check").with("rows", &rows)?.with("passed_over", &found.passed_over)?;
+    report.failing(failures).finish(common.json, || {
+        if !rows.is_empty() {
+            print_rows(&rows, args.all);
+        }
+        let cases = found.cases.len();
         say!("{} on {cases} case(s): {} tensors compared, {failed} failed", device.name(), rows.len());
+        print_passed_over(&found.passed_over);
     })
 }
 
-fn failure(row: &x2ct::check::Row) -> Failure {
-    let error = format!("{} {}: relative L2 {:.2e}", row.op, row.tensor, row.rel_l2);
-    Failure { file: Some(row.case.clone()), field: Some(row.tensor.clone()), error }
+fn failure(row: &Row) -> Option<Failure> {
+    let reason = row.reason.as_ref()?;
+    let error = format!("{}: {}: {reason}", row.file, row.tensor);
+    Some(Failure { file: Some(row.file.clone()), field: Some(row.tensor.clone()), error })
 }
 
-fn print_rows(rows: &[x2ct::check::Row], all: bool) {
-    let mut shown: Vec<&x2ct::check::Row> = Vec::new();
+fn print_rows(rows: &[Row], all: bool) {
+    let mut shown: Vec<&Row> = Vec::new();
     for row in rows {
-        let worst_so_far = shown.iter_mut().find(|r| r.case == row.case && r.pass);
+        let worst_so_far = shown.iter_mut().find(|r| r.file == row.file && r.pass);
         match worst_so_far {
-            // One line a case: the tensor furthest from its reference; failures always.
+            // One line a case: the tensor that uses most of its limit; failures always.
             Some(worst) if !all && row.pass => {
-                if row.rel_l2 > worst.rel_l2 {
+                if row.margin > worst.margin {
                     *worst = row;
                 }
             }
             _ => shown.push(row),
         }
     }
+    let number = |value: Option<f64>| value.map_or("-".into(), |value| format!("{value:.2e}"));
     let cells = shown.iter().map(|r| {
-        let verdict = if r.pass { "pass" } else { "FAIL" };
+        let verdict = r.reason.as_ref().map_or("pass".into(), |reason| format!("FAIL: {reason}"));
+        let (limit, margin) =
+            (format!("{} {:.1e}", r.measure, r.limit), r.margin.map_or("-".into(), |m| format!("{m:.3}")));
         vec![
-            r.case.clone(),
+            r.file.clone(),
             r.op.clone(),
             r.tensor.clone(),
-            format!("{:.2e}", r.max_abs),
-            format!("{:.2e}", r.rel_l2),
-            verdict.into(),
+            number(r.max_abs),
+            number(r.rel_l2),
+            limit,
+            margin,
+            verdict,
         ]
     });
-    print_table(&["case", "op", "tensor", "max_abs", "rel_l2", ""], &cells.collect::<Vec<_>>());
+    print_table(&["file", "op", "tensor", "max_abs", "rel_l2", "limit", "used", ""], &cells.collect::<Vec<_>>());
+}
+
+fn print_passed_over(files: &[PassedOver]) {
+    if !files.is_empty() {
+        let names: Vec<String> = files.iter().map(|f| format!("{} ({})", f.file, f.is)).collect();
+        say!("passed over {} file(s): {}", files.len(), names.join(", "));
+    }
 }

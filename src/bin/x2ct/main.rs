@@ -5,7 +5,7 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use x2ct::Device;
 
 #[macro_use]
@@ -104,7 +104,10 @@ impl Command {
 
 fn main() -> ExitCode {
     log::show_warnings();
-    let Cli { common, command } = Cli::parse();
+    let Cli { common, command } = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return output::of_clap(&error, &Cli::command()),
+    };
     let name = command.name();
     #[rustfmt::skip] // one line a subcommand
     let outcome = match command {
@@ -129,7 +132,7 @@ fn main() -> ExitCode {
                 // The message has been printed already; nothing is left to say of an output that is closed or full.
                 let _ = output::print_error(name, &error);
             }
-            ExitCode::from(if output::is_interruption(&error) { 130 } else { 1 })
+            output::exit_code(&error)
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use clap::builder::PossibleValuesParser;
 use serde_json::json;
 use x2ct::nn::models::{DcFormer, DcFormerConfig, EncoderConfig, RadiographEncoder, TokenReduction};
 use x2ct::nn::{ParameterBuilder, Recompute};
@@ -9,40 +10,59 @@ use x2ct::tensor::DType;
 use x2ct::train::StepMemory;
 
 use crate::Common;
-use crate::output::Report;
+use crate::arguments::count;
+use crate::output::{Report, usage};
 use crate::terminal::print_table;
 
 /// Print a model's layers, parameters and multiply-adds
 #[derive(clap::Args)]
 pub struct ModelArgs {
-    /// resnet18, resnet50, dcformer-nano, dcformer-naive, dcformer-tiny or dcformer-small
+    /// The model
+    #[arg(value_parser = PossibleValuesParser::new(["resnet18", "resnet50"].iter().chain(&DcFormerConfig::NAMES)))]
     name: String,
-    /// Channels of the first stage (ResNet)
-    #[arg(long, default_value_t = 64)]
-    width: usize,
+    /// Channels of the first stage (ResNet); 64 as published
+    #[arg(long, value_parser = count(1..=2048))]
+    width: Option<usize>,
     /// Height and width of the input; a DCFormer's is half as deep. Default 224, or 512 for a DCFormer
-    #[arg(long)]
+    #[arg(long, value_parser = count(32..=16384))]
     size: Option<usize>,
     /// Dimensions of the embedding
-    #[arg(long, default_value_t = 512)]
+    #[arg(long, default_value = "512", value_parser = count(1..=65536))]
     embedding: usize,
-    /// What a DCFormer's projection takes of the last feature map: channel, depth or flatten
-    #[arg(long, default_value = "channel")]
-    reduction: String,
+    /// What a DCFormer's projection takes of the last feature map; channel when absent
+    #[arg(long, value_parser = TokenReduction::NAMES)]
+    reduction: Option<String>,
     /// Also count the device memory of a training step on a batch of this many radiographs or volumes
-    #[arg(long)]
+    #[arg(long, value_parser = count(1..=1_000_000))]
     batch: Option<usize>,
     /// Radiographs or volumes recorded at a time in that step, as `micro_batch` of a training run
-    #[arg(long, requires = "batch")]
+    #[arg(long, requires = "batch", value_parser = count(1..=1_000_000))]
     micro_batch: Option<usize>,
+}
+
+impl ModelArgs {
+    /// Refuses an option that the other kind of model has.
+    fn check(&self, dcformer: bool) -> anyhow::Result<()> {
+        match (dcformer, &self.width, &self.reduction) {
+            (true, Some(_), _) => {
+                Err(usage(format!("--width is a ResNet's, and {} has channels of its own", self.name)))
+            }
+            (false, _, Some(_)) => {
+                Err(usage(format!("--reduction is a DCFormer's, and {} has a mean over pixels", self.name)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn encoder(&self) -> EncoderConfig {
+        EncoderConfig { embedding: self.embedding, ..EncoderConfig::new(&self.name, self.width.unwrap_or(64)) }
+    }
 }
 
 pub fn run(args: ModelArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let dcformer = args.name.starts_with("dcformer");
+    args.check(dcformer)?;
     let size = args.size.unwrap_or(if dcformer { 512 } else { 224 });
-    if !(32..=16384).contains(&size) {
-        anyhow::bail!("--size: {size} is not usable; use 32 to 16384");
-    }
     let memory = match args.batch {
         Some(batch) => step_memory(&args, size, batch)?,
         None => Vec::new(),
@@ -59,9 +79,8 @@ pub fn run(args: ModelArgs, common: &Common) -> anyhow::Result<ExitCode> {
             Some((model.head().inputs() * args.embedding, model.normalized_values(input))),
         )
     } else {
-        let config = EncoderConfig { embedding: args.embedding, ..EncoderConfig::new(&args.name, args.width) };
         let input = [1, 3, size, size];
-        (input.to_vec(), RadiographEncoder::new(&mut builder, &config)?.summary(input), None)
+        (input.to_vec(), RadiographEncoder::new(&mut builder, &args.encoder())?.summary(input), None)
     };
     let stages = summary.stages();
     if common.json {
@@ -114,8 +133,7 @@ fn step_memory(args: &ModelArgs, size: usize, batch: usize) -> x2ct::Result<Vec<
     for dtype in [DType::F32, DType::Bf16] {
         let name = dtype.name().to_string();
         if !args.name.starts_with("dcformer") {
-            let config = EncoderConfig { embedding: args.embedding, ..EncoderConfig::new(&args.name, args.width) };
-            all.push((name, StepMemory::of(&config, size, dtype, batch, args.micro_batch)?));
+            all.push((name, StepMemory::of(&args.encoder(), size, dtype, batch, args.micro_batch)?));
             continue;
         }
         let config = DcFormerConfig { projection: Some(args.embedding), ..dcformer_config(args, size)? };
@@ -132,6 +150,6 @@ fn step_memory(args: &ModelArgs, size: usize, batch: usize) -> x2ct::Result<Vec<
 }
 
 fn dcformer_config(args: &ModelArgs, size: usize) -> x2ct::Result<DcFormerConfig> {
-    let reduction = TokenReduction::parse(&args.reduction)?;
+    let reduction = args.reduction.as_deref().map_or(Ok(TokenReduction::default()), TokenReduction::parse)?;
     Ok(DcFormerConfig { input: [size, size, size / 2], reduction, ..DcFormerConfig::named(&args.name)? })
 }

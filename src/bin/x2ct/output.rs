@@ -2,7 +2,8 @@
 //!
 //! The JSON of every command has one shape: the result's keys at the top level, and beside them `command`, `status` (`ok`,
 //! `failed` or `interrupted`) and `failed`, a list of `{file, field, error}`. A command that lists things does so under `rows`.
-//! A command that fails before it has a result prints the same object without result keys, and its message on standard error.
+//! A command that fails before it has a result prints the same object without result keys, and its message on standard error. So
+//! does wrong usage, where `--json` is on the command line.
 
 use std::fmt::Arguments;
 use std::io::{ErrorKind, Write};
@@ -10,6 +11,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
+use clap::error::{ContextKind, ContextValue};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use x2ct::Error;
@@ -146,6 +148,54 @@ pub fn print_error(command: &str, error: &anyhow::Error) -> anyhow::Result<()> {
 /// Whether the user asked to stop.
 pub fn is_interruption(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref::<Error>(), Some(Error::Interrupted(_)))
+}
+
+/// The exit code of a command that ended with an error.
+pub fn exit_code(error: &anyhow::Error) -> ExitCode {
+    ExitCode::from(match () {
+        () if is_interruption(error) => 130,
+        () if error.is::<Usage>() => 2,
+        () => 1,
+    })
+}
+
+/// Options that make no sense together.
+#[derive(Debug)]
+pub struct Usage(String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "{}; see --help", self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// The error of wrong usage that clap cannot see, such as an option without an effect on what is asked for.
+pub fn usage(problem: impl Into<String>) -> anyhow::Error {
+    Usage(problem.into()).into()
+}
+
+/// Prints what clap says of a command line: help, the version, or what is wrong with it; gives the exit code.
+pub fn of_clap(error: &clap::Error, cli: &clap::Command) -> ExitCode {
+    // An output that is closed or full leaves nothing to say.
+    let _ = error.print();
+    let arguments: Vec<String> = std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
+    if error.use_stderr() && arguments.iter().any(|argument| argument == "--json") {
+        let known = |argument: &&String| cli.get_subcommands().any(|command| command.get_name() == *argument);
+        let command = arguments.iter().find(known).map_or("x2ct", String::as_str);
+        let field = match error.get(ContextKind::InvalidArg) {
+            Some(ContextValue::String(argument)) => Some(argument.clone()),
+            Some(ContextValue::Strings(arguments)) => Some(arguments.join(", ")),
+            _ => None,
+        };
+        let text = error.render().to_string();
+        let message = text.lines().take_while(|line| !line.starts_with("Usage:")).map(str::trim);
+        let message = message.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
+        let message = message.trim_start_matches("error: ").to_string();
+        let _ = print_object(command, "failed", Map::new(), &[Failure { file: None, field, error: message }]);
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
 fn print_object(command: &str, status: &str, keys: Map<String, Value>, failed: &[Failure]) -> anyhow::Result<()> {

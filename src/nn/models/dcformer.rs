@@ -323,10 +323,14 @@ impl DcFormer {
 
     /// A checkpoint of the released code under the names loaded here: `c1.1.weight` is an alias of `norm.0.weight`.
     pub fn canonical(state: StateDict) -> StateDict {
-        let rename = |name: String| {
-            (1..=3).fold(name, |name, axis| name.replace(&format!(".c{axis}.1."), &format!(".norm.{}.", axis - 1)))
-        };
-        StateDict { tensors: state.tensors.into_iter().map(|(name, tensor)| (rename(name), tensor)).collect() }
+        let tensors = state.tensors.into_iter().map(|(name, tensor)| (Self::canonical_name(&name), tensor));
+        StateDict { tensors: tensors.collect() }
+    }
+
+    /// The name loaded here of a tensor of the released code.
+    pub fn canonical_name(name: &str) -> String {
+        (1..=3)
+            .fold(name.to_string(), |name, axis| name.replace(&format!(".c{axis}.1."), &format!(".norm.{}.", axis - 1)))
     }
 
     /// Values that the batch norms see at the input size [N, 1, H, W, D]. The tool `fvcore` counts five operations each in

@@ -17,7 +17,8 @@ pub enum ResNetDepth {
 }
 
 impl ResNetDepth {
-    fn blocks(self) -> [usize; 4] {
+    /// Blocks of the four stages.
+    pub fn blocks(self) -> [usize; 4] {
         match self {
             ResNetDepth::R18 => [2, 2, 2, 2],
             ResNetDepth::R50 => [3, 4, 6, 3],

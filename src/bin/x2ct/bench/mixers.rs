@@ -12,26 +12,27 @@ use x2ct::tensor::{DType, Tensor};
 
 use super::{cases, median_and_spread};
 use crate::Common;
+use crate::arguments::{count, within};
 use crate::output::Report;
 use crate::terminal::print_table;
 
 /// Compare the token mixers in one frame: parameters, multiply-adds, times, memory
 #[derive(clap::Args)]
 pub struct MixersArgs {
-    /// nano, naive, tiny or small
-    #[arg(long, default_value = "nano")]
+    /// Size of the frame
+    #[arg(long, default_value = "nano", value_parser = ["nano", "naive", "tiny", "small"])]
     model: String,
     /// Sizes of a volume along H, W and D
     #[arg(long, default_value = "64x64x64", value_parser = parse_size)]
     size: [usize; 3],
     /// Volumes of a batch
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value = "2", value_parser = count(1..=4096))]
     batch: usize,
     /// Storage of activations: f32 or bf16
     #[arg(long, default_value = "f32", value_parser = parse_dtype)]
     dtype: DType,
     /// Seconds to measure each time
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value = "1", value_parser = within(0.01, 600.0))]
     seconds: f64,
 }
 
@@ -115,7 +116,7 @@ fn compare(device: &Device, args: &MixersArgs, config: &DcFormerConfig) -> x2ct:
     let [n, c, m] = [args.batch, model.features(), config.map().iter().product()];
     let [m1, m2, m3] = config.map();
     let upstream = Tensor::from_slice(device, [n, c, m1, m2, m3], args.dtype, &cases::random(2, n * c * m))?;
-    let budget = Duration::from_secs_f64(args.seconds.clamp(0.01, 600.0));
+    let budget = Duration::from_secs_f64(args.seconds);
     let time = |run: &mut dyn FnMut() -> x2ct::Result<()>| {
         let [median, spread] = median_and_spread(cases::measure(device, run, budget)?).map(|seconds| seconds * 1e3);
         x2ct::Result::Ok(Time { median, spread })
