@@ -347,15 +347,96 @@ const BAD: &[(&str, &[&str])] = &[
     ("train good.toml --device cuda:4096", &["cuda:4096"]),
     ("phantom --out fresh --device tpu", &["tpu: no such device"]),
     ("check absent.safetensors", &["absent.safetensors: cannot read"]),
-    ("check train.cache.safetensors", &["train.cache.safetensors: has format \"x2ct-cache-1\", not \"x2ct-golden-1\""]),
+    ("check train.cache.safetensors", &["no golden case among 1 file(s): train.cache.safetensors (x2ct-cache-1)"]),
     ("check good.toml", &["good.toml: is not a whole safetensors file"]),
-    ("bench warp", &["there is no kernel family `warp`", "contrastive"]),
     ("bench pointwise --baseline good.toml", &["good.toml: is no output of `x2ct bench --json`"]),
-    ("bench mixers --model huge", &["there is no DCFormer `dcformer-huge`", "dcformer-nano"]),
     ("bench mixers --batch 1", &["one value a channel", "--batch 2"]),
-    ("model vgg16", &["there is no model `vgg16`", "resnet50"]),
-    ("model resnet18 --size 3", &["--size: 3"]),
 ];
+
+/// Wrong usage: command lines, and what the message says.
+#[rustfmt::skip] // one line a case
+const USAGE: &[(&str, &[&str])] = &[
+    ("bench warp", &["'warp'", "contrastive"]),
+    ("bench optm", &["'optm'", "similar value exists: 'optim'"]),
+    ("bench optim --seconds nan", &["give a number from 0.01 to 600"]),
+    ("bench optim --seconds 0", &["give a number from 0.01 to 600"]),
+    ("bench optim --seconds=-1", &["give a number from 0.01 to 600"]),
+    ("bench mixers --seconds inf", &["give a number from 0.01 to 600"]),
+    ("bench mixers --model huge", &["'huge'", "nano"]),
+    ("bench mixers --batch 0", &["0 is not in 1..=4096"]),
+    ("model vgg16", &["'vgg16'", "resnet50"]),
+    ("model dcformr-nano", &["similar value exists: 'dcformer-nano'"]),
+    ("model resnet18 --size 3", &["3 is not in 32..=16384"]),
+    ("model resnet18 --width 0", &["0 is not in 1..=2048"]),
+    ("model resnet18 --embedding 0", &["0 is not in 1..=65536"]),
+    ("model resnet18 --reduction depth", &["--reduction is a DCFormer's"]),
+    ("model dcformer-nano --width 8", &["--width is a ResNet's"]),
+    ("chek x", &["'chek'", "'check'"]),
+    ("check", &["<FILES>"]),
+];
+
+/// The one shape of every command's JSON.
+fn assert_report(arguments: &str, output: &Output, command: &str) -> Value {
+    let object: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|e| panic!("x2ct {arguments}: {e}: {}", text(&output.stdout)));
+    assert_eq!(object["command"], command, "x2ct {arguments}");
+    let failed = object["failed"].as_array().unwrap_or_else(|| panic!("x2ct {arguments}: {object}"));
+    let ok = output.status.success();
+    assert_eq!(
+        (object["status"].as_str(), failed.is_empty()),
+        (Some(if ok { "ok" } else { "failed" }), ok),
+        "x2ct {arguments}"
+    );
+    for entry in failed {
+        assert!(entry["error"].is_string(), "x2ct {arguments}: {entry}");
+        for key in ["file", "field"] {
+            assert!(entry[key].is_string() || entry[key].is_null(), "x2ct {arguments}: {entry}");
+        }
+    }
+    object
+}
+
+#[test]
+fn wrong_usage_is_said_and_is_json_too() {
+    let folder = tempfile::tempdir().unwrap();
+    for (arguments, says) in USAGE {
+        let output = x2ct(folder.path(), arguments);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "x2ct {arguments}: {said}");
+        assert!(says.iter().all(|s| said.contains(s)), "x2ct {arguments}: not with {says:?}: {said}");
+        assert!(output.stdout.is_empty(), "x2ct {arguments}");
+        let output = x2ct(folder.path(), &format!("{arguments} --json"));
+        let name = arguments.split(' ').next().filter(|name| *name != "chek").unwrap_or("x2ct");
+        assert_report(arguments, &output, name);
+        assert_eq!(output.status.code(), Some(2), "x2ct {arguments} --json");
+    }
+}
+
+#[test]
+fn commands_that_end_well_print_the_same_shape() {
+    let folder = tempfile::tempdir().unwrap();
+    let golden = crate::support::checkout("tests/golden").join("relu_7x131.safetensors");
+    let check = format!("check {}", golden.display());
+    for arguments in [
+        "doctor",
+        "model resnet18 --width 2",
+        "bench --list",
+        "phantom --out p --train 1 --valid 0 --shape 16x16x16 --spacing 20",
+        &check,
+    ] {
+        let output = x2ct(folder.path(), &format!("{arguments} --json"));
+        let object = assert_report(arguments, &output, arguments.split(' ').next().unwrap());
+        if arguments == check {
+            let row = &object["rows"][0];
+            assert!(
+                ["file", "case", "op", "tensor", "max_abs", "rel_l2", "limit", "margin", "pass", "reason"]
+                    .iter()
+                    .all(|key| row.get(key).is_some()),
+                "{row}"
+            );
+        }
+    }
+}
 
 #[test]
 fn bad_input_is_named_in_one_line() {
@@ -375,6 +456,8 @@ fn bad_input_is_named_in_one_line() {
             wrong.push(format!("x2ct {arguments}\n  exit {:?}, not with {says:?}:\n{said}", output.status.code()));
         }
         assert!(text(&output.stdout).is_empty(), "x2ct {arguments} printed {}", text(&output.stdout));
+        let output = x2ct(at, &format!("{arguments} --json"));
+        assert_report(&arguments, &output, arguments.split(' ').next().unwrap_or_default());
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     // Nothing that failed left a file behind.

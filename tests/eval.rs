@@ -78,7 +78,7 @@ fn metrics_agree_with_scikit_learn() {
                 continue;
             };
             let threshold = want["threshold"].as_f64().map_or(f32::INFINITY, |t| t as f32);
-            assert_eq!(got.threshold, threshold, "{name}");
+            assert_eq!(got.threshold, f64::from(threshold), "{name}");
             assert_rates(name, &got.rates, want);
         }
     }

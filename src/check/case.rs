@@ -168,6 +168,11 @@ impl Case {
         wanted.flat_map(|(_, (_, data))| data).fold(0.0, |most, &x| most.max(f64::from(x.abs())))
     }
 
+    /// An attribute as the file has it.
+    pub fn attribute(&self, name: &str) -> Option<&Value> {
+        self.attrs.get(name)
+    }
+
     /// An attribute; `default` where it is absent, an error where there is no default.
     pub(super) fn attr<T: DeserializeOwned>(&self, name: &str, default: Option<T>) -> Result<T> {
         match (self.attrs.get(name), default) {

@@ -121,7 +121,7 @@ fn finish(
     if !pairs.is_empty() {
         let gradients = pass.tape.backward_from(&pairs)?;
         if let Some(gradient) = gradients.get(x) {
-            computed.insert("g.in.x".into(), to_torch(&gradient)?);
+            computed.insert("g.in.x".into(), to_torch(gradient)?);
         }
         for (name, shape, data) in parameters.to_torch(parameters.gradients())? {
             computed.insert(format!("g.w.{name}"), (shape, data));

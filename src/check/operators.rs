@@ -164,7 +164,7 @@ impl Runner<'_> {
         let names = inputs.iter().copied().chain(extra.iter().map(|(name, _)| same(name)));
         for ((name, order), leaf) in names.zip(&leaves) {
             if let Some(gradient) = gradients.get(leaf) {
-                computed.insert(format!("g.{name}"), torch(&gradient, order)?);
+                computed.insert(format!("g.{name}"), torch(gradient, order)?);
             }
         }
         Ok(computed)
@@ -260,7 +260,8 @@ impl Runner<'_> {
             });
         } else {
             // Written by some with every case, and without a meaning here.
-            (self.eps()?, self.momentum()?);
+            self.eps()?;
+            self.momentum()?;
         }
         if case.attr("gelu", Some(false))? {
             op.activation = Activation::Gelu;

@@ -37,8 +37,8 @@ pub fn run(args: CheckArgs, common: &Common) -> anyhow::Result<ExitCode> {
         }
     }
     if rows.is_empty() && failures.is_empty() {
-        let files: Vec<&str> = found.passed_over.iter().map(|f| f.file.as_str()).collect();
-        let problem = format!("no golden case among {} file(s) {}", files.len(), files.join(", "));
+        let problem =
+            format!("no golden case among {} file(s): {}", found.passed_over.len(), names(&found.passed_over));
         return Err(x2ct::Error::argument("check", problem, "name golden files, or a folder that has some").into());
     }
     failures.iter().for_each(|failure| remark!("x2ct: {}", failure.error));
@@ -46,9 +46,10 @@ pub fn run(args: CheckArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let failed = rows.iter().filter(|row| !row.pass).count();
     let report = Report::new("check").with("rows", &rows)?.with("passed_over", &found.passed_over)?;
     report.failing(failures).finish(common.json, || {
-        if !rows.is_empty() {
-            print_rows(&rows, args.all);
+        if rows.is_empty() {
+            return;
         }
+        print_rows(&rows, args.all);
         let cases = found.cases.len();
         say!("{} on {cases} case(s): {} tensors compared, {failed} failed", device.name(), rows.len());
         print_passed_over(&found.passed_over);
@@ -96,7 +97,10 @@ fn print_rows(rows: &[Row], all: bool) {
 
 fn print_passed_over(files: &[PassedOver]) {
     if !files.is_empty() {
-        let names: Vec<String> = files.iter().map(|f| format!("{} ({})", f.file, f.is)).collect();
-        say!("passed over {} file(s): {}", files.len(), names.join(", "));
+        say!("passed over {} file(s): {}", files.len(), names(files));
     }
+}
+
+fn names(files: &[PassedOver]) -> String {
+    files.iter().map(|f| format!("{} ({})", f.file, f.is)).collect::<Vec<_>>().join(", ")
 }
