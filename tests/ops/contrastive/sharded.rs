@@ -9,6 +9,7 @@ use x2ct::ops::contrastive::{Sharded, SigLip, ids};
 use super::*;
 
 /// The ranks' losses added up, every set's gradient put together, and the gradients of scale and bias added up.
+#[allow(clippy::too_many_arguments)] // one argument a setting of the run
 fn sharded(
     device: &Device,
     loss: &Contrastive,
