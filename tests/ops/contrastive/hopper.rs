@@ -28,7 +28,8 @@ fn check(what: &str, device: &Device, loss: &Contrastive, scale: f32, sets: &[Ve
         assert_close(what, got, want, 5e-3);
     }
     if loss.scale == Scale::Learnable {
-        assert!(relative(dscale, want.scale) < 2e-5, "{what}: {dscale} for {}", want.scale);
+        let of_scale = scale_bound_of(Variant::Hopper, scale, sets[0].len() / n);
+        assert!(relative(dscale, want.scale) < of_scale, "{what}: {dscale} for {}", want.scale);
     }
 }
 
@@ -216,7 +217,10 @@ fn the_scale_alone_and_one_frozen_set_get_their_gradients() {
             assert_eq!(got.is_some(), wanted[i]);
             match got {
                 Some(got) if i < 2 => assert_close(&format!("set {i}"), &got, &want.sets[i], 5e-3),
-                Some(got) => assert!(relative(got[0], want.scale) < 2e-5, "{got:?} for {}", want.scale),
+                Some(got) => {
+                    let of_scale = scale_bound_of(Variant::Hopper, 7.0, d);
+                    assert!(relative(got[0], want.scale) < of_scale, "{got:?} for {}", want.scale);
+                }
                 None => {}
             }
         }

@@ -141,11 +141,21 @@ fn loss_bound(scale: f32) -> f64 {
     1e-6 + scale as f64 * f32::EPSILON as f64
 }
 
-/// The same of a variant in bf16. Tensor cores cut their sums off instead of rounding them: the logit of a pair that matches,
-/// a sum of d products of mostly one sign, comes out small, by at most scale * (d/8) * 2^-24 (see `tensor_core_bound`).
+/// What tensor cores take from a logit of up to `scale`, as they cut their sums off instead of rounding them: the logit of a
+/// pair that matches is a sum of d products of mostly one sign, which comes out small (see `tensor_core_bound`).
+fn cut(variant: Variant, scale: f32, d: usize) -> f64 {
+    if variant.tensor_cores() { scale as f64 * d as f64 / 8.0 * 2f64.powi(-24) } else { 0.0 }
+}
+
+/// `loss_bound` of a variant in bf16.
 fn loss_bound_of(variant: Variant, scale: f32, d: usize) -> f64 {
-    let cut = if variant.tensor_cores() { scale as f64 * d as f64 / 8.0 * 2f64.powi(-24) } else { 0.0 };
-    loss_bound(scale) + cut
+    loss_bound(scale) + cut(variant, scale, d)
+}
+
+/// The same of the gradient of the scale: the gradients of logits are exponentials, and as far off relatively as the logits
+/// are absolutely.
+fn scale_bound_of(variant: Variant, scale: f32, d: usize) -> f64 {
+    2e-5 + cut(variant, scale, d)
 }
 
 /// The variants that compute in f32, each in its own way.

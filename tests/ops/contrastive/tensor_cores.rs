@@ -16,7 +16,7 @@ const ONE: Variant = Variant::OneLaunchTensorCores;
 /// sqrt(d) of the scale.
 fn bounds(dtype: DType, scale: f32, d: usize) -> [f64; 3] {
     match dtype {
-        DType::Bf16 => [loss_bound_of(ONE, scale, d), 5e-3, 2e-5],
+        DType::Bf16 => [loss_bound_of(ONE, scale, d), 5e-3, scale_bound_of(ONE, scale, d)],
         DType::F32 => {
             let logit = 5e-4 + 2.0 * scale as f64 / 2048.0 / (d as f64).sqrt();
             [logit, logit, 2.0 * logit]
