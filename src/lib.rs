@@ -13,7 +13,6 @@ pub mod archive;
 pub mod autograd;
 pub mod check;
 pub mod collective;
-pub mod content;
 pub mod ct;
 pub mod data;
 pub mod device;

@@ -446,7 +446,6 @@ fn read(device: &Device, data: &CtRate, row: &Volume) -> Result<(CtVolume, Vec<S
             AffineSource::Sform => "sform",
             AffineSource::Qform => "qform",
             AffineSource::Pixdim => "pixdim",
-            AffineSource::Disputed => "disputed",
             AffineSource::Convention => "convention",
         }
         .to_string(),
