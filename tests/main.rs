@@ -2,6 +2,7 @@
 
 #[cfg(feature = "cli")]
 mod cli;
+mod content;
 mod data;
 #[cfg(feature = "cli")]
 mod dataset;
