@@ -13,7 +13,6 @@ pub mod archive;
 pub mod autograd;
 pub mod check;
 pub mod collective;
-pub mod content;
 pub mod ct;
 pub mod data;
 pub mod device;
@@ -27,7 +26,7 @@ pub mod ops;
 pub mod philox;
 #[cfg(feature = "cli")]
 pub mod report;
-pub mod table;
+pub mod suggest;
 pub mod tensor;
 pub mod train;
 

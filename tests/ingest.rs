@@ -91,8 +91,7 @@ fn radiographs_are_those_of_each_volume_whatever_the_source_of_hu() {
         let path = row.name.path(folder.path(), HuSource::CsvRescale);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         nifti::write(path, &CtVolume { voxels: stored, affine, slope: 3.0, intercept: 7.0, ..fixed }).unwrap();
-        let acquisition = row.acquisition.as_mut().unwrap();
-        (acquisition.slope, acquisition.intercept) = (0.5, -1024.0);
+        (row.acquisition.slope, row.acquisition.intercept) = (0.5, -1024.0);
     }
     original.write("phantom").unwrap();
     let read = CtRate::read(folder.path(), Split::Train, HuSource::CsvRescale).unwrap();

@@ -2,7 +2,6 @@
 
 #[cfg(feature = "cli")]
 mod cli;
-mod content;
 mod data;
 #[cfg(feature = "cli")]
 mod dataset;

@@ -11,7 +11,6 @@ pub mod nifti;
 pub mod phantom;
 pub mod physics;
 pub mod placement;
-pub mod plausibility;
 pub mod pose;
 pub mod preprocess;
 pub mod radchest;

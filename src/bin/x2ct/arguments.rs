@@ -1,6 +1,5 @@
 //! Values that several subcommands take.
 
-use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use clap::builder::{PossibleValuesParser, RangedU64ValueParser, TypedValueParser};
@@ -24,14 +23,16 @@ pub fn numbers<const N: usize>(text: &str) -> Result<[f64; N], String> {
     numbers.and_then(|n| n.try_into().ok()).ok_or_else(|| format!("give {N} numbers, such as {example}"))
 }
 
-/// Refuses a number that is not in `range`, naming both; `unit` completes "from A to B".
-pub fn within(option: &str, value: Option<f64>, range: RangeInclusive<f64>, unit: &str) -> x2ct::Result<()> {
-    match value.filter(|value| !range.contains(value)) {
-        None => Ok(()),
-        Some(value) => {
-            let hint = format!("give a number from {} to {} {unit}", range.start(), range.end());
-            Err(x2ct::Error::argument(option, format!("is {value}"), hint))
-        }
+/// A whole number of a range.
+pub fn count(range: std::ops::RangeInclusive<u64>) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(range)
+}
+
+/// A number from `low` to `high`.
+pub fn within(low: f64, high: f64) -> impl Fn(&str) -> Result<f64, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let number = text.trim().parse().ok().filter(|number| (low..=high).contains(number));
+        number.ok_or_else(|| format!("give a number from {low} to {high}"))
     }
 }
 
