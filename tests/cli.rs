@@ -35,7 +35,7 @@ pub fn json(folder: &Path, arguments: &str) -> Value {
     serde_json::from_str(&succeed(folder, &format!("{arguments} --json"))).unwrap()
 }
 
-pub fn configuration(data: &Path, epochs: usize, batch: usize) -> String {
+fn configuration(data: &Path, epochs: usize, batch: usize) -> String {
     let data = data.display();
     format!(
         "out = \"run\"\nepochs = {epochs}\nbatch = {batch}\ncheckpoint_steps = 1\n\
@@ -181,7 +181,7 @@ fn an_interrupted_training_goes_on_where_it_was() {
 }
 
 /// Four phantoms with radiographs, cache and an untrained checkpoint, by the library.
-pub fn prepare(at: &Path) {
+fn prepare(at: &Path) {
     let device = Device::host();
     let phantoms =
         PhantomDataset { seed: 3, train: 4, valid: 1, shape: [16; 3], spacing: [24.0; 3], ..Default::default() };

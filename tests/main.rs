@@ -17,8 +17,6 @@ mod ingest;
 mod layout;
 mod nifti;
 mod ops;
-#[cfg(feature = "cli")]
-mod output;
 mod phantom;
 mod physics;
 mod pictures;

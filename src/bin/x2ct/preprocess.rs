@@ -72,7 +72,7 @@ pub fn run(args: PreprocessArgs, common: &Common) -> anyhow::Result<ExitCode> {
         let seconds = begin.elapsed().as_secs_f64();
         match done {
             Ok((shape, read)) if common.json => rows.push(json!({
-                "input": files::lossy(file), "output": files::lossy(out), "shape": shape, "seconds": {"read": read, "total": seconds},
+                "input": file, "output": out, "shape": shape, "seconds": {"read": read, "total": seconds},
             })),
             Ok((shape, _)) => say!("{}: {shape:?} {}, {seconds:.2} s", out.display(), dtype.name()),
             Err(error) => {

@@ -10,7 +10,6 @@ use x2ct::ct::image::encode_png;
 use x2ct::ct::{Collimation, Radiograph, RadiographOptions};
 use x2ct::data::ct_rate::{CtRate, HuSource};
 use x2ct::data::ingest::{self, IngestOptions, Pictures};
-use x2ct::files;
 use x2ct::ops::image::PixelType;
 
 use super::DrrArgs;
@@ -105,8 +104,7 @@ pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
         failed.iter().map(|(name, error)| Failure { file: Some(name.to_string()), field: None, error: error.clone() });
     let report = Report::new("drr")
         .with_all(json!({
-            "out": files::lossy(&args.out), "files": made.files.iter().map(files::lossy).collect::<Vec<_>>(),
-            "manifest": files::lossy(&made.manifest), "radiographs": made.made,
+            "out": args.out, "files": made.files, "manifest": made.manifest, "radiographs": made.made,
             "size": options.size, "pixels": options.pixel,
             "preprocessing_digest": made.preprocessing_digest, "seconds": start.elapsed().as_secs_f64(),
         }))?

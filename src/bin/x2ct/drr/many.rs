@@ -82,7 +82,7 @@ pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let (made, left_out) = (total - failed.len(), failed.len());
     let report = Report::new("drr")
         .with_all(json!({
-            "out": files::lossy(&args.out), "volumes": made, "views": projection.views, "seconds": start.elapsed().as_secs_f64(),
+            "out": args.out, "volumes": made, "views": projection.views, "seconds": start.elapsed().as_secs_f64(),
         }))?
         .failing(failed.into_iter().map(|(_, failure)| failure));
     report.finish(common.json, || say!("{out}: pictures of {made} volumes, {left_out} of {total} left out"))

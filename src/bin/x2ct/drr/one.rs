@@ -9,7 +9,6 @@ use serde_json::json;
 use x2ct::Error;
 use x2ct::ct::physics::padding_voxels;
 use x2ct::ct::{Radiograph, padding_pixels};
-use x2ct::files;
 
 use super::DrrArgs;
 use crate::Common;
@@ -42,7 +41,7 @@ pub fn run(file: &Path, args: &DrrArgs, common: &Common) -> anyhow::Result<ExitC
     if common.json {
         let cone = projection.geometry == GeometryName::Cone;
         let report = json!({
-            "input": files::lossy(file), "output": files::lossy(&args.out), "device": device.name(),
+            "input": file, "output": args.out, "device": device.name(),
             "volume": {
                 "shape": volume.shape, "spacing_mm": volume.spacing(), "axis_codes": volume.axis_codes().to_string(),
             },
