@@ -15,6 +15,8 @@ mod gradient_cache;
 mod image;
 mod ingest;
 mod layout;
+#[cfg(feature = "cli")]
+mod malformed;
 mod nifti;
 mod ops;
 mod phantom;
