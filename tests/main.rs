@@ -15,8 +15,6 @@ mod gradient_cache;
 mod image;
 mod ingest;
 mod layout;
-#[cfg(feature = "cli")]
-mod malformed;
 mod nifti;
 mod ops;
 mod phantom;
