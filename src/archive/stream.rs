@@ -19,7 +19,7 @@ pub struct TensorStream {
     checksum: blake3::Hasher,
     /// Where the checksum goes once it is known.
     checksum_at: u64,
-    /// Of the row under way.
+    /// The digest so far of the row under way.
     row: blake3::Hasher,
     /// Bytes of a row, and how many of them are still to come.
     row_bytes: usize,

@@ -14,7 +14,7 @@ use crate::{Error, Result};
 pub struct Found {
     /// Golden cases, and files that should be: [`super::Case::read`] says of those what is wrong.
     pub cases: Vec<PathBuf>,
-    /// What is something else.
+    /// The files that are something else.
     pub passed_over: Vec<PassedOver>,
     /// Paths that cannot be read.
     pub unreadable: Vec<Error>,

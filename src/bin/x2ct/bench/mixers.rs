@@ -10,7 +10,7 @@ use x2ct::nn::models::{DcFormer, DcFormerConfig, Mixer};
 use x2ct::nn::{Forward, ParameterBuilder, Parameters};
 use x2ct::tensor::{DType, Tensor};
 
-use super::{cases, median_and_spread};
+use super::{cases, median_and_spread, print_device};
 use crate::Common;
 use crate::arguments::{count, within};
 use crate::output::Report;
@@ -157,10 +157,7 @@ fn training_pass(
 
 fn print(device: &Device, report: &Comparison) {
     let Comparison { model, size: [h, w, d], batch, dtype, .. } = report;
-    say!("device: {}", report.device);
-    if device.is_host() {
-        say!("these are times of the host build on a processor; they say nothing about a GPU");
-    }
+    print_device(device, &report.device);
     say!("DCFormer-{model}'s frame, {batch} volumes of {h}x{w}x{d}, activations in {}", dtype.name());
     let time = |t: &Time| format!("{:.1} +- {:.1}", t.median, t.spread);
     let rows = report.rows.iter().map(|row| {
