@@ -154,7 +154,7 @@ impl TextFeatures {
 /// Hashed word n-grams of a text (Weinberger et al., "Feature hashing for large scale multitask learning", ICML 2009): a text
 /// encoder without weights, for trying everything without a language model.
 ///
-/// A text is cut into clauses and words by [`super::words::clauses`], to which typography makes no difference. It is the set of its
+/// A text is cut into clauses and words by `clauses` of this folder's `words`, to which typography makes no difference. It is the set of its
 /// sequences of 1 to `max_n` words within a clause, each weighted by the square root of its count, added with a hashed sign at a
 /// hashed place, and L2-normalised. A clause with a word such as "no" or "without" counts as the negative of the clause without it:
 /// what a report denies points away from what it finds, and the two prompts of a label are opposites. A sequence that is found as
