@@ -1,15 +1,20 @@
-//! Whole-file output: complete or absent, never half-written.
+//! Output files: complete or absent, never half-written; and paths as text.
 
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use atomic_write_file::AtomicWriteFile;
+use serde::Serializer;
 
 use crate::error::{Error, Result};
 
 /// Writes `bytes` to `path` atomically: a temporary file in the same folder, synced, then renamed over the old one. A
 /// crash, a full disk or a kill leaves the old file, or none. A new file gets the usual mode (0644 under the usual
-/// umask), an existing one keeps its own.
+/// umask), an existing one keeps its own. A link stays, and what it points to is written. What is no plain file (a FIFO, a
+/// device, the standard output by any of its names) is written to as it is.
 pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
     let path = path.as_ref();
     write_atomic_with(path, |out| out.write_all(bytes).map_err(|e| Error::io(path, "write", &e)))
@@ -19,21 +24,117 @@ pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
 pub fn write_atomic_with(path: impl AsRef<Path>, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     let path = path.as_ref();
     let refuse = |e: std::io::Error| Error::io(path, "write", &e);
-    let mut file = BufWriter::with_capacity(1 << 20, AtomicWriteFile::open(path).map_err(refuse)?);
-    fill(&mut file)?;
-    file.into_inner().map_err(|e| refuse(e.into_error()))?.commit().map_err(refuse)
+    match Target::of(path)? {
+        Target::File(target) => {
+            let mut file = BufWriter::with_capacity(1 << 20, AtomicWriteFile::open(target).map_err(refuse)?);
+            fill(&mut file)?;
+            file.into_inner().map_err(|e| refuse(e.into_error()))?.commit().map_err(refuse)
+        }
+        Target::Stream(open) => {
+            let mut file = BufWriter::with_capacity(1 << 20, open().map_err(refuse)?);
+            fill(&mut file)?;
+            file.flush().map_err(refuse)
+        }
+    }
 }
 
 /// Whether [`write_atomic`] could write `path` now, found out by beginning to and giving up: no file is made or changed.
 pub fn check_writable(path: impl AsRef<Path>) -> Result<()> {
     let path = path.as_ref();
-    if path.is_dir() {
-        return Err(Error::file(path, "is a folder", "name a file in it"));
+    match Target::of(path)? {
+        Target::File(target) => {
+            AtomicWriteFile::open(target).and_then(AtomicWriteFile::discard).map_err(|e| Error::io(path, "write", &e))
+        }
+        // To open one could wait for its reader, or end what the reader waits for.
+        Target::Stream(_) => Ok(()),
     }
-    AtomicWriteFile::open(path).and_then(AtomicWriteFile::discard).map_err(|e| Error::io(path, "write", &e))
+}
+
+/// What stands behind an output path.
+enum Target<'a> {
+    /// A plain file or none yet, not a link.
+    File(PathBuf),
+    /// What has no old content to keep.
+    Stream(Box<dyn FnOnce() -> std::io::Result<File> + 'a>),
+}
+
+impl<'a> Target<'a> {
+    fn of(path: &'a Path) -> Result<Self> {
+        match path.metadata() {
+            Ok(found) if found.is_dir() => Err(Error::file(path, "is a folder", "name a file in it")),
+            Ok(found) => {
+                // Whatever it is called: renaming a file over the one that a shell has opened would hide what is printed later.
+                if let Some(output) = standard_output(&found) {
+                    return Ok(Target::Stream(Box::new(move || Ok(output))));
+                }
+                match found.is_file() {
+                    true => Ok(Target::File(follow(path)?)),
+                    false => Ok(Target::Stream(Box::new(move || OpenOptions::new().write(true).open(path)))),
+                }
+            }
+            // Nothing yet, or what cannot be looked at, which to write says best.
+            Err(_) => Ok(Target::File(follow(path)?)),
+        }
+    }
+}
+
+/// Standard output or error, if that is the file found; what is written continues what has been.
+fn standard_output(found: &Metadata) -> Option<File> {
+    let (out, err) = (std::io::stdout(), std::io::stderr());
+    let files = [out.as_fd(), err.as_fd()].map(|fd| fd.try_clone_to_owned().map(File::from));
+    files.into_iter().flatten().find(|file| {
+        file.metadata().is_ok_and(|own| [own.dev(), own.ino(), own.rdev()] == [found.dev(), found.ino(), found.rdev()])
+    })
+}
+
+/// The path that links lead to, be there anything or not.
+fn follow(path: &Path) -> Result<PathBuf> {
+    let mut target = path.to_path_buf();
+    // As many as Linux follows.
+    for _ in 0..40 {
+        match target.read_link() {
+            Ok(next) => target = target.parent().unwrap_or(Path::new("")).join(next),
+            Err(_) => return Ok(target),
+        }
+    }
+    Err(Error::file(path, "is a link that leads to itself", "name another file"))
 }
 
 /// [`std::fs::create_dir_all`] with an error that names the folder.
 pub fn create_folder(path: impl AsRef<Path>) -> Result<()> {
     std::fs::create_dir_all(&path).map_err(|e| Error::io(path, "create the folder", &e))
+}
+
+/// A path as text for messages and JSON: what is not UTF-8 becomes U+FFFD. (serde refuses such a path.)
+pub fn lossy(path: impl AsRef<Path>) -> String {
+    path.as_ref().to_string_lossy().into_owned()
+}
+
+/// [`lossy`] for serde.
+pub(crate) fn serialize<S: Serializer>(path: impl AsRef<Path>, s: S) -> std::result::Result<S::Ok, S::Error> {
+    s.serialize_str(&lossy(path))
+}
+
+/// [`lossy`] for serde, of a path that may be absent.
+pub(crate) fn serialize_option<S: Serializer>(path: &Option<PathBuf>, s: S) -> std::result::Result<S::Ok, S::Error> {
+    match path {
+        Some(path) => s.serialize_some(&lossy(path)),
+        None => s.serialize_none(),
+    }
+}
+
+/// A path of a configuration file as a shell would read it: `~/` is the home folder.
+///
+/// # Errors
+/// `~name`, and `~` without a home folder.
+pub fn expand(path: &Path) -> Result<PathBuf> {
+    let mut parts = path.components();
+    let first = parts.next().map(|part| part.as_os_str().to_string_lossy().into_owned()).unwrap_or_default();
+    if !first.starts_with('~') {
+        return Ok(path.to_path_buf());
+    }
+    match std::env::home_dir().filter(|home| first == "~" && home.is_absolute()) {
+        Some(home) => Ok(home.join(parts.as_path())),
+        None => Err(Error::file(path, "begins with ~, and that home folder is not known", "write the path from / on")),
+    }
 }

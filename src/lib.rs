@@ -13,6 +13,7 @@ pub mod archive;
 pub mod autograd;
 pub mod check;
 pub mod collective;
+pub mod content;
 pub mod ct;
 pub mod data;
 pub mod device;
@@ -27,6 +28,7 @@ pub mod philox;
 #[cfg(feature = "cli")]
 pub mod report;
 pub mod suggest;
+pub mod table;
 pub mod tensor;
 pub mod train;
 

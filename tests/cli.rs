@@ -35,7 +35,7 @@ pub fn json(folder: &Path, arguments: &str) -> Value {
     serde_json::from_str(&succeed(folder, &format!("{arguments} --json"))).unwrap()
 }
 
-fn configuration(data: &Path, epochs: usize, batch: usize) -> String {
+pub fn configuration(data: &Path, epochs: usize, batch: usize) -> String {
     let data = data.display();
     format!(
         "out = \"run\"\nepochs = {epochs}\nbatch = {batch}\ncheckpoint_steps = 1\n\
@@ -181,7 +181,7 @@ fn an_interrupted_training_goes_on_where_it_was() {
 }
 
 /// Four phantoms with radiographs, cache and an untrained checkpoint, by the library.
-fn prepare(at: &Path) {
+pub fn prepare(at: &Path) {
     let device = Device::host();
     let phantoms =
         PhantomDataset { seed: 3, train: 4, valid: 1, shape: [16; 3], spacing: [24.0; 3], ..Default::default() };
@@ -229,6 +229,9 @@ fn spoil(at: &Path) {
     values[11] = f32::NAN;
     nifti::write(at.join("nan.nii.gz"), &CtVolume { voxels: values.into(), ..good }).unwrap();
     write("text.png", b"not an image");
+    let nothing =
+        CtVolume::new(vec![0i16; 4096].into(), [16; 3], Affine::centred(AxisCodes::LPS, [24.0; 3], [16; 3]).unwrap());
+    nifti::write(at.join("nothing.nii.gz"), &nothing.unwrap()).unwrap();
 
     write("train.radiographs.safetensors", &read("train/ap.safetensors"));
     for name in ["checkpoint.safetensors", "train.cache.safetensors", "train.radiographs.safetensors"] {
@@ -301,7 +304,7 @@ const BAD: &[(&str, &[&str])] = &[
     ("drr --dataset good.toml --split train --out x", &["good.toml: cannot read the folder"]),
     ("drr --dataset empty --split train --out x", &["train_reports.csv: cannot open the table"]),
     ("drr --dataset columns --split train --out x", &["train_predicted_labels.csv: missing columns: Lung nodule", "unexpected columns: Lung node"]),
-    ("drr --dataset slope --split train --out x", &["train_metadata.csv: line 2, column RescaleSlope: \"one\" is not"]),
+    ("drr --dataset slope --split train --out x", &["slope/dataset/train_fixed: cannot read the folder", "copy or download"]),
     ("drr --dataset . --split train --hu-source csv --out x", &["dataset/train: cannot read the folder", "already-hu"]),
     ("drr --dataset . --split train --out good.toml/x", &["good.toml/x: cannot create the folder"]),
     ("drr --dataset . --split train --out train/ap.safetensors", &["train/ap.safetensors: cannot create the folder"]),
@@ -315,7 +318,12 @@ const BAD: &[(&str, &[&str])] = &[
     ("drr volume.nii.gz --view ap,pa --out x.png", &["--view: several views do not go into one image"]),
     ("drr empty --out x", &["empty: no volume is in it"]),
     ("drr absent volume.nii.gz --out good.toml", &["good.toml: cannot create the folder"]),
-    ("drr volume.nii.gz ./volume.nii.gz --out x", &["./volume.nii.gz: its picture would have the name of that of volume.nii.gz"]),
+    ("drr volume.nii.gz cut.nii.gz --out x.png", &["--out: names an image, and there are several volumes"]),
+    ("drr volume.nii.gz --mode attenuation --pitch nan --out x.png", &["--pitch: is NaN", "0.001 to 100 mm"]),
+    ("drr volume.nii.gz --mode attenuation --geometry cone --sod 0.5 --out x.png", &["--sod: is 0.5", "from 1 to 100000 mm"]),
+    ("drr volume.nii.gz --rescale 0,5 --out x.png", &["--rescale: the slope is 0"]),
+    ("drr nothing.nii.gz --out x.png", &["nothing.nii.gz: plausibility: this is no chest CT in HU: all of its voxels are 0", "--force"]),
+    ("preprocess volume.nii.gz --preset x2ct --out y.safetensors --pack absent/p.safetensors", &["absent/p.safetensors: cannot write"]),
     ("drr volume.nii.gz --hu-source csv --out x.png", &["--hu-source csv: needs the data set's metadata table"]),
     ("phantom --out good.toml", &["good.toml: cannot create the folder"]),
     ("phantom --out . --seed 4", &["phantom.json: ", "other settings"]),

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use std::fs;
 use std::path::{Path, PathBuf};
 use x2ct::data::cache::EmbeddingCache;
-use x2ct::data::ct_rate::{Acquisition, CtRate, HuSource, Report, Split, Volume, VolumeName};
+use x2ct::data::ct_rate::{Acquisition, CtRate, HuSource, LeftOut, Report, Split, Volume, VolumeName, Why};
 use x2ct::data::provenance::Provenance;
 use x2ct::data::rows;
 use x2ct::labels::{self, Wording};
@@ -112,7 +112,7 @@ fn data_set(root: &Path, hu_source: HuSource) -> CtRate {
             impressions: impressions.into(),
         },
         labels: std::array::from_fn(|i| (i % 2 == 1) == odd),
-        acquisition,
+        acquisition: Some(acquisition),
     };
     let a = Acquisition { slope: 1.0, intercept: -1024.0, spacing_xy: 0.341796875, spacing_z: Some(1.5) };
     let b = Acquisition { slope: 0.1, intercept: -8192.0, spacing_xy: 0.9, spacing_z: None };
@@ -125,7 +125,8 @@ fn data_set(root: &Path, hu_source: HuSource) -> CtRate {
             volume("valid_1_a_2", "Heart, lungs: clear.", "Not given.", b, true),
             volume("valid_2_a_1", "Größe normal.", "", a, true),
         ],
-        skipped: vec![],
+        left_out: vec![],
+        bad_rows: vec![],
     }
 }
 
@@ -136,8 +137,8 @@ fn a_written_data_set_reads_back_equal() {
     written.write("a phantom, \"procedural\"").unwrap();
     let read = CtRate::read(root.path(), Split::Valid, HuSource::AlreadyHu).unwrap();
     assert_eq!(read, written);
-    assert_eq!(read.volumes[1].acquisition.spacing(), [0.9, 0.9, 0.9], "an unknown slice distance falls back");
-    assert_eq!(read.volumes[0].acquisition.spacing(), [0.341796875, 0.341796875, 1.5]);
+    assert_eq!(read.volumes[1].acquisition.unwrap().spacing(), [0.9, 0.9, 0.9], "an unknown slice distance falls back");
+    assert_eq!(read.volumes[0].acquisition.unwrap().spacing(), [0.341796875, 0.341796875, 1.5]);
     assert_eq!(read.path(&read.volumes[0]), read.volumes[0].name.path(root.path(), HuSource::AlreadyHu));
     let metadata = table(root.path(), "metadata/validation_metadata.csv");
     let text = fs::read_to_string(&metadata).unwrap();
@@ -160,8 +161,8 @@ fn table(root: &Path, relative: &str) -> PathBuf {
     root.join("dataset").join(relative)
 }
 
-/// The error of reading the data set after `edit` changed one of its tables.
-fn error_after(relative: &str, edit: impl Fn(String) -> String) -> String {
+/// The data set of [`data_set`] read after `edit` changed one of its tables.
+fn read_after(relative: &str, edit: impl Fn(String) -> String) -> x2ct::Result<CtRate> {
     let root = tempfile::tempdir().unwrap();
     data_set(root.path(), HuSource::CsvRescale).write("test").unwrap();
     let path = table(root.path(), relative);
@@ -169,10 +170,29 @@ fn error_after(relative: &str, edit: impl Fn(String) -> String) -> String {
     let after = edit(before.clone());
     assert_ne!(before, after, "the edit must change something");
     fs::write(&path, after).unwrap();
-    let error = CtRate::read(root.path(), Split::Valid, HuSource::CsvRescale).unwrap_err().to_string();
+    CtRate::read(root.path(), Split::Valid, HuSource::CsvRescale)
+}
+
+/// Checks that an error names the table in one line.
+fn checked(relative: &str, error: String) -> String {
     assert!(error.contains(relative.rsplit('/').next().unwrap()), "names the file: {error}");
     assert!(!error.contains('\n'), "one line: {error}");
     error
+}
+
+/// The error of reading the data set after `edit` changed one of its tables.
+fn error_after(relative: &str, edit: impl Fn(String) -> String) -> String {
+    checked(relative, read_after(relative, edit).unwrap_err().to_string())
+}
+
+/// The one row that is left out after `edit`, as an error; all volumes but `lost` are read.
+fn bad_row_after(relative: &str, lost: &[usize], edit: impl Fn(String) -> String) -> String {
+    let read = read_after(relative, edit).unwrap();
+    let whole = data_set(&read.root, HuSource::CsvRescale);
+    let kept: Vec<_> = (0..3).filter(|i| !lost.contains(i)).map(|i| whole.volumes[i].clone()).collect();
+    assert_eq!(read.volumes, kept, "only the bad row's volume is left out");
+    let [bad] = &read.bad_rows[..] else { panic!("one bad row: {:?}", read.bad_rows) };
+    checked(relative, bad.error().to_string())
 }
 
 #[track_caller]
@@ -197,28 +217,124 @@ fn wrong_columns_are_named() {
 }
 
 #[test]
-fn wrong_rows_are_named_by_line_and_column() {
-    let error = error_after(REPORTS, |t| t.replacen("valid_1_a_2", "valid_1_a", 1));
-    assert_says(&error, &["line 5", "VolumeName", "\"valid_1_a.nii.gz\" is not a volume name"]);
-    let error = error_after(REPORTS, |t| t.replacen("valid_1_a_2", "valid_1_a_1", 1));
-    assert_says(&error, &["\"valid_1_a_1.nii.gz\" is not listed once"]);
-    let error = error_after(LABELS, |t| t.replacen(",0,", ",2,", 1));
-    assert_says(&error, &["line 2", "\"2\" is not 0 or 1"]);
+fn columns_without_a_name_and_other_separators_are_named() {
+    // As pandas writes its index.
+    let index = |t: String| {
+        t.lines().enumerate().map(|(i, l)| if i == 0 { format!(",{l}\n") } else { format!("{i},{l}\n") }).collect()
+    };
+    assert_says(&error_after(LABELS, index), &["column 1 has no name", "index=False"]);
+    assert_says(&error_after(LABELS, |t| t.replace(',', ";")), &["separated by semicolons, not by commas"]);
+    assert_says(&error_after(LABELS, |t| t.replace(',', "\t")), &["separated by tabs"]);
     assert_says(
-        &error_after(METADATA, |t| t.replacen("\"[0.9, 0.9]\"", "\"[-1, 1]\"", 1)),
-        &["line 3", "XYSpacing", "[-1, 1]"],
+        &error_after(LABELS, |t| t.replacen("Emphysema", " Emphysema", 1)),
+        &["unexpected columns: \" Emphysema\""],
     );
-    assert_says(&error_after(METADATA, |t| t.replacen("\"[0.9, 0.9]\"", "", 1)), &["line 3", "XYSpacing", "\"\""]);
-    assert_says(&error_after(METADATA, |t| t.replacen(",-8192,", ",inf,", 1)), &["RescaleIntercept", "\"inf\""]);
-    assert_says(&error_after(METADATA, |t| t.replacen(",0.1,", ",0,", 1)), &["RescaleSlope", "other than 0"]);
-    assert_says(&error_after(METADATA, |t| t.replacen(",1.5,", ",-1.5,", 1)), &["ZSpacing", "\"-1.5\""]);
-    assert_says(&error_after(LABELS, |t| t[..t.len() - 12].to_string()), &["line 4", "fields, the header 19"]);
-    let error = error_after(LABELS, |t| t.replace("valid_", "train_"));
-    assert_says(&error, &["line 2", "\"train_1_a_1.nii.gz\" is not of split valid"]);
 }
 
 #[test]
-fn tables_that_are_not_text_are_refused() {
+fn what_is_no_table_is_recognised() {
+    let lfs = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n";
+    for (text, says) in [
+        (lfs, "Git LFS pointer"),
+        ("<!DOCTYPE html><html>log in</html>", "web page"),
+        ("\u{feff}\n<html>", "web page"),
+        ("PK\u{3}\u{4}", "Excel workbook"),
+        ("V\0o\0l\0", "UTF-16"),
+    ] {
+        for relative in [REPORTS, LABELS, METADATA] {
+            assert_says(&error_after(relative, |_| text.into()), &[says]);
+        }
+    }
+}
+
+#[test]
+fn a_bad_row_is_named_by_line_and_column_and_costs_itself() {
+    let error = bad_row_after(LABELS, &[0], |t| t.replacen(",0,", ",2,", 1));
+    assert_says(&error, &["line 2", "\"2\" is not 0 or 1"]);
+    let error = bad_row_after(METADATA, &[1], |t| t.replacen("\"[0.9, 0.9]\"", "\"[-1, 1]\"", 1));
+    assert_says(&error, &["line 3", "XYSpacing", "[-1, 1]"]);
+    let error = bad_row_after(METADATA, &[1], |t| t.replacen("\"[0.9, 0.9]\"", "", 1));
+    assert_says(&error, &["line 3", "XYSpacing", "\"\""]);
+    let error = bad_row_after(METADATA, &[1], |t| t.replacen(",-8192,", ",inf,", 1));
+    assert_says(&error, &["RescaleIntercept", "\"inf\""]);
+    let error = bad_row_after(METADATA, &[1], |t| t.replacen(",0.1,", ",0,", 1));
+    assert_says(&error, &["RescaleSlope", "other than 0"]);
+    let error = bad_row_after(METADATA, &[0], |t| t.replacen(",1.5,", ",-1.5,", 1));
+    assert_says(&error, &["line 2", "ZSpacing", "\"-1.5\""]);
+    let error = bad_row_after(METADATA, &[0], |t| t.replacen(",1.5,", ",None,", 1));
+    assert_says(&error, &["line 2", "ZSpacing", "\"None\""]);
+    let error = bad_row_after(LABELS, &[2], |t| t[..t.len() - 12].to_string());
+    assert_says(&error, &["line 4", "fields, the header 19"]);
+    // Two rows of one volume that differ: neither counts. The same row twice: once.
+    let error = bad_row_after(REPORTS, &[0], |t| t.replacen("valid_1_a_2", "valid_1_a_1", 1));
+    assert_says(&error, &["line 5", "valid_1_a_1 stands on line 2 already, in other words"]);
+    let error = bad_row_after(LABELS, &[], |t| format!("{t}{}\n", t.lines().last().unwrap()));
+    assert_says(&error, &["line 5", "valid_2_a_1 stands on line 4 already, in the same words"]);
+    // A quote that is never closed would swallow all rows below it.
+    let error = bad_row_after(REPORTS, &[2], |t| {
+        t.replacen("Größe normal.,", "Größe normal.,\"", 1) + "rows,below\nare,swallowed\n"
+    });
+    assert_says(&error, &["line 6", "quote that is never closed"]);
+    // A row whose name is none is of no volume that is known: all that is lost is what it should have said.
+    let read = read_after(REPORTS, |t| t.replacen("valid_1_a_2", "valid_1_a", 1)).unwrap();
+    assert_says(
+        &read.bad_rows[0].error().to_string(),
+        &["line 5", "VolumeName", "\"valid_1_a.nii.gz\" is not a volume name"],
+    );
+    assert_eq!((read.volumes.len(), &read.left_out[0].name), (2, &name("valid_1_a_2")));
+    // Of another split are all: nothing is left, and the first is named.
+    let error = error_after(LABELS, |t| t.replace("valid_", "train_"));
+    assert_says(&error, &["line 2", "\"train_1_a_1.nii.gz\" is not of split valid", "2 other rows"]);
+}
+
+#[test]
+fn lines_are_counted_in_the_file() {
+    // The second row's report holds a line end of its own.
+    let bad = |t: &str| t.replacen("valid_1_a_2", "valid_1_a", 1);
+    let crlf = |t: &str| t.replace("\r\n", "\n").replace('\n', "\r\n");
+    for (what, text, line) in [
+        ("LF", bad as fn(&str) -> String, 5),
+        ("mark", |t| format!("\u{feff}{}", t.replacen("valid_1_a_2", "valid_1_a", 1)), 5),
+        ("empty lines", |t| t.replacen("valid_1_a_2", "\n\nvalid_1_a", 1), 7),
+        ("CR", |t| t.replace("\r\n", "\n").replace('\n', "\r").replacen("valid_1_a_2", "valid_1_a", 1), 5),
+    ] {
+        let read = read_after(REPORTS, |t| text(&t)).unwrap();
+        assert_eq!(read.bad_rows[0].line, line, "{what}");
+    }
+    let read = read_after(REPORTS, |t| crlf(&bad(&t))).unwrap();
+    assert_eq!(read.bad_rows[0].line, 5, "CRLF");
+    // CRLF in every table, as Python's csv module writes it; line 3 lacks its slice distance in a way of its own.
+    let read = read_after(METADATA, |t| {
+        crlf(&t).replacen(",,\r\n", ",None,\r\n", 1).replacen("0.9]\",-8192,0.1,,,,", "0.9]\",-8192,0.1,,,None,", 1)
+    });
+    let read = read.unwrap();
+    assert!(read.bad_rows.iter().all(|bad| bad.line == 3), "{:?}", read.bad_rows);
+}
+
+#[test]
+fn what_is_not_needed_is_not_refused() {
+    let root = tempfile::tempdir().unwrap();
+    data_set(root.path(), HuSource::AlreadyHu).write("test").unwrap();
+    let path = table(root.path(), METADATA);
+    let text = fs::read_to_string(&path).unwrap().replacen(",1.5,", ",None,", 1).replacen(",0.1,", ",zero,", 1);
+    fs::write(&path, text).unwrap();
+    let read = CtRate::read(root.path(), Split::Valid, HuSource::AlreadyHu).unwrap();
+    assert_eq!((read.volumes.len(), read.bad_rows.len()), (3, 0));
+    assert!(read.volumes[0].acquisition.is_none() && read.volumes[1].acquisition.is_none());
+    assert!(read.volumes[2].acquisition.is_some());
+    let read = CtRate::read(root.path(), Split::Valid, HuSource::CsvRescale).unwrap();
+    let lines: Vec<_> = read.bad_rows.iter().map(|bad| (bad.line, bad.column)).collect();
+    assert_eq!(lines, [(2, Some("ZSpacing")), (3, Some("RescaleSlope"))]);
+    assert_says(&read.absence(&name("valid_1_a_2")).to_string(), &["line 3", "RescaleSlope"]);
+    // One volume alone: the rows of others do not matter.
+    let of = |text: &str| x2ct::data::ct_rate::acquisition_of(&path, &name(text));
+    assert_eq!(of("valid_2_a_1").unwrap().slope, 1.0);
+    assert_says(&of("valid_1_a_2").unwrap_err().to_string(), &["line 3, column RescaleSlope", "\"zero\""]);
+    assert_says(&of("valid_9_a_1").unwrap_err().to_string(), &["has no row for valid_9_a_1.nii.gz"]);
+}
+
+#[test]
+fn a_row_that_is_not_text_costs_itself() {
     let root = tempfile::tempdir().unwrap();
     data_set(root.path(), HuSource::CsvRescale).write("test").unwrap();
     let path = table(root.path(), REPORTS);
@@ -226,8 +342,9 @@ fn tables_that_are_not_text_are_refused() {
     let umlaut = bytes.windows(2).position(|w| w == "ö".as_bytes()).unwrap();
     bytes[umlaut] = 0xff;
     fs::write(&path, bytes).unwrap();
-    let error = CtRate::read(root.path(), Split::Valid, HuSource::CsvRescale).unwrap_err().to_string();
-    assert_says(&error, &["validation_reports.csv", "is not UTF-8"]);
+    let read = CtRate::read(root.path(), Split::Valid, HuSource::CsvRescale).unwrap();
+    assert_eq!(read.volumes.len(), 2);
+    assert_says(&read.bad_rows[0].error().to_string(), &["validation_reports.csv: line 6", "is not UTF-8"]);
 }
 
 #[test]
@@ -250,7 +367,7 @@ fn unreadable_folders_and_tables_are_named() {
 }
 
 #[test]
-fn volumes_without_report_or_labels_are_skipped_and_other_places_are_found() {
+fn volumes_that_a_table_lacks_are_named_with_it_and_other_places_are_found() {
     let root = tempfile::tempdir().unwrap();
     let written = data_set(root.path(), HuSource::CsvRescale);
     written.write("test").unwrap();
@@ -267,7 +384,41 @@ fn volumes_without_report_or_labels_are_skipped_and_other_places_are_found() {
     .unwrap();
     let read = CtRate::read(root.path(), Split::Valid, HuSource::CsvRescale).unwrap();
     assert_eq!(read.volumes, written.volumes[..2]);
-    assert_eq!(read.skipped, [name("valid_2_a_1")]);
+    let found = old.join("dataset_multi_abnormality_labels_valid_predicted_labels.csv");
+    assert_eq!(read.left_out, [LeftOut { name: name("valid_2_a_1"), file: found.clone(), why: Why::Lacks }]);
+    assert_eq!(read.warnings(), [(found, "has no row for 1 volume(s), left out: valid_2_a_1".to_string())]);
+    assert_says(
+        &read.absence(&name("valid_2_a_1")).to_string(),
+        &["valid_predicted_labels.csv: has no row for valid_2_a_1"],
+    );
+    assert_says(&read.absence(&name("valid_7_a_1")).to_string(), &["validation_metadata.csv: has no row"]);
+    // The labels by themselves know what they know, whatever the other tables lack.
+    fs::remove_file(table(root.path(), REPORTS)).unwrap();
+    let labels = x2ct::data::ct_rate::labels_of(root.path(), Split::Valid).unwrap();
+    assert_eq!(labels.order, [name("valid_1_a_1"), name("valid_1_a_2")]);
+    assert_eq!(labels.rows[&name("valid_1_a_2")], written.volumes[1].labels);
+}
+
+#[test]
+fn scans_of_other_parts_and_files_without_a_row_are_told() {
+    let root = tempfile::tempdir().unwrap();
+    let written = data_set(root.path(), HuSource::AlreadyHu);
+    written.write("test").unwrap();
+    let list = table(root.path(), "metadata/no_chest_valid.txt");
+    for (text, left) in [("valid_1_a\r\n", 1), ("valid_1_a_2.nii.gz\n\n", 2), ("\u{feff}valid_2\n", 2), ("", 3)] {
+        fs::write(&list, text).unwrap();
+        let read = CtRate::read(root.path(), Split::Valid, HuSource::AlreadyHu).unwrap();
+        assert_eq!(read.volumes.len(), left, "{text:?}");
+        assert_eq!(read.left_out.len(), 3 - left);
+        assert!(read.left_out.iter().all(|left| left.why == Why::NoChest && left.file == list));
+    }
+    let read = CtRate::read(root.path(), Split::Valid, HuSource::AlreadyHu).unwrap();
+    for known in ["valid_1_a_1", "valid_3_a_1", "valid_3_b_2"] {
+        let path = name(known).path(root.path(), HuSource::AlreadyHu);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "").unwrap();
+    }
+    assert_eq!(read.unlisted(), [name("valid_3_a_1"), name("valid_3_b_2")]);
 }
 
 /// Embeddings of three pairs in four dimensions.

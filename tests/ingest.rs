@@ -91,7 +91,8 @@ fn radiographs_are_those_of_each_volume_whatever_the_source_of_hu() {
         let path = row.name.path(folder.path(), HuSource::CsvRescale);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         nifti::write(path, &CtVolume { voxels: stored, affine, slope: 3.0, intercept: 7.0, ..fixed }).unwrap();
-        (row.acquisition.slope, row.acquisition.intercept) = (0.5, -1024.0);
+        let acquisition = row.acquisition.as_mut().unwrap();
+        (acquisition.slope, acquisition.intercept) = (0.5, -1024.0);
     }
     original.write("phantom").unwrap();
     let read = CtRate::read(folder.path(), Split::Train, HuSource::CsvRescale).unwrap();
@@ -117,6 +118,7 @@ fn a_bad_volume_is_left_out_and_named() {
         Progress::Done(done) => counts.push(done),
         Progress::Failed(name, _) => named.push(name.to_string()),
         Progress::Resumed(done) => assert_eq!(done, 0),
+        Progress::Doubted(name, doubts) => panic!("{name}: {doubts:?}"),
     })
     .unwrap();
     assert_eq!(counts, [1, 2, 3, 4, 5]);

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "cli")]
 mod cli;
+mod content;
 mod data;
 #[cfg(feature = "cli")]
 mod dataset;
@@ -15,8 +16,12 @@ mod gradient_cache;
 mod image;
 mod ingest;
 mod layout;
+#[cfg(feature = "cli")]
+mod malformed;
 mod nifti;
 mod ops;
+#[cfg(feature = "cli")]
+mod output;
 mod phantom;
 mod physics;
 mod pictures;

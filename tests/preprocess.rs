@@ -160,10 +160,14 @@ mod cli {
         assert_eq!(output.status.code(), Some(1));
         let errors = String::from_utf8(output.stderr).unwrap();
         let lines: Vec<&str> = errors.lines().collect();
-        assert_eq!(lines.len(), 3, "{errors}");
+        assert_eq!(lines.len(), 4, "{errors}");
         assert!(lines[0].contains("torn.nii.gz: the gzip data are damaged or truncated"), "{errors}");
-        assert!(lines[1].contains("absent.nii") && lines[1].contains("check the path"), "{errors}");
-        assert!(lines[2].contains("less than one of"), "{errors}");
+        assert!(lines[1].starts_with("x2ct: warning: good.nii.gz: It measures only 14.4 x 15.4 x 15.2 mm"), "{errors}");
+        assert!(lines[2].contains("absent.nii") && lines[2].contains("check the path"), "{errors}");
+        assert!(
+            lines[3].contains("thin.nii: plausibility: this is no chest CT in HU: it measures 0.24 x 0.22 x 0.08 mm"),
+            "{errors}"
+        );
         let names: Vec<_> = std::fs::read_dir(at("made")).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names, ["good.safetensors"]);
 
@@ -173,7 +177,12 @@ mod cli {
             assert!(!output.status.success() && errors.contains(text), "{arguments}: {errors}");
         };
         refused("good.nii.gz torn.nii.gz --preset x2ct --out one.safetensors", "name a folder");
-        refused("good.nii.gz good.nii.gz --preset x2ct --out made", "would be written to the same file");
+        std::fs::create_dir(at("made/more")).unwrap();
+        std::fs::copy(at("good.nii.gz"), at("made/more/good.nii.gz")).unwrap();
+        let output = preprocess(folder.path(), "good.nii.gz made/more --preset x2ct --out made");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(at("made/good-2.safetensors").exists());
+        refused("thin.nii --force --preset x2ct --out made", "thin.nii: CT volume: [24, 22, 8] voxels of");
         refused("good.nii.gz --preset ct-clip --out made", "use one of ct-clip-v2");
         refused("good.nii.gz --preset x2ct --out absent/a.safetensors", "check the path");
         refused("good.nii.gz --preset x2ct --out made --hu-source csv", "--metadata");
@@ -198,17 +207,43 @@ mod cli {
         assert_eq!(archive.f32("volume").unwrap().1, expected(&Preset::x2ct(), &truth));
         assert!(archive.get("hu_source").unwrap().contains("metadata table"));
 
+        // RadChest-CT's voxels are HU: the table gives their size alone, and its slope is never applied to them again.
         let values: Vec<i16> = (0..6 * 7 * 8).map(|i| i as i16 * 5 - 900).collect();
         std::fs::write(at("trn00001.npz"), npz([6, 7, 8], &values, true)).unwrap();
-        std::fs::write(at("rad.csv"), "VolumeAcc_DEID,orig_slope,final_spacing\ntrn00001.npz,1.5,0.8\n").unwrap();
-        let run = "trn00001.npz --preset x2ct --hu-source csv --metadata rad.csv --out rad.safetensors";
-        let output = preprocess(folder.path(), run);
+        std::fs::write(at("rad.csv"), "VolumeAcc_DEID,orig_slope,final_spacing\ntrn00001.npz,2,2.5\n").unwrap();
+        let output = preprocess(folder.path(), "trn00001.npz --preset x2ct --metadata rad.csv --out rad.safetensors");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let shape = [8, 7, 6];
-        let affine = x2ct::ct::Affine::centred("LPI".parse().unwrap(), [0.8; 3], shape).unwrap();
-        let truth = CtVolume { slope: 1.5, ..CtVolume::new(values.into(), shape, affine).unwrap() };
+        let affine = x2ct::ct::Affine::centred("LPI".parse().unwrap(), [2.5; 3], shape).unwrap();
+        let truth = CtVolume::new(values.into(), shape, affine).unwrap();
         assert_eq!(read(&at("rad.safetensors")).f32("volume").unwrap().1, expected(&Preset::x2ct(), &truth));
+        let twice = "trn00001.npz --preset x2ct --hu-source csv --metadata rad.csv --out rad.safetensors";
+        let output = preprocess(folder.path(), twice);
+        assert!(String::from_utf8_lossy(&output.stderr).contains("the voxels of RadChest-CT are HU already"));
         let output = preprocess(folder.path(), "trn00001.npz --preset x2ct --out rad.safetensors");
         assert!(String::from_utf8_lossy(&output.stderr).contains("says nothing of voxel size"));
+    }
+
+    /// Options that would do nothing are wrong usage; stale outputs and constant volumes are never packed.
+    #[test]
+    fn nothing_is_ignored_and_nothing_stale_is_packed() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["a.nii.gz", "b.nii.gz"] {
+            nifti::write(at(name), &padded(-1000)).unwrap();
+        }
+        let run = "a.nii.gz b.nii.gz --preset ct-clip-v2 --dtype bf16 --out made --pack packed.safetensors --json";
+        let output = preprocess(folder.path(), "a.nii.gz --preset x2ct --metadata nowhere.csv --out a.safetensors");
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{errors}");
+        assert!(errors.contains("`--metadata` has no effect here: it acts with --hu-source csv"), "{errors}");
+        assert!(preprocess(folder.path(), run).status.success());
+        std::fs::write(at("b.nii.gz"), b"torn").unwrap();
+        let output = preprocess(folder.path(), run);
+        assert_eq!(output.status.code(), Some(1));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((&report["packed"], &report["failed"][0]["file"]), (&1.into(), &"b.nii.gz".into()));
+        let set = x2ct::data::volumes::VolumeSet::read(&at("packed.safetensors")).unwrap();
+        assert_eq!(set.ids(), ["a"]);
     }
 }

@@ -129,6 +129,44 @@ impl Affine {
         determinant3(self.linear())
     }
 
+    /// The same directions and origin with voxel edges of `spacing` mm, which must be within this type's limits.
+    pub(crate) fn with_spacing(&self, spacing: [f64; 3]) -> Affine {
+        let direction = self.direction();
+        let rows = std::array::from_fn(|r| {
+            let d = direction[r];
+            [d[0] * spacing[0], d[1] * spacing[1], d[2] * spacing[2], self.rows[r][3]]
+        });
+        Affine { rows }
+    }
+
+    /// The largest angle between like axes of this and another, degrees, shear set aside: of the nearest rotations or
+    /// reflections.
+    pub(crate) fn degrees_to(&self, other: &Affine) -> f64 {
+        let (a, b) = (nearest_orthogonal(self.direction()), nearest_orthogonal(other.direction()));
+        let cosine = |c: usize| (0..3).map(|r| a[r][c] * b[r][c]).sum::<f64>().clamp(-1.0, 1.0);
+        (0..3).map(|c| cosine(c).acos().to_degrees()).fold(0.0, f64::max)
+    }
+
+    /// How far the voxel axes are from standing at right angles, degrees: 0 for a straight volume, the tilt of the gantry for
+    /// slices stacked aslant.
+    pub fn shear(&self) -> f64 {
+        let d = self.direction();
+        let sine = |a: usize, b: usize| (0..3).map(|r| d[r][a] * d[r][b]).sum::<f64>().abs().min(1.0);
+        [(0, 1), (0, 2), (1, 2)].map(|(a, b)| sine(a, b).asin().to_degrees()).into_iter().fold(0.0, f64::max)
+    }
+
+    /// For what works along voxel axes: an error that names the angle where they are sheared by more than half a degree.
+    pub(crate) fn require_straight(&self) -> Result<()> {
+        let shear = self.shear();
+        if shear <= 0.5 {
+            return Ok(());
+        }
+        let problem =
+            format!("its voxel axes are sheared by {shear:.1} degrees (a tilted gantry), and this works along them");
+        let hint = "resample it to a straight grid first (nibabel.processing.resample_to_output), or draw it with --mode attenuation";
+        Err(Error::argument("CT volume", problem, hint))
+    }
+
     /// For each voxel axis the patient direction it grows towards most, each direction used once (nibabel's rule): the
     /// columns, scaled to length 1, are replaced by the nearest rotation or reflection (so that shear favours no axis);
     /// then the best-aligned column chooses first.

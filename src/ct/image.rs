@@ -242,8 +242,20 @@ pub fn write(
         let window = image.window(png.window)?;
         write_nifti(path, image, &description.shown(png, window), window)
     } else {
-        Err(Error::file(path, "unknown image format", "end the name in .png, .safetensors or .nii.gz"))
+        check_format(path)
     }
+}
+
+/// Whether [`write`] knows a format by what the path ends in.
+///
+/// # Errors
+/// It does not.
+pub fn check_format(path: impl AsRef<Path>) -> Result<()> {
+    let name = path.as_ref().to_string_lossy();
+    if [".png", ".safetensors", ".nii.gz", ".nii"].iter().any(|ending| name.ends_with(ending)) {
+        return Ok(());
+    }
+    Err(Error::file(path, "unknown image format", "end the name in .png, .safetensors or .nii.gz"))
 }
 
 /// The bytes of a grey PNG. Level = round((c(value) - c(low)) / (c(high) - c(low)) * (2^bits - 1)) with the [`Curve`] c, clamped;

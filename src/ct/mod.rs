@@ -11,6 +11,7 @@ pub mod nifti;
 pub mod phantom;
 pub mod physics;
 pub mod placement;
+pub mod plausibility;
 pub mod pose;
 pub mod preprocess;
 pub mod radchest;

@@ -122,6 +122,7 @@ impl Preset {
     /// # Errors
     /// A volume thinner than one target voxel.
     pub fn operator(&self, shape: [usize; 3], affine: &Affine, dtype: DType) -> Result<Resample> {
+        affine.require_straight()?;
         let map = affine.axis_codes().map_to(AxisCodes::LPS);
         let axes: [ImageAxis; 3] = std::array::from_fn(|a| ImageAxis { axis: map.source[a], flip: map.flip[a] });
         let current = affine.spacing();

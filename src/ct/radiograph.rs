@@ -25,7 +25,7 @@ use super::image::{Curve, Description, GrayImage, Window, percentiles};
 use super::physics::{EXPOSED_PERCENTILES, Exposure, Film, MU_WATER, is_padding, padding_voxels};
 use super::placement::Placement;
 use super::view::{Beam, Geometry, Projection, View};
-use super::volume::{AffineSource, CtVolume, HuSource};
+use super::volume::{CtVolume, HuSource};
 
 /// What a pixel is. As text: `mean-hu`, `attenuation`, `transmission`, `absorption`, `film`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -169,7 +169,7 @@ impl RadiographOptions {
     /// Orientation letters for a picture of `volume`; `None` when its file does not say how the patient lies.
     pub fn letters(&self, volume: &CtVolume) -> Option<Letters> {
         let [_, down, right] = self.placement.frame(self.view);
-        (volume.affine_source != AffineSource::Pixdim).then(|| Letters::of(down, right))
+        volume.affine_source.tells_sides().then(|| Letters::of(down, right))
     }
 
     /// Every option that has a say in the pixels, as it was asked for, as text: equal settings, equal text.
@@ -485,6 +485,7 @@ fn integrate(
 
 /// The mean along a voxel axis, and where its pixels lie.
 fn mean(volume: &CtVolume, on_device: &DeviceVolume, options: &RadiographOptions) -> Result<(Tensor, View)> {
+    volume.affine.require_straight()?;
     if options.geometry != Geometry::Parallel {
         return Err(Error::argument(
             "mean HU",

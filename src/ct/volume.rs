@@ -74,8 +74,17 @@ pub enum AffineSource {
     /// Voxel sizes alone. The orientation is then a convention (nibabel's: x to the left, y to the front, z to the
     /// head, centred), not a fact about the patient.
     Pixdim,
+    /// Sform and qform, which name other patient directions for the voxel axes; the reader's remark says which was taken.
+    Disputed,
     /// The data set's documentation: the file holds no geometry, or none that counts (RadChest-CT, CT-RATE's original release).
     Convention,
+}
+
+impl AffineSource {
+    /// Whether left and right are known, and pictures may carry their letters.
+    pub fn tells_sides(self) -> bool {
+        !matches!(self, AffineSource::Pixdim | AffineSource::Disputed)
+    }
 }
 
 /// One CT volume.

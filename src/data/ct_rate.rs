@@ -9,13 +9,18 @@
 //! ```
 //! Tables are also found without `dataset/`, and labels under their older name `dataset_multi_abnormality_labels_*`.
 //! Columns are taken by name, in any order. Report and label tables must have exactly the known columns; a metadata
-//! table must have the five that are used, since the DICOM fields beside them differ between releases.
+//! table must have the five that are used, since the DICOM fields beside them differ between releases. A row that cannot be
+//! used leaves its volume out and is told by its line. Volumes that `metadata/no_chest_{train,valid}.txt` lists (scans of other
+//! parts of the body, named by scan or by volume) are left out where that file is there.
+
+mod tables;
 
 use crate::ct::{Affine, AffineSource, AxisCodes, CtVolume};
 use crate::error::{Error, Result};
-use crate::files;
 use crate::labels;
-use std::collections::HashMap;
+use crate::table::{BadRow, Keyed, first_of};
+use rayon::prelude::*;
+use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -93,13 +98,7 @@ impl VolumeName {
 
     /// The volume's file under the data set's root.
     pub fn path(&self, root: impl AsRef<Path>, hu_source: HuSource) -> PathBuf {
-        let suffix = match hu_source {
-            HuSource::CsvRescale => "",
-            HuSource::AlreadyHu => "_fixed",
-        };
-        root.as_ref()
-            .join("dataset")
-            .join(format!("{}{suffix}", self.split.name()))
+        folder(root.as_ref(), self.split, hu_source)
             .join(self.patient_name())
             .join(self.scan_name())
             .join(self.file_name())
@@ -192,15 +191,36 @@ impl Acquisition {
     }
 }
 
-/// What a metadata table says about one volume.
+/// What a metadata table says about one volume; rows of others may be bad.
 ///
-/// Errors: those of [`CtRate::read`] for this table, and a volume it does not list.
+/// # Errors
+/// A table that cannot be read or lacks a column, a volume it does not list, or whose row cannot be used.
 pub fn acquisition_of(table: impl AsRef<Path>, name: &VolumeName) -> Result<Acquisition> {
-    let table = table.as_ref();
-    let (_, mut rows) = Table::read(table.into(), &METADATA_USED, false)?.by_name(name.split, acquisition)?;
-    rows.remove(name).ok_or_else(|| {
-        Error::file(table, format!("has no row for {}", name.file_name()), "use the table of the volume's own split")
-    })
+    let mut keyed = tables::acquisitions(table.as_ref(), name.split)?;
+    if let Some(found) = keyed.rows.remove(name) {
+        return Ok(found);
+    }
+    if let Some(bad) = keyed.bad.into_iter().find(|bad| volume_of(bad).as_ref() == Some(name)) {
+        return Err(bad.error());
+    }
+    let problem = format!("has no row for {}", name.file_name());
+    Err(Error::file(table, problem, "use the table of the volume's own split"))
+}
+
+/// The labels of a split by themselves, from the first place of the table that is there: nothing else need be known of a volume.
+///
+/// # Errors
+/// A table that cannot be read or has other columns.
+pub fn labels_of(root: impl AsRef<Path>, split: Split) -> Result<Keyed<VolumeName, [bool; labels::COUNT]>> {
+    tables::labels(&Places { root: root.as_ref(), split }.labels(), split)
+}
+
+/// The reports of a split by themselves, as [`labels_of`].
+///
+/// # Errors
+/// A table that cannot be read or has other columns.
+pub fn reports_of(root: impl AsRef<Path>, split: Split) -> Result<Keyed<VolumeName, Report>> {
+    tables::reports(&Places { root: root.as_ref(), split }.reports(), split)
 }
 
 /// One reconstruction with everything the tables say about it.
@@ -210,7 +230,26 @@ pub struct Volume {
     pub report: Report,
     /// In the order of [`labels::NAMES`].
     pub labels: [bool; labels::COUNT],
-    pub acquisition: Acquisition,
+    /// `None` where the metadata table does not say it; always there when HU come from that table.
+    pub acquisition: Option<Acquisition>,
+}
+
+/// A volume that a table names and that is none of [`CtRate::volumes`], although no row is bad.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    pub name: VolumeName,
+    /// The table or list that decided it; a volume that two tables lack is left out twice.
+    pub file: PathBuf,
+    pub why: Why,
+}
+
+/// Why a volume is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The table has no row for it.
+    Lacks,
+    /// The list names it as a scan of another part of the body.
+    NoChest,
 }
 
 /// One split of the data set.
@@ -219,286 +258,248 @@ pub struct CtRate {
     pub root: PathBuf,
     pub split: Split,
     pub hu_source: HuSource,
-    /// In the order of the metadata table.
+    /// Those that can be used, in the order of the metadata table.
     pub volumes: Vec<Volume>,
-    /// Volumes of the metadata table left out, because the reports or the labels have no row for them.
-    pub skipped: Vec<VolumeName>,
+    /// Volumes that a table lacks, or that are no chest.
+    pub left_out: Vec<LeftOut>,
+    /// Rows that could not be used; their volumes are left out as well.
+    pub bad_rows: Vec<BadRow>,
 }
 
-const NAME: &str = "VolumeName";
-const REPORT_COLUMNS: [&str; 5] = [NAME, "ClinicalInformation_EN", "Technique_EN", "Findings_EN", "Impressions_EN"];
-const METADATA_USED: [&str; 5] = [NAME, "RescaleSlope", "RescaleIntercept", "XYSpacing", "ZSpacing"];
-#[rustfmt::skip]
-const METADATA_COLUMNS: [&str; 44] = [
-    NAME, "Manufacturer", "SeriesDescription", "ManufacturerModelName", "PatientSex", "PatientAge",
-    "ReconstructionDiameter", "DistanceSourceToDetector", "DistanceSourceToPatient", "GantryDetectorTilt", "TableHeight",
-    "RotationDirection", "ExposureTime", "XRayTubeCurrent", "Exposure", "FilterType", "GeneratorPower", "FocalSpots",
-    "ConvolutionKernel", "PatientPosition", "RevolutionTime", "SingleCollimationWidth", "TotalCollimationWidth",
-    "TableSpeed", "TableFeedPerRotation", "SpiralPitchFactor", "DataCollectionCenterPatient",
-    "ReconstructionTargetCenterPatient", "ExposureModulationType", "CTDIvol", "ImagePositionPatient",
-    "ImageOrientationPatient", "SliceLocation", "SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns",
-    "XYSpacing", "RescaleIntercept", "RescaleSlope", "RescaleType", "NumberofSlices", "ZSpacing", "StudyDate",
-];
-
-fn label_columns() -> Vec<&'static str> {
-    [NAME].into_iter().chain(labels::NAMES).collect()
+/// The volume that a bad row is about.
+fn volume_of(bad: &BadRow) -> Option<VolumeName> {
+    bad.about.as_ref()?.parse().ok()
 }
 
 impl CtRate {
-    /// Reads the three tables of a split. Volumes are not opened.
+    /// Reads the three tables of a split, and the list of scans that are no chest. Volumes are not opened.
     ///
-    /// Errors: a folder or table that is absent or unreadable; missing or unexpected columns; a row of the wrong
-    /// length; a volume name, number or label that is none, or of another split (by line and column); a volume listed
-    /// twice; no volume that all tables know.
+    /// Rows that cannot be used stand in [`bad_rows`](Self::bad_rows), volumes that a table lacks in
+    /// [`left_out`](Self::left_out). The voxel sizes and scalings of the metadata table are only needed, and only refused, where
+    /// HU come from it.
+    ///
+    /// # Errors
+    /// A folder or table that is absent or unreadable; missing or unexpected columns; no volume that all tables know.
     pub fn read(root: impl AsRef<Path>, split: Split, hu_source: HuSource) -> Result<Self> {
         let root = root.as_ref();
         std::fs::read_dir(root).map_err(|e| Error::io(root, "read the folder", &e))?;
-        let tables = Tables { root, split };
-        let (_, mut reports) =
-            Table::read(tables.find(tables.reports()), &REPORT_COLUMNS, true)?.by_name(split, |row| {
-                let text = |i| row.text(i).to_string();
-                Ok(Report {
-                    clinical_information: text(1),
-                    technique: text(2),
-                    findings: text(3),
-                    impressions: text(4),
-                })
-            })?;
-        let (_, mut labels) =
-            Table::read(tables.find(tables.labels()), &label_columns(), true)?.by_name(split, |row| {
-                let mut labels = [false; labels::COUNT];
-                for (i, label) in labels.iter_mut().enumerate() {
-                    *label = match row.text(i + 1) {
-                        "0" | "0.0" => false,
-                        "1" | "1.0" => true,
-                        _ => return Err(row.refuse(i + 1, "0 or 1")),
-                    };
-                }
-                Ok(labels)
-            })?;
-        let metadata = tables.find(tables.metadata());
-        let (names, mut acquisitions) =
-            Table::read(metadata.clone(), &METADATA_USED, false)?.by_name(split, acquisition)?;
-
-        let mut volumes = Vec::new();
-        let mut skipped = Vec::new();
-        for name in names {
-            match (reports.remove(&name), labels.remove(&name), acquisitions.remove(&name)) {
-                (Some(report), Some(labels), Some(acquisition)) => {
-                    volumes.push(Volume { name, report, labels, acquisition });
-                }
-                _ => skipped.push(name),
+        let places = Places { root, split };
+        let misplaced = |error: Error| match (&error, root_near(root, split)) {
+            (Error::File { path, problem, .. }, Some(near)) if !path.exists() => {
+                Error::file(path, problem, format!("the data set's root is {}, name that", near.display()))
             }
-        }
-        if volumes.is_empty() {
-            let problem = format!("none of its {} volumes has both a report and labels", skipped.len());
-            return Err(Error::file(metadata, problem, "check that the three tables are of one split"));
-        }
-        Ok(CtRate { root: root.into(), split, hu_source, volumes, skipped })
-    }
-
-    /// Writes the three tables, each atomically, creating folders. The metadata table has the full header of the
-    /// released one; columns beside those of [`Acquisition`] and `Manufacturer` are empty.
-    pub fn write(&self, manufacturer: &str) -> Result<()> {
-        self.write_with(&|_, column| (column == "Manufacturer").then(|| manufacturer.to_string()))
-    }
-
-    /// As [`CtRate::write`], with `extra` giving the metadata cells that [`Acquisition`] does not, by the volume's
-    /// position in `volumes` and the column's name.
-    pub fn write_with(&self, extra: &dyn Fn(usize, &str) -> Option<String>) -> Result<()> {
-        let tables = Tables { root: &self.root, split: self.split };
-        let table = |[folder, file]: [String; 2], columns: &[&str], row: &dyn Fn(usize, &Volume, &str) -> String| {
-            let folder = self.root.join("dataset").join(folder);
-            files::create_folder(&folder)?;
-            let mut csv = csv::Writer::from_writer(Vec::new());
-            let mut write = || -> csv::Result<()> {
-                csv.write_record(columns)?;
-                for (at, volume) in self.volumes.iter().enumerate() {
-                    csv.write_record(columns.iter().map(|&column| match column {
-                        NAME => volume.name.file_name(),
-                        _ => row(at, volume, column),
-                    }))?;
-                }
-                Ok(csv.flush()?)
-            };
-            let path = folder.join(file);
-            write().map_err(|e| refuse_csv(&path, e))?;
-            files::write_atomic(&path, csv.get_ref())
+            _ => error,
         };
-        table(tables.reports(), &REPORT_COLUMNS, &|_, volume, column| {
-            let r = &volume.report;
-            let section = match column {
-                "ClinicalInformation_EN" => &r.clinical_information,
-                "Technique_EN" => &r.technique,
-                "Findings_EN" => &r.findings,
-                _ => &r.impressions,
-            };
-            section.clone()
-        })?;
-        table(tables.labels(), &label_columns(), &|_, volume, column| {
-            let present = labels::NAMES.iter().zip(volume.labels).any(|(name, present)| *name == column && present);
-            u8::from(present).to_string()
-        })?;
-        table(tables.metadata(), &METADATA_COLUMNS, &|at, volume, column| {
-            let a = &volume.acquisition;
-            match column {
-                "XYSpacing" => format!("[{0}, {0}]", a.spacing_xy),
-                "RescaleSlope" => a.slope.to_string(),
-                "RescaleIntercept" => a.intercept.to_string(),
-                "ZSpacing" => a.spacing_z.map_or(String::new(), |z| z.to_string()),
-                _ => extra(at, column).unwrap_or_default(),
+        let [reports_at, labels_at, metadata_at] = [places.reports(), places.labels(), places.metadata()];
+        let mut reports = tables::reports(&reports_at, split).map_err(misplaced)?;
+        let mut labels = tables::labels(&labels_at, split).map_err(misplaced)?;
+        let mut metadata = tables::metadata(&metadata_at, split, hu_source).map_err(misplaced)?;
+        let no_chest = tables::NoChest::read(&places.no_chest())?;
+
+        let bad_rows: Vec<BadRow> =
+            [&mut reports.bad, &mut labels.bad, &mut metadata.bad].into_iter().flat_map(std::mem::take).collect();
+        let bad: HashSet<VolumeName> = bad_rows.iter().filter_map(volume_of).collect();
+        let listed: HashSet<&VolumeName> = metadata.order.iter().collect();
+        let mut unlisted: Vec<VolumeName> =
+            reports.order.iter().chain(&labels.order).filter(|name| !listed.contains(name)).cloned().collect();
+        unlisted.sort();
+        unlisted.dedup();
+        let (count, mut volumes, mut left_out) = (metadata.order.len(), Vec::new(), Vec::new());
+        for name in metadata.order {
+            let mut leave = |file: &Path, why| left_out.push(LeftOut { name: name.clone(), file: file.into(), why });
+            if no_chest.lists(&name) {
+                leave(no_chest.path(), Why::NoChest);
+                continue;
             }
-        })
+            if bad.contains(&name) {
+                continue;
+            }
+            let acquisition = metadata.rows.remove(&name).flatten();
+            match (reports.rows.remove(&name), labels.rows.remove(&name)) {
+                (Some(report), Some(labels)) => volumes.push(Volume { name, report, labels, acquisition }),
+                (report, labels) => {
+                    for (_, file) in
+                        [(report.is_none(), &reports_at), (labels.is_none(), &labels_at)].iter().filter(|l| l.0)
+                    {
+                        leave(file, Why::Lacks);
+                    }
+                }
+            }
+        }
+        let lacks = unlisted.into_iter().filter(|name| !bad.contains(name) && !no_chest.lists(name));
+        left_out.extend(lacks.map(|name| LeftOut { name, file: metadata_at.clone(), why: Why::Lacks }));
+        let data = CtRate { root: root.into(), split, hu_source, volumes, left_out, bad_rows };
+        if data.volumes.is_empty() {
+            if let Some(bad) = data.bad_rows.first() {
+                let Error::File { path, field, problem, hint } = bad.error() else { unreachable!("a row has a file") };
+                let others = data.bad_rows.len() - 1;
+                let problem = format!("{problem} ({others} other rows cannot be used either, and no volume is left)");
+                return Err(Error::File { path, field, problem, hint });
+            }
+            let why = data.warnings().into_iter().map(|(file, why)| format!("{} {why}", file.display()));
+            let why = why.collect::<Vec<_>>().join("; ");
+            let problem = match count {
+                0 => "lists no volume".to_string(),
+                _ => format!("none of its {count} volumes has both a report and labels: {why}"),
+            };
+            return Err(Error::file(metadata_at, problem, "check that the three tables are of one split"));
+        }
+        Ok(data)
+    }
+
+    /// What is to be said of the volumes that are left out: the table or list at fault, and a sentence's rest with their number
+    /// and the first of them.
+    pub fn warnings(&self) -> Vec<(PathBuf, String)> {
+        let mut groups: Vec<((&Path, Why), Vec<&VolumeName>)> = Vec::new();
+        for LeftOut { name, file, why } in &self.left_out {
+            match groups.iter_mut().find(|(group, _)| *group == (file.as_path(), *why)) {
+                Some((_, names)) => names.push(name),
+                None => groups.push(((file, *why), vec![name])),
+            }
+        }
+        let sentence = |((file, why), names): ((&Path, Why), Vec<&VolumeName>)| {
+            let (count, first) = (names.len(), first_of(names));
+            let says = match why {
+                Why::Lacks => "has no row for",
+                Why::NoChest => "lists as no chest",
+            };
+            (file.to_path_buf(), format!("{says} {count} volume(s), left out: {first}"))
+        };
+        groups.into_iter().map(sentence).collect()
+    }
+
+    /// Why a volume is none of [`volumes`](Self::volumes): the row that is bad, the table that lacks it, the list that names it.
+    pub fn absence(&self, name: &VolumeName) -> Error {
+        if let Some(bad) = self.bad_rows.iter().find(|bad| volume_of(bad).as_ref() == Some(name)) {
+            return bad.error();
+        }
+        let refuse =
+            |file: &Path, problem: String| Error::file(file, problem, "complete the table, or leave the volume out");
+        match self.left_out.iter().find(|left| left.name == *name) {
+            Some(LeftOut { file, why: Why::Lacks, .. }) => refuse(file, format!("has no row for {name}")),
+            Some(LeftOut { file, why: Why::NoChest, .. }) => refuse(file, format!("lists {name} as no chest")),
+            None => {
+                refuse(&Places { root: &self.root, split: self.split }.metadata(), format!("has no row for {name}"))
+            }
+        }
     }
 
     /// The volume's file.
     pub fn path(&self, volume: &Volume) -> PathBuf {
         volume.name.path(&self.root, self.hu_source)
     }
+
+    /// The folder that holds the volumes of this split and release.
+    pub fn folder(&self) -> PathBuf {
+        folder(&self.root, self.split, self.hu_source)
+    }
+
+    /// Volumes of [`folder`](Self::folder) that no table names, by their file names; those that cannot be told are passed over.
+    pub fn unlisted(&self) -> Vec<VolumeName> {
+        let tables = self.volumes.iter().map(|volume| &volume.name).chain(self.left_out.iter().map(|left| &left.name));
+        let known: HashSet<VolumeName> = tables.cloned().chain(self.bad_rows.iter().filter_map(volume_of)).collect();
+        let entries =
+            |folder: PathBuf| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        let patients: Vec<PathBuf> = entries(self.folder()).collect();
+        let files = patients.into_par_iter().flat_map_iter(|patient| entries(patient).flat_map(entries));
+        let names = files.filter_map(|file| file.file_name()?.to_str()?.parse::<VolumeName>().ok());
+        let mut names: Vec<VolumeName> = names.filter(|name| !known.contains(name)).collect();
+        names.sort();
+        names
+    }
+
+    /// Where volumes are to be had when their folder is not there: another root or another release.
+    pub(crate) fn hint_without_folder(&self) -> String {
+        if let Some(near) = root_near(&self.root, self.split) {
+            return format!("the data set's root is {}, name that", near.display());
+        }
+        let (other, name) = match self.hu_source {
+            HuSource::AlreadyHu => (HuSource::CsvRescale, "the original release; its HU need the HU source `csv`"),
+            HuSource::CsvRescale => {
+                (HuSource::AlreadyHu, "the corrected release; its HU need the HU source `already-hu`")
+            }
+        };
+        let other = folder(&self.root, self.split, other);
+        if other.is_dir() {
+            return format!("{} is there: {name}", other.display());
+        }
+        "copy or download the volumes there".into()
+    }
 }
 
-/// Where the tables of a split are: [folder, file], and folder and file under the data set's root.
-struct Tables<'a> {
+fn folder(root: &Path, split: Split, hu_source: HuSource) -> PathBuf {
+    let suffix = match hu_source {
+        HuSource::CsvRescale => "",
+        HuSource::AlreadyHu => "_fixed",
+    };
+    root.join("dataset").join(format!("{}{suffix}", split.name()))
+}
+
+/// The root of a data set that is not `root`, but near it: above, or a folder in it.
+fn root_near(root: &Path, split: Split) -> Option<PathBuf> {
+    let has = |root: &Path| {
+        let sources = [HuSource::AlreadyHu, HuSource::CsvRescale];
+        sources.iter().any(|&source| folder(root, split, source).is_dir())
+    };
+    if has(root) {
+        return None;
+    }
+    let above = root.canonicalize().ok();
+    let above = above.iter().flat_map(|path| path.ancestors().skip(1).take(3)).map(Path::to_path_buf);
+    let mut within: Vec<PathBuf> = std::fs::read_dir(root).into_iter().flatten().flatten().map(|e| e.path()).collect();
+    within.sort();
+    let near = above.chain(within).find(|path| has(path))?;
+    // As the user would write it.
+    let parent = root.parent().filter(|p| !p.as_os_str().is_empty());
+    Some(parent.filter(|p| p.canonicalize().ok().as_deref() == Some(&near)).map_or(near.clone(), Path::to_path_buf))
+}
+
+/// Where the tables of a split are.
+struct Places<'a> {
     root: &'a Path,
     split: Split,
 }
 
-impl Tables<'_> {
-    fn reports(&self) -> [String; 2] {
+/// Folder and file of a table.
+type Place = [String; 2];
+
+impl Places<'_> {
+    fn reports(&self) -> PathBuf {
+        self.find(&self.reports_place())
+    }
+
+    fn labels(&self) -> PathBuf {
+        self.find(&self.labels_place())
+    }
+
+    fn metadata(&self) -> PathBuf {
+        self.find(&self.metadata_place())
+    }
+
+    fn no_chest(&self) -> PathBuf {
+        self.find(&["metadata".into(), format!("no_chest_{}.txt", self.split.name())])
+    }
+
+    fn reports_place(&self) -> Place {
         ["radiology_text_reports".into(), format!("{}_reports.csv", self.split.long_name())]
     }
 
-    fn labels(&self) -> [String; 2] {
+    fn labels_place(&self) -> Place {
         ["multi_abnormality_labels".into(), format!("{}_predicted_labels.csv", self.split.name())]
     }
 
-    fn metadata(&self) -> [String; 2] {
+    fn metadata_place(&self) -> Place {
         ["metadata".into(), format!("{}_metadata.csv", self.split.long_name())]
     }
 
     /// The first place that exists, or the first of all for the error message.
-    fn find(&self, [folder, file]: [String; 2]) -> PathBuf {
+    fn find(&self, [folder, file]: &Place) -> PathBuf {
         let old_name = format!("dataset_{folder}_{file}");
         let places = ["dataset", ""].into_iter().flat_map(|base| {
-            let folder = self.root.join(base).join(&folder);
-            [folder.join(&file), folder.join(&old_name)]
+            let folder = self.root.join(base).join(folder);
+            [folder.join(file), folder.join(&old_name)]
         });
         let places: Vec<PathBuf> = places.collect();
         places.iter().find(|p| p.exists()).unwrap_or(&places[0]).clone()
-    }
-}
-
-/// A CSV table whose wanted columns have been found.
-struct Table {
-    path: PathBuf,
-    rows: csv::Reader<std::fs::File>,
-    wanted: Vec<&'static str>,
-    /// Column of the file for each wanted one.
-    at: Vec<usize>,
-}
-
-struct Row<'a> {
-    table: &'a Table,
-    record: csv::StringRecord,
-}
-
-impl Table {
-    fn read(path: PathBuf, wanted: &[&'static str], exactly: bool) -> Result<Self> {
-        let file = std::fs::File::open(&path).map_err(|e| Error::io(&path, "open the table", &e))?;
-        let mut rows = csv::Reader::from_reader(file);
-        let header = rows.headers().map_err(|e| refuse_csv(&path, e))?.clone();
-        let missing: Vec<&str> = wanted.iter().copied().filter(|w| !header.iter().any(|h| h == *w)).collect();
-        let unexpected: Vec<&str> = header.iter().filter(|h| exactly && !wanted.contains(h)).collect();
-        let mut seen = std::collections::HashSet::new();
-        let repeated: Vec<&str> = header.iter().filter(|h| wanted.contains(h) && !seen.insert(*h)).collect();
-        let problems: Vec<String> = [("missing", missing), ("unexpected", unexpected), ("repeated", repeated)]
-            .into_iter()
-            .filter(|(_, columns)| !columns.is_empty())
-            .map(|(kind, columns)| format!("{kind} columns: {}", columns.join(", ")))
-            .collect();
-        if !problems.is_empty() {
-            return Err(Error::file(path, problems.join("; "), "the header must be CT-RATE's"));
-        }
-        let at = wanted.iter().filter_map(|w| header.iter().position(|h| h == *w)).collect();
-        Ok(Table { path, rows, wanted: wanted.to_vec(), at })
-    }
-
-    /// All rows under their volume's name (column 0), and the names in the order of the file.
-    fn by_name<T>(
-        mut self,
-        split: Split,
-        parse: impl Fn(&Row) -> Result<T>,
-    ) -> Result<(Vec<VolumeName>, HashMap<VolumeName, T>)> {
-        let mut names = Vec::new();
-        let mut rows = HashMap::new();
-        let mut record = csv::StringRecord::new();
-        while self.rows.read_record(&mut record).map_err(|e| refuse_csv(&self.path, e))? {
-            let row = Row { table: &self, record };
-            let name: VolumeName =
-                row.text(0).parse().map_err(|_| row.refuse(0, "a volume name such as train_1_a_2.nii.gz"))?;
-            if name.split != split {
-                return Err(row.refuse(0, &format!("of split {}", split.name())));
-            }
-            if rows.insert(name.clone(), parse(&row)?).is_some() {
-                return Err(row.refuse(0, "listed once"));
-            }
-            names.push(name);
-            record = row.record;
-        }
-        Ok((names, rows))
-    }
-}
-
-impl Row<'_> {
-    fn text(&self, column: usize) -> &str {
-        self.record.get(self.table.at[column]).unwrap_or("")
-    }
-
-    fn number(&self, column: usize) -> Option<f64> {
-        self.text(column).trim().parse().ok().filter(|v: &f64| v.is_finite())
-    }
-
-    fn refuse(&self, column: usize, wanted: &str) -> Error {
-        let line = self.record.position().map_or(0, csv::Position::line);
-        let problem =
-            format!("line {line}, column {}: {:?} is not {wanted}", self.table.wanted[column], self.text(column));
-        Error::file(&self.table.path, problem, "correct the row or remove it")
-    }
-}
-
-fn acquisition(row: &Row) -> Result<Acquisition> {
-    let [slope, intercept, xy, z] = [1, 2, 3, 4];
-    let positive = |v: &f64| *v > 0.0;
-    // "[0.34, 0.34]": brackets off, first number.
-    let first = row.text(xy).trim().trim_start_matches(['[', '(']).trim_end_matches([']', ')']).split(',').next();
-    let spacing_xy = first.and_then(|v| v.trim().parse().ok()).filter(|v: &f64| v.is_finite() && positive(v));
-    let spacing_z = match row.text(z).trim() {
-        "" | "nan" | "NaN" => None,
-        _ => Some(row.number(z).filter(positive).ok_or_else(|| row.refuse(z, "a positive number of mm, or empty"))?),
-    };
-    Ok(Acquisition {
-        slope: row
-            .number(slope)
-            .filter(|v| *v != 0.0)
-            .ok_or_else(|| row.refuse(slope, "a finite number other than 0"))?,
-        intercept: row.number(intercept).ok_or_else(|| row.refuse(intercept, "a finite number"))?,
-        spacing_xy: spacing_xy.ok_or_else(|| row.refuse(xy, "a spacing in mm such as [0.7, 0.7]"))?,
-        spacing_z,
-    })
-}
-
-fn refuse_csv(path: &Path, error: csv::Error) -> Error {
-    match error.into_kind() {
-        csv::ErrorKind::Io(e) => Error::io(path, "read the table", &e),
-        csv::ErrorKind::UnequalLengths { pos, expected_len, len } => {
-            let line = pos.map_or(0, |p| p.line());
-            let problem = format!("line {line} has {len} fields, the header {expected_len}");
-            Error::file(path, problem, "the file may be cut short; fetch it again")
-        }
-        csv::ErrorKind::Utf8 { pos, .. } => {
-            let line = pos.map_or(0, |p| p.line());
-            Error::file(path, format!("line {line} is not UTF-8"), "convert the table to UTF-8")
-        }
-        kind => Error::file(path, format!("is no CSV table: {kind:?}"), "fetch the file again"),
     }
 }

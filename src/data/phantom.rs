@@ -98,7 +98,14 @@ pub fn write_dataset(
             continue;
         }
         let (volumes, patients): (Vec<Volume>, Vec<Patient>) = rows.into_iter().unzip();
-        let data = CtRate { root: root.into(), split, hu_source: HuSource::AlreadyHu, volumes, skipped: Vec::new() };
+        let data = CtRate {
+            root: root.into(),
+            split,
+            hu_source: HuSource::AlreadyHu,
+            volumes,
+            left_out: Vec::new(),
+            bad_rows: Vec::new(),
+        };
         splits.push((data, patients));
     }
     for (data, patients) in &splits {
@@ -184,11 +191,11 @@ fn row(set: &PhantomDataset, split: Split, number: u32, patient: &Patient) -> Vo
             impressions: text.impressions,
         },
         labels: patient.labels(),
-        acquisition: Acquisition {
+        acquisition: Some(Acquisition {
             slope: 1.0,
             intercept: 0.0,
             spacing_xy: set.spacing[0],
             spacing_z: Some(set.spacing[2]),
-        },
+        }),
     }
 }

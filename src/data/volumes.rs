@@ -97,6 +97,19 @@ impl VolumeSet {
         }
     }
 
+    /// As [`Self::read`] of a folder or of one volume's file, without some of the files.
+    ///
+    /// # Errors
+    /// Those of [`Self::read`]; no file is left.
+    pub fn read_except(path: &Path, except: &[PathBuf]) -> Result<Self> {
+        let mut files = if path.is_dir() { files_of(path)? } else { vec![path.to_path_buf()] };
+        files.retain(|file| !except.contains(file));
+        if files.is_empty() {
+            return Err(Error::file(path, "no volume is left that could be prepared", AGAIN));
+        }
+        Self::read_files(files)
+    }
+
     fn read_files(files: Vec<PathBuf>) -> Result<Self> {
         // Headers alone; the files are many and large.
         let described = files.par_iter().map(|file| describe_one(file)).collect::<Result<Vec<Found>>>()?;
@@ -223,7 +236,9 @@ impl VolumeSet {
             Source::Memory(all) => Ok(f(&all[index * bytes..][..bytes])),
             Source::Packed(archive) => {
                 archive.verify_rows(VOLUME, index..index + 1)?;
-                Ok(f(&archive.tensor(VOLUME)?.2[index * bytes..][..bytes]))
+                let data = &archive.tensor(VOLUME)?.2[index * bytes..][..bytes];
+                self.check_content(archive.path(), index, data)?;
+                Ok(f(data))
             }
             Source::Files(files) => {
                 let archive = open_one(&files[index])?;
@@ -241,9 +256,21 @@ impl VolumeSet {
                     let problem = "was replaced by another volume while it was in use";
                     return Err(Error::file(&files[index], problem, "run again"));
                 }
+                self.check_content(&files[index], index, data)?;
                 Ok(f(data))
             }
         }
+    }
+
+    /// Refuses a stored volume that is one value everywhere, which no chest CT comes out as.
+    fn check_content(&self, path: &Path, index: usize, data: &[u8]) -> Result<()> {
+        let voxel = self.dtype.size();
+        // Periodic by one voxel: every byte is the one a voxel before it.
+        if data[voxel..] != data[..data.len() - voxel] {
+            return Ok(());
+        }
+        let problem = format!("{} is one value everywhere: no chest CT", self.ids[index]);
+        Err(Error::file(path, problem, "check the CT it was made of, and leave it out"))
     }
 
     /// Volumes as the model takes them, [rows, 1, H, W, D], in device memory.

@@ -6,16 +6,17 @@ use serde::{Deserialize, Serialize};
 
 use super::task::{self, Task, check_fields};
 use super::{Augmentation, OptimizerConfig, ScheduleConfig, micro_batches};
-use crate::Result;
 use crate::kernels::DType;
 use crate::nn::models::EncoderConfig;
 use crate::ops::image::Normalization;
+use crate::{Result, files};
 
 /// A training run. Defaults are those of X2CT-CLIP's code where paper and code differ.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
     /// Folder of the run: checkpoints and `log.jsonl`.
+    #[serde(serialize_with = "files::serialize")]
     pub out: PathBuf,
     /// Passes over the data.
     pub epochs: usize,
@@ -39,7 +40,7 @@ pub struct TrainConfig {
     #[serde(default)]
     pub drop_last: bool,
     /// Initial weights: a safetensors `state_dict` of the trunk (torchvision's names) or of the whole encoder. Absent means random.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "files::serialize_option")]
     pub weights: Option<PathBuf>,
     /// The encoder.
     pub model: EncoderConfig,
@@ -77,8 +78,10 @@ pub(super) fn checkpoint_steps() -> usize {
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
     /// Radiographs (`x2ct drr --dataset`): a file, or shards by their folder or by a name with `*`.
+    #[serde(serialize_with = "files::serialize")]
     pub radiographs: PathBuf,
     /// The teacher's embeddings.
+    #[serde(serialize_with = "files::serialize")]
     pub cache: PathBuf,
     /// The teacher the cache must be of.
     #[serde(default, skip_serializing_if = "Option::is_none")]

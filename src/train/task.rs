@@ -12,7 +12,7 @@ use super::{BatchLoss, CtTrainConfig, OptimizerConfig, Sampler, ScheduleConfig, 
 use crate::data::provenance::{Provenance, Undecided, fields};
 use crate::kernels::DType;
 use crate::nn::{ParameterBuilder, Parameters};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// A kind of training run. A run is its configuration, so the configuration is the task: it makes the model, knows which data
 /// fit it, and makes batches of them. [`super::Trainer`] does the rest: order, gradients, steps, checkpoints.
@@ -204,7 +204,7 @@ pub(super) fn read<C: Task>(path: &Path) -> Result<C> {
     })?;
     let folder = path.parent().unwrap_or(Path::new(""));
     for p in config.paths() {
-        *p = folder.join(&*p);
+        *p = folder.join(files::expand(p).map_err(|e| Error::file(path, e.to_string(), "correct the configuration"))?);
     }
     config.check().map_err(|e| e.of_file(path))?;
     Ok(config)

@@ -1,5 +1,6 @@
 //! Values that several subcommands take.
 
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use clap::builder::{PossibleValuesParser, RangedU64ValueParser, TypedValueParser};
@@ -24,7 +25,7 @@ pub fn numbers<const N: usize>(text: &str) -> Result<[f64; N], String> {
 }
 
 /// A whole number of a range.
-pub fn count(range: std::ops::RangeInclusive<u64>) -> RangedU64ValueParser<usize> {
+pub fn count(range: RangeInclusive<u64>) -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(range)
 }
 
@@ -33,6 +34,17 @@ pub fn within(low: f64, high: f64) -> impl Fn(&str) -> Result<f64, String> + Clo
     move |text| {
         let number = text.trim().parse().ok().filter(|number| (low..=high).contains(number));
         number.ok_or_else(|| format!("give a number from {low} to {high}"))
+    }
+}
+
+/// Refuses a number that is not in `range`, naming both; `unit` completes "from A to B".
+pub fn expect_within(option: &str, value: Option<f64>, range: RangeInclusive<f64>, unit: &str) -> x2ct::Result<()> {
+    match value.filter(|value| !range.contains(value)) {
+        None => Ok(()),
+        Some(value) => {
+            let hint = format!("give a number from {} to {} {unit}", range.start(), range.end());
+            Err(x2ct::Error::argument(option, format!("is {value}"), hint))
+        }
     }
 }
 

@@ -110,7 +110,7 @@ fn build(args: BuildArgs, common: &Common) -> anyhow::Result<ExitCode> {
     chain.holds(kind, &of_texts.digest);
     chain.holds("cache", &cache.provenance().digest);
     let report = Report::new("cache").with_all(json!({
-        "cache": args.out, "volumes": cache.ids.len(), "embedded": embedded, "dim": cache.dim, "teacher": cache.teacher,
+        "cache": files::lossy(&args.out), "volumes": cache.ids.len(), "embedded": embedded, "dim": cache.dim, "teacher": cache.teacher,
         "checkpoint_digest": cache.checkpoint_digest, "preprocessing_digest": cache.preprocessing_digest,
     }))?;
     chain.report(report)?.finish(common.json, || {
@@ -126,7 +126,7 @@ fn text(args: TextArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let text = HashedNgrams { dim: args.features, max_n: args.words }.features(ids, &reports)?;
     text.write(&args.out)?;
     let report = Report::new("cache").with_all(json!({
-        "text": args.out, "reports": text.ids.len(), "features": text.dim, "encoder": text.encoder,
+        "text": files::lossy(&args.out), "reports": text.ids.len(), "features": text.dim, "encoder": text.encoder,
         "settings_digest": text.settings_digest,
     }))?;
     report.finish(common.json, || {

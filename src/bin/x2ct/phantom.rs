@@ -9,6 +9,7 @@ use serde_json::json;
 use x2ct::ct::phantom::teacher;
 use x2ct::data::ct_rate::{CtRate, Split};
 use x2ct::data::phantom::{PhantomDataset, cache, write_dataset};
+use x2ct::files;
 use x2ct::{Error, labels};
 
 use crate::Common;
@@ -75,9 +76,9 @@ pub fn run(args: PhantomArgs, common: &Common) -> anyhow::Result<ExitCode> {
         written.push((data, path));
     }
     let count = |split| splits.iter().find(|d| d.split == split).map_or(0, |d| d.volumes.len());
-    let caches: Vec<_> = written.iter().map(|(_, path)| path).collect();
+    let caches: Vec<_> = written.iter().map(|(_, path)| files::lossy(path)).collect();
     let report = Report::new("phantom").with_all(json!({
-        "dataset": args.out, "train": count(Split::Train), "valid": count(Split::Valid), "teacher": teacher::NAME,
+        "dataset": files::lossy(&args.out), "train": count(Split::Train), "valid": count(Split::Valid), "teacher": teacher::NAME,
         "caches": caches,
     }))?;
     report.finish(common.json, || {

@@ -9,6 +9,7 @@ use x2ct::data::cache::EmbeddingCache;
 use x2ct::data::ct_rate::{CtRate, HuSource};
 use x2ct::data::pixels;
 use x2ct::eval::{retrieval, zero_shot};
+use x2ct::files;
 use x2ct::labels;
 use x2ct::ops::image::ImageSet;
 use x2ct::train::{Checkpoint, Trainer};
@@ -81,7 +82,7 @@ pub fn run(args: PredictArgs, common: &Common) -> anyhow::Result<ExitCode> {
             .map(|&(row, cosine)| json!({"id": cache.ids[row], "cosine": cosine, "text": texts.get(&cache.ids[row])}))
             .collect();
         results
-            .push(json!({"image": path, "teacher": cache.teacher, "probabilities": abnormalities, "reports": reports}));
+            .push(json!({"image": files::lossy(path), "teacher": cache.teacher, "probabilities": abnormalities, "reports": reports}));
     }
     chain.report(Report::new("predict").with("rows", results)?)?.finish(common.json, || ())
 }

@@ -1,31 +1,32 @@
-//! `x2ct preprocess FILE... --preset NAME --out PATH`: CT volumes as a network's input.
+//! `x2ct preprocess PATH... --preset NAME --out PATH`: CT volumes as a network's input.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
 use serde_json::json;
 use x2ct::archive::TensorStream;
-use x2ct::ct::{CtVolume, HuSource, Preset};
+use x2ct::ct::{HuSource, Preset};
 use x2ct::data::volumes::{self, VolumeSet};
 use x2ct::tensor::{DType, Tensor};
-use x2ct::{Device, Result, files};
+use x2ct::{Device, Error, Result, files};
 
 use crate::Common;
+use crate::effect::{self, Rule};
+use crate::inputs::{Input, Inputs};
 use crate::output::{Failure, Report};
-use crate::projection::HuSourceName;
-use crate::source;
+use crate::source::{HuSourceName, Opened, SourceArgs, Warning};
 
 /// Prepare CT volumes as a network's input
 ///
 /// Each volume becomes a safetensors file: `volume` [1, Z, X, Y] or [1, Z, Y, X] with the preset, its digest, the geometry it
-/// came from and the source of its HU. A volume that cannot be read is reported and skipped; the exit code is then 1.
+/// came from and the source of its HU. A volume that cannot be read, or cannot be a chest CT, is reported and left out; the exit
+/// code is then 1. Files in folders are known by content, and what is passed over is told.
 #[derive(clap::Args)]
 pub struct PreprocessArgs {
-    /// CT volumes: .nii, .nii.gz, RadChest-CT .npz (with its metadata table), or folders with a DICOM series
-    #[arg(required = true)]
-    files: Vec<PathBuf>,
+    /// CT volumes: .nii, .nii.gz, RadChest-CT .npz (with its metadata table), a folder with a DICOM series; or folders of volumes
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
     /// ct-clip-v2, ct-clip-v1, dcformer (the paper's window), dcformer-code (the code's), or x2ct (HU at 1 mm)
     #[arg(long)]
     preset: String,
@@ -38,80 +39,111 @@ pub struct PreprocessArgs {
     /// File to write, or a folder: NAME.safetensors for each volume
     #[arg(long, value_name = "FILE|DIR")]
     out: PathBuf,
-    /// Then pack all volumes of the folder into one file, for training
+    /// Then pack all volumes of the folder into one file, for training; none of a volume that failed now
     #[arg(long, value_name = "FILE")]
     pack: Option<PathBuf>,
-    /// Where Hounsfield units come from: the file itself, or the data set's metadata table (CT-RATE's original release,
-    /// RadChest-CT)
-    #[arg(long, value_enum, default_value = "already-hu")]
-    hu_source: HuSourceName,
-    /// The metadata table, for `--hu-source csv`: scaling and voxel size of the file of this name
-    #[arg(long, value_name = "CSV", required_if_eq("hu_source", "csv"))]
-    metadata: Option<PathBuf>,
+    #[command(flatten)]
+    source: SourceArgs,
 }
 
 pub fn run(args: PreprocessArgs, common: &Common) -> anyhow::Result<ExitCode> {
+    effect::check(&rules(&args))?;
+    args.source.check()?;
     let device = common.device()?;
     let mut preset = Preset::named(&args.preset)?;
     if args.clip_after {
         preset = preset.clip_after();
     }
     let dtype = if args.dtype == "bf16" { DType::Bf16 } else { DType::F32 };
-    let outputs = outputs(&args.files, &args.out)?;
-    let mut rows = Vec::new();
-    let mut failed = Vec::new();
-    for (file, out) in args.files.iter().zip(&outputs) {
-        let begin = Instant::now();
-        let done = source::open(file, args.hu_source, args.metadata.as_deref(), &device).and_then(|(volume, hu)| {
+    let inputs = Inputs::of(&args.paths)?.flat();
+    let outputs = outputs(&inputs, &args.out)?;
+    args.pack.as_ref().map_or(Ok(()), files::check_writable)?;
+    inputs.tell(|line| remark!("{line}"));
+    let (mut rows, mut warnings, mut forced_in) = (Vec::new(), inputs.warnings.clone(), Vec::new());
+    let (mut failed, mut stale) = (inputs.failed.clone(), Vec::new());
+    for (input, out) in inputs.volumes.iter().zip(&outputs) {
+        let (begin, file) = (Instant::now(), &input.path);
+        let done = args.source.open(file, &device).and_then(|opened| {
             let read = begin.elapsed().as_secs_f64();
+            opened.warnings.iter().for_each(|warning| remark!("{}", warning.line()));
             let name = file.file_name().unwrap_or_default().to_string_lossy();
-            let from_table = args.hu_source == HuSourceName::Csv;
-            let shape = write(&device, &preset, dtype, &volume, hu, (&name, from_table), out)?;
-            Ok((shape, read))
+            let shape = write(&device, &preset, dtype, &opened, (&name, args.source.origin()), out)?;
+            Ok((shape, read, opened))
         });
         let seconds = begin.elapsed().as_secs_f64();
         match done {
-            Ok((shape, read)) if common.json => rows.push(json!({
-                "input": file, "output": out, "shape": shape, "seconds": {"read": read, "total": seconds},
-            })),
-            Ok((shape, _)) => say!("{}: {shape:?} {}, {seconds:.2} s", out.display(), dtype.name()),
+            Ok((shape, read, opened)) => {
+                warnings.extend(opened.warnings);
+                if opened.forced {
+                    forced_in.push(files::lossy(file));
+                }
+                if !common.json {
+                    say!("{}: {shape:?} {}, {seconds:.2} s", out.display(), dtype.name());
+                }
+                rows.push(json!({
+                    "input": files::lossy(file), "output": files::lossy(out), "shape": shape,
+                    "seconds": {"read": read, "total": seconds},
+                }));
+            }
+            Err(error @ (Error::Device { .. } | Error::Launch { .. })) => return Err(error.into()),
             Err(error) => {
-                remark!("x2ct: {error:#}");
+                let error = error.of_file(file);
+                remark!("x2ct: left out: {error}");
                 failed.push(Failure::new(file, &error));
+                stale.push(out.clone());
             }
         }
     }
+    let mut packed = None;
     if let Some(path) = &args.pack {
-        VolumeSet::read(&args.out)?.write(path)?;
+        match VolumeSet::read_except(&args.out, &stale).and_then(|set| set.write(path).map(|()| set.ids().len())) {
+            Ok(count) => packed = Some(count),
+            Err(error) => {
+                remark!("x2ct: {error}");
+                failed.push(Failure::new(path, &error));
+            }
+        }
+        for old in stale.iter().filter(|old| old.exists()) {
+            let says = "Is of an earlier run, and its volume failed in this one: it is not packed.";
+            warnings.push(Warning::new(old, says));
+            remark!("{}", Warning::new(old, says).line());
+        }
     }
     let report = Report::new("preprocess").with_all(json!({
         "preset": preset.name, "preset_digest": preset.digest(), "dtype": dtype.name(), "device": device.name(),
-        "volumes": rows,
+        "volumes": rows, "packed": packed, "forced": forced_in, "warnings": warnings, "passed_over": inputs.passed_over,
     }))?;
-    report.failing(failed).finish(common.json, || ())
+    report.failing(failed).finish(common.json, || {
+        if let (Some(path), Some(count)) = (&args.pack, packed) {
+            say!("{}: {count} volumes packed", path.display());
+        }
+    })
+}
+
+/// When options act.
+fn rules(args: &PreprocessArgs) -> Vec<Rule> {
+    let npz = |path: &PathBuf| path.is_dir() || path.extension().is_some_and(|e| e.eq_ignore_ascii_case("npz"));
+    let table = args.source.hu_source == HuSourceName::Csv || args.paths.iter().any(npz);
+    vec![Rule::new("metadata", table, "--hu-source csv, or RadChest-CT's .npz")]
 }
 
 /// The file of each volume. A folder is made where `out` is one or has no `.safetensors` name.
-fn outputs(inputs: &[PathBuf], out: &Path) -> anyhow::Result<Vec<PathBuf>> {
+fn outputs(inputs: &Inputs, out: &Path) -> anyhow::Result<Vec<PathBuf>> {
     if !out.is_dir() && out.extension().is_some_and(|e| e == "safetensors") {
-        anyhow::ensure!(inputs.len() == 1, "{}: one file for {} volumes; name a folder", out.display(), inputs.len());
+        let count = inputs.volumes.len();
+        anyhow::ensure!(count == 1, "{}: one file for {count} volumes; name a folder", out.display());
         files::check_writable(out)?;
         return Ok(vec![out.into()]);
     }
     files::create_folder(out)?;
-    let mut seen: HashMap<PathBuf, &PathBuf> = HashMap::new();
-    inputs
-        .iter()
-        .map(|input| {
-            let name = input.file_name().unwrap_or_default().to_string_lossy();
-            let stem = [".nii.gz", ".nii", ".npz"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
-            let path = out.join(format!("{stem}.safetensors"));
-            if let Some(other) = seen.insert(path.clone(), input) {
-                anyhow::bail!("{}: {} would be written to the same file; rename one", input.display(), other.display());
-            }
-            Ok(path)
-        })
-        .collect()
+    let file = |input: &Input| {
+        let mut name = input.name.clone().into_os_string();
+        name.push(".safetensors");
+        out.join(name)
+    };
+    let outputs: Vec<PathBuf> = inputs.volumes.iter().map(file).collect();
+    outputs.iter().try_for_each(files::check_writable)?;
+    Ok(outputs)
 }
 
 /// Prepares and writes one volume, piece by piece: while the device works on one, the last is being written.
@@ -119,27 +151,21 @@ fn write(
     device: &Device,
     preset: &Preset,
     dtype: DType,
-    volume: &CtVolume,
-    hu: HuSource,
-    (name, from_table): (&str, bool),
+    Opened { volume, warnings, forced }: &Opened,
+    (name, origin): (&str, &str),
     out: &Path,
 ) -> Result<Vec<usize>> {
     // In cache on a processor; enough work for a GPU.
     let piece = if device.is_host() { 2 << 20 } else { 64 << 20 };
     let operator = preset.operator(volume.shape, &volume.affine, dtype)?;
     let shape = operator.shape();
+    let hu = HuSource::AlreadyHu;
     let (slope, intercept) = volume.hu_scale(hu);
-    let metadata = [
+    let mut metadata = vec![
         ("input", name.to_string()),
         ("preset", json!(preset).to_string()),
         ("preset_digest", preset.digest()),
-        (
-            "hu_source",
-            json!({
-                "from": if from_table { "metadata table" } else { "file" }, "slope": slope, "intercept": intercept,
-            })
-            .to_string(),
-        ),
+        ("hu_source", json!({"from": origin, "slope": slope, "intercept": intercept}).to_string()),
         (
             "geometry",
             json!({
@@ -149,6 +175,11 @@ fn write(
             .to_string(),
         ),
     ];
+    if !warnings.is_empty() {
+        let said: Vec<&str> = warnings.iter().map(|warning| warning.warning.as_str()).collect();
+        metadata.push(("warnings", json!(said).to_string()));
+        metadata.push(("forced", forced.to_string()));
+    }
     let kind = match dtype {
         DType::F32 => safetensors::Dtype::F32,
         DType::Bf16 => safetensors::Dtype::BF16,

@@ -1,14 +1,13 @@
 //! The options that say how a radiograph is projected and pictured: what `drr` takes for one volume and for many.
 
-use std::path::PathBuf;
-
 use clap::ValueEnum;
 use x2ct::ct::image::{Curve, Depth, Photometric, PngOptions, Window};
 use x2ct::ct::physics::{self, Film, mu_water_at};
 use x2ct::ct::{Collimation, Geometry, Mode, Placement, Projection, Radiograph, RadiographOptions};
 use x2ct::ops::drr::Projector;
 
-use crate::arguments::{named, numbers, sizes};
+use crate::arguments::{expect_within, named, numbers, sizes};
+use crate::effect::Rule;
 
 /// How a volume is projected, and how the image becomes a picture.
 #[derive(clap::Args)]
@@ -89,13 +88,6 @@ pub struct ProjectionArgs {
     /// PNG: no orientation letters
     #[arg(long)]
     pub no_letters: bool,
-    /// Where Hounsfield units come from: the file itself, with its header's scaling (clinical exports, CT-RATE's corrected
-    /// release); or CT-RATE's metadata table (original release: spacing too is the table's, axes are taken as L, P, S)
-    #[arg(long, value_enum, default_value = "already-hu")]
-    pub hu_source: HuSourceName,
-    /// The metadata table, for `--hu-source csv`: CT-RATE's, or RadChest-CT's for .npz; a data set has its own
-    #[arg(long, value_name = "CSV")]
-    pub metadata: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -123,16 +115,10 @@ pub enum PhotometricName {
     Monochrome2,
 }
 
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-pub enum HuSourceName {
-    #[value(alias = "header")]
-    AlreadyHu,
-    Csv,
-}
-
 impl ProjectionArgs {
     /// How a volume is projected; what turns its values into HU is the caller's to say.
     pub fn options(&self) -> anyhow::Result<RadiographOptions> {
+        self.check()?;
         Ok(RadiographOptions {
             mode: self.mode,
             view: self.views.first().copied().unwrap_or_default(),
@@ -163,6 +149,55 @@ impl ProjectionArgs {
             film: Film { centre: self.film_centre, width: self.film_width },
             ..RadiographOptions::default()
         })
+    }
+
+    /// Refuses numbers that no projection takes, and views that are named twice.
+    fn check(&self) -> x2ct::Result<()> {
+        expect_within("--primary-angle", Some(self.primary_angle), -360.0..=360.0, "degrees")?;
+        expect_within("--secondary-angle", Some(self.secondary_angle), -360.0..=360.0, "degrees")?;
+        let triple = |v: Option<[f64; 3]>| v.map(|v| v.into_iter().fold(0.0, |most: f64, x| most.max(x.abs())));
+        expect_within("--rotation", triple(self.rotation), 0.0..=360.0, "degrees to either side")?;
+        expect_within("--translation", triple(self.translation), 0.0..=1e4, "mm to either side")?;
+        expect_within("--isocentre", triple(self.isocentre), 0.0..=1e5, "mm to either side")?;
+        expect_within("--pitch", self.pitch, 1e-3..=100.0, "mm")?;
+        expect_within("--mu-water", Some(self.mu_water), 1e-4..=1.0, "per mm")?;
+        expect_within("--film-centre", self.film_centre, -100.0..=100.0, "line integrals")?;
+        expect_within("--film-width", self.film_width, 1e-3..=100.0, "line integrals")?;
+        expect_within("--step", self.step, 1e-3..=100.0, "mm")?;
+        expect_within("--sod", Some(self.sod), 1.0..=1e5, "mm")?;
+        expect_within("--sdd", Some(self.sdd), 1.0..=1e5, "mm")?;
+        let twice = (1..self.views.len()).find(|&i| self.views[..i].contains(&self.views[i]));
+        if let Some(view) = twice.map(|i| self.views[i].name()) {
+            return Err(x2ct::Error::argument("views", format!("{view} is named twice"), "name each once"));
+        }
+        Ok(())
+    }
+
+    /// When options act; `pngs` says whether pictures in PNG are written.
+    pub fn rules(&self, pngs: bool) -> Vec<Rule> {
+        let integral = self.mode != Mode::MeanHu;
+        let (cone, film) = (self.geometry == GeometryName::Cone, self.mode == Mode::Film);
+        let others = "--mode attenuation, transmission, absorption or film";
+        let png = "pictures in PNG";
+        let trilinear = integral && self.projector == Some(ProjectorName::Trilinear);
+        vec![
+            Rule::new("projector", integral, others),
+            Rule::new("mu_water", integral, others),
+            Rule::new("energy", integral, others),
+            Rule::new("step", trilinear, "--projector trilinear and a mode of line integrals"),
+            Rule::new("sdd", cone, "--geometry cone"),
+            Rule::new("sod", cone, "--geometry cone"),
+            Rule::new("film_centre", film, "--mode film"),
+            Rule::new("film_width", film, "--mode film"),
+            Rule::new(
+                "collimation",
+                integral && (self.size.is_none() || self.pitch.is_none()),
+                "line integrals without --size and --pitch",
+            ),
+            Rule::new("bits", pngs, png),
+            Rule::new("photometric", pngs, png),
+            Rule::new("no_letters", pngs, png),
+        ]
     }
 
     /// How a radiograph becomes a picture.

@@ -1,43 +1,137 @@
-//! A CT volume as the command line names it: path, what turns its values into HU, and the table for that.
+//! A CT volume as the command line names it: path, what turns its values into HU, and the table for that; checked.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use x2ct::ct::{self, CtVolume, HuSource, ReadOptions, radchest};
+use clap::ValueEnum;
+use serde::Serialize;
+use x2ct::ct::{self, CtVolume, HuSource, ReadOptions, plausibility, radchest};
 use x2ct::data::ct_rate;
 use x2ct::{Device, Error, Result};
 
-use crate::projection::HuSourceName;
+use crate::arguments::numbers;
 
-/// Reads a volume and says what its reader remarked.
-pub fn open(path: &Path, hu: HuSourceName, table: Option<&Path>, device: &Device) -> Result<(CtVolume, HuSource)> {
-    let volume = read(path, hu, table, device)?;
-    if let Some(warning) = warning(path, &volume) {
-        remark!("{warning}");
-    }
-    Ok((volume, HuSource::AlreadyHu))
+/// Where Hounsfield units come from, and what is taken for a chest CT.
+#[derive(clap::Args, Clone)]
+pub struct SourceArgs {
+    /// Where Hounsfield units come from: the file itself, with its header's scaling (clinical exports, CT-RATE's corrected
+    /// release); or CT-RATE's metadata table (original release: spacing too is the table's, axes are taken as L, P, S)
+    #[arg(long, value_enum, default_value = "already-hu")]
+    pub hu_source: HuSourceName,
+    /// The metadata table: CT-RATE's, for --hu-source csv; or RadChest-CT's, which has the voxel size of an .npz. A data set has
+    /// its own
+    #[arg(long, value_name = "CSV")]
+    pub metadata: Option<PathBuf>,
+    /// HU = SLOPE * value + INTERCEPT, for files whose values are no HU once their header's scaling is applied
+    #[arg(long, allow_hyphen_values = true, value_name = "SLOPE,INTERCEPT", value_parser = numbers::<2>)]
+    pub rescale: Option<[f64; 2]>,
+    /// Take volumes that are no plausible chest CT; they are warned of and recorded
+    #[arg(long)]
+    pub force: bool,
 }
 
-/// Reads a volume. With the metadata table its geometry and scaling are the table's: RadChest-CT's for an `.npz`, CT-RATE's
-/// (original release) otherwise.
-pub fn read(path: &Path, hu: HuSourceName, table: Option<&Path>, device: &Device) -> Result<CtVolume> {
-    if hu == HuSourceName::Csv && table.is_none() {
-        let problem = "needs the data set's metadata table";
-        return Err(Error::argument("--hu-source csv", problem, "pass it with --metadata"));
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum HuSourceName {
+    #[value(alias = "header")]
+    AlreadyHu,
+    Csv,
+}
+
+/// What is doubtful of a file, as JSON lists it under `warnings`.
+#[derive(Clone, Serialize)]
+pub struct Warning {
+    pub file: String,
+    pub warning: String,
+}
+
+impl Warning {
+    /// Of a file.
+    pub fn new(file: impl AsRef<Path>, warning: impl Into<String>) -> Self {
+        Warning { file: file.as_ref().to_string_lossy().into_owned(), warning: warning.into() }
     }
-    let table = table.filter(|_| hu == HuSourceName::Csv);
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let is_npz = path.extension().is_some_and(|e| e == "npz");
-    let radchest = table.filter(|_| is_npz).map(|table| radchest::acquisition_of(table, &name)).transpose()?;
-    let row = table.filter(|_| !is_npz).map(|table| ct_rate::acquisition_of(table, &name.parse()?)).transpose()?;
-    let volume = ct::read_with(path, &ReadOptions { device: Some(device), radchest })?;
-    match row {
-        Some(row) => row.apply(volume),
-        None => Ok(volume),
+
+    /// As it is said.
+    pub fn line(&self) -> String {
+        format!("x2ct: warning: {}: {}", self.file, self.warning)
     }
 }
 
-/// What is to be said of a volume: its reader's remarks, one line for all.
-pub fn warning(path: &Path, volume: &CtVolume) -> Option<String> {
-    let remarks = volume.remarks.join(" ");
-    (!remarks.is_empty()).then(|| format!("x2ct: warning: {}: {remarks}", path.display()))
+/// A volume in HU, and what is doubtful of it.
+pub struct Opened {
+    pub volume: CtVolume,
+    pub warnings: Vec<Warning>,
+    /// Whether it was only taken because of `--force`.
+    pub forced: bool,
+}
+
+impl SourceArgs {
+    /// Refuses what is wrong whatever the volume.
+    pub fn check(&self) -> Result<()> {
+        if self.hu_source == HuSourceName::Csv && self.metadata.is_none() {
+            let problem = "needs the data set's metadata table";
+            return Err(Error::argument("--hu-source csv", problem, "pass it with --metadata"));
+        }
+        if let Some(table) = &self.metadata {
+            std::fs::File::open(table).map_err(|e| Error::io(table, "open the table", &e))?;
+        }
+        if let Some([slope, _]) = self.rescale
+            && !(slope != 0.0 && slope.abs() <= 1e6)
+        {
+            return Err(Error::argument(
+                "--rescale",
+                format!("the slope is {slope}"),
+                "give one from -1e6 to 1e6, not 0",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Where HU come from, in words.
+    pub fn origin(&self) -> &'static str {
+        match (self.rescale, self.hu_source) {
+            (Some(_), _) => "--rescale",
+            (None, HuSourceName::Csv) => "metadata table",
+            (None, HuSourceName::AlreadyHu) => "file",
+        }
+    }
+
+    /// Reads a volume and checks that it can be a chest CT. With CT-RATE's table its geometry and scaling are the table's; the
+    /// voxels of a RadChest-CT `.npz` are HU, and its table has their size.
+    pub fn open(&self, path: &Path, device: &Device) -> Result<Opened> {
+        self.check()?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let is_npz = !path.is_dir() && path.extension().is_some_and(|e| e.eq_ignore_ascii_case("npz"));
+        let table = self.metadata.as_deref();
+        let radchest = table.filter(|_| is_npz).map(|table| self.radchest(table, &name)).transpose()?;
+        let row = match table.filter(|_| !is_npz && self.hu_source == HuSourceName::Csv) {
+            Some(table) => Some(ct_rate::acquisition_of(table, &name.parse().map_err(|e: Error| e.of_file(path))?)?),
+            None => None,
+        };
+        let mut volume = ct::read_with(path, &ReadOptions { device: Some(device), radchest })?;
+        if let Some(row) = row {
+            volume = row.apply(volume).map_err(|e| e.of_file(path))?;
+        }
+        if let Some([slope, intercept]) = self.rescale {
+            volume.intercept = (slope * f64::from(volume.intercept) + intercept) as f32;
+            volume.slope = (slope * f64::from(volume.slope)) as f32;
+        }
+        let verdict = plausibility::examine(&volume, HuSource::AlreadyHu, self.force).map_err(|e| e.of_file(path))?;
+        let said = volume.remarks.iter().chain(&verdict.warnings);
+        let warnings = said.map(|warning| Warning::new(path, warning)).collect();
+        Ok(Opened { volume, warnings, forced: verdict.forced })
+    }
+
+    /// What RadChest-CT's table says of a volume. Its voxels are HU: a slope beside them is never applied again.
+    fn radchest(&self, table: &Path, name: &str) -> Result<radchest::Acquisition> {
+        let row = radchest::acquisition_of(table, name)?;
+        if self.hu_source == HuSourceName::Csv && row.slope != 1.0 {
+            let problem =
+                format!("orig_slope of {name} is {}, and the voxels of RadChest-CT are HU already", row.slope);
+            return Err(Error::file(
+                table,
+                problem,
+                "leave out --hu-source csv: the table's voxel size is taken without it",
+            ));
+        }
+        Ok(radchest::Acquisition { slope: 1.0, ..row })
+    }
 }

@@ -1,16 +1,18 @@
 //! Progress, interruption and tables: what subcommands share about the terminal.
 
-use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use nix::libc::SIGHUP;
 
-/// A flag that Ctrl-C (and SIGTERM) sets; a second Ctrl-C ends the process at once.
+/// A flag that Ctrl-C, SIGTERM and hang-up set; a second one ends the process at once. Under `nohup`, which has the process
+/// ignore hang-up, it stays ignored.
 pub fn stop_flag() -> x2ct::Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     let seen = flag.clone();
+    let nohup = is_ignored(SIGHUP);
     ctrlc::set_handler(move || {
         if seen.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
@@ -18,10 +20,30 @@ pub fn stop_flag() -> x2ct::Result<Arc<AtomicBool>> {
         remark!("stopping after this step; press Ctrl-C again to stop at once");
     })
     .map_err(|e| x2ct::Error::argument("Ctrl-C", format!("cannot be handled: {e}"), "run again"))?;
+    if nohup {
+        // SAFETY: sets a disposition to one that runs no code.
+        unsafe { nix::libc::signal(SIGHUP, nix::libc::SIG_IGN) };
+    }
     Ok(flag)
 }
 
-/// Progress of long work, on standard error: a bar on a terminal, a plain line every few seconds elsewhere.
+/// Whether the process was started with a signal ignored.
+fn is_ignored(signal: i32) -> bool {
+    // SAFETY: asks for a disposition and changes none; the structure is plain data, for which zero is a value.
+    unsafe {
+        let mut action: nix::libc::sigaction = std::mem::zeroed();
+        nix::libc::sigaction(signal, std::ptr::null(), &mut action) == 0 && action.sa_sigaction == nix::libc::SIG_IGN
+    }
+}
+
+/// A terminal on standard error that can draw a bar: not a dumb one, nor one where colours or width forbid it.
+fn can_draw() -> bool {
+    let terminal = console::Term::stderr();
+    let wide = terminal.size_checked().is_some_and(|(_, columns)| columns >= 80);
+    terminal.features().colors_supported() && wide
+}
+
+/// Progress of long work, on standard error: a bar on a terminal that can draw one, a plain line every few seconds elsewhere.
 pub struct Progress {
     what: String,
     unit: &'static str,
@@ -37,9 +59,9 @@ pub struct Progress {
 impl Progress {
     /// `total` units of work.
     pub fn new(what: &str, unit: &'static str, total: u64) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
+        let bar = can_draw().then(|| {
             let bar = ProgressBar::new(total);
-            let style = ProgressStyle::with_template("{prefix:12} {bar:30} {pos}/{len} {per_sec} ETA {eta} {msg}");
+            let style = ProgressStyle::with_template("{prefix:12} {bar:30} {pos}/{len} {per_sec} ETA {eta} {wide_msg}");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar.set_prefix(what.to_string());
             bar
@@ -68,7 +90,7 @@ impl Progress {
             }
             None if self.printed.elapsed() >= Duration::from_secs(5) => {
                 self.printed = Instant::now();
-                self.line(note);
+                self.line(note, true);
             }
             None => {}
         }
@@ -87,19 +109,23 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
-        self.line(note);
+        self.line(note, false);
     }
 
-    fn line(&self, note: &str) {
+    /// How far the work is; its rate once there is one, and the time left while it goes on.
+    fn line(&self, note: &str, goes_on: bool) {
         let seconds = self.start.elapsed().as_secs_f64();
-        let rate = (self.done - self.before) as f64 / seconds.max(1e-9);
-        let left = if self.done < self.total {
-            format!(", ETA {:.0} s", (self.total - self.done) as f64 / rate.max(1e-9))
-        } else {
-            String::new()
-        };
         let (what, done, total, unit) = (&self.what, self.done, self.total, self.unit);
-        remark!("{what}: {done}/{total} {unit}, {seconds:.1} s, {rate:.1} {unit}/s{left} {note}");
+        let mut line = format!("{what}: {done}/{total} {unit}, {seconds:.1} s");
+        let here = done.saturating_sub(self.before);
+        if here > 0 && seconds > 0.0 {
+            let rate = here as f64 / seconds;
+            line += &format!(", {rate:.1} {unit}/s");
+            if goes_on && done < total {
+                line += &format!(", ETA {:.0} s", (total - done) as f64 / rate);
+            }
+        }
+        remark!("{}", format!("{line} {note}").trim_end());
     }
 }
 

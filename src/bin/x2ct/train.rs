@@ -14,7 +14,7 @@ use x2ct::train::{
     AnyConfig, Checkpoint, CtTrainConfig, CtTrainingSet, Observer, Position, StepLog, Task, TrainConfig, Trainer,
     TrainingSet,
 };
-use x2ct::{Device, Error};
+use x2ct::{Device, Error, files};
 
 use crate::Common;
 use crate::chain::{Chain, Trust};
@@ -85,8 +85,9 @@ fn train<C: Task>(
     let outcome = run_logged(device, config, set, !args.restart, &stop);
     let (trainer, steps) = outcome.map_err(|e| e.of_file(&args.config))?;
     let checkpoint = checkpoint_path(out);
-    let report = Report::new("train")
-        .with_all(json!({"checkpoint": checkpoint, "position": trainer.position(), "last": steps.last()}))?;
+    let report = Report::new("train").with_all(
+        json!({"checkpoint": files::lossy(&checkpoint), "position": trainer.position(), "last": steps.last()}),
+    )?;
     chain.report(report)?.finish(common.json, || say!("{}", checkpoint.display()))
 }
 

@@ -21,6 +21,14 @@ pub(super) fn is_gzip(bytes: &[u8]) -> bool {
     bytes.starts_with(&[0x1f, 0x8b])
 }
 
+/// What came out of gzip data.
+pub(super) struct Inflated {
+    /// Bytes written: as many as the output has, or fewer.
+    pub length: usize,
+    /// Bytes behind the last member that are not gzip, unless all are zero.
+    pub garbage: Option<usize>,
+}
+
 /// Why decoding stopped early.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Failure {
@@ -35,7 +43,7 @@ pub(super) enum Failure {
 /// [`decompress`]'s output.
 pub(super) fn peek(input: &[u8]) -> (Vec<u8>, Result<usize, Failure>) {
     let mut output = vec![0; PEEK];
-    let outcome = decompress(input, &mut output);
+    let outcome = decompress(input, &mut output).map(|inflated| inflated.length);
     (output, outcome)
 }
 
@@ -44,8 +52,8 @@ pub(super) fn can_hold(input: &[u8], length: usize) -> bool {
     length <= input.len().saturating_mul(MAX_RATIO)
 }
 
-/// All members of `input`, one after the other; how many bytes they were: as many as `output` has, or fewer.
-pub(super) fn decompress(input: &[u8], output: &mut [u8]) -> Result<usize, Failure> {
+/// All members of `input`, one after the other. Zeros or other bytes behind them are left alone, as gzip does.
+pub(super) fn decompress(input: &[u8], output: &mut [u8]) -> Result<Inflated, Failure> {
     Inflater::new().members(input, output)
 }
 
@@ -57,12 +65,17 @@ impl Inflater {
         Inflater(unsafe { libdeflate_alloc_decompressor() })
     }
 
-    fn members(&mut self, input: &[u8], output: &mut [u8]) -> Result<usize, Failure> {
+    fn members(&mut self, input: &[u8], output: &mut [u8]) -> Result<Inflated, Failure> {
         let (mut read, mut written, mut member) = (0, 0, 0);
         while read < input.len() {
             let damaged = Failure::Damaged { member, at: read };
-            if self.0.is_null() || !is_gzip(&input[read..]) {
+            if self.0.is_null() || (member == 0 && !is_gzip(input)) {
                 return Err(damaged);
+            }
+            // What stands behind whole members and is none does them no harm: padding, mostly.
+            if !is_gzip(&input[read..]) {
+                let zeros = input[read..].iter().all(|&b| b == 0);
+                return Ok(Inflated { length: written, garbage: (!zeros).then(|| input.len() - read) });
             }
             let (source, target) = (&input[read..], &mut output[written..]);
             let (mut used, mut made) = (0, 0);
@@ -89,7 +102,7 @@ impl Inflater {
             written += made;
             member += 1;
         }
-        Ok(written)
+        Ok(Inflated { length: written, garbage: None })
     }
 }
 

@@ -3,6 +3,8 @@
 //! By hand rather than through the `nifti` crate: its header types panic when bitpix contradicts datatype, it turns a
 //! NaN slope into NaN or zero voxels, and it reads no NIfTI-2. The dozen fields that matter fit in one table of offsets.
 
+use super::forms::Settled;
+use crate::content::Content;
 use crate::ct::geometry::{Affine, AxisCodes};
 use crate::ct::read::Problem;
 use crate::ct::volume::AffineSource;
@@ -110,10 +112,16 @@ impl Header {
         };
         let Some((length, big_endian)) = Header::recognise(bytes) else {
             let first = i32::from_le_bytes(*first);
-            return Err(Problem::new(
-                format!("not a NIfTI file: it starts with {first} where 348 (NIfTI-1) or 540 (NIfTI-2) must stand"),
-                "give a .nii or .nii.gz file",
-            ));
+            return Err(match Content::of(bytes) {
+                Content::Unknown => Problem::new(
+                    format!("not a NIfTI file: it starts with {first} where 348 (NIfTI-1) or 540 (NIfTI-2) must stand"),
+                    "give a .nii or .nii.gz file",
+                ),
+                content => Problem::new(
+                    format!("is {content}, no CT volume"),
+                    content.remedy().unwrap_or("give a .nii or .nii.gz file"),
+                ),
+            });
         };
         let Some(header) = bytes.get(..length) else {
             return Err(short(bytes.len(), length));
@@ -146,12 +154,8 @@ impl Header {
             .try_fold(datatype.bytes(), |n, &d| n.checked_mul(d))
             .and_then(|n| n.checked_add(offset))
             .ok_or_else(|| damaged(format!("vox_offset is {offset}, beyond any file")))?;
-        let (affine, affine_source) = raw.affine(shape)?;
-        let mut remarks = Vec::new();
-        if affine_source == AffineSource::Pixdim {
-            let unknown = "It has no orientation: left and right are assumed, not known, and letters are left out.";
-            remarks.push(unknown.into());
-        }
+        let Settled { affine, source: affine_source, remark } = raw.affine(shape)?;
+        let remarks = Vec::from_iter(remark);
         Ok(Header {
             big_endian: raw.big_endian,
             shape,
@@ -213,6 +217,13 @@ fn scaling(slope: f64, intercept: f64) -> Result<(f32, f32), Problem> {
     Ok((fits("scl_slope", slope)?, fits("scl_inter", intercept)?))
 }
 
+fn named(field: &str, error: crate::Error) -> Problem {
+    match error {
+        crate::Error::Argument { problem, .. } => damaged(format!("{field}: {problem}")),
+        other => damaged(format!("{field}: {other}")),
+    }
+}
+
 /// The fields that matter, widened to the larger of both formats' types.
 struct Raw {
     length: usize,
@@ -233,7 +244,7 @@ struct Raw {
 }
 
 impl Raw {
-    fn affine(&self, shape: [usize; 3]) -> Result<(Affine, AffineSource), Problem> {
+    fn affine(&self, shape: [usize; 3]) -> Result<Settled, Problem> {
         // Millimetres per unit of length. Files that name no unit mean millimetres.
         let unit = match self.units & 7 {
             0 | 2 => 1.0,
@@ -241,44 +252,63 @@ impl Raw {
             3 => 1e-3,
             code => return Err(damaged(format!("xyzt_units names the undefined unit of length {code}"))),
         };
-        for axis in 1..=3 {
-            if !self.pixdim[axis].is_finite() {
-                return Err(damaged(format!("pixdim[{axis}] is {}", self.pixdim[axis])));
-            }
-        }
-        let named = |field: &str, error: crate::Error| match error {
-            crate::Error::Argument { problem, .. } => damaged(format!("{field}: {problem}")),
-            other => damaged(format!("{field}: {other}")),
+        // A code that NIfTI does not define says nothing of the space the form leads to.
+        let known = |name: &str, code: i32| match code {
+            1..=5 => Ok(()),
+            _ => Err(damaged(format!("{name} is {code}, which NIfTI does not define"))),
         };
-        if self.sform_code > 0 {
-            let rows = self.srow.map(|row| row.map(|v| v * unit));
-            return Ok((
-                Affine::new(rows).map_err(|e| named("sform (srow_x, srow_y, srow_z)", e))?,
-                AffineSource::Sform,
-            ));
+        let sform =
+            (self.sform_code != 0).then(|| known("sform_code", self.sform_code).and_then(|()| self.sform(unit)));
+        let qform =
+            (self.qform_code != 0).then(|| known("qform_code", self.qform_code).and_then(|()| self.qform(unit)));
+        let fallen =
+            |from: &str, to: &str, why: &Problem| format!("Its {from} is unusable ({}): the {to} is taken.", why.what);
+        let settled = match (sform, qform) {
+            (None, None) => {
+                let affine =
+                    Affine::centred(AxisCodes::LAS, self.sizes(unit)?, shape).map_err(|e| named("pixdim", e))?;
+                let remark = "It has no orientation: left and right are assumed, not known, and letters are left out.";
+                Settled { affine, source: AffineSource::Pixdim, remark: Some(remark.into()) }
+            }
+            (Some(Ok(sform)), None) => super::forms::sform_alone(sform, self.sizes(unit).ok()),
+            (Some(Ok(sform)), Some(Ok(qform))) => super::forms::settle(sform, self.sform_code, qform),
+            (Some(Ok(affine)), Some(Err(why))) => {
+                Settled { affine, source: AffineSource::Sform, remark: Some(fallen("qform", "sform", &why)) }
+            }
+            (Some(Err(why)), Some(Ok(affine))) => {
+                Settled { affine, source: AffineSource::Qform, remark: Some(fallen("sform", "qform", &why)) }
+            }
+            (None, Some(qform)) => Settled { affine: qform?, source: AffineSource::Qform, remark: None },
+            (Some(Err(why)), _) => return Err(why),
+        };
+        Ok(settled)
+    }
+
+    fn sform(&self, unit: f64) -> Result<Affine, Problem> {
+        Affine::new(self.srow.map(|row| row.map(|v| v * unit))).map_err(|e| named("sform (srow_x, srow_y, srow_z)", e))
+    }
+
+    fn qform(&self, unit: f64) -> Result<Affine, Problem> {
+        if self.pixdim[0].is_nan() {
+            return Err(damaged("pixdim[0] (qfac) is NaN"));
         }
-        // From here voxel sizes come from pixdim; zero is what an unset third axis of a 2-D image looks like.
-        let mut spacing = [0.0; 3];
-        for (axis, edge) in spacing.iter_mut().enumerate() {
+        let qfac = if self.pixdim[0] < 0.0 { -1.0 } else { 1.0 };
+        Affine::from_quaternion(self.unit_quaternion()?, qfac, self.sizes(unit)?, self.qoffset.map(|v| v * unit))
+            .map_err(|e| named("qform (quatern_b, quatern_c, quatern_d, qoffset)", e))
+    }
+
+    /// Voxel sizes by pixdim, mm; zero is what an unset third axis of a 2-D image looks like.
+    fn sizes(&self, unit: f64) -> Result<[f64; 3], Problem> {
+        let mut sizes = [0.0; 3];
+        for (axis, edge) in sizes.iter_mut().enumerate() {
             let size = self.pixdim[axis + 1];
             let unset = size == 0.0 && axis == 2 && self.dim[0] == 2;
-            if size <= 0.0 && !unset {
+            if !unset && !(size.is_finite() && size > 0.0) {
                 return Err(damaged(format!("pixdim[{}] is {size}: voxels need a size", axis + 1)));
             }
             *edge = if unset { unit } else { size * unit };
         }
-        if self.qform_code > 0 {
-            if self.pixdim[0].is_nan() {
-                return Err(damaged("pixdim[0] (qfac) is NaN"));
-            }
-            let qfac = if self.pixdim[0] < 0.0 { -1.0 } else { 1.0 };
-            let affine =
-                Affine::from_quaternion(self.unit_quaternion()?, qfac, spacing, self.qoffset.map(|v| v * unit))
-                    .map_err(|e| named("qform (quatern_b, quatern_c, quatern_d, qoffset)", e))?;
-            return Ok((affine, AffineSource::Qform));
-        }
-        let affine = Affine::centred(AxisCodes::LAS, spacing, shape).map_err(|e| named("pixdim", e))?;
-        Ok((affine, AffineSource::Pixdim))
+        Ok(sizes)
     }
 
     /// The header's b, c, d with the non-negative a that makes their length 1.

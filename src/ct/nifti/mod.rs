@@ -3,6 +3,7 @@
 //! A file either yields exactly the voxels it holds or one line that names the field at fault; damaged input never
 //! panics and never makes the reader allocate more than the file's own bytes can account for.
 
+mod forms;
 mod gzip;
 mod header;
 mod write;
@@ -75,26 +76,30 @@ fn check_length(length: usize, header: &Header) -> Result<(), Problem> {
 }
 
 fn decode_gzip(bytes: &[u8], place: &Place) -> Result<(Header, Voxels), Problem> {
-    let header = announced(bytes)?;
+    let mut header = announced(bytes)?;
     let foreign = header.big_endian != cfg!(target_endian = "big");
     // int16 and float32, what CTs are stored as, are decompressed straight into the volume's own memory.
+    let direct = matches!(header.datatype, Datatype::I16 | Datatype::F32);
+    let plain = Place::default();
+    let (mut file, garbage) = inflate(bytes, &header, if direct { place } else { &plain })?;
     let voxels = match header.datatype {
         Datatype::I16 => {
-            let mut file = inflate(bytes, &header, place)?;
             if foreign {
                 file.payload().as_chunks_mut::<2>().0.iter_mut().for_each(|v| v.reverse());
             }
             Voxels::I16(file.finish())
         }
         Datatype::F32 => {
-            let mut file = inflate(bytes, &header, place)?;
             if foreign {
                 file.payload().as_chunks_mut::<4>().0.iter_mut().for_each(|v| v.reverse());
             }
             Voxels::F32(finite(file.finish(), header.shape)?)
         }
-        _ => convert(inflate(bytes, &header, &Place::default())?.payload(), &header)?,
+        _ => convert(file.payload(), &header)?,
     };
+    if let Some(bytes) = garbage {
+        header.remarks.push(format!("{bytes} bytes behind its gzip data are no gzip and were left alone."));
+    }
     Ok((header, voxels))
 }
 
@@ -115,15 +120,16 @@ fn announced(bytes: &[u8]) -> Result<Header, Problem> {
 }
 
 /// The whole decompressed file, of exactly the length `header` announces.
-fn inflate(bytes: &[u8], header: &Header, place: &Place) -> Result<Placed, Problem> {
+fn inflate(bytes: &[u8], header: &Header, place: &Place) -> Result<(Placed, Option<usize>), Problem> {
     let no_memory = || Problem::new("not enough memory to decompress it", "use a machine with more memory");
     let mut file = place.reserve(header.offset, header.total, bytes.len()).ok_or_else(no_memory)?;
-    check_length(gzip::decompress(bytes, file.bytes()).map_err(failed)?, header)?;
+    let inflated = gzip::decompress(bytes, file.bytes()).map_err(failed)?;
+    check_length(inflated.length, header)?;
     // Only now are the data verified, so the header is read once more.
     if Header::parse(file.bytes())? != *header {
         return Err(header::damaged("the header reads differently the second time"));
     }
-    Ok(file)
+    Ok((file, inflated.garbage))
 }
 
 fn failed(failure: gzip::Failure) -> Problem {

@@ -10,16 +10,49 @@ use crate::{Error, Result};
 pub(super) const FACTS: [&str; 8] =
     ["file_bytes", "file_blake3", "shape", "spacing_mm", "axis_codes", "orientation", "slope", "intercept"];
 
+/// Version of the columns and of what `status` can say.
+pub(super) const VERSION: &str = "2";
+
+/// What became of a volume.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Status {
+    #[default]
+    Failed,
+    /// Packed, a plausible chest CT.
+    Ok,
+    /// Packed, with doubts: see the column `warnings`.
+    Doubtful,
+    /// Packed although it is no plausible chest CT, because the user insisted.
+    Forced,
+}
+
+impl Status {
+    const ALL: [Status; 4] = [Status::Failed, Status::Ok, Status::Doubtful, Status::Forced];
+
+    fn name(self) -> &'static str {
+        match self {
+            Status::Failed => "failed",
+            Status::Ok => "ok",
+            Status::Doubtful => "doubtful",
+            Status::Forced => "forced",
+        }
+    }
+}
+
 /// What came of one volume. Everything is text as it stands in the table, so that a row comes back from the journal as it
 /// was.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Row {
+    pub status: Status,
     /// Empty for a volume that failed, else one a column of [`FACTS`].
     pub facts: Vec<String>,
     /// BLAKE3 of the stored pixels, one a view, in hex; empty for a volume that failed.
     pub digests: Vec<String>,
     /// Empty for a volume that did not fail.
     pub error: String,
+    /// What is doubtful of the volume, in sentences.
+    pub warnings: String,
 }
 
 impl Row {
@@ -27,8 +60,9 @@ impl Row {
         Row { error: error.to_string(), ..Default::default() }
     }
 
-    pub fn is_ok(&self) -> bool {
-        self.error.is_empty()
+    /// Whether its pixels are packed.
+    pub fn is_packed(&self) -> bool {
+        self.status != Status::Failed
     }
 }
 
@@ -49,7 +83,7 @@ impl Table<'_> {
         header.extend(fixed(&FACTS));
         header.extend(fixed(&["hu_source", "preprocessing_digest"]));
         header.extend(views);
-        header.push("error".into());
+        header.extend(fixed(&["error", "warnings", "manifest_version"]));
         header
     }
 
@@ -60,13 +94,12 @@ impl Table<'_> {
         let mut write = || -> csv::Result<()> {
             csv.write_record(self.header())?;
             for ((name, file), row) in self.volumes.iter().zip(rows) {
-                let status = if row.is_ok() { "ok" } else { "failed" };
                 let cell = |cells: &'_ [String], i: usize| cells.get(i).unwrap_or(&empty).clone();
-                let mut record = vec![name.clone(), status.into(), file.clone()];
+                let mut record = vec![name.clone(), row.status.name().into(), file.clone()];
                 record.extend((0..FACTS.len()).map(|i| cell(&row.facts, i)));
                 record.extend([self.hu_source.to_string(), self.preprocessing_digest.clone()]);
                 record.extend((0..self.views.len()).map(|i| cell(&row.digests, i)));
-                record.push(row.error.clone());
+                record.extend([row.error.clone(), row.warnings.clone(), VERSION.into()]);
                 csv.write_record(record)?;
             }
             Ok(())
@@ -77,9 +110,13 @@ impl Table<'_> {
 
     /// The rows of a manifest of these volumes and views.
     pub fn read(&self, path: &Path) -> Result<Vec<Row>> {
-        let refuse = |problem: String| Error::file(path, problem, "begin anew with --restart");
+        let refuse =
+            |problem: String| Error::file(path, problem, "write to another folder, or begin anew there with --restart");
         let text = std::fs::read(path).map_err(|e| Error::io(path, "read the manifest", &e))?;
         let mut csv = csv::Reader::from_reader(&text[..]);
+        if csv.headers().is_ok_and(|found| found.iter().all(|column| column != "manifest_version")) {
+            return Err(refuse("is a manifest of version 1, whose volumes were not checked to be chest CTs".into()));
+        }
         if !csv.headers().is_ok_and(|found| found.iter().eq(self.header())) {
             return Err(refuse("does not have the columns of this run".into()));
         }
@@ -92,12 +129,18 @@ impl Table<'_> {
                 if cells[0] != *name {
                     return Err(refuse(format!("has a row of {} where {name} is wanted", cells[0])));
                 }
-                let error = cells[cells.len() - 1].clone();
-                if !error.is_empty() {
+                let [.., error, warnings, version] = &cells[..] else { unreachable!("the header has more columns") };
+                let status = Status::ALL.into_iter().find(|status| status.name() == cells[1]);
+                let (Some(status), VERSION) = (status, version.as_str()) else {
+                    return Err(refuse(format!("{name}: status {} of version {version} is not known", cells[1])));
+                };
+                let (error, warnings) = (error.clone(), warnings.clone());
+                if status == Status::Failed {
                     return Ok(Row { error, ..Default::default() });
                 }
                 let (facts, rest) = cells[3..].split_at(FACTS.len());
-                Ok(Row { facts: facts.to_vec(), digests: rest[2..2 + self.views.len()].to_vec(), error })
+                let (facts, digests) = (facts.to_vec(), rest[2..2 + self.views.len()].to_vec());
+                Ok(Row { status, facts, digests, error, warnings })
             })
             .collect();
         let rows = rows?;

@@ -15,7 +15,7 @@
 //! | column | is |
 //! |---|---|
 //! | `volume` | name without `.nii.gz` |
-//! | `status` | `ok` or `failed` |
+//! | `status` | `ok`; `doubtful` (packed, see `warnings`); `forced` (packed although no plausible chest CT); or `failed` |
 //! | `file` | path below the data set's root |
 //! | `file_bytes`, `file_blake3` | size and digest of that file |
 //! | `shape` | voxels, in the order of storage |
@@ -27,6 +27,8 @@
 //! | `preprocessing_digest` | BLAKE3 of how radiographs are made, as in the packed files |
 //! | `blake3_VIEW` | digest of the stored pixels, one column a view |
 //! | `error` | why it failed |
+//! | `warnings` | what is doubtful of it: the reader's remarks and those of [`plausibility`] |
+//! | `manifest_version` | 2; manifests of version 1, without the last two columns, are not taken up again |
 //!
 //! # Runs that are stopped
 //! What is finished is kept in `unfinished` (`unfinished-I-of-N`), which the same call takes up again; see the module `work`.
@@ -47,7 +49,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::json;
 
 pub use ahead::ahead;
-use manifest::{FACTS, Row, Table};
+use manifest::{FACTS, Row, Status, Table};
 use work::Work;
 
 use super::ct_rate::{CtRate, HuSource, Volume, VolumeName};
@@ -55,7 +57,8 @@ use super::pixels;
 use super::radiographs::{self, Description, Mapped};
 use crate::archive::Digest;
 use crate::ct::{
-    AffineSource, Collimation, CtVolume, GrayImage, Projection, Radiograph, RadiographOptions, ReadOptions, read_bytes,
+    AffineSource, Collimation, CtVolume, GrayImage, HuSource as HuOfVolume, Projection, Radiograph, RadiographOptions,
+    ReadOptions, plausibility, read_bytes,
 };
 use crate::device::Device;
 use crate::files::create_folder;
@@ -78,6 +81,8 @@ pub struct IngestOptions<'a> {
     pub pictures: Option<Pictures<'a>>,
     /// Forget what is there.
     pub restart: bool,
+    /// Take volumes that are no plausible chest CT.
+    pub force: bool,
 }
 
 impl Default for IngestOptions<'_> {
@@ -90,6 +95,7 @@ impl Default for IngestOptions<'_> {
             shard: [1, 1],
             pictures: None,
             restart: false,
+            force: false,
         }
     }
 }
@@ -110,6 +116,8 @@ pub enum Progress<'a> {
     Done(usize),
     /// One failed.
     Failed(&'a VolumeName, &'a Error),
+    /// One was made, and this is doubtful of it.
+    Doubted(&'a VolumeName, &'a str),
 }
 
 /// What a run left.
@@ -119,6 +127,10 @@ pub struct Ingested {
     pub made: usize,
     /// The other volumes, in the order of the data set, and why.
     pub failed: Vec<(VolumeName, String)>,
+    /// Of the volumes made, those with something doubtful, and what.
+    pub warnings: Vec<(VolumeName, String)>,
+    /// Volumes that were only made because the user insisted.
+    pub forced: Vec<VolumeName>,
     /// One packed file a view.
     pub files: Vec<PathBuf>,
     /// The manifest.
@@ -163,20 +175,25 @@ pub fn ingest(
         }
     }
     for (row, volume) in rows.iter_mut().zip(run.volumes) {
-        row.take_if(|_| !run.has_pictures(volume));
+        row.take_if(|row| !run.stands(row, volume));
     }
+    let force = options.force;
     let left: Vec<usize> = (0..rows.len()).filter(|&at| rows[at].is_none()).collect();
     let mut finished = rows.len() - left.len();
     progress(Progress::Resumed(finished));
     let outcome = ahead(
         &left,
         stop,
-        |&at| read(device, data, &run.volumes[at]),
+        |&at| read(device, data, &run.volumes[at], force),
         |i, volume| {
             let (at, name) = (left[i], &run.volumes[left[i]].name);
-            let row = match volume.and_then(|(volume, facts)| run.make(device, name, &volume, facts, &work)) {
+            let made = volume.and_then(|(volume, row)| run.make(device, name, &volume, row, &work));
+            let row = match made.map_err(|e| e.of_file(data.path(&run.volumes[at]))) {
                 Ok((images, row)) => {
                     work.put(at, &images, &row)?;
+                    if !row.warnings.is_empty() {
+                        progress(Progress::Doubted(name, &row.warnings));
+                    }
                     row
                 }
                 Err(error @ (Error::Device { .. } | Error::Launch { .. })) => return Err(error),
@@ -235,13 +252,13 @@ impl<'a> Run<'a> {
         let volumes = &data.volumes[part(data.volumes.len(), options.shard)];
         let source = source(data, options);
         let listed = volumes.iter().map(|volume| {
-            let a = &volume.acquisition;
-            let table = (data.hu_source == HuSource::CsvRescale).then(|| (a.slope, a.intercept, a.spacing()));
+            let table = volume.acquisition.filter(|_| data.hu_source == HuSource::CsvRescale);
+            let table = table.map(|a| (a.slope, a.intercept, a.spacing()));
             (volume.name.to_string(), table)
         });
         let listed: Vec<_> = listed.collect();
         let identity = json!({
-            "x2ct": env!("CARGO_PKG_VERSION"), "source": source, "views": views, "shard": options.shard,
+            "x2ct": env!("CARGO_PKG_VERSION"), "manifest": manifest::VERSION, "source": source, "views": views, "shard": options.shard,
             "pictures": options.pictures.as_ref().map(|pictures| &pictures.settings), "volumes": listed,
         });
         Ok(Run { data, out, options, volumes, digest: radiographs::digest(&identity), source })
@@ -279,6 +296,11 @@ impl<'a> Run<'a> {
         self.options.pictures.is_none() || self.views().iter().all(|view| self.picture(view, &volume.name).exists())
     }
 
+    /// Whether a row of an earlier run holds in this one.
+    fn stands(&self, row: &Row, volume: &Volume) -> bool {
+        row.is_packed() && (self.options.force || row.status != Status::Forced) && self.has_pictures(volume)
+    }
+
     fn table(&self) -> Table<'_> {
         let file = |volume: &Volume| volume.name.path("", self.data.hu_source).to_string_lossy().into_owned();
         Table {
@@ -295,22 +317,30 @@ impl<'a> Run<'a> {
         if !packed.iter().chain([&self.manifest()]).all(|path| path.exists()) {
             return Ok(None);
         }
+        let recorded = self.table().read(&self.manifest());
         let mut sets = Vec::new();
         for path in &packed {
             let set = Mapped::read(path)?;
             if set.run != self.digest {
+                // An older manifest says best why.
+                recorded.as_ref().map(drop).or_else(|error| match error {
+                    Error::File { path, problem, hint, .. } if problem.contains("version 1") => {
+                        Err(Error::file(path, problem, hint))
+                    }
+                    _ => Ok(()),
+                })?;
                 let problem = "was made with other options, of other volumes or by another version";
                 return Err(Error::file(path, problem, "write to another folder, or replace it with --restart"));
             }
             sets.push(set);
         }
-        let recorded = self.table().read(&self.manifest())?;
-        if recorded.iter().zip(self.volumes).all(|(row, volume)| row.is_ok() && self.has_pictures(volume)) {
+        let recorded = recorded?;
+        if recorded.iter().zip(self.volumes).all(|(row, volume)| self.stands(row, volume)) {
             return Ok(Some(recorded));
         }
         let mut place = 0;
         for (at, row) in recorded.into_iter().enumerate() {
-            if !row.is_ok() {
+            if !row.is_packed() {
                 continue;
             }
             let images = sets.iter().map(|set| set.image(place)).collect::<Result<Vec<_>>>()?;
@@ -332,11 +362,23 @@ impl<'a> Run<'a> {
         device: &Device,
         volume_name: &VolumeName,
         volume: &CtVolume,
-        facts: Vec<String>,
+        mut row: Row,
         work: &Work,
     ) -> Result<(Vec<Vec<u8>>, Row)> {
-        let IngestOptions { views, projection, size, pixel, pictures, .. } = self.options;
+        let IngestOptions { views, projection, size, pixel, pictures, force, .. } = self.options;
         let images = Radiograph::all(device, volume, views, projection)?;
+        for (view, made) in views.iter().zip(&images) {
+            let blank = plausibility::examine_image(&made.image, *force)?;
+            if blank.is_some() {
+                row.status = Status::Forced;
+            }
+            for doubt in blank.into_iter().chain(plausibility::examine_view(&made.view, volume)) {
+                row.warnings = format!("{} {view}: {doubt}", row.warnings).trim_start().to_string();
+                if row.status == Status::Ok {
+                    row.status = Status::Doubtful;
+                }
+            }
+        }
         if let Some(pictures) = pictures {
             for (view, image) in views.iter().zip(&images) {
                 let bytes = (pictures.encode)(image)?;
@@ -347,13 +389,13 @@ impl<'a> Run<'a> {
         }
         let stored = |image: &GrayImage| pixels::encode(&image.pixels, [image.height, image.width], *size, *pixel);
         let images: Vec<Vec<u8>> = images.iter().map(|made| stored(&made.image)).collect();
-        let digests = images.iter().map(|image| blake3::hash(image).to_hex().to_string()).collect();
-        Ok((images, Row { facts, digests, error: String::new() }))
+        row.digests = images.iter().map(|image| blake3::hash(image).to_hex().to_string()).collect();
+        Ok((images, row))
     }
 
     /// Packs what is in the work folder, writes the manifest and removes the folder.
     fn finish(&self, work: Work, rows: Vec<Row>) -> Result<Ingested> {
-        let made: Vec<usize> = (0..rows.len()).filter(|&at| rows[at].is_ok()).collect();
+        let made: Vec<usize> = (0..rows.len()).filter(|&at| rows[at].is_packed()).collect();
         let ids: Vec<String> = made.iter().map(|&at| self.volumes[at].name.to_string()).collect();
         for (i, view) in self.views().into_iter().enumerate() {
             let digests: Option<Vec<Digest>> = made.iter().map(|&at| work::digest(&rows[at].digests[i])).collect();
@@ -381,11 +423,17 @@ impl<'a> Run<'a> {
     }
 
     fn outcome(&self, rows: &[Row]) -> Ingested {
-        let failed = rows.iter().zip(self.volumes).filter(|(row, _)| !row.is_ok());
-        let failed: Vec<_> = failed.map(|(row, volume)| (volume.name.clone(), row.error.clone())).collect();
+        let some = |which: &dyn Fn(&Row) -> bool, what: &dyn Fn(&Row) -> String| -> Vec<(VolumeName, String)> {
+            let rows = rows.iter().zip(self.volumes).filter(|(row, _)| which(row));
+            rows.map(|(row, volume)| (volume.name.clone(), what(row))).collect()
+        };
+        let failed = some(&|row| !row.is_packed(), &|row| row.error.clone());
+        let forced = some(&|row| row.status == Status::Forced, &|_| String::new());
         Ingested {
             made: rows.len() - failed.len(),
             failed,
+            warnings: some(&|row| row.is_packed() && !row.warnings.is_empty(), &|row| row.warnings.clone()),
+            forced: forced.into_iter().map(|(name, _)| name).collect(),
             files: self.views().into_iter().map(|view| self.packed(view)).collect(),
             manifest: self.manifest(),
             preprocessing_digest: radiographs::digest(&self.source),
@@ -399,18 +447,17 @@ fn part(count: usize, [i, n]: [usize; 2]) -> Range<usize> {
 }
 
 fn check_folder(data: &CtRate) -> Result<()> {
-    let Some(first) = data.volumes.first() else {
+    if data.volumes.is_empty() {
         return Err(Error::file(&data.root, "lists no volumes", "pass another split"));
+    }
+    let folder = data.folder();
+    let unreadable = |e: std::io::Error| match e.kind() {
+        std::io::ErrorKind::NotFound => {
+            Error::file(&folder, format!("cannot read the folder: {e}"), data.hint_without_folder())
+        }
+        _ => Error::io(&folder, "read the folder", &e),
     };
-    // .../train_fixed/train_1/train_1_a/train_1_a_1.nii.gz
-    let path = data.path(first);
-    let folder = path.ancestors().nth(3).unwrap_or(&path);
-    let hint = match data.hu_source {
-        HuSource::AlreadyHu => "volumes of the original release need the HU source `csv`",
-        HuSource::CsvRescale => "volumes of the corrected release need the HU source `already-hu`",
-    };
-    let unreadable = |e: std::io::Error| Error::file(folder, format!("cannot read the folder: {e}"), hint);
-    std::fs::read_dir(folder).map(drop).map_err(unreadable)
+    std::fs::read_dir(&folder).map(drop).map_err(unreadable)
 }
 
 /// What radiographs are made of and how.
@@ -426,15 +473,29 @@ fn source(data: &CtRate, options: &IngestOptions) -> serde_json::Value {
     })
 }
 
-/// The volume with an affine and a scaling to HU that hold, and its cells of the manifest.
-fn read(device: &Device, data: &CtRate, row: &Volume) -> Result<(CtVolume, Vec<String>)> {
+/// The volume with an affine and a scaling to HU that hold, and the beginning of its row of the manifest.
+///
+/// # Errors
+/// A file that cannot be read, a volume that cannot be a chest CT unless `force` is set.
+fn read(device: &Device, data: &CtRate, row: &Volume, force: bool) -> Result<(CtVolume, Row)> {
     let path = data.path(row);
     let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, "read", &e))?;
     let volume = read_bytes(&bytes, &path, &ReadOptions { device: Some(device), ..Default::default() })?;
     let volume = match data.hu_source {
         HuSource::AlreadyHu => volume,
-        HuSource::CsvRescale => row.acquisition.apply(volume)?,
+        HuSource::CsvRescale => {
+            let hint = "correct its row of the metadata table";
+            let unknown = || Error::file(&path, "has no scaling and voxel size in the metadata table", hint);
+            row.acquisition.ok_or_else(unknown)?.apply(volume)?
+        }
     };
+    let verdict = plausibility::examine(&volume, HuOfVolume::AlreadyHu, force).map_err(|e| e.of_file(&path))?;
+    let status = match (verdict.forced, verdict.warnings.is_empty()) {
+        (true, _) => Status::Forced,
+        (false, false) => Status::Doubtful,
+        (false, true) => Status::Ok,
+    };
+    let warnings = volume.remarks.iter().chain(&verdict.warnings).cloned().collect::<Vec<_>>().join(" ");
     let joined = |numbers: &[f64]| numbers.iter().map(|&v| (v as f32).to_string()).collect::<Vec<_>>().join("x");
     let facts: [String; FACTS.len()] = [
         bytes.len().to_string(),
@@ -446,11 +507,13 @@ fn read(device: &Device, data: &CtRate, row: &Volume) -> Result<(CtVolume, Vec<S
             AffineSource::Sform => "sform",
             AffineSource::Qform => "qform",
             AffineSource::Pixdim => "pixdim",
+            AffineSource::Disputed => "disputed",
             AffineSource::Convention => "convention",
         }
         .to_string(),
         volume.slope.to_string(),
         volume.intercept.to_string(),
     ];
-    Ok((volume, facts.into()))
+    let row = Row { status, facts: facts.into(), warnings, ..Default::default() };
+    Ok((volume, row))
 }

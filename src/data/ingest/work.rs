@@ -28,7 +28,7 @@ use crate::files::create_folder;
 use crate::{Error, Result};
 
 const SYNC_EVERY: Duration = Duration::from_secs(1);
-const FORMAT: &str = "x2ct-journal-1";
+const FORMAT: &str = "x2ct-journal-2";
 
 #[derive(Serialize, Deserialize)]
 struct Header {
@@ -98,7 +98,7 @@ impl Work {
             let offset = (entry.at * self.image_bytes) as u64;
             file.read_exact_at(&mut image, offset).is_ok() && blake3::hash(&image).to_hex().as_str() == digest
         };
-        entry.row.is_ok()
+        entry.row.is_packed()
             && entry.row.digests.len() == self.pixels.len()
             && self.pixels.iter().zip(&entry.row.digests).all(&mut holds)
     }

@@ -10,13 +10,14 @@ use super::super::{OptimizerConfig, ScheduleConfig};
 use crate::kernels::DType;
 use crate::nn::models::{CtClip, CtClipConfig};
 use crate::nn::{ParameterBuilder, Recompute};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// A training run of DCFormer-CLIP: CT volumes against their reports. Defaults are those of DCFormer's released code.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CtTrainConfig {
     /// Folder of the run: checkpoints and `log.jsonl`.
+    #[serde(serialize_with = "files::serialize")]
     pub out: PathBuf,
     /// Passes over the data.
     #[serde(default = "epochs")]
@@ -45,7 +46,7 @@ pub struct CtTrainConfig {
     #[serde(default = "drop_last")]
     pub drop_last: bool,
     /// Initial weights: a safetensors `state_dict` with the released code's names. Absent means random.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "files::serialize_option")]
     pub weights: Option<PathBuf>,
     /// The model.
     pub model: CtClipConfig,
@@ -80,12 +81,13 @@ fn drop_last() -> bool {
 #[serde(deny_unknown_fields)]
 pub struct CtDataConfig {
     /// Prepared volumes: a folder of `x2ct preprocess`, or a packed file.
+    #[serde(serialize_with = "files::serialize")]
     pub volumes: PathBuf,
     /// Text features of the reports, for a trained text tower. This or `cache`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "files::serialize_option")]
     pub text: Option<PathBuf>,
     /// An embedding cache whose report embeddings are the text side, frozen. This or `text`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "files::serialize_option")]
     pub cache: Option<PathBuf>,
 }
 

@@ -10,13 +10,16 @@ use x2ct::ct::image::encode_png;
 use x2ct::ct::{Collimation, Radiograph, RadiographOptions};
 use x2ct::data::ct_rate::{CtRate, HuSource};
 use x2ct::data::ingest::{self, IngestOptions, Pictures};
+use x2ct::files;
 use x2ct::ops::image::PixelType;
+use x2ct::table::first_of;
 
 use super::DrrArgs;
 use crate::Common;
 use crate::arguments::split;
+use crate::inputs::PassedOver;
 use crate::output::{Failure, Report};
-use crate::projection::HuSourceName;
+use crate::source::{HuSourceName, Warning};
 use crate::terminal::{Progress, stop_flag};
 
 #[derive(clap::Args)]
@@ -39,6 +42,9 @@ pub struct DatasetArgs {
     restart: bool,
 }
 
+/// Lines about rows of the tables before only their number is told; JSON has them all.
+const BAD_ROWS_SHOWN: usize = 5;
+
 /// `I/N`.
 fn shard(text: &str) -> Result<[usize; 2], String> {
     let numbers = text.split_once('/').and_then(|(i, n)| Some([i.parse().ok()?, n.parse().ok()?]));
@@ -50,11 +56,11 @@ pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let (Some(root), Some(part)) = (&args.dataset.dataset, &args.dataset.split) else {
         return Err(Error::argument("--dataset", "no data set and no split", "name both").into());
     };
-    let hu_source = match projection.hu_source {
+    let hu_source = match args.source.hu_source {
         HuSourceName::AlreadyHu => HuSource::AlreadyHu,
         HuSourceName::Csv => HuSource::CsvRescale,
     };
-    if projection.metadata.is_some() {
+    if args.source.metadata.is_some() {
         return Err(Error::argument("--metadata", "a data set has its own table", "leave it out").into());
     }
     if args.pictures.as_deref().is_some_and(|ending| ending != "png") {
@@ -63,8 +69,27 @@ pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let device = common.device()?;
     let data = CtRate::read(root, split(part), hu_source)?;
     let options = super::check(&device, projection)?;
-    if !data.skipped.is_empty() {
-        remark!("{} volume(s) without a report or labels are left out", data.skipped.len());
+    let mut warnings: Vec<Warning> =
+        data.warnings().into_iter().map(|(file, warning)| Warning::new(file, warning)).collect();
+    let unlisted = data.unlisted();
+    if !unlisted.is_empty() {
+        let says =
+            format!("{} volume(s) without a row in any table, passed over: {}", unlisted.len(), first_of(&unlisted));
+        warnings.push(Warning::new(data.folder(), says));
+    }
+    warnings.iter().for_each(|warning| remark!("{}", warning.line()));
+    let passed_over: Vec<PassedOver> = unlisted
+        .iter()
+        .map(|name| PassedOver {
+            file: name.path(root, hu_source).to_string_lossy().into_owned(),
+            reason: "no table has a row for it".into(),
+        })
+        .collect();
+    for bad in data.bad_rows.iter().take(BAD_ROWS_SHOWN) {
+        remark!("x2ct: its volume is left out: {}", bad.error());
+    }
+    if data.bad_rows.len() > BAD_ROWS_SHOWN {
+        remark!("x2ct: and {} more rows that cannot be used", data.bad_rows.len() - BAD_ROWS_SHOWN);
     }
     let encode = |made: &Radiograph| encode_png(&made.image, &projection.png(made), &made.description());
     let settings = json!(projection.picture());
@@ -78,6 +103,7 @@ pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
         shard: args.dataset.shard,
         pictures: args.pictures.as_ref().map(|_| Pictures { settings, encode: &encode }),
         restart: args.dataset.restart,
+        force: args.source.force,
     };
     let stop = stop_flag()?;
     let [i, n] = options.shard;
@@ -97,17 +123,23 @@ pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
             failures += 1;
             progress.say(&format!("x2ct: {name} is left out: {error}"));
         }
+        ingest::Progress::Doubted(name, doubt) => progress.say(&Warning::new(name.to_string(), doubt).line()),
     })?;
     progress.finish("");
     let failed = &made.failed;
     let failures =
         failed.iter().map(|(name, error)| Failure { file: Some(name.to_string()), field: None, error: error.clone() });
+    warnings.extend(made.warnings.iter().map(|(name, warning)| Warning::new(name.to_string(), warning.as_str())));
+    let forced: Vec<String> = made.forced.iter().map(|name| name.to_string()).collect();
     let report = Report::new("drr")
         .with_all(json!({
-            "out": args.out, "files": made.files, "manifest": made.manifest, "radiographs": made.made,
+            "out": files::lossy(&args.out), "files": made.files.iter().map(files::lossy).collect::<Vec<_>>(),
+            "manifest": files::lossy(&made.manifest), "radiographs": made.made,
             "size": options.size, "pixels": options.pixel,
             "preprocessing_digest": made.preprocessing_digest, "seconds": start.elapsed().as_secs_f64(),
+            "forced": forced, "warnings": warnings, "passed_over": passed_over,
         }))?
+        .failing(data.bad_rows.iter().map(|bad| Failure::from(&bad.error())))
         .failing(failures);
     let code = report.finish(common.json, || {
         for file in &made.files {

@@ -7,13 +7,14 @@ mod one;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use x2ct::Device;
 use x2ct::ct::image;
-use x2ct::ct::{Affine, AxisCodes, CtVolume, Radiograph, RadiographOptions, Voxels, radiographs};
+use x2ct::ct::{Affine, AxisCodes, CtVolume, Radiograph, RadiographOptions, Voxels, plausibility, radiographs};
+use x2ct::{Device, Error};
 
 use crate::Common;
+use crate::effect::{self, Rule};
 use crate::projection::ProjectionArgs;
-use crate::source;
+use crate::source::{HuSourceName, SourceArgs};
 use dataset::DatasetArgs;
 
 const EXAMPLES: &str = "Examples:
@@ -25,7 +26,7 @@ const EXAMPLES: &str = "Examples:
 /// Make radiographs of CT: one volume, files and folders of them, or a data set for training
 ///
 /// One volume and --out FILE: one image. Several volumes or folders and --out DIR: a picture of every volume and view, under
-/// the volume's own path. A data set in CT-RATE's layout and --out DIR: every view of a split packed in one file that training
+/// the volume's own path; files are known by content, and what is passed over is told. A data set in CT-RATE's layout and --out DIR: every view of a split packed in one file that training
 /// maps, and a manifest with one row a volume; stopped at any moment, the same command goes on where it was. A volume that
 /// cannot be used is reported and left out, and the exit code is then 1.
 #[derive(clap::Args)]
@@ -44,26 +45,71 @@ pub struct DrrArgs {
     dataset: DatasetArgs,
     #[command(flatten, next_help_heading = "Projection and picture")]
     projection: ProjectionArgs,
+    #[command(flatten, next_help_heading = "Hounsfield units")]
+    source: SourceArgs,
 }
 
 pub fn run(args: DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let out = args.out.to_string_lossy();
     let is_image = [".png", ".safetensors", ".nii.gz", ".nii"].iter().any(|ending| out.ends_with(ending));
     let into_folder = args.out.is_dir() || out.ends_with('/');
+    let alone = match &args.paths[..] {
+        [path] => !into_folder && (is_image || !path.is_dir()),
+        _ => false,
+    };
+    effect::check(&rules(&args, alone))?;
     match &args.paths[..] {
         [] => dataset::run(&args, common),
-        [path] if !into_folder && (is_image || !path.is_dir()) => one::run(path, &args, common),
+        [path] if alone => one::run(path, &args, common),
+        _ if is_image && !into_folder => {
+            let problem = "names an image, and there are several volumes";
+            Err(Error::argument("--out", problem, "name a folder, ended in / where it is not there yet").into())
+        }
         _ => many::run(&args, common),
     }
 }
 
-fn read(path: &Path, device: &Device, args: &ProjectionArgs) -> x2ct::Result<CtVolume> {
-    source::read(path, args.hu_source, args.metadata.as_deref(), device)
+/// When options act.
+fn rules(args: &DrrArgs, alone: bool) -> Vec<Rule> {
+    let dataset = args.dataset.dataset.is_some();
+    let png_alone = args.out.extension().is_some_and(|ending| ending == "png");
+    let pngs = match (dataset, alone) {
+        (true, _) => args.pictures.is_some(),
+        (false, true) => png_alone,
+        (false, false) => args.pictures.as_deref().is_none_or(|ending| ending == "png"),
+    };
+    // Windows are recorded in files of every kind, but not in what a data set packs.
+    let windowed = !dataset || pngs;
+    let npz = |path: &PathBuf| path.is_dir() || path.extension().is_some_and(|e| e.eq_ignore_ascii_case("npz"));
+    let table = args.source.hu_source == HuSourceName::Csv || args.paths.iter().any(npz);
+    let mut rules = args.projection.rules(pngs);
+    rules.extend([
+        Rule::new("window", windowed, "pictures (--pictures png)"),
+        Rule::new("percentiles", windowed, "pictures (--pictures png)"),
+        Rule::new("pictures", !alone, "several volumes, a folder or a data set"),
+        Rule::new("metadata", dataset || table, "--hu-source csv, or RadChest-CT's .npz"),
+        Rule::new("rescale", !dataset, "files, while a data set's HU are the files' or the table's (--hu-source)"),
+    ]);
+    rules
 }
 
 /// Writes a radiograph in the format its path ends in.
 fn write(path: &Path, made: &Radiograph, args: &ProjectionArgs) -> x2ct::Result<()> {
     image::write(path, &made.image, &args.png(made), made.description())
+}
+
+/// What is doubtful of radiographs: pictures without contrast, a source or detector inside the volume.
+///
+/// # Errors
+/// A picture without contrast, unless `force` is set.
+fn doubts(volume: &CtVolume, made: &[Radiograph], force: bool) -> x2ct::Result<Vec<String>> {
+    let mut doubts = Vec::new();
+    for made in made {
+        doubts.extend(plausibility::examine_image(&made.image, force)?);
+        doubts.extend(plausibility::examine_view(&made.view, volume));
+    }
+    doubts.dedup();
+    Ok(doubts)
 }
 
 /// Refuses options that suit no volume before they fail on each of thousands.

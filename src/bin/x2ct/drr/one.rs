@@ -6,14 +6,15 @@ use std::time::Instant;
 
 use clap::ValueEnum;
 use serde_json::json;
-use x2ct::Error;
 use x2ct::ct::physics::padding_voxels;
-use x2ct::ct::{Radiograph, padding_pixels};
+use x2ct::ct::{Radiograph, image, padding_pixels};
+use x2ct::{Error, files};
 
 use super::DrrArgs;
 use crate::Common;
 use crate::output::Report;
 use crate::projection::GeometryName;
+use crate::source::{Opened, Warning};
 
 pub fn run(file: &Path, args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let projection = &args.projection;
@@ -21,15 +22,18 @@ pub fn run(file: &Path, args: &DrrArgs, common: &Common) -> anyhow::Result<ExitC
         let hint = "name an existing folder with --out, or end it in /";
         return Err(Error::argument("--view", "several views do not go into one image", hint).into());
     }
+    let options = projection.options()?;
+    image::check_format(&args.out)?;
+    files::check_writable(&args.out)?;
     let device = common.device()?;
     let begin = Instant::now();
-    let volume = super::read(file, &device, projection)?;
-    if let Some(warning) = crate::source::warning(file, &volume) {
-        remark!("{warning}");
-    }
+    let Opened { volume, mut warnings, forced } = args.source.open(file, &device)?;
     let read = begin.elapsed().as_secs_f64();
-    let options = projection.options()?;
-    let made = Radiograph::all(&device, &volume, &[options.view], &options)?.remove(0);
+    let mut made = Radiograph::all(&device, &volume, &[options.view], &options).map_err(|e| e.of_file(file))?;
+    let doubts = super::doubts(&volume, &made, args.source.force).map_err(|e| e.of_file(file))?;
+    warnings.extend(doubts.into_iter().map(|doubt| Warning::new(file, doubt)));
+    warnings.iter().for_each(|warning| remark!("{}", warning.line()));
+    let made = made.remove(0);
     let project = begin.elapsed().as_secs_f64() - read;
     super::write(&args.out, &made, projection)?;
     let seconds = begin.elapsed().as_secs_f64();
@@ -41,7 +45,7 @@ pub fn run(file: &Path, args: &DrrArgs, common: &Common) -> anyhow::Result<ExitC
     if common.json {
         let cone = projection.geometry == GeometryName::Cone;
         let report = json!({
-            "input": file, "output": args.out, "device": device.name(),
+            "input": files::lossy(file), "output": files::lossy(&args.out), "device": device.name(),
             "volume": {
                 "shape": volume.shape, "spacing_mm": volume.spacing(), "axis_codes": volume.axis_codes().to_string(),
             },
@@ -57,6 +61,7 @@ pub fn run(file: &Path, args: &DrrArgs, common: &Common) -> anyhow::Result<ExitC
             "settings": made.entries, "letters": png.letters.is_some(),
             "padding_voxels": padding, "padding_pixels": padding_pixels(&device, &volume, &options)?,
             "seconds": {"read": read, "project": project, "total": seconds},
+            "forced": forced, "warnings": warnings, "passed_over": [],
         });
         return Report::new("drr").with_all(report)?.finish(true, || ());
     } else {

@@ -1,0 +1,256 @@
+//! The volumes that paths stand for. Files in folders are known by content; whatever is passed over is told.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use libdeflater::Decompressor;
+use serde::Serialize;
+use x2ct::content::Content;
+use x2ct::table::first_of;
+use x2ct::{Error, Result};
+
+use crate::output::Failure;
+use crate::source::Warning;
+
+const ENDINGS: [&str; 3] = [".nii.gz", ".nii", ".npz"];
+
+/// A volume, and what its output is called: a path below the output folder, without an ending.
+pub struct Input {
+    pub path: PathBuf,
+    pub name: PathBuf,
+}
+
+/// A file in a folder that is no volume.
+#[derive(Clone, Serialize)]
+pub struct PassedOver {
+    pub file: String,
+    pub reason: String,
+}
+
+/// What paths stand for.
+#[derive(Default)]
+pub struct Inputs {
+    /// In the order of the paths and, within a folder, of names.
+    pub volumes: Vec<Input>,
+    pub passed_over: Vec<PassedOver>,
+    /// Files and folders that could not be looked at, or are not what their names say.
+    pub failed: Vec<Failure>,
+    pub warnings: Vec<Warning>,
+    folders: HashSet<PathBuf>,
+}
+
+impl Inputs {
+    /// Looks at the paths. A file is taken for a volume whatever it is called; a folder is one, where it holds the files of a
+    /// DICOM series, and all that lie below it.
+    ///
+    /// # Errors
+    /// Not one volume, with the first reason.
+    pub fn of(paths: &[PathBuf]) -> Result<Self> {
+        let mut inputs = Inputs::default();
+        let mut first = None;
+        for path in paths {
+            if let Err(error) = inputs.add(path) {
+                inputs.failed.push(Failure::new(path, &error));
+                first.get_or_insert(error);
+            }
+        }
+        if inputs.volumes.is_empty()
+            && let Some(error) = first
+        {
+            return Err(error);
+        }
+        inputs.name_apart();
+        Ok(inputs)
+    }
+
+    /// The same with names for one folder: those of the files alone, and of a DICOM series its path.
+    pub fn flat(mut self) -> Self {
+        for input in &mut self.volumes {
+            let parts: Vec<_> = input.name.components().map(|part| part.as_os_str().to_os_string()).collect();
+            input.name =
+                if input.path.is_dir() { parts.join(OsStr::new("_")) } else { parts[parts.len() - 1].clone() }.into();
+        }
+        self.name_apart();
+        self
+    }
+
+    fn add(&mut self, path: &Path) -> Result<()> {
+        if !path.is_dir() {
+            let Some(name) = path.file_name() else {
+                return Err(Error::file(path, "has no name", "give the path that ends in the volume's name"));
+            };
+            self.volumes.push(Input { path: path.into(), name: stem(Path::new(name)) });
+            return Ok(());
+        }
+        let (volumes, passed, failed) = (self.volumes.len(), self.passed_over.len(), self.failed.len());
+        self.walk(path, path)?;
+        if self.volumes.len() == volumes && self.failed.len() == failed {
+            let kinds = first_of(
+                kinds(&self.passed_over[passed..])
+                    .into_iter()
+                    .map(|(reason, files)| format!("{} {reason}", files.len())),
+            );
+            let there = if kinds.is_empty() { "it is empty".into() } else { format!("there are {kinds}") };
+            let problem = format!("no volume is in it (NIfTI, .npz or a DICOM series; {there})");
+            return Err(Error::file(path, problem, "name the folder that holds them"));
+        }
+        Ok(())
+    }
+
+    fn walk(&mut self, root: &Path, folder: &Path) -> Result<()> {
+        let canonical = folder.canonicalize().map_err(|e| Error::io(folder, "read the folder", &e))?;
+        // A link may lead back up.
+        if !self.folders.insert(canonical) {
+            self.pass(folder, "leads to a folder that is looked at already");
+            return Ok(());
+        }
+        let mut dicom = Vec::new();
+        for path in entries(folder)? {
+            if let Err(error) = self.look(root, &path, &mut dicom) {
+                self.failed.push(Failure::new(&path, &error));
+            }
+        }
+        match &dicom[..] {
+            [] => {}
+            [only] => self.pass(only, "a single DICOM image, where a volume has two or more"),
+            _ => {
+                let below = folder.strip_prefix(root).ok().filter(|below| !below.as_os_str().is_empty());
+                let name =
+                    below.map(Path::to_path_buf).or_else(|| folder.canonicalize().ok()?.file_name().map(PathBuf::from));
+                self.volumes.push(Input { name: name.unwrap_or("series".into()), path: folder.into() });
+            }
+        }
+        Ok(())
+    }
+
+    /// One entry of a folder.
+    fn look(&mut self, root: &Path, path: &Path, dicom: &mut Vec<PathBuf>) -> Result<()> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+        // Hidden files are copies that an operating system or an unfinished download left.
+        if name.starts_with('.') {
+            self.pass(path, "hidden");
+            return Ok(());
+        }
+        let status = std::fs::metadata(path).map_err(|e| Error::io(path, "read", &e))?;
+        if status.is_dir() {
+            return self.walk(root, path);
+        }
+        // Opening a pipe waits for somebody to write to it.
+        if !status.is_file() {
+            self.pass(path, "no plain file");
+            return Ok(());
+        }
+        match content(path)? {
+            Content::Dicom if name == "dicomdir" => self.pass(path, "a DICOM directory"),
+            Content::Dicom => dicom.push(path.into()),
+            Content::Nifti | Content::Npz => self.take(root, path),
+            _ if ENDINGS.iter().any(|ending| name.ends_with(ending)) => self.take(root, path),
+            other if name.ends_with(".dcm") || name.ends_with(".ima") => {
+                let hint = other.remedy().unwrap_or("remove it, or export the series again");
+                return Err(Error::file(path, format!("is named as DICOM and is {other}"), hint));
+            }
+            Content::NiftiPair => {
+                self.pass(path, "the header of a NIfTI pair (.hdr and .img), which is not read: convert it to one file")
+            }
+            Content::Unknown => self.pass(path, "of a format not known here"),
+            other => self.pass(path, other.name()),
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, root: &Path, path: &Path) {
+        let below = path.strip_prefix(root).unwrap_or(path);
+        self.volumes.push(Input { name: stem(below), path: path.into() });
+    }
+
+    fn pass(&mut self, path: &Path, reason: &str) {
+        self.passed_over.push(PassedOver { file: path.to_string_lossy().into_owned(), reason: reason.into() });
+    }
+
+    /// Gives volumes that would have one name different ones, and passes over a file that was named twice.
+    fn name_apart(&mut self) {
+        let mut files: HashMap<PathBuf, PathBuf> = HashMap::new();
+        let mut taken: HashMap<PathBuf, PathBuf> = HashMap::new();
+        for mut input in std::mem::take(&mut self.volumes) {
+            let file = input.path.canonicalize().unwrap_or_else(|_| input.path.clone());
+            if let Some(other) = files.insert(file, input.path.clone()) {
+                self.pass(&input.path, &format!("the same file as {}", other.display()));
+                continue;
+            }
+            if let Some(other) = taken.get(&input.name) {
+                let other = other.clone();
+                let numbered = (2..).map(|i| {
+                    let mut name = input.name.clone().into_os_string();
+                    name.push(format!("-{i}"));
+                    PathBuf::from(name)
+                });
+                let name = numbered.into_iter().find(|name| !taken.contains_key(name)).unwrap_or_default();
+                let says = format!("Its output is named {}, since {} has its name.", name.display(), other.display());
+                self.warnings.push(Warning::new(&input.path, says));
+                input.name = name;
+            }
+            taken.insert(input.name.clone(), input.path.clone());
+            self.volumes.push(input);
+        }
+    }
+
+    /// Says what was passed over, kind by kind, and what could not be looked at.
+    pub fn tell(&self, say: impl Fn(&str)) {
+        for (reason, files) in kinds(&self.passed_over) {
+            say(&format!("x2ct: passed over {} ({reason}): {}", files.len(), first_of(files)));
+        }
+        self.warnings.iter().for_each(|warning| say(&warning.line()));
+        self.failed.iter().for_each(|failure| say(&format!("x2ct: left out: {}", failure.error)));
+    }
+}
+
+/// Files by the reason for which they were passed over, in the order in which reasons came up.
+fn kinds(passed: &[PassedOver]) -> Vec<(&str, Vec<&str>)> {
+    let mut kinds: Vec<(&str, Vec<&str>)> = Vec::new();
+    for PassedOver { file, reason } in passed {
+        match kinds.iter_mut().find(|(kind, _)| kind == reason) {
+            Some((_, files)) => files.push(file),
+            None => kinds.push((reason, vec![file])),
+        }
+    }
+    kinds
+}
+
+/// What a file holds; of gzip data, what is compressed.
+fn content(path: &Path) -> Result<Content> {
+    let content = Content::of_file(path)?;
+    if content != Content::Gzip {
+        return Ok(content);
+    }
+    use std::io::Read;
+    // A stored block holds up to 64 KiB, and libdeflate starts none that does not fit.
+    let (mut start, mut out) = (Vec::new(), vec![0; 128 << 10]);
+    let failed = |e: std::io::Error| Error::io(path, "read", &e);
+    std::fs::File::open(path).map_err(failed)?.take(256 << 10).read_to_end(&mut start).map_err(failed)?;
+    // The data are longer than what is given or than what is taken: an error either way, and the start is there.
+    let _ = Decompressor::new().gzip_decompress(&start, &mut out);
+    Ok(match Content::of(&out[..4096]) {
+        inner @ (Content::Nifti | Content::NiftiPair | Content::Tar) => inner,
+        _ => Content::Gzip,
+    })
+}
+
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let read = || std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>();
+    let mut paths = read().map_err(|e| Error::io(folder, "read the folder", &e))?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// Without the ending, in whatever case.
+fn stem(path: &Path) -> PathBuf {
+    let text = path.to_string_lossy();
+    let lower = text.to_ascii_lowercase();
+    let ending = ENDINGS.iter().find(|ending| lower.ends_with(*ending) && lower.len() > ending.len());
+    // What is not text keeps its ending: its bytes stay as they are.
+    match ending {
+        Some(ending) if path.to_str().is_some() => PathBuf::from(&text[..text.len() - ending.len()]),
+        _ => path.to_path_buf(),
+    }
+}

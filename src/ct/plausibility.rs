@@ -1,0 +1,383 @@
+//! Whether a volume can be a chest CT in Hounsfield units: one check, used wherever volumes come in.
+//!
+//! Two levels. [`Level::Refuse`]: no chest CT has this. [`Level::Doubt`]: unusual or typical of a known mistake, and possible.
+//! Nothing is mended: a finding names what was measured, and where a mistake is known to look like this, the mistake and the
+//! option that undoes it, as a possibility.
+//!
+//! # Limits, and why
+//! | measured | doubt | refuse | reason |
+//! |---|---|---|---|
+//! | longest extent | < 100 mm, > 1200 mm | < 10 mm, > 3000 mm | chests are 250 to 400 mm, whole bodies 2 m; millimetres read as micrometres give 0.4 mm, as metres 400 m |
+//! | shortest extent | < 20 mm | < 0.1 mm | a slab or a single slice shows no lung; no slice is thinner than 0.1 mm |
+//! | voxel edge | < 0.1 mm, > 60 mm | | micro-CT; hardly a grid |
+//! | voxels above 3071 HU | > 0.5 % | > 5 % | 3071 is the top of 12-bit CT; metal is far less than that |
+//! | spread of the middle 99.9 % | < 200 HU | < 30 HU | air and tissue differ by 1000 HU; noise alone is about 20 HU |
+//! | air (below -300 HU) | < 0.1 % | | lungs and surroundings are air; crops of the mediastinum are not |
+//! | tissue (-300 HU and above) | < 0.5 % | < 0.01 % | vessels are 5 % of a lung |
+//! | soft tissue (-200 to 200 HU) | < 0.5 % | | as before |
+//! | between -2040 and -1150 HU, the commonest value aside | > 2 % | | no substance is there, and padding is one value |
+//! | at most 128 different small whole numbers | | yes | a label mask |
+//!
+//! Shares are of the voxels that are no padding (below -1024 HU), except for the row that is about those. Counts are of whole HU,
+//! so the findings are the same on every machine and for any number of threads.
+
+use rayon::prelude::*;
+
+use super::image::GrayImage;
+use super::physics::PADDING_BELOW_HU;
+use super::view::{Beam, View};
+use super::volume::{CtVolume, HuSource, Voxels};
+use crate::error::{Error, Result};
+
+/// How much a finding weighs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Said, and the work goes on.
+    Doubt,
+    /// Left out, unless the user insists.
+    Refuse,
+}
+
+/// One thing about a volume that does not look like a chest CT.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// How much it weighs.
+    pub level: Level,
+    /// A clause without a full stop: what was measured and, where one is known, the mistake that looks like this.
+    pub text: String,
+}
+
+/// All findings about a volume, the weightiest first; empty for a chest CT.
+pub fn check(volume: &CtVolume, source: HuSource) -> Vec<Finding> {
+    let mut found = Findings(Vec::new());
+    geometry(volume, &mut found);
+    content(&Counts::of(volume, source), &mut found);
+    found.0.sort_by_key(|finding| std::cmp::Reverse(finding.level));
+    found.0
+}
+
+/// What is said of a volume that is taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// The findings as whole sentences.
+    pub warnings: Vec<String>,
+    /// Whether it would have been refused and was taken all the same.
+    pub forced: bool,
+}
+
+/// The findings about a volume, or an error where it cannot be a chest CT; with `force` it is taken all the same.
+///
+/// # Errors
+/// Findings of [`Level::Refuse`], unless `force` is set.
+pub fn examine(volume: &CtVolume, source: HuSource, force: bool) -> Result<Verdict> {
+    let found = check(volume, source);
+    let refused: Vec<&str> =
+        found.iter().filter(|finding| finding.level == Level::Refuse).map(|finding| finding.text.as_str()).collect();
+    if !force && !refused.is_empty() {
+        let problem = format!("this is no chest CT in HU: {}", refused.join("; "));
+        return Err(Error::argument("plausibility", problem, "correct the file, or go on with --force"));
+    }
+    let forced = !refused.is_empty();
+    Ok(Verdict { warnings: found.iter().map(|finding| sentence(&finding.text)).collect(), forced })
+}
+
+/// A clause with a capital letter.
+fn sentence(clause: &str) -> String {
+    let mut letters = clause.chars();
+    letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).chain(['.']).collect())
+}
+
+/// Whether a radiograph shows nothing: all of its pixels are equal.
+///
+/// # Errors
+/// An image without contrast, unless `force` is set.
+pub fn examine_image(image: &GrayImage, force: bool) -> Result<Option<String>> {
+    let (low, high) = image.limits();
+    if high > low {
+        return Ok(None);
+    }
+    let text =
+        format!("the radiograph is {low} everywhere: nothing of the volume reaches the detector, or it has no content");
+    if force {
+        Ok(Some(text))
+    } else {
+        Err(Error::argument("plausibility", text, "check the view, or go on with --force"))
+    }
+}
+
+/// What stands where the patient lies: the source of a cone beam, or the middle of its detector, inside the volume.
+pub fn examine_view(view: &View, volume: &CtVolume) -> Option<String> {
+    let Beam::Cone { source } = view.beam else { return None };
+    let inside = |point: [f64; 3]| {
+        let voxel = volume.affine.world_to_voxel(point);
+        (0..3).all(|a| voxel[a] > -0.5 && voxel[a] < volume.shape[a] as f64 - 0.5)
+    };
+    let [rows, columns] = view.size.map(|n| (n as f64 - 1.0) / 2.0);
+    let middle = std::array::from_fn(|a| view.origin[a] + rows * view.row[a] + columns * view.column[a]);
+    if inside(source) {
+        return Some(sentence(
+            "the X-ray source lies inside the volume, and what is behind it is not shown: a larger --sod moves it out",
+        ));
+    }
+    inside(middle).then(|| {
+        sentence("the detector lies inside the volume, and what is behind it is not shown: a larger --sdd moves it out")
+    })
+}
+
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn doubt(&mut self, when: bool, text: impl FnOnce() -> String) {
+        if when {
+            self.0.push(Finding { level: Level::Doubt, text: text() });
+        }
+    }
+
+    fn refuse(&mut self, when: bool, text: impl FnOnce() -> String) -> bool {
+        if when {
+            self.0.push(Finding { level: Level::Refuse, text: text() });
+        }
+        when
+    }
+}
+
+fn geometry(volume: &CtVolume, found: &mut Findings) {
+    let spacing = volume.spacing();
+    let extent: [f64; 3] = std::array::from_fn(|a| spacing[a] * volume.shape[a] as f64);
+    let (longest, shortest) = (extent.into_iter().fold(0.0, f64::max), extent.into_iter().fold(f64::MAX, f64::min));
+    let all = extent.map(short).join(" x ");
+    let unit = |factor: &str| {
+        format!("voxel sizes in another unit than the file says would explain a factor of {factor}, if one is at work")
+    };
+    if !found.refuse(longest < 10.0, || format!("it measures {all} mm; {}", unit("10 or 1000")))
+        && !found.refuse(longest > 3000.0, || format!("it measures {all} mm; {}", unit("10 or 1000")))
+        && !found.refuse(shortest < 0.1, || format!("it measures {all} mm; a voxel size is wrong"))
+    {
+        found.doubt(longest < 100.0, || format!("it measures only {all} mm, less than a chest; {}", unit("10")));
+        found.doubt(longest > 1200.0, || format!("it measures {all} mm, more than a chest; {}", unit("10")));
+        found.doubt(longest >= 100.0 && shortest < 20.0, || format!("it measures {all} mm, too thin for a chest"));
+    }
+    let (finest, coarsest) = (spacing.into_iter().fold(f64::MAX, f64::min), spacing.into_iter().fold(0.0, f64::max));
+    let edges = || spacing.map(short).join(" x ");
+    found.doubt(longest >= 10.0 && finest < 0.1, || format!("its voxels are {} mm, finer than CT's", edges()));
+    found.doubt(longest <= 3000.0 && coarsest > 60.0, || format!("its voxels are {} mm, coarser than CT's", edges()));
+}
+
+/// Three significant digits.
+fn short(value: f64) -> String {
+    let digits = (2 - value.abs().max(1e-9).log10().floor() as i32).clamp(0, 9) as usize;
+    let text = format!("{value:.digits$}");
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_string() } else { text }
+}
+
+fn content(counts: &Counts, found: &mut Findings) {
+    if found.refuse(counts.non_finite > 0, || format!("{} of its voxels are no finite HU", counts.non_finite)) {
+        return;
+    }
+    let (low, high) = (counts.low, counts.high);
+    let range = || format!("its values are {} to {}", short(low), short(high));
+    if found.refuse(low == high, || format!("all of its voxels are {}", short(low))) {
+        return;
+    }
+    if counts.is_mask() {
+        let kinds = counts.kinds();
+        found.refuse(true, || {
+            format!(
+                "its values are {kinds} whole numbers from {low} to {high}, as a label mask has, or an 8-bit picture"
+            )
+        });
+        return;
+    }
+    let total = counts.total as f64;
+    let share = |below: i32, above: i32| counts.between(below, above) as f64 / total;
+    // HU that 12 bits do not hold.
+    let above = share(3072, Counts::MOST + 1);
+    let shifted = if counts.below(4000) == 0 {
+        "; it looks like HU + 8192, as CT-RATE's original release stores: the metadata table has the intercept \
+         (--hu-source csv --metadata TABLE, or --rescale 1,-8192)"
+    } else if counts.below(15000) > 0 && above > 0.05 {
+        "; padding that was written as a negative number and read as an unsigned one looks like this"
+    } else {
+        "; a slope or intercept that was applied wrongly looks like this (--rescale SLOPE,INTERCEPT applies another)"
+    };
+    if found
+        .refuse(above > 0.05, || format!("{} of its voxels are above 3071 HU ({}){shifted}", percent(above), range()))
+    {
+        return;
+    }
+    found.doubt(above > 0.005, || format!("{} of its voxels are above 3071 HU", percent(above)));
+
+    let measured = (counts.total - counts.below(PADDING)) as f64;
+    let padding_spread = doubled(counts, total);
+    if found.refuse(measured == 0.0, || format!("all of its voxels are padding, below -1024 HU ({})", range())) {
+        return;
+    }
+    let middle = counts.percentile(0.9995) - counts.percentile(0.0005);
+    let scaled = if low >= -1.001 && high <= 1.001 {
+        format!(
+            "; values scaled to {} look like this (--rescale SLOPE,INTERCEPT undoes it, 2000,-1000 or 1000,0 for [-1000, 1000] HU)",
+            if low < -0.001 { "-1 to 1" } else { "0 to 1" }
+        )
+    } else {
+        "; normalised values look like this (--rescale SLOPE,INTERCEPT undoes it)".into()
+    };
+    if found.refuse(middle < 30, || {
+        if high - low < 30.0 {
+            format!("{}, and air and tissue differ by 1000 HU{scaled}", range())
+        } else {
+            format!("all but a thousandth of its voxels are within {middle} HU of each other")
+        }
+    }) {
+        return;
+    }
+    let of_measured = |below: i32, above: i32| counts.between(below, above) as f64 / measured;
+    let (air, tissue) = (of_measured(PADDING, -300), of_measured(-300, Counts::MOST + 1));
+    let soft = of_measured(-200, 201);
+    if let Some(text) = padding_spread {
+        found.doubt(true, || text);
+    }
+    if found.refuse(tissue < 0.0001, || format!("all but {} of it is air, below -300 HU", percent(tissue))) {
+        return;
+    }
+    found.doubt(air < 0.001, || {
+        format!("it has no air: {} of it is below -300 HU ({}){}", percent(air), range(), no_air(counts))
+    });
+    found.doubt(soft < 0.005, || format!("it has no soft tissue: {} of it is between -200 and 200 HU", percent(soft)));
+    found.doubt(air >= 0.001 && tissue < 0.005, || format!("only {} of it is more than air", percent(tissue)));
+    found.doubt(middle < 200 && air >= 0.001, || {
+        format!("nearly all of its voxels are within {middle} HU of each other")
+    });
+}
+
+/// What a volume without air looks like, where that is a known mistake.
+fn no_air(counts: &Counts) -> &'static str {
+    let share = |below: i32, above: i32| counts.between(below, above) as f64 / counts.total as f64;
+    if counts.low >= 0.0 && counts.high <= 255.0 {
+        "; a window of HU stored in 8 bits looks like this (--rescale SLOPE,INTERCEPT undoes it, but not what was cut)"
+    } else if share(-60, 330) > 0.02 && share(820, 1330) > 0.02 && counts.below(-100) == 0 {
+        "; it looks like HU + 1024 or HU + 1000, stored values without the rescale intercept (--rescale 1,-1024 or 1,-1000 \
+         subtracts it; a data set's table has it: --hu-source csv --metadata TABLE)"
+    } else {
+        "; MR images, windowed copies and crops inside the body look like this"
+    }
+}
+
+/// Values that only a doubled scaling gives: below air, above padding, and many of them.
+fn doubled(counts: &Counts, total: f64) -> Option<String> {
+    let (from, to) = (-2040, -1150);
+    let commonest = (from..to).map(|hu| counts.between(hu, hu + 1)).max().unwrap_or(0);
+    let share = (counts.between(from, to) - commonest) as f64 / total;
+    if share <= 0.02 {
+        return None;
+    }
+    let soft = |below: i32, above: i32| counts.between(below, above) as f64 / total;
+    let intercept_twice = soft(-200, 201) < 0.01 && soft(-1150, -850) > 0.02;
+    let mistake = if intercept_twice {
+        "an intercept of -1024 that was applied twice looks like this (--rescale 1,1024 undoes it once)"
+    } else {
+        "a slope or intercept that was applied twice looks like this (--rescale SLOPE,INTERCEPT undoes it once)"
+    };
+    Some(format!("{} of its voxels are between {from} and {to} HU, where no substance is; {mistake}", percent(share)))
+}
+
+fn percent(share: f64) -> String {
+    format!("{} %", short(100.0 * share))
+}
+
+const PADDING: i32 = PADDING_BELOW_HU as i32;
+
+/// How many voxels have each whole HU.
+struct Counts {
+    /// Of -LEAST to MOST HU; values beyond stand in the first and the last.
+    bins: Vec<u64>,
+    total: u64,
+    non_finite: u64,
+    /// Smallest and largest value.
+    low: f64,
+    high: f64,
+    /// Whether every value is a whole number.
+    whole: bool,
+}
+
+impl Counts {
+    const LEAST: i32 = -34_000;
+    const MOST: i32 = 70_000;
+    /// Voxels a thread counts before its counts are added to the others'.
+    const CHUNK: usize = 1 << 22;
+
+    fn of(volume: &CtVolume, source: HuSource) -> Self {
+        let (slope, intercept) = volume.hu_scale(source);
+        match &volume.voxels {
+            Voxels::I16(v) => Self::count(v, |&v| slope * f32::from(v) + intercept),
+            Voxels::F32(v) => Self::count(v, |&v| slope * v + intercept),
+        }
+    }
+
+    fn count<T: Sync>(values: &[T], hu: impl Fn(&T) -> f32 + Sync) -> Self {
+        let none = || Counts {
+            bins: vec![0; (Self::MOST - Self::LEAST + 1) as usize],
+            total: 0,
+            non_finite: 0,
+            low: f64::INFINITY,
+            high: f64::NEG_INFINITY,
+            whole: true,
+        };
+        let chunk = |values: &[T]| {
+            let (mut counts, mut low, mut high) = (none(), f32::INFINITY, f32::NEG_INFINITY);
+            for value in values {
+                let hu = hu(value);
+                if !hu.is_finite() {
+                    counts.non_finite += 1;
+                    continue;
+                }
+                (low, high) = (low.min(hu), high.max(hu));
+                let bin = hu.round().clamp(Self::LEAST as f32, Self::MOST as f32);
+                counts.whole &= bin == hu || !(Self::LEAST as f32..=Self::MOST as f32).contains(&hu);
+                counts.bins[(bin as i32 - Self::LEAST) as usize] += 1;
+            }
+            (counts.low, counts.high) = (f64::from(low), f64::from(high));
+            counts.total = values.len() as u64 - counts.non_finite;
+            counts
+        };
+        values.par_chunks(Self::CHUNK).map(chunk).reduce(none, |mut a, b| {
+            a.bins.iter_mut().zip(&b.bins).for_each(|(a, b)| *a += b);
+            (a.low, a.high) = (a.low.min(b.low), a.high.max(b.high));
+            (a.total, a.non_finite, a.whole) = (a.total + b.total, a.non_finite + b.non_finite, a.whole && b.whole);
+            a
+        })
+    }
+
+    /// Voxels from `first` HU up to `end`, which is not among them.
+    fn between(&self, first: i32, end: i32) -> u64 {
+        self.bins[(first - Self::LEAST) as usize..(end - Self::LEAST) as usize].iter().sum()
+    }
+
+    fn below(&self, end: i32) -> u64 {
+        self.between(Self::LEAST, end)
+    }
+
+    /// The HU that this share of the voxels, padding aside, does not exceed.
+    fn percentile(&self, share: f64) -> i32 {
+        let padding = self.below(PADDING);
+        let mut left = (share * (self.total - padding) as f64) as u64;
+        let measured = PADDING..=Self::MOST;
+        for hu in measured {
+            let here = self.between(hu, hu + 1);
+            if left < here {
+                return hu;
+            }
+            left -= here;
+        }
+        Self::MOST
+    }
+
+    /// Different whole numbers among the values.
+    fn kinds(&self) -> usize {
+        self.bins.iter().filter(|&&count| count > 0).count()
+    }
+
+    /// Small whole numbers, and few different ones: labels. TotalSegmentator has 117 of them.
+    fn is_mask(&self) -> bool {
+        self.whole && self.low >= -1.0 && self.high <= 255.0 && self.kinds() <= 128
+    }
+}
