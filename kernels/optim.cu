@@ -4,14 +4,15 @@
 //   g = clip g;  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2
 //   p = p (1 - lr wd);  p -= lr / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps)
 //
-// as clip_grad_norm_ and AdamW of PyTorch do; lr and wd are those of the parameter's range. A norm that is not finite
-// (squares are f32: a gradient beyond 1.8e19 counts) leaves parameters, moments and the step count as they are, and counts
-// a skipped step.
+// as clip_grad_norm_ and AdamW of PyTorch do; lr and wd are those of the parameter's range. A norm that is not finite,
+// or whose clipped square f32 does not hold (1.8e19: v would be infinite for good), leaves parameters, moments and the step
+// count as they are, and counts a skipped step.
 //
 // Learning rate, step, norm and clip factor live in device memory (AdamWState), so a captured graph of a step replays.
 //
 // Bytes: 28 a parameter (g, p, m, v read; p, m, v written), 4 for the norm's pass unless L2 holds the gradients, 2 for a
-// bf16 copy of the parameters. The norm is two-stage in a fixed order: f32 per thread, f64 across threads and blocks.
+// bf16 copy of the parameters. The norm is two-stage in a fixed order: f32 per thread (f64 where f32 overflows), f64 across
+// threads and blocks.
 //
 // Launches: 1. norm partials, 2. finish (one block: norm, clip, bias corrections, rates of each range), 3. update. One
 // variant of each: the update is a flat pass, and the readable reference is the loop in tests/ops/optim.rs.
@@ -32,9 +33,9 @@ struct AdamWState {
     double lr;                 // written by the host
     double max_norm;           // likewise; 0: no clipping
     uint64_t step;             // updates done
-    uint64_t skipped;          // steps without an update, because the norm was not finite
+    uint64_t skipped;          // steps without an update, because the norm was not finite or too large for v
     double grad_norm;          // of the last step, before clipping
-    uint64_t finite;           // 1: the last step's norm was finite and the step was done
+    uint64_t finite;           // 1: the last step was done
     float clip;                // of the last step
     float inverse_sqrt_bias2;  // 1 / sqrt(1 - b2^t), of the last step
 };
@@ -63,6 +64,7 @@ X2CT_FIELDS(AdamWParams, gradient, parameter, exp_avg, exp_avg_sq, copy, ranges,
             norm_blocks, norm_visits, blocked)
 
 constexpr int kWidth = 4;  // f32 in a vector
+constexpr double kLargestRoot = 1.8446743e19;  // the square root of the largest f32
 
 struct NormConfig : KernelDefaults {
     static constexpr int batch = 4;                   // loads under way per thread
@@ -122,6 +124,13 @@ X2CT_DEVICE void adamw_norm_body(const AdamWParams& p) {
     double mine = 0.0;
     X2CT_UNROLL
     for (int j = 0; j < kWidth; ++j) mine += sum[j];
+    if (!isfinite(mine)) {  // squares beyond f32, though the gradients may be finite: this thread's once more, in f64
+        mine = 0.0;
+        for (v = 0; v < visits; ++v) {
+            const uint64_t i = first + v * stride;
+            for (uint64_t k = i; k < i + kWidth && k < p.n; ++k) mine += double(p.gradient[k]) * p.gradient[k];
+        }
+    }
     const double total = block_total(mine, s);
     if (threadIdx.x == 0) p.partial[blockIdx.x] = total;
 }
@@ -135,13 +144,15 @@ X2CT_DEVICE void adamw_finish_body(const AdamWParams& p) {
     if (threadIdx.x == 0) {
         AdamWState& state = *p.state;
         const double norm = sqrt(total);
-        const bool finite = isfinite(norm);
-        const double clip = state.max_norm > 0.0 ? state.max_norm / (norm + 1e-6) : 1.0;
+        const double wanted = state.max_norm > 0.0 ? state.max_norm / (norm + 1e-6) : 1.0;
+        const double clip = wanted < 1.0 ? wanted : 1.0;
+        // What is left after clipping must have a square in f32, or v would be infinite for ever.
+        const bool finite = isfinite(norm) && norm * clip < kLargestRoot;
         state.grad_norm = norm;
         state.finite = finite;
         state.step += finite;
         state.skipped += !finite;
-        state.clip = finite ? float(clip < 1.0 ? clip : 1.0) : 0.0f;
+        state.clip = finite ? float(clip) : 0.0f;
         state.inverse_sqrt_bias2 = float(1.0 / sqrt(1.0 - pow(p.beta2, double(state.step))));
         s.bias1 = 1.0 - pow(p.beta1, double(state.step));
     }

@@ -49,7 +49,7 @@ pub struct StepReport {
     pub grad_norm: f64,
     /// What the gradients were multiplied by.
     pub clip: f32,
-    /// The norm was not finite: parameters, moments and the step count are as before.
+    /// The norm was not finite, or its square after clipping beyond f32: parameters, moments and the step count are as before.
     pub skipped: bool,
     /// Updates done so far.
     pub step: u64,
@@ -179,7 +179,7 @@ impl AdamW {
         Ok(StepReport { grad_norm: state.grad_norm, clip: state.clip, skipped: state.finite == 0, step: state.step })
     }
 
-    /// Steps that were skipped because the norm was not finite; waits for the device.
+    /// Steps that were skipped ([`StepReport::skipped`]); waits for the device.
     pub fn skipped(&self) -> Result<u64> {
         Ok(self.read_state()?.skipped)
     }

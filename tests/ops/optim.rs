@@ -124,7 +124,7 @@ fn groups_have_their_own_rates() {
 fn a_norm_that_is_not_finite_skips_the_step() {
     let n = 5000;
     for (name, device) in devices() {
-        for bad in [f32::NAN, f32::INFINITY, 1e30] {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let parameters = tensor(&device, &normal(1, n));
             let mut optimizer = AdamW::new(&parameters, &one_group(n, 0.1), Hyper::default()).unwrap();
             let good = tensor(&device, &normal(2, n));
@@ -143,6 +143,42 @@ fn a_norm_that_is_not_finite_skips_the_step() {
             assert!(!report.skipped && report.step == 2, "{name} {report:?}");
             assert_ne!(state(&optimizer), before, "{name}");
         }
+    }
+}
+
+/// Squares of gradients beyond 1.8e19 do not fit into f32; the gradients do, and so does what clipping leaves of them.
+#[test]
+fn a_norm_does_not_overflow_where_the_gradients_do_not() {
+    let (n, lr) = (20_011, 1e-3);
+    for (name, device) in devices() {
+        for large in [2e19, 1e30, f32::MAX] {
+            let hyper = Hyper { max_norm: Some(1.0), ..Hyper::default() };
+            let (p, mut g) = (normal(1, n), normal(2, n));
+            for i in [0, 777, n - 1] {
+                g[i] = large;
+            }
+            let mut optimizer = AdamW::new(&tensor(&device, &p), &one_group(n, 0.0), hyper).unwrap();
+            let mut reference = Reference::new(&p, hyper);
+            let report = optimizer.step(&tensor(&device, &g), lr).unwrap();
+            let norm = reference.step(&g, lr, &one_group(n, 0.0));
+            assert!(!report.skipped && (report.grad_norm / norm - 1.0).abs() < 1e-6, "{name} {report:?} for {norm}");
+            assert_close(&format!("{name} {large}"), &optimizer.exp_avg().to_vec().unwrap(), &reference.m, 1e-6);
+        }
+    }
+}
+
+/// Without clipping, a square beyond f32 would make the second moment infinite and its parameter deaf for good.
+#[test]
+fn a_square_that_the_second_moment_cannot_hold_skips_the_step() {
+    let n = 5000;
+    for (name, device) in devices() {
+        let p = normal(1, n);
+        let mut optimizer = AdamW::new(&tensor(&device, &p), &one_group(n, 0.0), Hyper::default()).unwrap();
+        let mut g = normal(2, n);
+        g[n / 2] = 1e30;
+        let report = optimizer.step(&tensor(&device, &g), 1e-3).unwrap();
+        assert!(report.skipped && (report.grad_norm / 1e30 - 1.0).abs() < 1e-6, "{name} {report:?}");
+        assert_eq!(optimizer.parameters().to_vec().unwrap(), p, "{name}");
     }
 }
 
