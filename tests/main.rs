@@ -19,6 +19,7 @@ mod layout;
 #[cfg(feature = "cli")]
 mod malformed;
 mod nifti;
+mod nifti_forms;
 mod ops;
 #[cfg(feature = "cli")]
 mod output;

@@ -46,7 +46,7 @@ fn a_full_output_is_one_line_and_a_closed_one_none() {
         assert_eq!((output.status.code(), said(&output).as_str()), (Some(0), ""), "{arguments}");
         // An error that cannot be said is still an exit code.
         let output = command(folder.path(), "model vgg16").stdout(full()).stderr(full()).status().unwrap();
-        assert_eq!(output.code(), Some(1));
+        assert_eq!(output.code(), Some(2));
     }
 }
 

@@ -104,7 +104,7 @@ mod cli {
         let folder = tempfile::tempdir().unwrap();
         let volume = CtVolume { slope: 2.0, intercept: -24.0, ..padded(-2048) };
         nifti::write(folder.path().join("a.nii.gz"), &volume).unwrap();
-        let output = preprocess(folder.path(), "a.nii.gz --preset x2ct --out a.safetensors --json");
+        let output = preprocess(folder.path(), "a.nii.gz --force --preset x2ct --out a.safetensors --json");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let report: Value = serde_json::from_slice(&output.stdout).unwrap();
         let preset = Preset::x2ct();
@@ -128,9 +128,9 @@ mod cli {
         // The same again gives the same bytes; bf16 and the other clip another preset or type.
         let bytes = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
         let first = bytes("a.safetensors");
-        assert!(preprocess(folder.path(), "a.nii.gz --preset x2ct --out a.safetensors").status.success());
+        assert!(preprocess(folder.path(), "a.nii.gz --force --preset x2ct --out a.safetensors").status.success());
         assert_eq!(bytes("a.safetensors"), first);
-        let run = "a.nii.gz --preset x2ct --clip-after --dtype bf16 --out half.safetensors";
+        let run = "a.nii.gz --force --preset x2ct --clip-after --dtype bf16 --out half.safetensors";
         assert!(preprocess(folder.path(), run).status.success());
         let half = read(&folder.path().join("half.safetensors"));
         assert_eq!(half.get("preset_digest").unwrap(), preset.clip_after().digest());
@@ -198,7 +198,7 @@ mod cli {
         nifti::write(at("train_1_a_1.nii.gz"), &CtVolume { affine: lie, slope: 9.0, ..padded(-1000) }).unwrap();
         let table = "VolumeName,RescaleSlope,RescaleIntercept,XYSpacing,ZSpacing\ntrain_1_a_1.nii.gz,2,-500,\"[0.6, 0.6]\",1.9\n";
         std::fs::write(at("rate.csv"), table).unwrap();
-        let run = "train_1_a_1.nii.gz --preset x2ct --hu-source csv --metadata rate.csv --out rate.safetensors";
+        let run = "train_1_a_1.nii.gz --force --preset x2ct --hu-source csv --metadata rate.csv --out rate.safetensors";
         let output = preprocess(folder.path(), run);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let affine = x2ct::ct::Affine::centred(x2ct::ct::AxisCodes::LPS, [0.6, 0.6, 1.9], [24, 22, 8]).unwrap();

@@ -62,7 +62,7 @@ fn formats_are_told_apart_by_content() {
         "{text}"
     );
     std::fs::write(at("text.nii"), "no volume").unwrap();
-    assert!(message("text.nii").contains("not a NIfTI file"));
+    assert!(message("text.nii").contains("is a text file, no CT volume"));
     std::fs::write(at("slice.dcm"), [&[0; 128][..], b"DICM"].concat()).unwrap();
     assert!(message("slice.dcm").contains("give the folder"));
     std::fs::write(at("empty.nii"), "").unwrap();

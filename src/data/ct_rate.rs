@@ -410,7 +410,8 @@ impl CtRate {
 
     /// Where volumes are to be had when their folder is not there: another root or another release.
     pub(crate) fn hint_without_folder(&self) -> String {
-        if let Some(near) = root_near(&self.root, self.split) {
+        let near = root_near(&self.root, self.split);
+        if let Some(near) = near.filter(|near| folder(near, self.split, self.hu_source).is_dir()) {
             return format!("the data set's root is {}, name that", near.display());
         }
         let (other, name) = match self.hu_source {

@@ -1,5 +1,6 @@
 //! What tests share: the devices an operator is tried on, seeded data, and the one comparator.
 
+pub mod nifti;
 pub mod npz;
 
 use std::path::{Path, PathBuf};

@@ -11,9 +11,10 @@
 //! | no code set | pixdim, LPS | pixdim, LAS | pixdim, LAS; said |
 //!
 //! Where the two forms name other patient directions for the voxel axes, no side can be vouched for, and pictures carry no
-//! letters. (SimpleITK 2.5, nibabel 5.3, run on such files.)
+//! letters. (SimpleITK 2.5.7 and nibabel 5.4.2, run on such files; SimpleITK overlooks a mirror about a common origin.)
 
 use crate::ct::geometry::Affine;
+use crate::ct::read::Problem;
 use crate::ct::volume::AffineSource;
 
 /// Relative difference of voxel sizes that is more than a writer's rounding.
@@ -28,12 +29,13 @@ pub(super) struct Settled {
     pub remark: Option<String>,
 }
 
-/// Of an sform beside the sizes of pixdim, where those are any.
-pub(super) fn sform_alone(sform: Affine, pixdim: Option<[f64; 3]>) -> Settled {
+/// Of an sform beside the sizes of pixdim, or why those are none.
+pub(super) fn sform_alone(sform: Affine, pixdim: Result<[f64; 3], Problem>) -> Settled {
     let source = AffineSource::Sform;
-    match pixdim.filter(|&sizes| differ(sform.spacing(), sizes)) {
-        None => Settled { affine: sform, source, remark: None },
-        Some(sizes) => {
+    match pixdim {
+        Err(why) => Settled { affine: sform, source, remark: Some(unusable("pixdim", "sform", &why)) },
+        Ok(sizes) if !differ(sform.spacing(), sizes) => Settled { affine: sform, source, remark: None },
+        Ok(sizes) => {
             let (affine, whose) = resized(sform, sform.spacing(), sizes);
             let (s, p) = (text(sform.spacing()), text(sizes));
             let remark =
@@ -73,6 +75,11 @@ pub(super) fn settle(sform: Affine, sform_code: i32, qform: Affine) -> Settled {
         remark += " Left and right are not known, and letters are left out.";
     }
     Settled { affine, source, remark: Some(remark) }
+}
+
+/// The remark where one description cannot be used.
+pub(super) fn unusable(this: &str, other: &str, why: &Problem) -> String {
+    format!("Its {this} is unusable ({}): the {other} is taken.", why.what)
 }
 
 /// `affine` with the sizes that count, and whose they are.

@@ -3,7 +3,7 @@
 //! By hand rather than through the `nifti` crate: its header types panic when bitpix contradicts datatype, it turns a
 //! NaN slope into NaN or zero voxels, and it reads no NIfTI-2. The dozen fields that matter fit in one table of offsets.
 
-use super::forms::Settled;
+use super::forms::{Settled, settle, sform_alone, unusable};
 use crate::content::Content;
 use crate::ct::geometry::{Affine, AxisCodes};
 use crate::ct::read::Problem;
@@ -261,8 +261,6 @@ impl Raw {
             (self.sform_code != 0).then(|| known("sform_code", self.sform_code).and_then(|()| self.sform(unit)));
         let qform =
             (self.qform_code != 0).then(|| known("qform_code", self.qform_code).and_then(|()| self.qform(unit)));
-        let fallen =
-            |from: &str, to: &str, why: &Problem| format!("Its {from} is unusable ({}): the {to} is taken.", why.what);
         let settled = match (sform, qform) {
             (None, None) => {
                 let affine =
@@ -270,13 +268,13 @@ impl Raw {
                 let remark = "It has no orientation: left and right are assumed, not known, and letters are left out.";
                 Settled { affine, source: AffineSource::Pixdim, remark: Some(remark.into()) }
             }
-            (Some(Ok(sform)), None) => super::forms::sform_alone(sform, self.sizes(unit).ok()),
-            (Some(Ok(sform)), Some(Ok(qform))) => super::forms::settle(sform, self.sform_code, qform),
+            (Some(Ok(sform)), None) => sform_alone(sform, self.sizes(unit)),
+            (Some(Ok(sform)), Some(Ok(qform))) => settle(sform, self.sform_code, qform),
             (Some(Ok(affine)), Some(Err(why))) => {
-                Settled { affine, source: AffineSource::Sform, remark: Some(fallen("qform", "sform", &why)) }
+                Settled { affine, source: AffineSource::Sform, remark: Some(unusable("qform", "sform", &why)) }
             }
             (Some(Err(why)), Some(Ok(affine))) => {
-                Settled { affine, source: AffineSource::Qform, remark: Some(fallen("sform", "qform", &why)) }
+                Settled { affine, source: AffineSource::Qform, remark: Some(unusable("sform", "qform", &why)) }
             }
             (None, Some(qform)) => Settled { affine: qform?, source: AffineSource::Qform, remark: None },
             (Some(Err(why)), _) => return Err(why),
