@@ -276,8 +276,11 @@ impl Lines<'_> {
 
 /// What bytes are that are no table, and what to do about it.
 fn no_table(bytes: &[u8]) -> Option<(String, &'static str)> {
-    let utf16 = bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff");
-    if utf16 || bytes.iter().skip(1).step_by(2).take(64).filter(|&&b| b == 0).count() > 32 {
+    let marked = bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff");
+    // In most languages one byte of every pair is zero.
+    let pairs = bytes.chunks_exact(2).take(64);
+    let zero = |byte: usize| pairs.clone().filter(|pair| pair[byte] == 0).count() * 2 > pairs.len();
+    if marked || zero(0) || zero(1) {
         return Some(("is UTF-16 text".into(), "save it as comma-separated text in UTF-8"));
     }
     match Content::of(&bytes[..bytes.len().min(4096)]) {

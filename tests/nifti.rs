@@ -241,7 +241,8 @@ fn a_bad_header_field_is_named() {
     refused(spoil(108, &3e38f32.to_le_bytes()), "ask for");
     refused(spoil(344, b"ni1\0"), ".hdr/.img pair");
     refused(spoil(344, b"abc\0"), "magic");
-    refused(spoil(0, b"PK\x03\x04"), "not a NIfTI file");
+    refused(spoil(0, b"PK\x03\x04"), "is a zip archive, no CT volume");
+    refused(spoil(0, b"\x01\x02\x03\x04"), "not a NIfTI file");
     let mut two = File::sample(2, false).bytes();
     two[8] = b'\n';
     refused(nifti::read_bytes(&two, "case.nii"), "magic");

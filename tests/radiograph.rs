@@ -358,7 +358,7 @@ fn the_command_says_how_a_file_was_made() {
         (&["--rotation", "1,2"], "give 3 numbers, such as 10,-5.5,0"),
         (&["--window", "3,1"], "is not a range"),
         (&["--percentiles", "1,99", "--window", "0,1"], "cannot be used with"),
-        (&["--film-width", "-1"], "positive width"),
+        (&["--film-width", "-1"], "give a number from 0.001 to 100"),
         (&["--view", "axial"], "right-lateral"),
     ] {
         let (ok, _, err) = drr(&[&[&ct, "--out", &path("z.png"), "--mode", "film"], extra].concat());
