@@ -94,6 +94,39 @@ fn volumes_come_back_in_the_models_order_wherever_they_are_stored() {
 }
 
 #[test]
+fn what_no_chest_ct_comes_out_as_is_not_loaded() {
+    let (device, folder) = (Device::host(), tempfile::tempdir().unwrap());
+    for dtype in [DType::F32, DType::Bf16] {
+        let bytes = |value: f32| match dtype {
+            DType::F32 => value.to_le_bytes().to_vec(),
+            DType::Bf16 => half::bf16::from_f32(value).to_le_bytes().to_vec(),
+        };
+        let mut infinite = stored(1, dtype);
+        let at = infinite.len() - dtype.size();
+        infinite[at..].copy_from_slice(&bytes(f32::NEG_INFINITY));
+        let mut not_a_number = stored(1, dtype);
+        not_a_number[..dtype.size()].copy_from_slice(&bytes(f32::NAN));
+        for (data, says) in [
+            (bytes(0.5).repeat(VOXELS), "train_2_a_1 is one value everywhere"),
+            (infinite, "train_2_a_1 has 1 voxels that are not finite"),
+            (not_a_number, "train_2_a_1 has 1 voxels that are not finite"),
+        ] {
+            folder_of(folder.path(), dtype);
+            let path = folder.path().join("train_2_a_1.safetensors");
+            write_one(&path, dtype, &data, &preset(), [1, SHAPE[0], SHAPE[1], SHAPE[2]]);
+            let set = VolumeSet::read(folder.path()).unwrap();
+            assert!(set.load(&device, &[0, 2]).is_ok(), "the others are sound");
+            let error = set.load(&device, &[1]).unwrap_err().to_string();
+            assert!(error.contains(says) && error.contains("train_2_a_1.safetensors"), "{error}");
+            // Nor does it get into a packed file.
+            let packed = folder.path().join("packed");
+            assert!(set.write(&packed).unwrap_err().to_string().contains(says));
+            assert!(!packed.exists());
+        }
+    }
+}
+
+#[test]
 fn reading_ahead_changes_nothing() {
     let device = Device::host();
     let loader = VolumeLoader::new(&device, Arc::new(in_memory(DType::F32)));

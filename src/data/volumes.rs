@@ -262,15 +262,23 @@ impl VolumeSet {
         }
     }
 
-    /// Refuses a stored volume that is one value everywhere, which no chest CT comes out as.
+    /// Refuses a stored volume that no chest CT comes out as: one value everywhere, or voxels that are not finite.
     fn check_content(&self, path: &Path, index: usize, data: &[u8]) -> Result<()> {
         let voxel = self.dtype.size();
         // Periodic by one voxel: every byte is the one a voxel before it.
-        if data[voxel..] != data[..data.len() - voxel] {
-            return Ok(());
-        }
-        let problem = format!("{} is one value everywhere: no chest CT", self.ids[index]);
-        Err(Error::file(path, problem, "check the CT it was made of, and leave it out"))
+        let constant = data[voxel..] == data[..data.len() - voxel];
+        // The sign and the exponent are the last two bytes of both types.
+        let endless = data.chunks_exact(voxel).filter(|bytes| {
+            let exponent = u16::from_le_bytes([bytes[voxel - 2], bytes[voxel - 1]]);
+            exponent & 0x7f80 == 0x7f80
+        });
+        let problem = match (constant, endless.count()) {
+            (_, count @ 1..) => format!("has {count} voxels that are not finite"),
+            (true, _) => "is one value everywhere: no chest CT".into(),
+            (false, 0) => return Ok(()),
+        };
+        let hint = "check the CT it was made of, and leave it out";
+        Err(Error::file(path, format!("{} {problem}", self.ids[index]), hint))
     }
 
     /// Volumes as the model takes them, [rows, 1, H, W, D], in device memory.
