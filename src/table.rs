@@ -231,6 +231,11 @@ impl BadRow {
         }
     }
 
+    /// Whether the row is about this volume, named without an ending.
+    pub fn is_about(&self, name: &str) -> bool {
+        self.about.as_ref().is_some_and(|about| about.trim().trim_end_matches(".nii.gz") == name)
+    }
+
     /// The row as an error, whose field is the row's place.
     pub fn error(&self) -> Error {
         let (path, field, problem) = (self.table.clone(), Some(self.place()), self.problem.clone());

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use std::fs;
 use std::path::{Path, PathBuf};
 use x2ct::data::cache::EmbeddingCache;
-use x2ct::data::ct_rate::{Acquisition, CtRate, HuSource, LeftOut, Report, Split, Volume, VolumeName, Why};
+use x2ct::data::ct_rate::{self, Acquisition, CtRate, HuSource, LeftOut, Report, Split, Volume, VolumeName, Why};
 use x2ct::data::provenance::Provenance;
 use x2ct::data::rows;
 use x2ct::labels::{self, Wording};
@@ -392,9 +392,24 @@ fn volumes_that_a_table_lacks_are_named_with_it_and_other_places_are_found() {
         &["valid_predicted_labels.csv: has no row for valid_2_a_1"],
     );
     assert_says(&read.absence(&name("valid_7_a_1")).to_string(), &["validation_metadata.csv: has no row"]);
+    // Which table disagrees with the others.
+    let reports = table(root.path(), REPORTS);
+    let text = fs::read_to_string(&reports).unwrap();
+    fs::write(&reports, text.replace("valid_1_a_2", "valid_8_a_1")).unwrap();
+    let lacks = |what: &str| format!("has no row for {what} volume(s) that another table has: ");
+    assert_eq!(
+        ct_rate::disagreements(root.path(), Split::Valid),
+        [
+            (reports.clone(), lacks("1") + "valid_1_a_2"),
+            (read.left_out[0].file.clone(), lacks("2") + "valid_2_a_1, valid_8_a_1"),
+            (table(root.path(), METADATA), lacks("1") + "valid_8_a_1"),
+        ]
+    );
     // The labels by themselves know what they know, whatever the other tables lack.
-    fs::remove_file(table(root.path(), REPORTS)).unwrap();
-    let labels = x2ct::data::ct_rate::labels_of(root.path(), Split::Valid).unwrap();
+    fs::remove_file(reports).unwrap();
+    assert_eq!(ct_rate::disagreements(root.path(), Split::Valid).len(), 1);
+    let (found, labels) = ct_rate::labels_of(root.path(), Split::Valid).unwrap();
+    assert_eq!(found, read.left_out[0].file);
     assert_eq!(labels.order, [name("valid_1_a_1"), name("valid_1_a_2")]);
     assert_eq!(labels.rows[&name("valid_1_a_2")], written.volumes[1].labels);
 }

@@ -449,12 +449,14 @@ fn same_ranks(one: &ZeroShot, e: &ZeroShot) {
 #[test]
 fn the_table_of_labels_is_read_back() {
     let z = detection(1.0);
-    let text = z.csv();
+    let text = z.csv([("checkpoint", "ab12"), ("cache", "cd34")]);
     let mut reader = csv::Reader::from_reader(text.as_bytes());
     let header = reader.headers().unwrap().clone();
     let at = |row: &csv::StringRecord, column: &str| row[header.iter().position(|h| h == column).unwrap()].to_string();
     let rows: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
     assert!(rows.iter().map(|row| at(row, "label")).eq(labels::NAMES));
+    let digests = |row| [at(row, "digest_checkpoint"), at(row, "digest_cache")];
+    assert!(rows.iter().all(|row| digests(row) == ["ab12", "cd34"]));
     assert_eq!(
         (at(&rows[0], "positives").as_str(), at(&rows[0], "auc"), at(&rows[0], "youden_f1")),
         ("0", "".into(), "".into())

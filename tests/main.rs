@@ -15,6 +15,10 @@ mod golden;
 mod gradient_cache;
 mod image;
 mod ingest;
+#[cfg(feature = "cli")]
+mod joins;
+#[cfg(feature = "cli")]
+mod json;
 mod layout;
 #[cfg(feature = "cli")]
 mod malformed;

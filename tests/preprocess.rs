@@ -109,7 +109,7 @@ mod cli {
         let report: Value = serde_json::from_slice(&output.stdout).unwrap();
         let preset = Preset::x2ct();
         assert_eq!(report["preset_digest"], preset.digest());
-        assert_eq!(report["volumes"][0]["shape"], serde_json::json!([1, 15, 15, 14]));
+        assert_eq!(report["rows"][0]["shape"], serde_json::json!([1, 15, 15, 14]));
 
         let archive = read(&folder.path().join("a.safetensors"));
         let (shape, values) = archive.f32("volume").unwrap();
@@ -119,6 +119,7 @@ mod cli {
         assert_eq!(archive.get("preset_digest").unwrap(), preset.digest());
         assert_eq!(archive.get_json::<Preset>("preset").unwrap(), preset);
         assert_eq!(archive.get("input").unwrap(), "a.nii.gz");
+        assert_eq!(archive.get("ct_digest").unwrap(), x2ct::data::provenance::of_ct(&stored));
         let source: Value = archive.get_json("hu_source").unwrap();
         assert_eq!(source, serde_json::json!({"from": "file", "slope": 2.0, "intercept": -24.0}));
         let geometry: Value = archive.get_json("geometry").unwrap();

@@ -5,9 +5,10 @@ use std::sync::atomic::AtomicBool;
 
 use serde_json::{Value, json};
 use x2ct::Device;
-use x2ct::ct::{Mode, Preset, Projection, RadiographOptions};
+use x2ct::ct::{Affine, AxisCodes, CtVolume, Mode, Preset, Projection, RadiographOptions, nifti};
+use x2ct::data::cache::EmbeddingCache;
 use x2ct::data::phantom_set::{PhantomSet, PhantomStudy};
-use x2ct::data::provenance::{Provenance, difference, fields, short};
+use x2ct::data::provenance::{Provenance, difference, fields, of_ct, short};
 use x2ct::data::radiographs::{RadiographSet, settings};
 use x2ct::data::text::{HashedNgrams, TextFeatures};
 use x2ct::data::volumes::VolumeSet;
@@ -189,8 +190,50 @@ fn files_of_other_writers_are_unknown_and_a_changed_entry_is_refused() {
         archive.put_f32(name, &[values.len() / cache.dim, cache.dim], values);
     }
     archive.write(&path).unwrap();
-    let error = x2ct::data::cache::EmbeddingCache::read(&path).unwrap_err().to_string();
+    let error = EmbeddingCache::read(&path).unwrap_err().to_string();
     assert!(error.contains("again.safetensors: its content has digest") && error.contains("it was changed"), "{error}");
+}
+
+#[test]
+fn what_python_records_is_the_same_chain() {
+    let read = |name: &str| format!("tests/golden/{name}_from_python.safetensors");
+    let (cache, old) =
+        (EmbeddingCache::read(read("cache_recorded")).unwrap(), EmbeddingCache::read(read("cache")).unwrap());
+    let (of_cache, of_old) = (cache.provenance(), old.provenance());
+    assert!(of_cache.known && !of_old.known && of_cache.digest == of_old.digest && of_cache.rows == 3);
+    assert_eq!(of_cache.settings["checkpoint"], "c".repeat(64));
+    assert_eq!(of_cache.settings["pad"], -1);
+    let text = TextFeatures::read(read("text_recorded")).unwrap().provenance();
+    assert!(text.known && text.settings["text_model"] == "x" && text.undecided("text").is_empty());
+    // The reports are the same to both writers.
+    let texts = ["Emphysema.", "No emphysema.", "Größe normal."];
+    let ours = HashedNgrams::default().features(cache.ids.clone(), &texts).unwrap().provenance();
+    for from in [&of_cache.from, &text.from] {
+        assert_eq!(from["reports"], ours.from["reports"]);
+    }
+    // Another teacher's weights are told apart, by both digests.
+    let mut other = of_cache.clone();
+    other.settings["checkpoint"] = json!("d".repeat(64));
+    let error = of_cache.expect_alike("cache", &other).unwrap_err().to_string();
+    assert!(error.starts_with("cache: checkpoint: trained on cccc") && error.contains("these are dddd"), "{error}");
+}
+
+#[test]
+fn volumes_know_the_ct_they_were_made_of() {
+    let ct = |shift: i16, spacing: f64| {
+        let voxels: Vec<i16> = (0..60).map(|v| v * 30 - 900 + shift).collect();
+        CtVolume::new(voxels.into(), [5, 4, 3], Affine::centred(AxisCodes::LPS, [spacing; 3], [5, 4, 3]).unwrap())
+            .unwrap()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let read = |name: &str| {
+        nifti::write(folder.path().join(name), &ct(0, 60.0)).unwrap();
+        nifti::read(folder.path().join(name)).unwrap()
+    };
+    // Of the content, not of the file.
+    assert_eq!(of_ct(&read("a.nii")), of_ct(&read("b.nii.gz")));
+    let digests = [ct(0, 60.0), ct(1, 60.0), ct(0, 61.0), CtVolume { slope: 2.0, ..ct(0, 60.0) }].map(|ct| of_ct(&ct));
+    assert!((0..4).all(|i| !digests[..i].contains(&digests[i])));
 }
 
 fn config(radiographs: &str, lr: f64) -> TrainConfig {

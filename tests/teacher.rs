@@ -195,7 +195,7 @@ fn a_model_without_a_text_tower_hands_the_embeddings_on() {
 }
 
 #[cfg(feature = "cli")]
-mod circle {
+pub mod circle {
     use serde_json::Value;
     use x2ct::ct::{HuSource, Preset, nifti};
     use x2ct::data::ct_rate::{CtRate, Split};
@@ -206,7 +206,7 @@ mod circle {
     use crate::cli::{json, succeed, x2ct};
 
     /// The volumes of a split, prepared at their own size: what `x2ct preprocess` does at the published one.
-    fn prepare(at: &std::path::Path, split: Split) {
+    pub fn prepare(at: &std::path::Path, split: Split) {
         let data = CtRate::read(at, split, ct_rate::HuSource::AlreadyHu).unwrap();
         let preset = Preset { name: "small".into(), spacing: [12.0; 3], size: None, ..Preset::dcformer() };
         let (mut ids, mut voxels) = (Vec::new(), Vec::new());
@@ -220,7 +220,8 @@ mod circle {
         set.write(&at.join(format!("{}.volumes.safetensors", split.name()))).unwrap();
     }
 
-    const CT: &str = "out = \"ct\"\nepochs = 2\nbatch = 4\ndtype = \"f32\"\n\
+    /// A small CT encoder on what [`prepare`] leaves.
+    pub const CT: &str = "out = \"ct\"\nepochs = 2\nbatch = 4\ndtype = \"f32\"\n\
         [model]\nname = \"dcformer\"\nchannels = [4, 4, 8, 8, 16]\nblocks = [1, 1, 1, 1]\nkernels = [5, 3, 3, 3]\n\
         embedding = 32\ntext_features = 64\n\
         [data]\nvolumes = \"train.volumes.safetensors\"\ntext = \"train.text.safetensors\"\n[optimizer]\nlr = 1e-3\n";
@@ -283,7 +284,16 @@ mod circle {
         for part in ["IR: CT from report", "TR: report from CT", "weighted F1", "micro recall", labels::NAMES[17]] {
             assert!(table.contains(part), "{part} is not in {table}");
         }
-        assert_eq!(std::fs::read_to_string(at.join("labels.csv")).unwrap().lines().count(), 1 + labels::COUNT);
+        let written = std::fs::read_to_string(at.join("labels.csv")).unwrap();
+        let names = |line: &str| line.rsplitn(4, ',').take(3).map(String::from).collect::<Vec<_>>();
+        let lines: Vec<_> = written.lines().map(names).collect();
+        assert_eq!(
+            (lines.len(), &lines[0][..]),
+            (1 + labels::COUNT, &["digest_text", "digest_volumes", "digest_checkpoint"].map(String::from)[..])
+        );
+        let digests =
+            ["text", "volumes", "checkpoint"].map(|name| scores["digests"][name].as_str().unwrap().to_string());
+        assert!(lines[1..].iter().all(|line| line[..] == digests));
 
         let failed = |arguments: &str, says: &str| {
             let output = x2ct(at, arguments);

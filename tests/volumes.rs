@@ -44,7 +44,13 @@ fn in_memory(dtype: DType) -> VolumeSet {
 
 /// As `x2ct preprocess` writes it.
 fn write_one(path: &Path, dtype: DType, data: &[u8], preset: &Preset, shape: [usize; 4]) {
-    let metadata = [("preset", json!(preset).to_string()), ("preset_digest", preset.digest())];
+    write_of(path, dtype, data, preset, shape, None);
+}
+
+/// The same, with the digest of the CT it was made of.
+fn write_of(path: &Path, dtype: DType, data: &[u8], preset: &Preset, shape: [usize; 4], ct: Option<String>) {
+    let mut metadata = vec![("preset", json!(preset).to_string()), ("preset_digest", preset.digest())];
+    metadata.extend(ct.map(|ct| ("ct_digest", ct)));
     let kind = if dtype == DType::F32 { Dtype::F32 } else { Dtype::BF16 };
     let mut stream = TensorStream::create(path, volumes::ONE, &metadata, "volume", kind, &shape).unwrap();
     stream.append(data).unwrap();
@@ -56,6 +62,29 @@ fn folder_of(at: &Path, dtype: DType) {
         let path = at.join(format!("{id}.safetensors"));
         write_one(&path, dtype, &stored(i, dtype), &preset(), [1, SHAPE[0], SHAPE[1], SHAPE[2]]);
     }
+}
+
+/// A set knows the CTs it was made of if every volume does, in a folder and packed, and another CT is another content.
+#[test]
+fn a_set_names_the_cts_it_was_made_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |i: usize, ct: Option<&str>| {
+        let path = folder.path().join(format!("{}.safetensors", ids()[i]));
+        let shape = [1, SHAPE[0], SHAPE[1], SHAPE[2]];
+        write_of(&path, DType::F32, &stored(i, DType::F32), &preset(), shape, ct.map(|ct| ct.repeat(64)));
+    };
+    let read = || VolumeSet::read(folder.path()).unwrap().provenance().unwrap();
+    (0..3).for_each(|i| write(i, Some("a")));
+    let all = read();
+    assert!(all.from["ct"].known && all.from["ct"].rows == 3 && all.undecided("volumes").is_empty());
+    let packed = folder.path().join("packed");
+    VolumeSet::read(folder.path()).unwrap().write(&packed).unwrap();
+    assert_eq!(VolumeSet::read(&packed).unwrap().provenance().unwrap(), all);
+    write(1, Some("b"));
+    let other = read();
+    assert!(other.digest == all.digest && other.from["ct"].digest != all.from["ct"].digest);
+    write(1, None);
+    assert!(read().from.is_empty() && read().known, "one without: nothing is claimed of the set");
 }
 
 #[test]

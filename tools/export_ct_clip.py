@@ -34,6 +34,7 @@ WORDINGS = {
     "is-present": ("{} is present.", "{} is not present."),
 }
 TEXT_MODEL = "microsoft/BiomedVLP-CXR-BERT-specialized"
+PROVENANCE = 1  # version of the entry `provenance`
 SPACING = (1.5, 0.75, 0.75)  # z, x, y in mm
 SIZE = (480, 480, 240)  # x, y, z voxels
 
@@ -112,8 +113,32 @@ def write_atomic(path, data):
         raise
 
 
-def write_cache(path, ids, ct, report, prompts_positive, prompts_negative, teacher, checkpoint_digest, preprocessing_digest, **more):
-    """Writes an x2ct-cache-1 file; `more` becomes further metadata (strings)."""
+def content_digest(kind, pieces):
+    """As `Content` of src/data/provenance.rs: every piece behind its length."""
+
+    def chunks():
+        for piece in (kind, *pieces):
+            data = piece.encode() if isinstance(piece, str) else piece.tobytes() if isinstance(piece, np.ndarray) else piece
+            yield len(data).to_bytes(8, "little")
+            yield data
+
+    return blake3_of(chunks())
+
+
+def provenance(digest, rows, settings, **made_of):
+    """The entry of src/data/provenance.rs: what a file holds, how it was made and of what."""
+    return {"version": PROVENANCE, "digest": digest, "rows": rows, "settings": settings, "from": made_of, "known": True}
+
+
+def of_reports(ids, texts):
+    """Of reports by their texts."""
+    return provenance(content_digest("reports", (piece for pair in zip(ids, texts) for piece in pair)), len(ids), {})
+
+
+def write_cache(path, ids, ct, report, prompts_positive, prompts_negative, teacher, checkpoint_digest, preprocessing_digest,
+                settings=None, reports=None, **more):
+    """Writes an x2ct-cache-1 file; `more` becomes further metadata (strings). With `settings`, how volumes and texts were prepared,
+    and `reports`, their `of_reports`, the file records its provenance."""
     tensors = {
         "ct": unit_rows("ct", ct, len(ids)),
         "report": unit_rows("report", report, len(ids)),
@@ -126,17 +151,32 @@ def write_cache(path, ids, ct, report, prompts_positive, prompts_negative, teach
         "preprocessing_digest": preprocessing_digest,
         **more,
     }
+    if settings is not None:
+        pairs = (piece for row in zip(ids, tensors["ct"], tensors["report"]) for piece in row)
+        prompts = (tensors["prompts_positive"], tensors["prompts_negative"])
+        digest = content_digest("embedding cache", (str(tensors["ct"].shape[1]), *pairs, *prompts))
+        made = {"teacher": teacher, "checkpoint": checkpoint_digest, "preprocessing_digest": preprocessing_digest, **settings}
+        metadata["provenance"] = json.dumps(provenance(digest, len(ids), made, reports=reports))
     write_archive(path, "x2ct-cache-1", ids, metadata, tensors)
 
 
-def write_text_features(path, ids, features, prompts_positive, prompts_negative, encoder, settings_digest, **more):
-    """Writes an x2ct-text-1 file; `more` becomes further metadata (strings)."""
+def write_text_features(path, ids, features, prompts_positive, prompts_negative, encoder, settings_digest, made=None,
+                        reports=None, **more):
+    """Writes an x2ct-text-1 file; `more` becomes further metadata (strings). With `made`, how the texts were encoded, and `reports`,
+    their `of_reports`, the file records its provenance."""
     tensors = {
         "features": finite_rows("features", features, len(ids)),
         "prompts_positive": finite_rows("prompts_positive", prompts_positive, len(LABELS)),
         "prompts_negative": finite_rows("prompts_negative", prompts_negative, len(LABELS)),
     }
-    write_archive(path, "x2ct-text-1", ids, {"encoder": encoder, "settings_digest": settings_digest, **more}, tensors)
+    metadata = {"encoder": encoder, "settings_digest": settings_digest, **more}
+    if made is not None:
+        rows = (piece for row in zip(ids, tensors["features"]) for piece in row)
+        prompts = (tensors["prompts_positive"], tensors["prompts_negative"])
+        digest = content_digest("text features", (str(tensors["features"].shape[1]), *rows, *prompts))
+        made = {"encoder": encoder, "settings_digest": settings_digest, **made}
+        metadata["provenance"] = json.dumps(provenance(digest, len(ids), made, reports=reports))
+    write_archive(path, "x2ct-text-1", ids, metadata, tensors)
 
 
 def write_archive(path, form, ids, metadata, tensors):
@@ -387,9 +427,10 @@ def run(args, teacher, checkpoint_digest):
     if not names:
         raise Refused("no volume could be embedded")
     positive, negative = (teacher.texts([wording.format(p) for p in LABELS]) for wording in WORDINGS[args.wording])
+    ids, texts = [n.removesuffix(".nii.gz") for n in names], {v[0]: v[1] for v in wanted}
     write_cache(
         args.out,
-        [n.removesuffix(".nii.gz") for n in names],
+        ids,
         np.stack([done[n][0] for n in names]),
         np.stack([done[n][1] for n in names]),
         positive,
@@ -398,6 +439,8 @@ def run(args, teacher, checkpoint_digest):
         checkpoint_digest=checkpoint_digest,
         preprocessing_digest=digest,
         preprocessing=text,
+        settings=json.loads(text),
+        reports=of_reports(ids, [texts[n] for n in names]),
     )
     print(f"wrote {args.out}: {len(names)} volumes, {len(failed)} left out")
     if args.text_features:
@@ -407,23 +450,27 @@ def run(args, teacher, checkpoint_digest):
 
 def export_text_features(args, teacher, checkpoint_digest, wanted, batch=16):
     """What DCFormer's text side starts from, with its prompts; minutes where the volumes take days, so nothing is kept between."""
-    settings = json.dumps({
+    made = {
         "text": "findings+impressions, Not given. dropped, quotes and parentheses deleted",
         "text_model": TEXT_MODEL,
         "checkpoint_digest": checkpoint_digest,
         "prompts": WORDINGS["is-present"],
-    }, sort_keys=True)
+    }
+    settings = json.dumps(made, sort_keys=True)
+    ids = [v[0].removesuffix(".nii.gz") for v in wanted]
     features = [teacher.features([v[1] for v in wanted[i : i + batch]]) for i in range(0, len(wanted), batch)]
     positive, negative = (teacher.features([wording.format(p) for p in LABELS]) for wording in WORDINGS["is-present"])
     write_text_features(
         args.text_features,
-        [v[0].removesuffix(".nii.gz") for v in wanted],
+        ids,
         np.concatenate(features),
         positive,
         negative,
         encoder="CXR-BERT as trained by CT-CLIP, [CLS]",
         settings_digest=blake3_of([settings.encode()]),
         settings=settings,
+        made=made,
+        reports=of_reports(ids, [v[1] for v in wanted]),
     )
     print(f"wrote {args.text_features}: {len(wanted)} reports")
 

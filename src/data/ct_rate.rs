@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::labels;
 use crate::table::{BadRow, Keyed, first_of};
 use rayon::prelude::*;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -167,7 +167,7 @@ impl Report {
 pub struct Acquisition {
     pub slope: f64,
     pub intercept: f64,
-    /// In-plane voxel size in mm; the table's first number stands for both axes.
+    /// In-plane voxel size in mm, along both axes.
     pub spacing_xy: f64,
     /// Distance of slices in mm, where the table knows it.
     pub spacing_z: Option<f64>,
@@ -207,20 +207,49 @@ pub fn acquisition_of(table: impl AsRef<Path>, name: &VolumeName) -> Result<Acqu
     Err(Error::file(table, problem, "use the table of the volume's own split"))
 }
 
-/// The labels of a split by themselves, from the first place of the table that is there: nothing else need be known of a volume.
+/// The labels of a split by themselves and the table they stand in: nothing else need be known of a volume.
 ///
 /// # Errors
-/// A table that cannot be read or has other columns.
-pub fn labels_of(root: impl AsRef<Path>, split: Split) -> Result<Keyed<VolumeName, [bool; labels::COUNT]>> {
-    tables::labels(&Places { root: root.as_ref(), split }.labels(), split)
+/// A folder or table that cannot be read, or a table that has other columns.
+pub fn labels_of(root: impl AsRef<Path>, split: Split) -> Result<(PathBuf, Keyed<VolumeName, [bool; labels::COUNT]>)> {
+    let places = Places::open(root.as_ref(), split)?;
+    let table = places.labels();
+    let labels = tables::labels(&table, split).map_err(|e| places.misplaced(e))?;
+    Ok((table, labels))
 }
 
 /// The reports of a split by themselves, as [`labels_of`].
 ///
 /// # Errors
-/// A table that cannot be read or has other columns.
-pub fn reports_of(root: impl AsRef<Path>, split: Split) -> Result<Keyed<VolumeName, Report>> {
-    tables::reports(&Places { root: root.as_ref(), split }.reports(), split)
+/// A folder or table that cannot be read, or a table that has other columns.
+pub fn reports_of(root: impl AsRef<Path>, split: Split) -> Result<(PathBuf, Keyed<VolumeName, Report>)> {
+    let places = Places::open(root.as_ref(), split)?;
+    let table = places.reports();
+    let reports = tables::reports(&table, split).map_err(|e| places.misplaced(e))?;
+    Ok((table, reports))
+}
+
+/// Where the tables of a split disagree: each one that lacks volumes which another has, with a sentence's rest that says how many
+/// and names the first. A table that cannot be read has no part in it.
+pub fn disagreements(root: impl AsRef<Path>, split: Split) -> Vec<(PathBuf, String)> {
+    let places = Places { root: root.as_ref(), split };
+    fn names<T>(keyed: Keyed<VolumeName, T>) -> BTreeSet<VolumeName> {
+        let bad: Vec<VolumeName> = keyed.bad.iter().filter_map(volume_of).collect();
+        keyed.order.into_iter().chain(bad).collect()
+    }
+    let tables = [
+        (places.reports(), tables::reports(&places.reports(), split).map(names)),
+        (places.labels(), tables::labels(&places.labels(), split).map(names)),
+        (places.metadata(), tables::metadata(&places.metadata(), split, HuSource::AlreadyHu).map(names)),
+    ];
+    let tables: Vec<_> = tables.into_iter().filter_map(|(file, names)| Some((file, names.ok()?))).collect();
+    let all: BTreeSet<&VolumeName> = tables.iter().flat_map(|(_, names)| names).collect();
+    let lack = |(file, names): &(PathBuf, BTreeSet<VolumeName>)| {
+        let lacking: Vec<&&VolumeName> = all.iter().filter(|name| !names.contains(**name)).collect();
+        let says = format!("has no row for {} volume(s) that another table has: {}", lacking.len(), first_of(&lacking));
+        (!lacking.is_empty()).then(|| (file.clone(), says))
+    };
+    tables.iter().filter_map(lack).collect()
 }
 
 /// One reconstruction with everything the tables say about it.
@@ -282,14 +311,8 @@ impl CtRate {
     /// A folder or table that is absent or unreadable; missing or unexpected columns; no volume that all tables know.
     pub fn read(root: impl AsRef<Path>, split: Split, hu_source: HuSource) -> Result<Self> {
         let root = root.as_ref();
-        std::fs::read_dir(root).map_err(|e| Error::io(root, "read the folder", &e))?;
-        let places = Places { root, split };
-        let misplaced = |error: Error| match (&error, root_near(root, split)) {
-            (Error::File { path, problem, .. }, Some(near)) if !path.exists() => {
-                Error::file(path, problem, format!("the data set's root is {}, name that", near.display()))
-            }
-            _ => error,
-        };
+        let places = Places::open(root, split)?;
+        let misplaced = |error| places.misplaced(error);
         let [reports_at, labels_at, metadata_at] = [places.reports(), places.labels(), places.metadata()];
         let mut reports = tables::reports(&reports_at, split).map_err(misplaced)?;
         let mut labels = tables::labels(&labels_at, split).map_err(misplaced)?;
@@ -438,7 +461,8 @@ fn root_near(root: &Path, split: Split) -> Option<PathBuf> {
         let sources = [HuSource::AlreadyHu, HuSource::CsvRescale];
         sources.iter().any(|&source| folder(root, split, source).is_dir())
     };
-    if has(root) {
+    // A data set without volumes is one all the same.
+    if has(root) || root.join("dataset").is_dir() {
         return None;
     }
     let above = root.canonicalize().ok();
@@ -460,7 +484,23 @@ struct Places<'a> {
 /// Folder and file of a table.
 type Place = [String; 2];
 
-impl Places<'_> {
+impl<'a> Places<'a> {
+    /// Of a root that is a folder.
+    fn open(root: &'a Path, split: Split) -> Result<Self> {
+        std::fs::read_dir(root).map_err(|e| Error::io(root, "read the folder", &e))?;
+        Ok(Places { root, split })
+    }
+
+    /// An error about a table that is absent with the root that is meant, where there is one nearby.
+    fn misplaced(&self, error: Error) -> Error {
+        match (&error, root_near(self.root, self.split)) {
+            (Error::File { path, problem, .. }, Some(near)) if !path.exists() => {
+                Error::file(path, problem, format!("the data set's root is {}, name that", near.display()))
+            }
+            _ => error,
+        }
+    }
+
     fn reports(&self) -> PathBuf {
         self.find(&self.reports_place())
     }

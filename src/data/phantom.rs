@@ -40,6 +40,24 @@ impl Default for PhantomDataset {
     }
 }
 
+impl PhantomDataset {
+    /// Refuses sizes that make no data set.
+    ///
+    /// # Errors
+    /// No patients, unequal in-plane spacing, a grid that [`Patient::voxelise`] refuses.
+    pub fn check(&self) -> Result<()> {
+        if self.train == 0 && self.valid == 0 {
+            return Err(Error::argument("phantom data set", "no patients were asked for", "ask for at least one"));
+        }
+        let [x, y, _] = self.spacing;
+        if x != y {
+            let problem = format!("{x} and {y} mm in plane differ");
+            return Err(Error::argument("phantom spacing", problem, "CT-RATE's tables hold one in-plane spacing"));
+        }
+        check_grid(self.shape, self.spacing)
+    }
+}
+
 /// Patient `number` (from 1) of a split. Does not depend on how many patients a set holds, and no patient is in both
 /// splits.
 pub fn patient(seed: u64, split: Split, number: u32, config: &PhantomConfig) -> Patient {
@@ -55,7 +73,7 @@ pub fn patient(seed: u64, split: Split, number: u32, config: &PhantomConfig) -> 
 /// run. Tables are written last: a set that was stopped has none. Written again, a set keeps the whole volumes it has.
 ///
 /// # Errors
-/// No patients, unequal in-plane spacing, a grid that [`Patient::voxelise`] refuses, a root that holds another phantom set
+/// Those of [`PhantomDataset::check`], a root that holds another phantom set
 /// (`phantom.json` says which), or a file that cannot be written.
 pub fn write_dataset(
     root: impl AsRef<Path>,
@@ -64,17 +82,7 @@ pub fn write_dataset(
 ) -> Result<Vec<CtRate>> {
     let root = root.as_ref();
     let total = set.train as usize + set.valid as usize;
-    if total == 0 {
-        return Err(Error::argument("phantom data set", "no patients were asked for", "ask for at least one"));
-    }
-    if set.spacing[0] != set.spacing[1] {
-        return Err(Error::argument(
-            "phantom spacing",
-            format!("{} and {} mm in plane differ", set.spacing[0], set.spacing[1]),
-            "CT-RATE's tables hold one in-plane spacing",
-        ));
-    }
-    check_grid(set.shape, set.spacing)?;
+    set.check()?;
     claim(root, set)?;
     let written = AtomicUsize::new(0);
     let mut splits = Vec::new();

@@ -11,8 +11,8 @@
 //! | `settings` | how the content was made, by name |
 //! | `from` | what it was made of: the same again, by name |
 //!
-//! A checkpoint is `from` its `radiographs` and `cache` (or `volumes` and `text`), a cache from `volumes` and `reports`, text
-//! features from `reports`: so a checkpoint alone names everything it rests on. What is trained, resumed, evaluated or predicted
+//! A checkpoint is `from` its `radiographs` and `cache` (or `volumes` and `text`), a cache from `volumes` and `reports`, volumes
+//! from `ct`, text features from `reports`: so a checkpoint alone names everything it rests on. What is trained, resumed, evaluated or predicted
 //! with is compared with it, by one of two rules:
 //!
 //! - [`Provenance::expect_same`], for a run that goes on: the very content.
@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::archive::{Archive, Writer};
+use crate::ct::{CtVolume, Voxels};
 use crate::{Error, Result};
 
 const KEY: &str = "provenance";
@@ -280,6 +281,19 @@ pub fn difference(trained: &Map<String, Value>, found: &Map<String, Value>, stri
             _ => None,
         }
     })
+}
+
+/// A digest of a CT's content: stored values, shape, affine and scaling to HU; not the format or name of its file.
+pub fn of_ct(volume: &CtVolume) -> String {
+    let mut content = Content::of("CT");
+    match &volume.voxels {
+        Voxels::I16(values) => content.add(bytemuck::cast_slice::<i16, u8>(values)),
+        Voxels::F32(values) => content.add_f32(values),
+    }
+    let affine = volume.affine.rows().as_flattened().iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+    content.add(format!("{:?} {:?} {:?}", volume.shape, volume.slope, volume.intercept));
+    content.add(affine);
+    content.digest()
 }
 
 /// A digest of content, piece by piece; no two sequences of pieces have the same.

@@ -7,8 +7,9 @@
 //! # Formats
 //! `x2ct-volume-2`, one volume a file, is an [`Archive`] with the tensor `volume` [1, D, H, W] (F32 or BF16) and its companion
 //! `volume.blake3`; `x2ct-volumes-1`, the packed file, has all of them, [N, D, H, W]. Metadata: `preset`, JSON of the [`Preset`];
-//! `preset_digest`, its BLAKE3; of a packed file `ids`, a JSON array of N distinct strings, and `provenance`. Files of
-//! `x2ct-volume-1`, which have no companion, are read as well.
+//! `preset_digest`, its BLAKE3; `ct_digest`, that of the CT it was made of ([`provenance::of_ct`](super::provenance::of_ct)), which files
+//! of other writers may lack; of a packed file `ids`, a JSON array of N distinct strings, `ct_digests`, the same of all, and
+//! `provenance`. Files of `x2ct-volume-1`, which have no companion, are read as well.
 //!
 //! Opening a set reads no voxel. Every volume is verified when it is loaded.
 
@@ -49,7 +50,9 @@ pub struct VolumeSet {
     source: Source,
     /// BLAKE3 of each stored volume, once known.
     digests: OnceLock<Vec<Digest>>,
-    /// False for files that are without.
+    /// Digest of the CT that each volume was made of; empty where one is not known.
+    cts: Vec<String>,
+    /// False for files that are without a digest of their voxels.
     known: bool,
 }
 
@@ -61,8 +64,8 @@ enum Source {
     Packed(Archive),
 }
 
-/// One volume's file as it was found: shape, type, preset, digest.
-type Found = ([usize; 3], DType, Preset, Option<Digest>);
+/// One volume's file as it was found: shape, type, preset, digest of the voxels and of the CT they were made of.
+type Found = ([usize; 3], DType, Preset, Option<Digest>, Option<String>);
 
 impl VolumeSet {
     /// A set in memory: `voxels` are [ids, D, H, W], stored as `dtype`, little-endian.
@@ -71,7 +74,7 @@ impl VolumeSet {
     /// No volume, an id twice, another number of bytes than ids, shape and type say.
     pub fn new(ids: Vec<String>, shape: [usize; 3], dtype: DType, voxels: Vec<u8>, preset: Preset) -> Result<Self> {
         let (source, digests) = (Source::Memory(Vec::new()), OnceLock::new());
-        let set = VolumeSet { ids, shape, dtype, preset, source, digests, known: true };
+        let set = VolumeSet { ids, shape, dtype, preset, source, digests, cts: Vec::new(), known: true };
         if voxels.len() != set.ids.len() * set.volume_bytes() || voxels.is_empty() {
             let (bytes, n, kind) = (voxels.len(), set.ids.len(), dtype.name());
             let problem = format!("{bytes} bytes for {n} volumes of {shape:?} {kind}");
@@ -113,8 +116,8 @@ impl VolumeSet {
     fn read_files(files: Vec<PathBuf>) -> Result<Self> {
         // Headers alone; the files are many and large.
         let described = files.par_iter().map(|file| describe_one(file)).collect::<Result<Vec<Found>>>()?;
-        let (shape, dtype, preset, _) = described[0].clone();
-        if let Some(i) = described.iter().position(|(s, d, p, _)| (s, d, p) != (&shape, &dtype, &preset)) {
+        let (shape, dtype, preset, ..) = described[0].clone();
+        if let Some(i) = described.iter().position(|(s, d, p, ..)| (s, d, p) != (&shape, &dtype, &preset)) {
             let (other, kind, name) = (described[i].0, described[i].1.name(), &described[i].2.name);
             let problem = format!(
                 "is {other:?} {kind} of preset {name}, {} is {shape:?} {} of preset {}",
@@ -124,12 +127,14 @@ impl VolumeSet {
             );
             return Err(Error::file(&files[i], problem, "prepare all volumes of a set with one preset and type"));
         }
-        let found: Option<Vec<Digest>> = described.into_iter().map(|(.., digest)| digest).collect();
+        let (found, cts): (Vec<_>, Vec<_>) = described.into_iter().map(|(.., digest, ct)| (digest, ct)).unzip();
+        let found: Option<Vec<Digest>> = found.into_iter().collect();
+        let cts = cts.into_iter().collect::<Option<Vec<String>>>().unwrap_or_default();
         let known = found.is_some();
         let digests = found.map_or_else(OnceLock::new, OnceLock::from);
         let id = |file: &PathBuf| file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let ids = files.iter().map(id).collect();
-        Ok(VolumeSet { ids, shape, dtype, preset, source: Source::Files(files), digests, known })
+        Ok(VolumeSet { ids, shape, dtype, preset, source: Source::Files(files), digests, cts, known })
     }
 
     fn read_packed(archive: Archive) -> Result<Self> {
@@ -145,7 +150,12 @@ impl VolumeSet {
         };
         check_ids(&ids).map_err(|problem| Error::file(&path, problem, AGAIN))?;
         let digests = OnceLock::from(archive.digests(VOLUME)?.to_vec());
-        let set = VolumeSet { ids, shape, dtype, preset, source: Source::Packed(archive), digests, known: true };
+        let cts: Vec<String> = archive.get("ct_digests").map_or(Ok(Vec::new()), |_| archive.get_json("ct_digests"))?;
+        if !cts.is_empty() && cts.len() != ids.len() {
+            let problem = format!("has {} ct_digests for {} ids", cts.len(), ids.len());
+            return Err(Error::file(&path, problem, AGAIN));
+        }
+        let set = VolumeSet { ids, shape, dtype, preset, source: Source::Packed(archive), digests, cts, known: true };
         if let Source::Packed(archive) = &set.source {
             Provenance::read(archive, &set.provenance()?.digest)?;
         }
@@ -159,6 +169,9 @@ impl VolumeSet {
         archive.set("ids", json!(self.ids).to_string());
         archive.set("preset", json!(self.preset).to_string());
         archive.set("preset_digest", self.preset.digest());
+        if !self.cts.is_empty() {
+            archive.set("ct_digests", json!(self.cts).to_string());
+        }
         Provenance { known: true, ..self.provenance()? }.record(&mut archive);
         let kind = match self.dtype {
             DType::F32 => Dtype::F32,
@@ -220,8 +233,17 @@ impl VolumeSet {
         let settings = fields(json!({
             "preset": self.preset, "type": self.dtype.name(), "shape": self.shape, "preset_digest": self.preset.digest(),
         }));
-        let made = Provenance { known: self.known, ..Provenance::made(settings, []) };
+        let from =
+            self.made_of().map(|digest| Provenance::made(Default::default(), []).holding(digest, self.cts.len()));
+        let made = Provenance { known: self.known, ..Provenance::made(settings, from.map(|from| ("ct", from))) };
         Ok(made.holding(content.digest(), self.ids.len()))
+    }
+
+    /// A digest of the CTs that the volumes were made of, where that of each is known.
+    fn made_of(&self) -> Option<String> {
+        let pairs = self.ids.iter().zip(&self.cts);
+        let content = pairs.fold(Content::of("CTs"), |content, (id, ct)| content.and(id).and(ct));
+        (!self.cts.is_empty()).then(|| content.digest())
     }
 
     /// Bytes of one volume.
@@ -354,7 +376,8 @@ fn describe_one(file: &Path) -> Result<Found> {
     let &[1, d, h, w] = shape else {
         return Err(Error::file(file, format!("volume has the shape {shape:?}, not [1, D, H, W]"), AGAIN));
     };
-    Ok(([d, h, w], dtype, preset, archive.digests(VOLUME).ok().map(|digests| digests[0])))
+    let (digest, ct) = (archive.digests(VOLUME).ok().map(|digests| digests[0]), archive.get("ct_digest").ok());
+    Ok(([d, h, w], dtype, preset, digest, ct.map(String::from)))
 }
 
 /// Type, shape and preset of a file.

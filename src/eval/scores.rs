@@ -227,8 +227,11 @@ impl ZeroShot {
     }
 
     /// The labels as a table, one a line, comma-separated, under a header; what is not defined is an empty cell. Rates are those
-    /// of probabilities cut at one half and, `youden_`, at the label's Youden point.
-    pub fn csv(&self) -> String {
+    /// of probabilities cut at one half and, `youden_`, at the label's Youden point. Behind them every line has, `digest_`, the
+    /// `digests` of what was evaluated, by name.
+    pub fn csv<'a>(&self, digests: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+        let (names, digests): (Vec<String>, Vec<String>) =
+            digests.into_iter().map(|(name, digest)| (format!("digest_{name}"), digest.to_string())).unzip();
         const RATES: [&str; 5] = ["accuracy", "f1", "precision", "recall", "specificity"];
         let cell = |v: Option<f64>| v.map_or(String::new(), |v| v.to_string());
         let rates = |r: &Rates| [Some(r.accuracy), r.f1, r.precision, r.recall, r.specificity].map(cell);
@@ -248,6 +251,8 @@ impl ZeroShot {
             }
             line
         });
-        std::iter::once(header.clone()).chain(lines).map(|line| line.join(",") + "\n").collect()
+        let lines = lines.map(|line| [line, digests.clone()].concat());
+        let header = [header.clone(), names].concat();
+        std::iter::once(header).chain(lines).map(|line| line.join(",") + "\n").collect()
     }
 }

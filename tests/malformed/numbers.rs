@@ -32,6 +32,9 @@ const KEYS: [(&str, &str, &[&str]); 24] = [
     ("optimizer", "max_norm", &["-1.0", "nan"]),
 ];
 
+/// Keys whose values are paths.
+const PATHS: [&str; 3] = ["weights", "radiographs", "cache"];
+
 /// Options and what they must not be; the command's other words.
 #[rustfmt::skip] // one option a line
 const OPTIONS: [(&str, &str, &[&str]); 17] = [
@@ -73,10 +76,13 @@ pub fn cases(workspace: &Workspace) -> Vec<Case> {
     let mut cases = Vec::new();
     for (table, key, values) in KEYS {
         for value in values {
-            let name = format!("c{}.toml", cases.len());
-            workspace.write(&name, with(table, key, value).as_bytes());
-            let case = Case::new(format!("{key} = {value}"), format!("train {name}"), Demand::Refused, &[&name, key]);
-            cases.push(case.writing("fresh/checkpoint.safetensors"));
+            let (name, out) = (format!("c{}.toml", cases.len()), format!("fresh{}", cases.len()));
+            workspace.write(&name, with(table, key, value).replace("\"fresh\"", &format!("{out:?}")).as_bytes());
+            // What a path names is at fault itself.
+            let file = if PATHS.contains(&key) { format!("{name}|{}", value.trim_matches('"')) } else { name.clone() };
+            let key = if PATHS.contains(&key) { "" } else { key };
+            let case = Case::new(format!("{key} = {value}"), format!("train {name}"), Demand::Refused, &[&file, key]);
+            cases.push(case.writing(format!("{out}/checkpoint.safetensors")));
         }
     }
     // Cut anywhere, a configuration is refused where something is missing.
@@ -91,7 +97,8 @@ pub fn cases(workspace: &Workspace) -> Vec<Case> {
         for value in values {
             // An option's value may begin with a minus sign.
             let join = if option.starts_with("--") { "=" } else { "" };
-            let command = format!("{} {option}{join}{value}", command.replace("VOLUME", volume));
+            let command = command.replace("VOLUME", volume).replace("--out x", &format!("--out x{}", cases.len()));
+            let command = format!("{command} {option}{join}{value}");
             let output = command.split_whitespace().skip_while(|w| *w != "--out").nth(1).map(String::from);
             let mut case = Case::new(format!("{option} {value}"), command, Demand::Refused, &[option]);
             case.output = output.map(Into::into);

@@ -142,7 +142,7 @@ pub fn cases(workspace: &Workspace) -> Vec<Case> {
         ("ZSpacing", "-3"),
         ("ZSpacing", "0"),
         ("XYSpacing", "[10, 0]"),
-        ("XYSpacing", "10"),
+        ("XYSpacing", "[10, 12]"),
         ("RescaleSlope", "nan"),
         ("RescaleSlope", "0"),
         ("RescaleIntercept", "1e39"),

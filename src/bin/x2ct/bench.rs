@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
 use serde::{Deserialize, Serialize};
-use x2ct::Device;
+use x2ct::table::first_of;
+use x2ct::{Device, Error};
 
 use crate::Common;
 use crate::arguments::within;
-use crate::output::{Failure, Report};
+use crate::output::{Failure, Report, Warning};
 use crate::terminal::print_table;
 
 #[path = "../../../benches/cases.rs"]
@@ -40,7 +41,7 @@ pub struct BenchArgs {
     #[arg(long)]
     out: Option<PathBuf>,
     /// Name the kernel families, one a line, and measure nothing
-    #[arg(long, conflicts_with_all = ["family", "variant", "baseline", "out"])]
+    #[arg(long, conflicts_with_all = ["family", "variant", "baseline", "out", "seconds"])]
     list: bool,
 }
 
@@ -61,6 +62,16 @@ struct Measured {
     runs: usize,
     bytes: u64,
     flops: u64,
+    /// The baseline's median over this one, where it has the case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    speed_up: Option<f64>,
+}
+
+impl Measured {
+    /// What tells cases apart.
+    fn name(&self) -> String {
+        format!("{} {}", self.family, self.case)
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -79,7 +90,7 @@ pub fn run(args: BenchArgs, common: &Common) -> anyhow::Result<ExitCode> {
         return report.finish(common.json, || families().for_each(|name| say!("{name}")));
     }
     let device = common.device()?;
-    let baseline = args.baseline.as_deref().map(read_baseline).transpose()?;
+    let baseline = args.baseline.as_deref().map(Baseline::read).transpose()?;
     let mut times = Times { device: device.description(), rows: Vec::new() };
     if let Some(path) = &args.out {
         write_times(path, &times)?;
@@ -98,11 +109,13 @@ pub fn run(args: BenchArgs, common: &Common) -> anyhow::Result<ExitCode> {
             if !args.variant.as_ref().is_none_or(|variant| has_word(&case.name, variant)) {
                 return Ok(());
             }
-            times.rows.push(measured(&device, case, budget)?);
+            let row = measured(&device, case, budget)?;
+            let before = baseline.as_ref().and_then(|baseline| baseline.medians.get(&row.name()));
+            times.rows.push(Measured { speed_up: before.map(|before| before / row.median_us), ..row });
             args.out.as_ref().map_or(Ok(()), |path| write_times(path, &times))
         });
         if !common.json && times.rows.len() > before {
-            print_rows(&times.rows[before..], baseline.as_ref());
+            print_rows(&times.rows[before..]);
         }
         // One family that fails, for want of memory say, leaves the others.
         if let Err(error) = outcome {
@@ -111,9 +124,12 @@ pub fn run(args: BenchArgs, common: &Common) -> anyhow::Result<ExitCode> {
         }
     }
     if let (Some(variant), true, true) = (&args.variant, times.rows.is_empty(), failed.is_empty()) {
-        anyhow::bail!("no case that {} would time has `{variant}` in its name", device.name());
+        let problem = format!("no case that {} would time has `{variant}` in its name", device.name());
+        return Err(Error::argument("--variant", problem, "`x2ct bench FAMILY` shows the names").into());
     }
-    Report::new("bench").with_all(&times)?.failing(failed).finish(common.json, || ())
+    let doubts = baseline.map_or(Vec::new(), |baseline| baseline.doubts(&times));
+    doubts.iter().for_each(|doubt| remark!("{}", doubt.line()));
+    Report::new("bench").with_all(&times)?.warning(doubts).failing(failed).finish(common.json, || ())
 }
 
 fn has_word(name: &str, wanted: &str) -> bool {
@@ -132,13 +148,14 @@ fn measured(device: &Device, mut case: cases::Case, budget: Duration) -> x2ct::R
         runs,
         bytes: case.bytes,
         flops: case.flops,
+        speed_up: None,
     })
 }
 
 /// Puts the figures in the place of those that were in the file.
 fn write_times(path: &Path, times: &Times) -> x2ct::Result<()> {
     let text = serde_json::to_vec_pretty(times)
-        .map_err(|e| x2ct::Error::file(path, format!("cannot hold the figures: {e}"), "report this"))?;
+        .map_err(|e| Error::file(path, format!("cannot hold the figures: {e}"), "report this"))?;
     x2ct::files::write_atomic(path, &text)
 }
 
@@ -149,11 +166,55 @@ fn median_and_spread(mut times: Vec<f64>) -> [f64; 2] {
     [at(0.5), (at(0.75) - at(0.25)) / 2.0]
 }
 
-fn read_baseline(path: &Path) -> anyhow::Result<BTreeMap<String, f64>> {
-    let text = std::fs::read_to_string(path).map_err(|e| x2ct::Error::io(path, "read the baseline", &e))?;
-    let report: Times = serde_json::from_str(&text)
-        .map_err(|e| x2ct::Error::file(path, format!("is no output of `x2ct bench --json`: {e}"), "write it again"))?;
-    Ok(report.rows.into_iter().map(|m| (format!("{} {}", m.family, m.case), m.median_us)).collect())
+/// The times of an earlier run.
+struct Baseline {
+    path: PathBuf,
+    device: String,
+    /// Microseconds by the case's name.
+    medians: BTreeMap<String, f64>,
+}
+
+const AGAIN: &str = "write it again with `x2ct bench --json` or --out";
+
+impl Baseline {
+    fn read(path: &Path) -> x2ct::Result<Self> {
+        let refuse = |problem: String| Error::file(path, problem, AGAIN);
+        let text = std::fs::read(path).map_err(|e| Error::io(path, "read the baseline", &e))?;
+        let times: Times =
+            serde_json::from_slice(&text).map_err(|e| refuse(format!("is no output of `x2ct bench --json`: {e}")))?;
+        let mut medians = BTreeMap::new();
+        for (i, row) in times.rows.iter().enumerate() {
+            let field = |name: &str, problem: String| Error::File {
+                path: path.into(),
+                field: Some(format!("rows[{i}].{name}")),
+                problem,
+                hint: AGAIN.into(),
+            };
+            if !(row.median_us.is_finite() && row.median_us > 0.0) {
+                return Err(field("median_us", format!("{} is no time", row.median_us)));
+            }
+            if medians.insert(row.name(), row.median_us).is_some() {
+                return Err(field("case", format!("`{}` occurs twice", row.name())));
+            }
+        }
+        if medians.is_empty() {
+            return Err(refuse("holds no times".into()));
+        }
+        Ok(Baseline { path: path.into(), device: times.device, medians })
+    }
+
+    /// What is doubtful of a comparison with these times.
+    fn doubts(&self, times: &Times) -> Vec<Warning> {
+        let mut doubts = Vec::new();
+        if self.device != times.device {
+            doubts.push(format!("was measured on {}, this is {}", self.device, times.device));
+        }
+        let missing = times.rows.iter().filter(|row| row.speed_up.is_none()).map(Measured::name).collect::<Vec<_>>();
+        if !missing.is_empty() {
+            doubts.push(format!("has no time of {} case(s): {}", missing.len(), first_of(&missing)));
+        }
+        doubts.into_iter().map(|doubt| Warning::new(&self.path, doubt)).collect()
+    }
 }
 
 fn print_device(device: &Device, description: &str) {
@@ -164,9 +225,8 @@ fn print_device(device: &Device, description: &str) {
 }
 
 /// The rows of one family.
-fn print_rows(rows: &[Measured], baseline: Option<&BTreeMap<String, f64>>) {
+fn print_rows(rows: &[Measured]) {
     let rows = rows.iter().map(|m| {
-        let before = baseline.and_then(|b| b.get(&format!("{} {}", m.family, m.case)));
         vec![
             m.family.clone(),
             m.case.clone(),
@@ -174,7 +234,7 @@ fn print_rows(rows: &[Measured], baseline: Option<&BTreeMap<String, f64>>) {
             format!("{:.1}", m.spread_us),
             format!("{:.1}", m.bytes as f64 / m.median_us / 1e3),
             format!("{:.1}", m.flops as f64 / m.median_us / 1e3),
-            before.map_or(String::new(), |b| format!("{:.2}x", b / m.median_us)),
+            m.speed_up.map_or(String::new(), |speed_up| format!("{speed_up:.2}x")),
         ]
     });
     print_table(&["family", "case", "median us", "+-", "GB/s", "GFLOP/s", "speed-up"], &rows.collect::<Vec<_>>());

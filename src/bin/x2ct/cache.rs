@@ -5,15 +5,16 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use x2ct::data::ct_rate::{CtRate, HuSource};
+use x2ct::data::provenance::Provenance;
 use x2ct::data::text::HashedNgrams;
 use x2ct::data::volumes::VolumeSet;
 use x2ct::files;
 use x2ct::train::{CtTeacher, Texts};
 
 use crate::Common;
-use crate::arguments::split;
+use crate::arguments::{count, split};
 use crate::chain::{Chain, Trust};
-use crate::output::Report;
+use crate::output::{Failure, Report};
 use crate::terminal::{Progress, stop_flag};
 
 /// Make the embedding cache that a radiograph encoder learns from, with a CT encoder of your own as the teacher
@@ -57,7 +58,8 @@ struct BuildArgs {
 
 /// Text features of a data set's reports by hashed word n-grams, where no language model is at hand
 ///
-/// For CXR-BERT's features use tools/export_ct_clip.py --text-features.
+/// A row that cannot be used costs its own report, and the exit code is then 1; a report without labels or metadata is left out with
+/// a warning. For CXR-BERT's features use tools/export_ct_clip.py --text-features.
 #[derive(clap::Args)]
 struct TextArgs {
     /// Data set in CT-RATE layout
@@ -67,14 +69,16 @@ struct TextArgs {
     #[arg(long, default_value = "train", value_parser = ["train", "valid"])]
     split: String,
     /// Features of a text
-    #[arg(long, default_value_t = HashedNgrams::default().dim)]
+    #[arg(long, default_value_t = HashedNgrams::default().dim, value_parser = count(1..=65536))]
     features: usize,
     /// Words of the longest sequence
-    #[arg(long, default_value_t = HashedNgrams::default().max_n)]
+    #[arg(long, default_value_t = HashedNgrams::default().max_n, value_parser = count(1..=64))]
     words: usize,
     /// The file to write (.safetensors)
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    #[command(flatten)]
+    trust: Trust,
 }
 
 pub fn run(args: CacheArgs, common: &Common) -> anyhow::Result<ExitCode> {
@@ -91,7 +95,8 @@ fn build(args: BuildArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let texts = Texts::read(args.text.as_deref(), args.reports.as_deref())?;
     let teacher = CtTeacher::read(&device, &args.checkpoint)?;
     let mut chain = Chain::new(args.trust);
-    chain.settle(&args.volumes, Ok(volumes.provenance()?.undecided("volumes")))?;
+    let of_volumes = volumes.provenance()?;
+    chain.settle(&args.volumes, Ok(of_volumes.undecided("volumes")))?;
     let (kind, of_texts) = texts.provenance();
     let texts_file = args.text.as_ref().or(args.reports.as_ref()).unwrap_or(&args.out);
     chain.settle(texts_file, Ok(of_texts.undecided(kind)))?;
@@ -107,6 +112,8 @@ fn build(args: BuildArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let cache = cache?;
     let embedded = cache.ids.len() - before.unwrap_or(0);
     chain.holds("checkpoint", teacher.digest());
+    chain.holds("volumes", &of_volumes.digest);
+    of_volumes.from.iter().for_each(|(name, from)| chain.holds(name, &from.digest));
     chain.holds(kind, &of_texts.digest);
     chain.holds("cache", &cache.provenance().digest);
     let report = Report::new("cache").with_all(json!({
@@ -120,16 +127,32 @@ fn build(args: BuildArgs, common: &Common) -> anyhow::Result<ExitCode> {
 }
 
 fn text(args: TextArgs, common: &Common) -> anyhow::Result<ExitCode> {
+    common.expect_device()?;
+    files::check_writable(&args.out)?;
     let data = CtRate::read(&args.dataset, split(&args.split), HuSource::AlreadyHu)?;
+    let mut chain = Chain::new(args.trust);
+    for (table, says) in data.warnings() {
+        chain.doubt(&table, &says, "complete the table")?;
+    }
+    for bad in &data.bad_rows {
+        remark!("x2ct: left out: {}", bad.error());
+        if args.trust.strict {
+            return Err(bad.error().into());
+        }
+    }
     let (ids, reports): (Vec<String>, Vec<String>) =
         data.volumes.iter().map(|v| (v.name.to_string(), v.report.text())).unzip();
     let text = HashedNgrams { dim: args.features, max_n: args.words }.features(ids, &reports)?;
     text.write(&args.out)?;
+    let Provenance { digest, from, .. } = text.provenance();
+    from.iter().for_each(|(name, from)| chain.holds(name, &from.digest));
+    chain.holds("text", &digest);
     let report = Report::new("cache").with_all(json!({
         "text": files::lossy(&args.out), "reports": text.ids.len(), "features": text.dim, "encoder": text.encoder,
         "settings_digest": text.settings_digest,
     }))?;
-    report.finish(common.json, || {
+    let failed = data.bad_rows.iter().map(|bad| Failure::from(&bad.error()));
+    chain.report(report)?.failing(failed).finish(common.json, || {
         say!("{}: {} reports, {} {}", args.out.display(), text.ids.len(), text.dim, text.encoder);
     })
 }

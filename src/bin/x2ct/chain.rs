@@ -1,5 +1,6 @@
 //! What commands say of the provenance of their inputs: a warning for what is not recorded, a refusal under `--strict`, and the
-//! keys `provenance`, `digests` and `warnings` of the report.
+//! keys `provenance` (`recorded`, `unknown`, or `forced` of inputs that do not belong together), `digests` and `warnings` of the
+//! report.
 
 use std::path::Path;
 
@@ -7,12 +8,12 @@ use serde_json::{Map, Value, json};
 use x2ct::Error;
 use x2ct::data::provenance::Undecided;
 
-use crate::output::Report;
+use crate::output::{Report, Warning};
 
 /// How much a command takes on trust.
 #[derive(clap::Args, Clone, Copy)]
 pub struct Trust {
-    /// Refuse files that do not say how they were made, instead of warning
+    /// Refuse what is otherwise warned of: files that do not say how they were made, tables that lack rows
     #[arg(long)]
     pub strict: bool,
 }
@@ -21,18 +22,24 @@ pub struct Trust {
 pub struct Chain {
     trust: Trust,
     digests: Map<String, Value>,
-    warnings: Vec<String>,
+    warnings: Vec<Warning>,
+    provenance: &'static str,
 }
 
 impl Chain {
     /// No inputs yet.
     pub fn new(trust: Trust) -> Self {
-        Chain { trust, digests: Map::new(), warnings: Vec::new() }
+        Chain { trust, digests: Map::new(), warnings: Vec::new(), provenance: "recorded" }
     }
 
     /// An input whose content has this digest.
     pub fn holds(&mut self, name: &str, digest: &str) {
         self.digests.insert(name.into(), json!(digest));
+    }
+
+    /// The digests of the inputs, by name.
+    pub fn digests(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.digests.iter().map(|(name, digest)| (name.as_str(), digest.as_str().unwrap_or_default()))
     }
 
     /// What a comparison of the input in this file could not decide.
@@ -44,26 +51,49 @@ impl Chain {
         if undecided.is_empty() {
             return Ok(());
         }
+        let undecided = undecided.join("; ");
         if self.trust.strict {
-            let hint = "make it again with this version of x2ct, or leave out --strict";
-            return Err(Error::file(file, undecided.join("; "), hint));
+            return Err(Error::file(file, undecided, "make it again with this version of x2ct, or leave out --strict"));
         }
-        self.warn(file, &undecided.join("; "));
+        self.warn(file, &undecided);
         Ok(())
     }
 
-    /// Says what is doubtful of a file and records it, each once.
+    /// What is doubtful of an input, and what would make it good.
+    ///
+    /// # Errors
+    /// Under `--strict` this very thing.
+    pub fn doubt(&mut self, file: &Path, what: &str, remedy: &str) -> x2ct::Result<()> {
+        if self.trust.strict {
+            return Err(Error::file(file, what, format!("{remedy}, or leave out --strict")));
+        }
+        self.note(file, what);
+        Ok(())
+    }
+
+    /// An input that does not belong to the others and is taken all the same.
+    pub fn force(&mut self, file: &Path, what: &str) {
+        self.provenance = "forced";
+        self.note(file, what);
+    }
+
+    /// Says what is doubtful of how a file was made and records it.
     pub fn warn(&mut self, file: &Path, what: &str) {
-        let warning = format!("{}: {what}", file.display());
+        self.provenance = "unknown";
+        self.note(file, what);
+    }
+
+    /// Says what else is doubtful of a file and records it, each once.
+    pub fn note(&mut self, file: &Path, what: &str) {
+        let warning = Warning::new(file, what);
         if !self.warnings.contains(&warning) {
-            remark!("x2ct: warning: {warning}");
+            remark!("{}", warning.line());
             self.warnings.push(warning);
         }
     }
 
     /// Adds what was found to a report.
-    pub fn report(&self, report: Report) -> anyhow::Result<Report> {
-        let provenance = if self.warnings.is_empty() { "recorded" } else { "unknown" };
-        report.with_all(json!({"provenance": provenance, "digests": self.digests, "warnings": self.warnings}))
+    pub fn report(self, report: Report) -> anyhow::Result<Report> {
+        Ok(report.with_all(json!({"provenance": self.provenance, "digests": self.digests}))?.warning(self.warnings))
     }
 }

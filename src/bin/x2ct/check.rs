@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use x2ct::check::{Case, Found, PassedOver, Row};
 
 use crate::Common;
+use crate::effect::{self, Rule};
 use crate::output::{Failure, Report};
 use crate::terminal::print_table;
 
@@ -25,6 +26,7 @@ pub struct CheckArgs {
 }
 
 pub fn run(args: CheckArgs, common: &Common) -> anyhow::Result<ExitCode> {
+    effect::check(&[Rule::new("all", !common.json, "text: JSON has every tensor")])?;
     let device = common.device()?;
     let mut found = Found::default();
     args.files.iter().for_each(|path| found.add(path));
@@ -41,8 +43,8 @@ pub fn run(args: CheckArgs, common: &Common) -> anyhow::Result<ExitCode> {
             format!("no golden case among {} file(s): {}", found.passed_over.len(), names(&found.passed_over));
         return Err(x2ct::Error::argument("check", problem, "name golden files, or a folder that has some").into());
     }
-    failures.iter().for_each(|failure| remark!("x2ct: {}", failure.error));
     failures.extend(rows.iter().filter_map(failure));
+    failures.iter().for_each(|failure| remark!("x2ct: {}", failure.error));
     let failed = rows.iter().filter(|row| !row.pass).count();
     let report = Report::new("check").with("rows", &rows)?.with("passed_over", &found.passed_over)?;
     report.failing(failures).finish(common.json, || {

@@ -1,22 +1,25 @@
 //! `x2ct eval`: retrieval and zero-shot detection on a held-out set, of a radiograph encoder or of a CT teacher.
 
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use x2ct::data::cache::EmbeddingCache;
-use x2ct::data::ct_rate::{CtRate, HuSource};
+use x2ct::data::ct_rate;
 use x2ct::data::radiographs::RadiographSet;
 use x2ct::data::volumes::VolumeSet;
 use x2ct::eval::retrieval::Recall;
 use x2ct::eval::scores::{ClipScores, Scores, Targets, ZeroShot, ZeroShotTargets};
 use x2ct::labels;
+use x2ct::table::first_of;
 use x2ct::train::{Checkpoint, CtTeacher, Texts, Trainer, TrainingSet};
 use x2ct::{Device, Error, files};
 
 use crate::Common;
-use crate::arguments::split;
+use crate::arguments::{split, within};
 use crate::chain::{Chain, Trust};
-use crate::output::Report;
+use crate::effect::{self, Rule};
+use crate::output::{Report, usage};
 use crate::terminal::{Progress, print_table, stop_flag};
 
 /// Score a radiograph encoder, a CT encoder or a teacher's cache: retrieval both ways, zero-shot detection
@@ -47,10 +50,11 @@ pub struct EvalArgs {
     /// Which part of it
     #[arg(long, default_value = "valid", value_parser = ["train", "valid"])]
     split: String,
-    /// Cosines are multiplied by it in zero-shot detection by a CT encoder or a cache; its training's, or 1
-    #[arg(long)]
+    /// Cosines are multiplied by it in zero-shot detection by a CT encoder or a cache [default: its training's, or 1]
+    #[arg(long, allow_negative_numbers = true, value_parser = within(1e-3, 1e6))]
     scale: Option<f64>,
-    /// Also write the labels as a comma-separated table: AUC, AP, and rates at one half and at the Youden point
+    /// Also write the labels as a comma-separated table: AUC, AP, rates at one half and at the Youden point, and the
+    /// digests of what was evaluated
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
     #[command(flatten)]
@@ -61,36 +65,26 @@ pub struct EvalArgs {
 }
 
 pub fn run(args: EvalArgs, common: &Common) -> anyhow::Result<ExitCode> {
+    effect::check(&[Rule::new("scale", args.radiographs.is_none(), "--volumes, or --cache alone")])?;
+    args.csv.as_ref().map_or(Ok(()), files::check_writable)?;
     match (&args.checkpoint, &args.radiographs, &args.volumes, &args.cache) {
         (Some(checkpoint), Some(radiographs), None, Some(cache)) => {
             let device = common.device()?;
             radiograph_encoder(&args, common, &device, &Checkpoint::read(checkpoint)?, radiographs, cache)
         }
-        (Some(checkpoint), None, Some(volumes), _) => {
-            let teacher = CtTeacher::read(&common.device()?, checkpoint)?;
-            let (path, texts) = (volumes, Texts::read(args.text.as_deref(), args.cache.as_deref())?);
-            let (volumes, stop) = (VolumeSet::read(path)?, stop_flag()?);
-            let mut chain = Chain::new(args.trust);
-            chain.settle(path, teacher.undecided(&volumes, &texts))?;
-            chain.holds("checkpoint", teacher.digest());
-            chain.holds("volumes", &volumes.provenance()?.digest);
-            chain.holds("text", &texts.provenance().1.digest);
-            let mut progress = Progress::new("embedding", "volumes", volumes.ids().len() as u64);
-            let cache = teacher.cache(volumes, &texts, &stop, &mut |done| progress.set(done as u64, ""));
-            progress.finish("");
-            let scale = args.scale.unwrap_or(f64::from(teacher.config().loss.scale));
-            ct_teacher(&args, common, &cache?, scale, &chain)
-        }
-        (None, None, None, Some(cache)) => {
-            let (path, cache) = (cache, EmbeddingCache::read(cache)?);
+        (Some(checkpoint), None, Some(volumes), _) => ct_encoder(&args, common, checkpoint, volumes),
+        (None, None, None, Some(path)) => {
+            common.expect_device()?;
+            let cache = EmbeddingCache::read(path)?;
             let (mut chain, provenance) = (Chain::new(args.trust), cache.provenance());
             chain.settle(path, Ok(provenance.undecided("cache")))?;
             chain.holds("cache", &provenance.digest);
-            ct_teacher(&args, common, &cache, args.scale.unwrap_or(1.0), &chain)
+            let labels = labels_of(&args, path, &cache.ids, &mut chain)?;
+            ct_teacher(&args, common, &cache, &labels, args.scale.unwrap_or(1.0), chain)
         }
-        _ => anyhow::bail!(
-            "eval: pass --checkpoint with --radiographs and --cache, or with --volumes and --text, or --cache alone"
-        ),
+        _ => Err(usage(
+            "pass --checkpoint with --radiographs and --cache, or with --volumes and --text, or --cache alone",
+        )),
     }
 }
 
@@ -108,7 +102,7 @@ fn radiograph_encoder(
     let mut chain = Chain::new(args.trust);
     chain.settle(cache_path, checkpoint.sources.expect_alike("cache", &of_cache))?;
     match (checkpoint.sources.expect_alike("radiographs", &of_radiographs), args.force) {
-        (Err(Error::Argument { what, problem, .. }), true) => chain.warn(path, &format!("{what}: {problem}")),
+        (Err(Error::Argument { what, problem, .. }), true) => chain.force(path, &format!("{what}: {problem}")),
         (alike, _) => chain.settle(path, alike)?,
     }
     for (name, digest) in
@@ -117,7 +111,7 @@ fn radiograph_encoder(
         chain.holds(name, digest);
     }
     let set = TrainingSet::join(device, &radiographs, &cache).map_err(|e| e.of_file(cache_path))?;
-    let labels = labels_of(args, &set.ids)?;
+    let labels = labels_of(args, path, &set.ids, &mut chain)?;
     let embeddings = Trainer::resume(device, checkpoint)?.embed(&set.images)?;
     let targets = Targets {
         ct: &set.ct,
@@ -128,21 +122,39 @@ fn radiograph_encoder(
         dim: set.dim,
     };
     let scores = Scores::of(&embeddings, &targets)?;
-    finish(args, common, &scores, &scores.zero_shot, &chain, || print_scores(&scores, &set.teacher))
+    finish(args, common, &scores, &scores.zero_shot, chain, || print_scores(&scores, &set.teacher))
+}
+
+fn ct_encoder(args: &EvalArgs, common: &Common, checkpoint: &Path, path: &Path) -> anyhow::Result<ExitCode> {
+    let teacher = CtTeacher::read(&common.device()?, checkpoint)?;
+    let texts = Texts::read(args.text.as_deref(), args.cache.as_deref())?;
+    let (volumes, stop) = (VolumeSet::read(path)?, stop_flag()?);
+    let mut chain = Chain::new(args.trust);
+    chain.settle(path, teacher.undecided(&volumes, &texts))?;
+    let (of_volumes, of_texts) = (volumes.provenance()?, texts.provenance().1);
+    let digests = [("checkpoint", teacher.digest()), ("volumes", &of_volumes.digest), ("text", &of_texts.digest)];
+    digests.into_iter().for_each(|(name, digest)| chain.holds(name, digest));
+    of_volumes.from.iter().for_each(|(name, from)| chain.holds(name, &from.digest));
+    let labels = labels_of(args, path, volumes.ids(), &mut chain)?;
+    let mut progress = Progress::new("embedding", "volumes", volumes.ids().len() as u64);
+    let cache = teacher.cache(volumes, &texts, &stop, &mut |done| progress.set(done as u64, ""));
+    progress.finish("");
+    let scale = args.scale.unwrap_or(f64::from(teacher.config().loss.scale));
+    ct_teacher(args, common, &cache?, &labels, scale, chain)
 }
 
 fn ct_teacher(
     args: &EvalArgs,
     common: &Common,
     cache: &EmbeddingCache,
+    labels: &[bool],
     scale: f64,
-    chain: &Chain,
+    chain: Chain,
 ) -> anyhow::Result<ExitCode> {
-    let labels = labels_of(args, &cache.ids)?;
     let targets = ZeroShotTargets {
         prompts_positive: &cache.prompts_positive,
         prompts_negative: &cache.prompts_negative,
-        labels: &labels,
+        labels,
         dim: cache.dim,
         scale,
     };
@@ -155,32 +167,49 @@ fn finish(
     common: &Common,
     scores: &impl serde::Serialize,
     zero_shot: &ZeroShot,
-    chain: &Chain,
+    chain: Chain,
     print: impl FnOnce(),
 ) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.csv {
-        files::write_atomic(path, zero_shot.csv().as_bytes())?;
+        files::write_atomic(path, zero_shot.csv(chain.digests()).as_bytes())?;
     }
     chain.report(Report::new("eval").with_all(scores)?)?.finish(common.json, print)
 }
 
-/// [ids, 18], in the order of `ids`.
-fn labels_of(args: &EvalArgs, ids: &[String]) -> x2ct::Result<Vec<bool>> {
-    let data = CtRate::read(&args.dataset, split(&args.split), HuSource::AlreadyHu)?;
-    let known: std::collections::HashMap<String, &[bool; labels::COUNT]> =
-        data.volumes.iter().map(|v| (v.name.to_string(), &v.labels)).collect();
-    let mut all = Vec::with_capacity(ids.len() * labels::COUNT);
-    for id in ids {
-        let row = known.get(id).ok_or_else(|| {
-            Error::file(
-                &args.dataset,
-                format!("has no labels for {id}"),
-                "pass the data set and split of the radiographs",
-            )
-        })?;
-        all.extend_from_slice(&row[..]);
+/// [ids, 18], in the order of `ids`, those of `file`. Where the tables of the data set disagree is a doubt.
+///
+/// # Errors
+/// An id that the label table has no usable row for.
+fn labels_of(args: &EvalArgs, file: &Path, ids: &[String], chain: &mut Chain) -> x2ct::Result<Vec<bool>> {
+    let split = split(&args.split);
+    let (table, labels) = ct_rate::labels_of(&args.dataset, split)?;
+    let known: HashMap<String, &[bool; labels::COUNT]> =
+        labels.rows.iter().map(|(name, labels)| (name.to_string(), labels)).collect();
+    let lacking: Vec<&String> = ids.iter().filter(|id| !known.contains_key(*id)).collect();
+    if let Some(first) = lacking.first() {
+        if let Some(bad) = labels.bad.iter().find(|bad| bad.is_about(first)) {
+            return Err(bad.error());
+        }
+        let problem =
+            format!("has no row for {} volume(s) of {}: {}", lacking.len(), file.display(), first_of(&lacking));
+        let bad = labels.bad.first().map_or(String::new(), |bad| format!("; {}: {}", bad.place(), bad.problem));
+        let hint = "pass the data set and split of the volumes, or complete the table";
+        return Err(Error::file(&table, problem + &bad, hint));
     }
-    Ok(all)
+    for bad in &labels.bad {
+        chain.doubt(&table, &format!("{}: {}; the row is left out", bad.place(), bad.problem), "correct the row")?;
+    }
+    for (table, says) in ct_rate::disagreements(&args.dataset, split) {
+        chain.doubt(&table, &says, "complete the table")?;
+    }
+    let evaluated: HashSet<&String> = ids.iter().collect();
+    let others: Vec<String> =
+        labels.order.iter().map(|name| name.to_string()).filter(|name| !evaluated.contains(name)).collect();
+    if !others.is_empty() {
+        let says = format!("has none of {} volume(s) of {}: {}", others.len(), table.display(), first_of(&others));
+        chain.note(file, &says);
+    }
+    Ok(ids.iter().flat_map(|id| *known[id]).collect())
 }
 
 fn print_scores(s: &Scores, teacher: &str) {

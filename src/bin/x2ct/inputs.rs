@@ -10,8 +10,7 @@ use x2ct::content::Content;
 use x2ct::table::first_of;
 use x2ct::{Error, Result};
 
-use crate::output::Failure;
-use crate::source::Warning;
+use crate::output::{Failure, Warning};
 
 const ENDINGS: [&str; 3] = [".nii.gz", ".nii", ".npz"];
 

@@ -64,6 +64,11 @@ impl Common {
     pub fn device(&self) -> x2ct::Result<Device> {
         Device::parse(&self.device)
     }
+
+    /// Refuses a device that was asked for and is not there, for commands that compute on none.
+    pub fn expect_device(&self) -> x2ct::Result<()> {
+        if self.device == "auto" { Ok(()) } else { self.device().map(drop) }
+    }
 }
 
 #[derive(Subcommand)]

@@ -60,6 +60,7 @@ impl ModelArgs {
 }
 
 pub fn run(args: ModelArgs, common: &Common) -> anyhow::Result<ExitCode> {
+    common.expect_device()?;
     let dcformer = args.name.starts_with("dcformer");
     args.check(dcformer)?;
     let size = args.size.unwrap_or(if dcformer { 512 } else { 224 });

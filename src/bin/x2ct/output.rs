@@ -1,7 +1,7 @@
 //! What commands print: a report on standard output (text, or one JSON object), remarks on standard error.
 //!
 //! The JSON of every command has one shape: the result's keys at the top level, and beside them `command`, `status` (`ok`,
-//! `failed` or `interrupted`) and `failed`, a list of `{file, field, error}`. A command that lists things does so under `rows`.
+//! `failed` or `interrupted`), `warnings`, a list of `{file, warning}`, and `failed`, a list of `{file, field, error}`. A command that lists things does so under `rows`.
 //! A command that fails before it has a result prints the same object without result keys, and its message on standard error. So
 //! does wrong usage, where `--json` is on the command line.
 
@@ -83,17 +83,38 @@ impl From<&Error> for Failure {
     }
 }
 
+/// What is doubtful of a file, as JSON lists it under `warnings`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Warning {
+    /// The file, or an identifier where there is no file.
+    pub file: String,
+    pub warning: String,
+}
+
+impl Warning {
+    /// Of a file.
+    pub fn new(file: impl AsRef<Path>, warning: impl Into<String>) -> Self {
+        Warning { file: file.as_ref().to_string_lossy().into_owned(), warning: warning.into() }
+    }
+
+    /// As it is said.
+    pub fn line(&self) -> String {
+        format!("x2ct: warning: {}: {}", self.file, self.warning)
+    }
+}
+
 /// The JSON object of a command that came to its end.
 pub struct Report {
     command: &'static str,
     keys: Map<String, Value>,
+    warnings: Vec<Warning>,
     failed: Vec<Failure>,
 }
 
 impl Report {
     /// An empty report of `command`.
     pub fn new(command: &'static str) -> Self {
-        Report { command, keys: Map::new(), failed: Vec::new() }
+        Report { command, keys: Map::new(), warnings: Vec::new(), failed: Vec::new() }
     }
 
     /// With one more key.
@@ -109,6 +130,12 @@ impl Report {
             other => anyhow::bail!("a report is an object, and this is {other}"),
         }
         Ok(self)
+    }
+
+    /// With what was doubtful; saying it is the caller's.
+    pub fn warning(mut self, warnings: impl IntoIterator<Item = Warning>) -> Self {
+        self.warnings.extend(warnings);
+        self
     }
 
     /// With what failed while the work went on.
@@ -127,7 +154,7 @@ impl Report {
         let code = self.code();
         if json {
             let status = if self.failed.is_empty() { "ok" } else { "failed" };
-            print_object(self.command, status, self.keys, &self.failed)?;
+            print_object(self.command, status, self.keys, &self.warnings, &self.failed)?;
         } else {
             text();
         }
@@ -142,7 +169,7 @@ pub fn print_error(command: &str, error: &anyhow::Error) -> anyhow::Result<()> {
         None => Failure { file: None, field: None, error: format!("{error:#}") },
     };
     let status = if is_interruption(error) { "interrupted" } else { "failed" };
-    print_object(command, status, Map::new(), &[failure])
+    print_object(command, status, Map::new(), &[], &[failure])
 }
 
 /// Whether the user asked to stop.
@@ -193,16 +220,23 @@ pub fn of_clap(error: &clap::Error, cli: &clap::Command) -> ExitCode {
         let message = text.lines().take_while(|line| !line.starts_with("Usage:")).map(str::trim);
         let message = message.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
         let message = message.trim_start_matches("error: ").to_string();
-        let _ = print_object(command, "failed", Map::new(), &[Failure { file: None, field, error: message }]);
+        let _ = print_object(command, "failed", Map::new(), &[], &[Failure { file: None, field, error: message }]);
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
-fn print_object(command: &str, status: &str, keys: Map<String, Value>, failed: &[Failure]) -> anyhow::Result<()> {
+fn print_object(
+    command: &str,
+    status: &str,
+    keys: Map<String, Value>,
+    warnings: &[Warning],
+    failed: &[Failure],
+) -> anyhow::Result<()> {
     let mut object = Map::new();
     object.insert("command".into(), json!(command));
     object.insert("status".into(), json!(status));
     object.extend(keys);
+    object.insert("warnings".into(), serde_json::to_value(warnings)?);
     object.insert("failed".into(), serde_json::to_value(failed)?);
     say!("{}", serde_json::to_string_pretty(&object)?);
     Ok(())

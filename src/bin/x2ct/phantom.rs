@@ -1,6 +1,6 @@
 //! `x2ct phantom`: a data set of procedural patients in CT-RATE layout, with the phantom teacher's embeddings.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
@@ -13,7 +13,7 @@ use x2ct::files;
 use x2ct::{Error, labels};
 
 use crate::Common;
-use crate::arguments::sizes;
+use crate::arguments::{sizes, within};
 use crate::output::Report;
 use crate::terminal::{Progress, print_table, stop_flag};
 
@@ -28,10 +28,10 @@ pub struct PhantomArgs {
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Training patients
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     train: u32,
     /// Validation patients
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     valid: u32,
     /// Of the patients
     #[arg(long, default_value_t = 1024)]
@@ -40,12 +40,12 @@ pub struct PhantomArgs {
     #[arg(long, value_name = "XxYxZ", default_value = "128x128x128", value_parser = sizes::<3>)]
     shape: [usize; 3],
     /// Millimetres a voxel
-    #[arg(long, value_name = "MM", default_value_t = 3.0)]
+    #[arg(long, value_name = "MM", allow_negative_numbers = true, default_value = "3", value_parser = within(0.05, 100.0))]
     spacing: f64,
 }
 
 pub fn run(args: PhantomArgs, common: &Common) -> anyhow::Result<ExitCode> {
-    common.device()?;
+    common.expect_device()?;
     let set = PhantomDataset {
         seed: args.seed,
         train: args.train,
@@ -54,6 +54,13 @@ pub fn run(args: PhantomArgs, common: &Common) -> anyhow::Result<ExitCode> {
         spacing: [args.spacing; 3],
         ..Default::default()
     };
+    set.check()?;
+    files::create_folder(&args.out)?;
+    let caches = [(Split::Train, args.train), (Split::Valid, args.valid)];
+    caches
+        .iter()
+        .filter(|(_, count)| *count > 0)
+        .try_for_each(|(split, _)| files::check_writable(cache_path(&args.out, *split)))?;
     let stop = stop_flag()?;
     let total = u64::from(args.train) + u64::from(args.valid);
     let progress = Mutex::new(Progress::new("phantom", "volumes", total));
@@ -71,7 +78,7 @@ pub fn run(args: PhantomArgs, common: &Common) -> anyhow::Result<ExitCode> {
     }
     let mut written = Vec::new();
     for data in &splits {
-        let path = args.out.join(format!("{}.cache.safetensors", data.split.name()));
+        let path = cache_path(&args.out, data.split);
         cache(&set, data).write(&path)?;
         written.push((data, path));
     }
@@ -87,6 +94,11 @@ pub fn run(args: PhantomArgs, common: &Common) -> anyhow::Result<ExitCode> {
             say!("{}: {} patients, embeddings by the {}", path.display(), data.volumes.len(), teacher::NAME);
         }
     })
+}
+
+/// Where the teacher's embeddings of a split are written.
+fn cache_path(out: &Path, split: Split) -> PathBuf {
+    out.join(format!("{}.cache.safetensors", split.name()))
 }
 
 fn print_prevalence(splits: &[CtRate]) {

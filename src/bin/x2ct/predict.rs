@@ -6,17 +6,19 @@ use std::process::ExitCode;
 use serde_json::json;
 use x2ct::ct::image;
 use x2ct::data::cache::EmbeddingCache;
-use x2ct::data::ct_rate::{CtRate, HuSource};
+use x2ct::data::ct_rate;
 use x2ct::data::pixels;
 use x2ct::eval::{retrieval, zero_shot};
 use x2ct::files;
 use x2ct::labels;
 use x2ct::ops::image::ImageSet;
+use x2ct::table::first_of;
 use x2ct::train::{Checkpoint, Trainer};
 
 use crate::Common;
-use crate::arguments::split;
+use crate::arguments::{count, split};
 use crate::chain::{Chain, Trust};
+use crate::effect::{self, Rule};
 use crate::output::Report;
 use crate::terminal::print_table;
 
@@ -39,7 +41,7 @@ pub struct PredictArgs {
     #[arg(long, default_value = "train", value_parser = ["train", "valid"])]
     split: String,
     /// How many reports to name
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, value_parser = count(1..=1000))]
     nearest: usize,
     #[command(flatten)]
     trust: Trust,
@@ -49,6 +51,7 @@ pub struct PredictArgs {
 }
 
 pub fn run(args: PredictArgs, common: &Common) -> anyhow::Result<ExitCode> {
+    effect::check(&[Rule::new("split", args.dataset.is_some(), "--dataset")])?;
     let device = common.device()?;
     let checkpoint: Checkpoint = Checkpoint::read(&args.checkpoint)?;
     let cache = EmbeddingCache::read(&args.cache)?;
@@ -59,12 +62,12 @@ pub fn run(args: PredictArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let trainer = Trainer::resume(&device, &checkpoint)?;
     // Resized as the radiographs of `x2ct drr --dataset` are.
     let size = [checkpoint.config.data.image_size; 2];
-    let texts = report_texts(&args)?;
+    let texts = report_texts(&args, &cache, &mut chain)?;
     let mut results = Vec::new();
     for path in &args.images {
         let picture = image::read(path)?;
         match (checkpoint.sources.expect_picture(path), args.force) {
-            (Err(error), true) => chain.warn(path, &error.to_string()),
+            (Err(error), true) => chain.force(path, &error.to_string()),
             (alike, _) => chain.settle(path, alike)?,
         }
         let bytes = pixels::fit(&pixels::to_bytes(&picture.pixels), [picture.height, picture.width], size);
@@ -89,10 +92,21 @@ pub fn run(args: PredictArgs, common: &Common) -> anyhow::Result<ExitCode> {
 
 type Texts = std::collections::HashMap<String, String>;
 
-fn report_texts(args: &PredictArgs) -> x2ct::Result<Texts> {
+/// The texts of the reports by id, where a data set is named; those of the cache that it lacks are a doubt.
+fn report_texts(args: &PredictArgs, cache: &EmbeddingCache, chain: &mut Chain) -> x2ct::Result<Texts> {
     let Some(root) = &args.dataset else { return Ok(Texts::new()) };
-    let data = CtRate::read(root, split(&args.split), HuSource::AlreadyHu)?;
-    Ok(data.volumes.iter().map(|v| (v.name.to_string(), v.report.text())).collect())
+    let (table, reports) = ct_rate::reports_of(root, split(&args.split))?;
+    for bad in &reports.bad {
+        chain.doubt(&table, &format!("{}: {}; the row is left out", bad.place(), bad.problem), "correct the row")?;
+    }
+    let texts: Texts = reports.rows.iter().map(|(name, report)| (name.to_string(), report.text())).collect();
+    let lacking: Vec<&String> = cache.ids.iter().filter(|id| !texts.contains_key(*id)).collect();
+    if !lacking.is_empty() {
+        let (count, first) = (lacking.len(), first_of(&lacking));
+        let says = format!("has no row for {count} volume(s) of {}: {first}", args.cache.display());
+        chain.doubt(&table, &says, "pass the data set and split of the cache")?;
+    }
+    Ok(texts)
 }
 
 fn print_prediction(
@@ -109,10 +123,8 @@ fn print_prediction(
     print_table(&["abnormality", "probability"], &rows.collect::<Vec<_>>());
     for &(row, cosine) in nearest {
         let id = &cache.ids[row];
-        say!(
-            "report {id} (cosine {cosine:.3}): {}",
-            texts.get(id).map_or("pass --dataset to see its text", String::as_str)
-        );
+        let without = if texts.is_empty() { "pass --dataset to see its text" } else { "the table has no text of it" };
+        say!("report {id} (cosine {cosine:.3}): {}", texts.get(id).map_or(without, String::as_str));
     }
     say!("");
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use serde_json::json;
 use x2ct::archive::TensorStream;
 use x2ct::ct::{HuSource, Preset};
+use x2ct::data::provenance;
 use x2ct::data::volumes::{self, VolumeSet};
 use x2ct::tensor::{DType, Tensor};
 use x2ct::{Device, Error, Result, files};
@@ -14,8 +15,8 @@ use x2ct::{Device, Error, Result, files};
 use crate::Common;
 use crate::effect::{self, Rule};
 use crate::inputs::{Input, Inputs};
-use crate::output::{Failure, Report};
-use crate::source::{HuSourceName, Opened, SourceArgs, Warning};
+use crate::output::{Failure, Report, Warning};
+use crate::source::{HuSourceName, Opened, SourceArgs};
 
 /// Prepare CT volumes as a network's input
 ///
@@ -111,9 +112,9 @@ pub fn run(args: PreprocessArgs, common: &Common) -> anyhow::Result<ExitCode> {
     }
     let report = Report::new("preprocess").with_all(json!({
         "preset": preset.name, "preset_digest": preset.digest(), "dtype": dtype.name(), "device": device.name(),
-        "volumes": rows, "packed": packed, "forced": forced_in, "warnings": warnings, "passed_over": inputs.passed_over,
+        "rows": rows, "packed": packed, "forced": forced_in, "passed_over": inputs.passed_over,
     }))?;
-    report.failing(failed).finish(common.json, || {
+    report.warning(warnings).failing(failed).finish(common.json, || {
         if let (Some(path), Some(count)) = (&args.pack, packed) {
             say!("{}: {count} volumes packed", path.display());
         }
@@ -131,7 +132,10 @@ fn rules(args: &PreprocessArgs) -> Vec<Rule> {
 fn outputs(inputs: &Inputs, out: &Path) -> anyhow::Result<Vec<PathBuf>> {
     if !out.is_dir() && out.extension().is_some_and(|e| e == "safetensors") {
         let count = inputs.volumes.len();
-        anyhow::ensure!(count == 1, "{}: one file for {count} volumes; name a folder", out.display());
+        if count != 1 {
+            let problem = format!("names one file for {count} volumes");
+            return Err(Error::argument("--out", problem, "name a folder: what does not end in .safetensors").into());
+        }
         files::check_writable(out)?;
         return Ok(vec![out.into()]);
     }
@@ -165,6 +169,7 @@ fn write(
         ("input", name.to_string()),
         ("preset", json!(preset).to_string()),
         ("preset_digest", preset.digest()),
+        ("ct_digest", provenance::of_ct(volume)),
         ("hu_source", json!({"from": origin, "slope": slope, "intercept": intercept}).to_string()),
         (
             "geometry",

@@ -161,6 +161,7 @@ impl ProjectionArgs {
         expect_within("--isocentre", triple(self.isocentre), 0.0..=1e5, "mm to either side")?;
         expect_within("--pitch", self.pitch, 1e-3..=100.0, "mm")?;
         expect_within("--mu-water", Some(self.mu_water), 1e-4..=1.0, "per mm")?;
+        expect_within("--energy", self.energy, 20.0..=150.0, "keV")?;
         expect_within("--film-centre", self.film_centre, -100.0..=100.0, "line integrals")?;
         expect_within("--film-width", self.film_width, 1e-3..=100.0, "line integrals")?;
         expect_within("--step", self.step, 1e-3..=100.0, "mm")?;

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use serde::Serialize;
 use x2ct::ct::{self, CtVolume, HuSource, ReadOptions, plausibility, radchest};
 use x2ct::data::ct_rate;
 use x2ct::{Device, Error, Result};
 
 use crate::arguments::numbers;
+use crate::output::Warning;
 
 /// Where Hounsfield units come from, and what is taken for a chest CT.
 #[derive(clap::Args, Clone)]
@@ -34,25 +34,6 @@ pub enum HuSourceName {
     #[value(alias = "header")]
     AlreadyHu,
     Csv,
-}
-
-/// What is doubtful of a file, as JSON lists it under `warnings`.
-#[derive(Clone, Serialize)]
-pub struct Warning {
-    pub file: String,
-    pub warning: String,
-}
-
-impl Warning {
-    /// Of a file.
-    pub fn new(file: impl AsRef<Path>, warning: impl Into<String>) -> Self {
-        Warning { file: file.as_ref().to_string_lossy().into_owned(), warning: warning.into() }
-    }
-
-    /// As it is said.
-    pub fn line(&self) -> String {
-        format!("x2ct: warning: {}: {}", self.file, self.warning)
-    }
 }
 
 /// A volume in HU, and what is doubtful of it.

@@ -88,9 +88,12 @@ pub(super) fn metadata(
 fn acquisition(row: &Row) -> Result<Acquisition, BadRow> {
     let [slope, intercept, xy, z] = [1, 2, 3, 4];
     let positive = |v: &f64| *v > 0.0;
-    // "[0.34, 0.34]": brackets off, first number.
-    let first = row.text(xy).trim().trim_start_matches(['[', '(']).trim_end_matches([']', ')']).split(',').next();
-    let spacing_xy = first.and_then(|v| v.trim().parse().ok()).filter(|v: &f64| v.is_finite() && positive(v));
+    let moderate = |v: &f64| v.abs() <= 1e6;
+    // "[0.34, 0.34]": brackets off; both numbers are one, up to rounding.
+    let cell = row.text(xy).trim().trim_start_matches(['[', '(']).trim_end_matches([']', ')']);
+    let sizes: Option<Vec<f64>> = cell.split(',').map(|v| v.trim().parse().ok()).collect();
+    let alike = |sizes: &&[f64]| sizes.iter().all(|size| positive(size) && (size / sizes[0] - 1.0).abs() < 0.01);
+    let spacing_xy = sizes.as_deref().filter(alike).map(|sizes| sizes[0]).filter(|size| size.is_finite());
     let spacing_z = match row.text(z).trim() {
         "" | "nan" | "NaN" => None,
         _ => Some(row.number(z).filter(positive).ok_or_else(|| row.refuse(z, "a positive number of mm, or empty"))?),
@@ -98,10 +101,14 @@ fn acquisition(row: &Row) -> Result<Acquisition, BadRow> {
     Ok(Acquisition {
         slope: row
             .number(slope)
-            .filter(|v| *v != 0.0)
-            .ok_or_else(|| row.refuse(slope, "a finite number other than 0"))?,
-        intercept: row.number(intercept).ok_or_else(|| row.refuse(intercept, "a finite number"))?,
-        spacing_xy: spacing_xy.ok_or_else(|| row.refuse(xy, "a spacing in mm such as [0.7, 0.7]"))?,
+            .filter(|v| *v != 0.0 && moderate(v))
+            .ok_or_else(|| row.refuse(slope, "a number from -1e6 to 1e6 other than 0"))?,
+        intercept: row
+            .number(intercept)
+            .filter(moderate)
+            .ok_or_else(|| row.refuse(intercept, "a number from -1e6 to 1e6"))?,
+        spacing_xy: spacing_xy
+            .ok_or_else(|| row.refuse(xy, "one spacing in mm along both axes, such as [0.7, 0.7]"))?,
         spacing_z,
     })
 }

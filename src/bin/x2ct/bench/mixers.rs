@@ -4,11 +4,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use serde::Serialize;
-use x2ct::Device;
 use x2ct::device::Memory;
 use x2ct::nn::models::{DcFormer, DcFormerConfig, Mixer};
 use x2ct::nn::{Forward, ParameterBuilder, Parameters};
 use x2ct::tensor::{DType, Tensor};
+use x2ct::{Device, Error};
 
 use super::{cases, median_and_spread, print_device};
 use crate::Common;
@@ -89,10 +89,8 @@ pub fn run(args: MixersArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let device = common.device()?;
     let config = DcFormerConfig { input: args.size, ..DcFormerConfig::named(&format!("dcformer-{}", args.model))? };
     if args.batch * config.map().iter().product::<usize>() < 2 {
-        anyhow::bail!(
-            "a batch of {} volumes has one value a channel at the end; batch norms need two: use --batch 2",
-            args.batch
-        );
+        let problem = format!("a batch of {} volumes has one value a channel at the end", args.batch);
+        return Err(Error::argument("--batch", problem, "batch norms need two: use --batch 2").into());
     }
     let mixers = Mixer::SIBLINGS.map(|mixer| compare(&device, &args, &DcFormerConfig { mixer, ..config.clone() }));
     let report = Comparison {

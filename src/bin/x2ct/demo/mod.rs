@@ -24,6 +24,8 @@ use x2ct::{Device, files};
 mod teacher;
 
 use crate::Common;
+use crate::arguments::count;
+use crate::effect::{self, Rule};
 use crate::output::Report;
 use crate::terminal::{Progress, print_table, stop_flag};
 use crate::train::{checkpoint_path, run_logged};
@@ -47,16 +49,16 @@ pub struct DemoArgs {
     #[arg(long, default_value_t = 1024)]
     seed: u64,
     /// Training patients
-    #[arg(long)]
+    #[arg(long, value_parser = count(2..=1_000_000))]
     patients: Option<usize>,
     /// Passes over them
-    #[arg(long)]
+    #[arg(long, value_parser = count(1..=100_000))]
     epochs: Option<usize>,
     /// Passes of the CT encoder over them, with --teacher dcformer
-    #[arg(long)]
+    #[arg(long, value_parser = count(1..=100_000))]
     teacher_epochs: Option<usize>,
     /// Patients held out: the gallery
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(2..))]
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(2..=1_000_000))]
     held_out: u64,
     /// Train anew even if the folder holds an encoder
     #[arg(long)]
@@ -70,6 +72,16 @@ enum TeacherName {
     /// DCFormer-CLIP, first trained on the phantoms' CTs and reports
     Dcformer,
 }
+
+/// What the demo writes in its folder, beside what a run of `x2ct train` does.
+const OUTPUTS: [&str; 6] = [
+    "report.html",
+    "summary.json",
+    "test.cache.safetensors",
+    "test.radiographs.safetensors",
+    "train.cache.safetensors",
+    "train.radiographs.safetensors",
+];
 
 /// Pixels of a radiograph's side.
 const SIDE: usize = COARSE_SHAPE[0];
@@ -128,10 +140,12 @@ impl Plan {
 }
 
 pub fn run(args: DemoArgs, common: &Common) -> anyhow::Result<ExitCode> {
+    effect::check(&rules(&args))?;
     let start = Instant::now();
     let device = common.device()?;
     let out = args.out.clone();
-    std::fs::create_dir_all(&out).map_err(|e| x2ct::Error::io(&out, "create the folder", &e))?;
+    files::create_folder(&out)?;
+    OUTPUTS.iter().try_for_each(|name| files::check_writable(out.join(name)))?;
     let plan = Plan::new(&args, &out)?;
     let stop = stop_flag()?;
     remark!("device: {}", device.description());
@@ -173,14 +187,21 @@ pub fn run(args: DemoArgs, common: &Common) -> anyhow::Result<ExitCode> {
         sources: TrainConfig::sources(&set),
         scores: [encoder, ridge, ceiling],
     };
-    run.write_summary(&out, &plan)?;
+    let summary = run.summary(&plan);
+    let text = serde_json::to_string_pretty(&summary)? + "\n";
+    files::write_atomic(out.join("summary.json"), text.as_bytes())?;
     run.write_page(&out, &plan, &test, &embeddings)?;
-    if common.json {
-        let summary: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(out.join("summary.json"))?)?;
-        return Report::new("demo").with_all(summary)?.finish(true, || ());
-    }
-    run.print(&out);
-    Ok(ExitCode::SUCCESS)
+    Report::new("demo").with_all(summary)?.finish(common.json, || run.print(&out))
+}
+
+/// When options act.
+fn rules(args: &DemoArgs) -> [Rule; 2] {
+    let learned = args.teacher == TeacherName::Dcformer;
+    let open = args.patients.is_none() || args.epochs.is_none() || (learned && args.teacher_epochs.is_none());
+    [
+        Rule::new("teacher_epochs", learned, "--teacher dcformer"),
+        Rule::new("full", open, "one of patients and epochs left to it"),
+    ]
 }
 
 /// Whether the encoder in the folder, if one is to be used, is of this plan and of these patients.
@@ -245,7 +266,8 @@ struct Outcome {
 }
 
 impl Outcome {
-    fn write_summary(&self, out: &Path, plan: &Plan) -> anyhow::Result<()> {
+    /// The figures, as JSON.
+    fn summary(&self, plan: &Plan) -> serde_json::Value {
         let [encoder, ridge, ceiling] = &self.scores;
         let mut summary = json!({
             "seconds": self.seconds,
@@ -272,8 +294,7 @@ impl Outcome {
                 "scale": learned.scores.scale, "config": learned.config,
             });
         }
-        files::write_atomic(out.join("summary.json"), (serde_json::to_string_pretty(&summary)? + "\n").as_bytes())?;
-        Ok(())
+        summary
     }
 
     fn write_page(&self, out: &Path, plan: &Plan, test: &PhantomSet, embeddings: &[f32]) -> anyhow::Result<()> {

@@ -18,8 +18,8 @@ use super::DrrArgs;
 use crate::Common;
 use crate::arguments::split;
 use crate::inputs::PassedOver;
-use crate::output::{Failure, Report};
-use crate::source::{HuSourceName, Warning};
+use crate::output::{Failure, Report, Warning};
+use crate::source::HuSourceName;
 use crate::terminal::{Progress, stop_flag};
 
 #[derive(clap::Args)]
@@ -137,8 +137,9 @@ pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
             "manifest": files::lossy(&made.manifest), "radiographs": made.made,
             "size": options.size, "pixels": options.pixel,
             "preprocessing_digest": made.preprocessing_digest, "seconds": start.elapsed().as_secs_f64(),
-            "forced": forced, "warnings": warnings, "passed_over": passed_over,
+            "forced": forced, "passed_over": passed_over,
         }))?
+        .warning(warnings)
         .failing(data.bad_rows.iter().map(|bad| Failure::from(&bad.error())))
         .failing(failures);
     let code = report.finish(common.json, || {

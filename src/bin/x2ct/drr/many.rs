@@ -11,8 +11,8 @@ use x2ct::{Error, files};
 use super::DrrArgs;
 use crate::Common;
 use crate::inputs::{Input, Inputs};
-use crate::output::{Failure, Report};
-use crate::source::{Opened, Warning};
+use crate::output::{Failure, Report, Warning};
+use crate::source::Opened;
 use crate::terminal::{Progress, stop_flag};
 
 pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
@@ -82,13 +82,13 @@ pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
     forced_in.sort();
     let (total, out) = (jobs.len() + inputs.failed.len(), args.out.display());
     let (made, passed) = (jobs.len() - failed.len(), inputs.passed_over.len());
-    let warnings: Vec<Warning> =
-        inputs.warnings.iter().cloned().chain(warnings.into_iter().flat_map(|(_, found)| found)).collect();
+    let warnings = inputs.warnings.iter().cloned().chain(warnings.into_iter().flat_map(|(_, found)| found));
     let report = Report::new("drr")
         .with_all(json!({
             "out": files::lossy(&args.out), "volumes": made, "views": projection.views, "seconds": start.elapsed().as_secs_f64(),
-            "forced": forced_in, "warnings": warnings, "passed_over": inputs.passed_over,
+            "forced": forced_in, "passed_over": inputs.passed_over,
         }))?
+        .warning(warnings)
         .failing(inputs.failed.iter().cloned())
         .failing(failed.into_iter().map(|(_, failure)| failure));
     let passed = if passed > 0 { format!(", {passed} other files passed over") } else { String::new() };

@@ -12,9 +12,9 @@ use x2ct::{Error, files};
 
 use super::DrrArgs;
 use crate::Common;
-use crate::output::Report;
+use crate::output::{Report, Warning};
 use crate::projection::GeometryName;
-use crate::source::{Opened, Warning};
+use crate::source::Opened;
 
 pub fn run(file: &Path, args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let projection = &args.projection;
@@ -61,9 +61,9 @@ pub fn run(file: &Path, args: &DrrArgs, common: &Common) -> anyhow::Result<ExitC
             "settings": made.entries, "letters": png.letters.is_some(),
             "padding_voxels": padding, "padding_pixels": padding_pixels(&device, &volume, &options)?,
             "seconds": {"read": read, "project": project, "total": seconds},
-            "forced": forced, "warnings": warnings, "passed_over": [],
+            "forced": forced, "passed_over": [],
         });
-        return Report::new("drr").with_all(report)?.finish(true, || ());
+        return Report::new("drr").with_all(report)?.warning(warnings).finish(true, || ());
     } else {
         say!(
             "{}: {} x {} pixels of {pitch:.3} mm, {low:.4} to {high:.4} {}, {seconds:.2} s on {}",
