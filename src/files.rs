@@ -50,6 +50,25 @@ pub fn check_writable(path: impl AsRef<Path>) -> Result<()> {
     }
 }
 
+/// Removes what a process that was killed while it wrote `path` has left: hidden files beside it, `.NAME.` and six letters or
+/// digits. Nobody else may be writing `path` now.
+pub fn remove_unfinished(path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let begin = format!(".{}.", lossy(path.file_name().unwrap_or_default()));
+    let failed = |e: std::io::Error| Error::io(folder, "read the folder", &e);
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = lossy(entry.file_name());
+        let random = name.strip_prefix(&begin).unwrap_or_default();
+        if random.len() == 6 && random.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            let path = entry.path();
+            std::fs::remove_file(&path).map_err(|e| Error::io(&path, "remove what a killed run left", &e))?;
+        }
+    }
+    Ok(())
+}
+
 /// What stands behind an output path.
 enum Target<'a> {
     /// A plain file or none yet, not a link.
@@ -103,6 +122,18 @@ fn follow(path: &Path) -> Result<PathBuf> {
 /// [`std::fs::create_dir_all`] with an error that names the folder.
 pub fn create_folder(path: impl AsRef<Path>) -> Result<()> {
     std::fs::create_dir_all(&path).map_err(|e| Error::io(path, "create the folder", &e))
+}
+
+/// Whether [`create_folder`] could make a folder, and files be written there, found out without making any.
+pub fn check_folder(path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    let existing = path.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
+    if !existing.is_dir() {
+        let problem = format!("cannot create the folder: {} is a file", lossy(existing));
+        return Err(Error::file(path, problem, "name another folder"));
+    }
+    let failed = |e: std::io::Error| Error::io(path, "write to the folder", &e);
+    AtomicWriteFile::open(existing.join("x2ct")).and_then(AtomicWriteFile::discard).map_err(failed)
 }
 
 /// A path as text for messages and JSON: what is not UTF-8 becomes U+FFFD. (serde refuses such a path.)

@@ -331,7 +331,7 @@ const BAD: &[(&str, &[&str])] = &[
     ("phantom --out fresh --train 0 --valid 0", &["no patients"]),
     // Configurations and what they name.
     ("train absent.toml", &["absent.toml: cannot read"]),
-    ("train zero.toml", &["zero.toml: batch: must be at least 2"]),
+    ("train zero.toml", &["zero.toml: batch: is 0, must be from 2 to 16777216"]),
     ("train field.toml", &["field.toml: line 3: unknown field `batchsize`"]),
     ("train type.toml", &["type.toml: line 14: ", "string"]),
     ("train model.toml", &["model.toml: model.name: there is no model `vgg16`"]),

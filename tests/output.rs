@@ -44,7 +44,7 @@ fn a_full_output_is_one_line_and_a_closed_one_none() {
         assert!(text.starts_with("x2ct: standard output: cannot be written: No space left"), "{arguments}: {text}");
         let output = command(folder.path(), arguments).stdout(closed()).output().unwrap();
         assert_eq!((output.status.code(), said(&output).as_str()), (Some(0), ""), "{arguments}");
-        // An error that cannot be said is still an exit code.
+        // Wrong usage that cannot be said is still an exit code.
         let output = command(folder.path(), "model vgg16").stdout(full()).stderr(full()).status().unwrap();
         assert_eq!(output.code(), Some(2));
     }
@@ -173,6 +173,13 @@ fn output_goes_through_links_and_into_what_is_no_plain_file() {
     assert_eq!(reader.join().unwrap(), "through");
     assert!(at("fifo").symlink_metadata().unwrap().file_type().is_fifo());
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 6, "no temporary file stays");
+    // What a killed process leaves of a file is removed, and nothing that only looks like it.
+    let kept = [".real.a", ".real.abc-ef", ".other.abcdef", "real.abcdef", ".real.abcdefg"];
+    for name in kept.iter().chain(&[".real.aB3def"]) {
+        std::fs::write(at(name), "half").unwrap();
+    }
+    files::remove_unfinished(at("real")).unwrap();
+    assert!(kept.iter().all(|name| at(name).exists()) && !at(".real.aB3def").exists() && read("real") == "new");
 }
 
 #[test]

@@ -1,5 +1,10 @@
 //! Training as a whole: it learns, it repeats bit for bit, it resumes bit for bit, and it refuses what it cannot use.
 
+mod limits;
+#[cfg(feature = "cli")]
+mod runs;
+mod weights;
+
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
@@ -32,6 +37,8 @@ fn config(out: &Path, epochs: usize) -> TrainConfig {
         seed: 3,
         dtype: x2ct::tensor::DType::F32,
         checkpoint_steps: 2,
+        max_skipped_steps: 10,
+        schedule_epochs: None,
         drop_last: false,
         weights: None,
         model: EncoderConfig::new("resnet18", 8),
@@ -119,6 +126,33 @@ fn stop_and_resume(micro_batch: Option<usize>) {
     }
 }
 
+#[test]
+fn a_checkpoint_that_records_no_data_does_not_go_on_where_the_data_has_no_such_step() {
+    let (device, folder) = (Device::host(), tempfile::tempdir().unwrap());
+    let path = folder.path().join("checkpoint.safetensors");
+    let (config, flag) = (config(folder.path(), 3), AtomicBool::new(false));
+    let mut first = Recorder { stop_after: Some((5, &flag)), write_to: Some(path.clone()), ..Default::default() };
+    let outcome =
+        Trainer::new(&device, &config).unwrap().run(&set(&device, &patients(&device, 0..40)), &mut first, &flag);
+    assert!(matches!(outcome, Err(Error::Interrupted(_))));
+    // Of three batches an epoch; an older file, which does not say of what.
+    let resume = |count: u64| {
+        let mut checkpoint = Checkpoint::<TrainConfig>::read(&path).unwrap();
+        checkpoint.sources = x2ct::train::Sources::new("phantom teacher", []);
+        let mut trainer = Trainer::resume(&device, &checkpoint).unwrap();
+        let outcome =
+            trainer.run(&set(&device, &patients(&device, 0..count)), &mut Recorder::default(), &AtomicBool::new(false));
+        outcome.map_err(|e| e.to_string())
+    };
+    for (count, batches) in [(20, 2), (16, 1), (70, 5)] {
+        let error = resume(count).unwrap_err();
+        let expected =
+            format!("training set: has {batches} batches an epoch, and the run is at batch 2 of epoch 1 after 5 steps");
+        assert!(error.starts_with(&expected), "{error}");
+    }
+    resume(40).unwrap();
+}
+
 /// R@5 and macro AUC on held-out patients.
 fn held_out(device: &Device, trainer: &Trainer, p: &PhantomSet) -> (f64, f64) {
     let images = p.radiographs.upload(device).unwrap();
@@ -164,8 +198,8 @@ fn what_cannot_be_trained_with_is_refused() {
             Trainer::new(&device, &c).and_then(|mut t| t.run(&set, &mut Recorder::default(), &AtomicBool::new(false)));
         trained.unwrap_err().to_string()
     };
-    assert!(refuse(&|c| c.batch = 0).contains("batch: must be at least 2"));
-    assert!(refuse(&|c| c.micro_batch = Some(0)).contains("micro_batch: must be at least 2"));
+    assert!(refuse(&|c| c.batch = 0).contains("batch: is 0, must be from 2 to 16777216"));
+    assert!(refuse(&|c| c.micro_batch = Some(0)).contains("micro_batch: is 0, must be from 2 to 16777216"));
     let single = |batch: usize| move |c: &mut TrainConfig| (c.batch, c.micro_batch) = (batch, Some(2));
     assert!(refuse(&single(3)).contains("2 cuts a batch of 3 so that a part holds 1 radiograph"));
     assert!(refuse(&|c| c.model.name = "vgg".into()).contains("there is no model `vgg`"));

@@ -249,7 +249,7 @@ impl Case {
             let tensor = self.tensor(&format!("{prefix}{name}"))?;
             Ok((name.to_string(), tensor.clone()))
         });
-        let state = StateDict { tensors: tensors.collect::<Result<_>>()? };
+        let state: StateDict = tensors.collect::<Result<_>>()?;
         state.load_into(parameters, prefix).map(drop).map_err(|e| e.of_file(&self.file))
     }
 

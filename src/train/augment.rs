@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::limits::within;
+use crate::Result;
 use crate::ops::image::Warp;
 use crate::philox::Rng;
-use crate::{Error, Result};
 
 /// RandomResizedCrop and ColorJitter as the CXR-CLIP transforms use them on grey images, and a shift. The defaults change
 /// nothing; [`Augmentation::cxr_clip`] are the published values (without CLAHE).
@@ -42,18 +43,15 @@ impl Augmentation {
     }
 
     pub(super) fn check(&self) -> Result<()> {
-        let range = |r: [f32; 2]| r[0] > 0.0 && r[0] <= r[1] && r[1].is_finite();
-        let checks = [
-            ("augmentation.crop_scale", range(self.crop_scale), "must be two positive numbers, ascending"),
-            ("augmentation.crop_ratio", range(self.crop_ratio), "must be two positive numbers, ascending"),
-            ("augmentation.shift", (0.0..1.0).contains(&self.shift), "must be in [0, 1)"),
-            ("augmentation.brightness", (0.0..1.0).contains(&self.brightness), "must be in [0, 1)"),
-            ("augmentation.contrast", (0.0..1.0).contains(&self.contrast), "must be in [0, 1)"),
-        ];
-        match checks.iter().find(|(_, good, _)| !good) {
-            Some((field, _, problem)) => Err(Error::argument(*field, *problem, "correct the configuration")),
-            None => Ok(()),
+        for (field, [low, high]) in
+            [("augmentation.crop_scale", self.crop_scale), ("augmentation.crop_ratio", self.crop_ratio)]
+        {
+            within(field, low, 0.01..=100.0)?;
+            within(field, high, low..=100.0)?;
         }
+        within("augmentation.shift", self.shift, 0.0..1.0)?;
+        within("augmentation.brightness", self.brightness, 0.0..1.0)?;
+        within("augmentation.contrast", self.contrast, 0.0..1.0)
     }
 
     /// The warp of one image from `source` [H, W] to `output` [H, W].

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::task::identity;
+use super::task::{WEIGHTS, identity};
 use super::{Sources, Task, TrainConfig};
 use crate::archive::{Archive, Writer};
 use crate::data::provenance::{Content, Provenance, Undecided, difference, fields};
@@ -12,7 +12,7 @@ use crate::nn::{Parameters, StateDict};
 use crate::tensor::Shape;
 use crate::{Error, Result};
 
-const FORMAT: &str = "x2ct-checkpoint-1";
+pub(super) const FORMAT: &str = "x2ct-checkpoint-1";
 const ADVICE: &str = "use an earlier checkpoint, or train again";
 
 /// Where in a run.
@@ -138,7 +138,8 @@ impl<C: Task> Checkpoint<C> {
     }
 
     /// Whether a run of this configuration may go on from here, on this data: the same configuration but for the spelling of
-    /// its paths, the very same data. Returns what could not be decided.
+    /// its paths, for more epochs ([`TrainConfig::schedule_epochs`]) and for what has no part in the result; the very same data
+    /// and initial weights, where these are given still. Returns what could not be decided.
     ///
     /// # Errors
     /// Names the first field that differs, with both values or both digests.
@@ -148,12 +149,24 @@ impl<C: Task> Checkpoint<C> {
             let hint = "correct the configuration, use another output folder, or begin anew with --restart";
             return Err(Error::argument(d.name, problem, hint));
         }
-        self.sources.expect_same(data)
+        self.config.run().expect_length(&config.run())?;
+        let mut undecided = self.sources.expect_same(data)?;
+        match (self.config.run().weights, data.from.contains_key(WEIGHTS)) {
+            (None, true) => {
+                let hint = "leave it out, or begin anew with --restart";
+                return Err(Error::argument(WEIGHTS, "is given, the run began with random ones", hint));
+            }
+            (Some(_), true) if !self.sources.from.contains_key(WEIGHTS) => {
+                undecided.push("weights: what the run began with is not recorded, so nothing was compared".into());
+            }
+            _ => (),
+        }
+        Ok(undecided)
     }
 }
 
 /// A flat arena (such as a moment) as named tensors.
 pub(super) fn named(parameters: &Parameters, arena: &crate::Tensor) -> Result<StateDict> {
     let tensors = parameters.to_torch(arena)?.into_iter().map(|(name, shape, data)| (name, (shape, data)));
-    Ok(StateDict { tensors: tensors.collect() })
+    Ok(tensors.collect())
 }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::task::{self, Task, check_fields};
-use super::{Augmentation, OptimizerConfig, ScheduleConfig, micro_batches};
+use super::limits::{BATCH, check_fields, within, within_each, within_if};
+use super::{Augmentation, OptimizerConfig, ScheduleConfig, Task, file, micro_batches};
 use crate::kernels::DType;
 use crate::nn::models::EncoderConfig;
 use crate::ops::image::Normalization;
@@ -18,8 +18,12 @@ pub struct TrainConfig {
     /// Folder of the run: checkpoints and `log.jsonl`.
     #[serde(serialize_with = "files::serialize")]
     pub out: PathBuf,
-    /// Passes over the data.
+    /// Passes over the data. A run may be prolonged: started again with more of them, it goes on.
     pub epochs: usize,
+    /// Epochs that a cosine schedule is planned for; absent means `epochs`. With more of them than `epochs` the run can be
+    /// prolonged, by raising `epochs` up to this number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule_epochs: Option<usize>,
     /// Pairs a step.
     #[serde(default = "batch")]
     pub batch: usize,
@@ -36,10 +40,15 @@ pub struct TrainConfig {
     /// Steps between checkpoints; one is also written at the end of every epoch.
     #[serde(default = "checkpoint_steps")]
     pub checkpoint_steps: usize,
+    /// Steps in a row that may be skipped because their gradient is not finite; one more ends the run with an error. While steps are
+    /// skipped no checkpoint is written.
+    #[serde(default = "max_skipped_steps")]
+    pub max_skipped_steps: usize,
     /// Leave out the pairs of an epoch's order that do not fill a batch.
     #[serde(default)]
     pub drop_last: bool,
-    /// Initial weights: a safetensors `state_dict` of the trunk (torchvision's names) or of the whole encoder. Absent means random.
+    /// Initial weights: a checkpoint of `x2ct train`, or a safetensors `state_dict` of the trunk (torchvision's names) or of the
+    /// whole encoder, its names as they are or behind `module.`, `model.`, `encoder.`, `backbone.` and the like. Absent means random.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "files::serialize_option")]
     pub weights: Option<PathBuf>,
     /// The encoder.
@@ -71,6 +80,9 @@ fn dtype() -> DType {
 }
 pub(super) fn checkpoint_steps() -> usize {
     1000
+}
+pub(super) fn max_skipped_steps() -> usize {
+    10
 }
 
 /// Files and sizes. Relative paths are relative to the configuration file.
@@ -124,22 +136,27 @@ impl Default for LossConfig {
 impl TrainConfig {
     /// Reads and checks a TOML file; relative paths become relative to its folder.
     pub fn read(path: &Path) -> Result<Self> {
-        task::read(path)
+        file::read(path)
     }
 
     /// Refuses values that cannot be trained with, naming the field.
     pub(super) fn check_all(&self) -> Result<()> {
         self.run().check()?;
-        check_fields(&[
-            (
-                "micro_batch",
-                self.micro_batch.is_none_or(|m| m > 1),
-                "must be at least 2: 1 radiograph is too few for batch norm",
-            ),
-            ("data.image_size", (32..=4096).contains(&self.data.image_size), "must be between 32 and 4096"),
-            ("loss.temperature", self.loss.temperature.is_finite() && self.loss.temperature > 0.0, "must be positive"),
-            ("loss", self.loss.beta != 0.0 || self.loss.gamma != 0.0, "beta and gamma are both 0: nothing is learned"),
-        ])?;
+        // One radiograph is too few for batch norm.
+        within_if("micro_batch", self.micro_batch, 2..=BATCH)?;
+        within("model.width", self.model.width, 1..=1024)?;
+        within("model.embedding", self.model.embedding, 1..=65_536)?;
+        within("data.image_size", self.data.image_size, 32..=4096)?;
+        within_each("data.normalization.mean", &self.data.normalization.mean, -1e6..=1e6)?;
+        within_each("data.normalization.std", &self.data.normalization.std, 1e-6..=1e6)?;
+        for (field, weight) in
+            [("loss.alpha", self.loss.alpha), ("loss.beta", self.loss.beta), ("loss.gamma", self.loss.gamma)]
+        {
+            within(field, weight, 0.0..=1e6)?;
+        }
+        within("loss.temperature", self.loss.temperature, 1e-4..=1e4)?;
+        let learns = self.loss.beta != 0.0 || self.loss.gamma != 0.0;
+        check_fields(&[("loss", learns, "beta and gamma are both 0: nothing is learned")])?;
         micro_batches(self.batch, self.micro_batch)?;
         self.augmentation.check()
     }

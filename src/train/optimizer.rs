@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::task::check_fields;
+use super::limits::{check_fields, positive, within, within_each, within_if};
 use crate::nn::Parameters;
 use crate::ops::optim::{Group, Hyper};
 use crate::{Error, Result};
@@ -104,17 +104,17 @@ impl OptimizerConfig {
     }
 
     pub(super) fn check(&self) -> Result<()> {
-        let rate = |r: Option<f64>| r.is_none_or(|r| r.is_finite() && r > 0.0);
         check_fields(&[
             ("optimizer.lr", self.lr.is_none() || self.blr.is_none(), "stands beside blr; give one of them"),
             ("optimizer.lr", self.lr.is_some() || self.blr.is_some(), "is missing, and so is blr; give one of them"),
-            ("optimizer.lr", rate(self.lr), "must be positive"),
-            ("optimizer.blr", rate(self.blr), "must be positive"),
-            ("optimizer.betas", self.betas.iter().all(|b| (0.0..1.0).contains(b)), "must be in [0, 1)"),
-            ("optimizer.eps", self.eps > 0.0, "must be positive"),
-            ("optimizer.weight_decay", self.weight_decay >= 0.0, "must not be negative"),
-            ("optimizer.max_norm", self.max_norm >= 0.0, "must not be negative"),
-        ])
+        ])?;
+        within_if("optimizer.lr", self.lr, positive(1e30))?;
+        within_if("optimizer.blr", self.blr, positive(1e30))?;
+        within_each("optimizer.betas", &self.betas, 0.0..1.0)?;
+        // What f32 holds at full precision.
+        within("optimizer.eps", self.eps, 1e-37..=1.0)?;
+        within("optimizer.weight_decay", self.weight_decay, 0.0..=1e6)?;
+        within("optimizer.max_norm", self.max_norm, 0.0..=1e30)
     }
 
     /// The learning rate of a run with `batch` pairs a step, before its schedule.
@@ -168,7 +168,8 @@ pub enum ScheduleKind {
     /// Constant: X2CT-CLIP and DCFormer use no scheduler.
     #[default]
     Constant,
-    /// Half a cosine down to 0 at the last step.
+    /// Half a cosine: of n steps after the warm-up, step s (from 0) has (1 + cos(pi s / n)) / 2 of the rate. The first has all of
+    /// it; the last still has a little, (1 - cos(pi / n)) / 2, and the one after it would have 0.
     Cosine,
 }
 

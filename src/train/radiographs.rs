@@ -1,11 +1,11 @@
 //! Training a radiograph encoder on a frozen teacher's embeddings.
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::gradient::BatchLoss;
 use super::sampler::AUGMENT;
-use super::{Run, Sampler, Sources, StepRows, Task, TrainConfig, Trainer, TrainingSet};
+use super::{Run, Sampler, Sources, StepRows, Task, TrainConfig, Trainer, TrainingSet, weights};
 use crate::autograd::Var;
 use crate::data::rows;
 use crate::nn::models::RadiographEncoder;
@@ -16,6 +16,9 @@ use crate::ops::pointwise::Cast;
 use crate::philox::Rng;
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
+
+/// What the trunk's names begin with.
+const TRUNK: &str = "xray_encoder.";
 
 impl Task for TrainConfig {
     const NAME: &'static str = "radiograph encoder";
@@ -28,11 +31,13 @@ impl Task for TrainConfig {
         Run {
             out: &self.out,
             epochs: self.epochs,
+            schedule_epochs: self.schedule_epochs,
             batch: self.batch,
             micro_batch: self.micro_batch,
             seed: self.seed,
             dtype: self.dtype,
             checkpoint_steps: self.checkpoint_steps,
+            max_skipped_steps: self.max_skipped_steps,
             drop_last: self.drop_last,
             weights: self.weights.as_deref(),
             optimizer: &self.optimizer,
@@ -52,8 +57,8 @@ impl Task for TrainConfig {
         RadiographEncoder::new(b, &self.model)
     }
 
-    fn load_weights(&self, parameters: &Parameters, path: &Path) -> Result<Vec<String>> {
-        load_weights(parameters, path)
+    fn load_weights(&self, parameters: &Parameters, weights: StateDict, source: &str) -> Result<Vec<String>> {
+        load_weights(parameters, &weights, source)
     }
 
     fn expect_set(&self, set: &TrainingSet) -> Result<()> {
@@ -181,24 +186,12 @@ impl BatchLoss for Batch<'_> {
 }
 
 /// A `state_dict` of the whole encoder, or of its trunk with torchvision's names.
-fn load_weights(parameters: &Parameters, path: &Path) -> Result<Vec<String>> {
-    let dict = StateDict::read(path)?;
-    let source = path.display().to_string();
-    if dict.tensors.keys().any(|name| name.starts_with("xray_encoder.")) {
-        return dict.load_into(parameters, &source);
+fn load_weights(parameters: &Parameters, weights: &StateDict, source: &str) -> Result<Vec<String>> {
+    let whole = weights::names(parameters);
+    let trunk: Vec<String> = whole.iter().filter_map(|name| Some(name.strip_prefix(TRUNK)?.to_string())).collect();
+    let (of_whole, of_trunk) = (weights::prefix(weights, &whole, source)?, weights::prefix(weights, &trunk, source)?);
+    if of_whole.1 > of_trunk.1 {
+        return weights.load_as(parameters, source, |name| Some(format!("{}{name}", of_whole.0)));
     }
-    let mut whole = StateDict::of(parameters)?;
-    for (name, tensor) in &dict.tensors {
-        whole.tensors.insert(format!("xray_encoder.{name}"), tensor.clone());
-    }
-    let missing =
-        whole.tensors.keys().filter_map(|n| n.strip_prefix("xray_encoder.")).find(|n| !dict.tensors.contains_key(*n));
-    if let Some(name) = missing {
-        return Err(Error::file(
-            path,
-            format!("has no tensor `{name}`"),
-            "pass torchvision's state_dict of this ResNet",
-        ));
-    }
-    whole.load_into(parameters, &source)
+    weights.load_as(parameters, source, |name| Some(format!("{}{}", of_trunk.0, name.strip_prefix(TRUNK)?)))
 }

@@ -8,11 +8,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use super::{BatchLoss, CtTrainConfig, OptimizerConfig, Sampler, ScheduleConfig, TrainConfig, micro_batches};
+use super::limits::{BATCH, EPOCHS, STEPS, check_fields, within, within_if};
+use super::{BatchLoss, OptimizerConfig, Sampler, ScheduleConfig, ScheduleKind, micro_batches, weights};
 use crate::data::provenance::{Provenance, Undecided, fields};
 use crate::kernels::DType;
-use crate::nn::{ParameterBuilder, Parameters};
-use crate::{Error, Result, files};
+use crate::nn::{ParameterBuilder, Parameters, StateDict};
+use crate::{Error, Result};
 
 /// A kind of training run. A run is its configuration, so the configuration is the task: it makes the model, knows which data
 /// fit it, and makes batches of them. [`super::Trainer`] does the rest: order, gradients, steps, checkpoints.
@@ -42,8 +43,9 @@ pub trait Task: Clone + PartialEq + Serialize + DeserializeOwned {
     /// Registers the model.
     fn model(&self, b: &mut ParameterBuilder) -> Result<Self::Model>;
 
-    /// Loads initial weights and returns the names in the file that the model does not have.
-    fn load_weights(&self, parameters: &Parameters, path: &Path) -> Result<Vec<String>>;
+    /// Copies initial weights, whatever known prefix their names have, and returns the names that the model does not have.
+    /// `source` names them in errors.
+    fn load_weights(&self, parameters: &Parameters, weights: StateDict, source: &str) -> Result<Vec<String>>;
 
     /// Refuses a set that the model cannot learn from.
     fn expect_set(&self, set: &Self::Set) -> Result<()>;
@@ -69,6 +71,9 @@ pub trait Task: Clone + PartialEq + Serialize + DeserializeOwned {
     ) -> Result<Self::Batch<'a>>;
 }
 
+/// What [`Sources::from`] calls the initial weights.
+pub(super) const WEIGHTS: &str = "weights";
+
 /// Where a training set comes from: what a checkpoint records, and what a resumed run is held to.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sources {
@@ -85,6 +90,18 @@ impl Sources {
         Sources { teacher: teacher.into(), from }
     }
 
+    /// Of a run of this configuration on this set: those of the set, and the initial weights where it has some.
+    ///
+    /// # Errors
+    /// Weights that cannot be read.
+    pub fn of<C: Task>(config: &C, set: &C::Set) -> Result<Self> {
+        let mut sources = C::sources(set);
+        if let Some(path) = config.run().weights {
+            sources.from.insert(WEIGHTS.into(), weights::read::<C>(path)?.1);
+        }
+        Ok(sources)
+    }
+
     /// What a run that began with these may go on with: the very same.
     ///
     /// # Errors
@@ -93,7 +110,8 @@ impl Sources {
         let mut undecided = Vec::new();
         for (name, began) in &self.from {
             if let Some(now) = now.from.get(name) {
-                undecided.extend(began.expect_same(&format!("data.{name}"), now)?);
+                let field = if name == WEIGHTS { name.clone() } else { format!("data.{name}") };
+                undecided.extend(began.expect_same(&field, now)?);
             }
         }
         if self.from.is_empty() && !self.teacher.is_empty() {
@@ -131,13 +149,18 @@ impl Sources {
     }
 }
 
-/// A configuration without the spelling of its paths: what tells runs apart.
+/// A configuration without the spelling of its paths and without what has rules of its own or no part in the result: what tells
+/// runs apart.
 pub(super) fn identity<C: Task>(config: &C) -> Map<String, Value> {
     let mut config = config.clone();
     for path in config.paths() {
         *path = PathBuf::new();
     }
-    fields(json!(config))
+    let mut fields = fields(json!(config));
+    for name in ["epochs", "schedule_epochs", WEIGHTS, "checkpoint_steps", "max_skipped_steps"] {
+        fields.remove(name);
+    }
+    fields
 }
 
 /// Which pairs a step is on.
@@ -157,6 +180,8 @@ pub struct Run<'a> {
     pub out: &'a Path,
     /// Passes over the data.
     pub epochs: usize,
+    /// Epochs that the schedule is planned for, where they are given.
+    pub schedule_epochs: Option<usize>,
     /// Pairs a step.
     pub batch: usize,
     /// Pairs recorded at a time, at most.
@@ -167,6 +192,8 @@ pub struct Run<'a> {
     pub dtype: DType,
     /// Steps between checkpoints.
     pub checkpoint_steps: usize,
+    /// Steps in a row that may be skipped.
+    pub max_skipped_steps: usize,
     /// Whether an epoch leaves out the pairs that do not fill a batch.
     pub drop_last: bool,
     /// Initial weights.
@@ -178,56 +205,44 @@ pub struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Epochs that the schedule is planned for.
+    pub fn planned_epochs(&self) -> usize {
+        self.schedule_epochs.unwrap_or(self.epochs)
+    }
+
     pub(super) fn check(&self) -> Result<()> {
-        check_fields(&[
-            ("epochs", self.epochs > 0, "must be at least 1"),
-            ("batch", self.batch > 1, "must be at least 2: a pair has no negatives alone"),
-        ])?;
+        within("epochs", self.epochs, 1..=EPOCHS)?;
+        // A pair has no negatives alone.
+        within("batch", self.batch, 2..=BATCH)?;
+        within("checkpoint_steps", self.checkpoint_steps, 1..=STEPS)?;
+        within("max_skipped_steps", self.max_skipped_steps, 0..=STEPS)?;
+        within("schedule.warmup_steps", self.schedule.warmup_steps, 0..=STEPS)?;
+        within_if("schedule_epochs", self.schedule_epochs, self.epochs..=EPOCHS)?;
+        let planned = self.schedule_epochs.is_none() || self.schedule.kind != ScheduleKind::Constant;
+        check_fields(&[("schedule_epochs", planned, "has no effect on a constant rate, which needs no plan")])?;
         self.optimizer.check()
     }
-}
 
-/// The first of (field, good, what is wrong) that is not good, as an error.
-pub(super) fn check_fields(checks: &[(&str, bool, &str)]) -> Result<()> {
-    match checks.iter().find(|(_, good, _)| !good) {
-        Some((field, _, problem)) => Err(Error::argument(*field, *problem, "correct the configuration")),
-        None => Ok(()),
-    }
-}
-
-/// Reads and checks a TOML file; relative paths become relative to its folder.
-pub(super) fn read<C: Task>(path: &Path) -> Result<C> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", &e))?;
-    let mut config: C = toml::from_str(&text).map_err(|e| {
-        let line = e.span().map_or(1, |s| text[..s.start].matches('\n').count() + 1);
-        Error::file(path, format!("line {line}: {}", e.message().replace('\n', " ")), "correct the configuration")
-    })?;
-    let folder = path.parent().unwrap_or(Path::new(""));
-    for p in config.paths() {
-        *p = folder.join(files::expand(p).map_err(|e| Error::file(path, e.to_string(), "correct the configuration"))?);
-    }
-    config.check().map_err(|e| e.of_file(path))?;
-    Ok(config)
-}
-
-/// A configuration file of either kind, told apart by `model.name`.
-pub enum AnyConfig {
-    /// Of a radiograph encoder.
-    Radiographs(TrainConfig),
-    /// Of a CT encoder: a model whose name begins with `dcformer`.
-    Ct(CtTrainConfig),
-}
-
-impl AnyConfig {
-    /// Reads and checks a TOML file; relative paths become relative to its folder.
-    pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", &e))?;
-        let table: Option<toml::Table> = text.parse().ok();
-        let name = table.as_ref().and_then(|t| t.get("model")?.get("name")?.as_str());
-        match name.is_some_and(|name| name.starts_with("dcformer")) {
-            true => CtTrainConfig::read(path).map(AnyConfig::Ct),
-            false => TrainConfig::read(path).map(AnyConfig::Radiographs),
+    /// Whether a run may become one of this length: it may grow, as far as its schedule was planned.
+    ///
+    /// # Errors
+    /// Names what was changed, and the key that would have made it possible.
+    pub(super) fn expect_length(&self, now: &Run) -> Result<()> {
+        if now.epochs < self.epochs {
+            let problem = format!("is {}, the run began with {}, and may only grow", now.epochs, self.epochs);
+            let hint = format!("set it to {} or more, or begin anew with --restart", self.epochs);
+            return Err(Error::argument("epochs", problem, hint));
         }
+        let (began, planned) = (self.planned_epochs(), now.planned_epochs());
+        if self.schedule.kind == ScheduleKind::Constant || began == planned {
+            return Ok(());
+        }
+        let field = if now.schedule_epochs.is_some() { "schedule_epochs" } else { "epochs" };
+        let problem = format!("is {planned}, and the cosine of this run was planned for {began} epochs");
+        let hint = format!(
+            "go back to {began}, or begin anew with --restart, with `schedule_epochs` as long as the run may become"
+        );
+        Err(Error::argument(field, problem, hint))
     }
 }
 

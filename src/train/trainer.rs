@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::named;
-use super::{Checkpoint, Position, Sources, StepRows, Task, TrainConfig, gradients};
+use super::task::WEIGHTS;
+use super::{Checkpoint, Position, Sampler, Sources, StepRows, Task, TrainConfig, gradients, weights};
 use crate::device::Device;
 use crate::nn::{ParameterBuilder, Parameters, StateDict};
 use crate::ops::optim::AdamW;
@@ -21,8 +22,8 @@ pub struct StepLog {
     pub epoch: usize,
     /// The loss of the batch.
     pub loss: f32,
-    /// Norm of the gradient before clipping.
-    pub grad_norm: f64,
+    /// Norm of the gradient before clipping; `None` where it is not finite: then the step was skipped, and no parameter changed.
+    pub grad_norm: Option<f64>,
     /// Learning rate.
     pub lr: f64,
     /// Radiographs or volumes of the batch.
@@ -46,6 +47,21 @@ pub struct Trainer<C: Task = TrainConfig> {
     position: Position,
     sources: Sources,
     unused_weights: Vec<String>,
+    /// Steps that were not skipped.
+    updates: u64,
+    /// Steps since then.
+    skipped_in_a_row: usize,
+}
+
+/// The steps of a run on a set.
+struct Course {
+    sampler: Sampler,
+    /// An epoch's.
+    batches: usize,
+    /// The run's.
+    total: usize,
+    /// Those that the schedule is planned for.
+    planned: usize,
 }
 
 impl<C: Task> Trainer<C> {
@@ -53,7 +69,13 @@ impl<C: Task> Trainer<C> {
     pub fn new(device: &Device, config: &C) -> Result<Self> {
         let mut trainer = Self::random(device, config)?;
         if let Some(path) = config.run().weights {
-            trainer.unused_weights = config.load_weights(&trainer.parameters, path)?;
+            let (weights, provenance) = weights::read::<C>(path)?;
+            let of_file = |e| match e {
+                Error::Argument { problem, hint, .. } => Error::file(path, problem, hint),
+                other => other,
+            };
+            trainer.unused_weights = config.load_weights(&trainer.parameters, weights, "weights").map_err(of_file)?;
+            trainer.sources.from.insert(WEIGHTS.into(), provenance);
         }
         Ok(trainer)
     }
@@ -74,6 +96,8 @@ impl<C: Task> Trainer<C> {
             position: Position::default(),
             sources: Sources::default(),
             unused_weights: Vec::new(),
+            updates: 0,
+            skipped_in_a_row: 0,
         })
     }
 
@@ -91,6 +115,7 @@ impl<C: Task> Trainer<C> {
         arena(&checkpoint.exp_avg_sq, trainer.optimizer.exp_avg_sq())?;
         trainer.optimizer.set_steps(checkpoint.optimizer_steps)?;
         trainer.position = checkpoint.position;
+        trainer.updates = checkpoint.optimizer_steps;
         trainer.sources = checkpoint.sources.clone();
         Ok(trainer)
     }
@@ -100,7 +125,7 @@ impl<C: Task> Trainer<C> {
         Ok(Checkpoint {
             config: self.config.clone(),
             position: self.position,
-            optimizer_steps: self.optimizer.steps()?,
+            optimizer_steps: self.updates,
             sources: self.sources.clone(),
             model: StateDict::of(&self.parameters)?,
             exp_avg: named(&self.parameters, self.optimizer.exp_avg())?,
@@ -123,7 +148,17 @@ impl<C: Task> Trainer<C> {
         &self.model
     }
 
-    /// What the run learned from so far; empty before its first step.
+    /// Steps of the run so far that were skipped because their gradient was not finite.
+    pub fn skipped(&self) -> u64 {
+        (self.position.step as u64).saturating_sub(self.updates)
+    }
+
+    /// Whether nothing is left to do.
+    pub fn is_finished(&self) -> bool {
+        self.position.epoch >= self.config.run().epochs
+    }
+
+    /// What the run learned from so far; before its first step, of that its initial weights alone.
     pub fn sources(&self) -> &Sources {
         &self.sources
     }
@@ -140,49 +175,50 @@ impl<C: Task> Trainer<C> {
 
     /// Steps of the whole run on this set.
     pub fn total_steps(&self, set: &C::Set) -> usize {
-        let run = self.config.run();
-        self.config.sampler(set).batches(run.batch, run.drop_last) * run.epochs
+        self.course(set).total
+    }
+
+    fn course(&self, set: &C::Set) -> Course {
+        let (run, sampler) = (self.config.run(), self.config.sampler(set));
+        let batches = sampler.batches(run.batch, run.drop_last);
+        Course { sampler, batches, total: batches * run.epochs, planned: batches * run.planned_epochs() }
     }
 
     /// Trains to the end of the run, or until `stop` is set: then the observer is asked for a checkpoint, and the error is
     /// [`Error::Interrupted`].
+    ///
+    /// # Errors
+    /// Those of [`Self::expect_set`]; a loss that is not finite; more skipped steps in a row than the run allows.
     pub fn run(&mut self, set: &C::Set, observer: &mut dyn Observer<C>, stop: &AtomicBool) -> Result<()> {
         self.expect_set(set)?;
+        let weights = self.sources.from.remove_entry(WEIGHTS);
         self.sources = C::sources(set);
+        self.sources.from.extend(weights);
         let config = self.config.clone();
-        let run = config.run();
-        let sampler = config.sampler(set);
-        let batches = sampler.batches(run.batch, run.drop_last);
-        if batches == 0 {
-            let (n, batch) = (sampler.len(), run.batch);
-            let problem = match run.drop_last && n > 1 {
-                true => format!("{n} scans do not fill one batch of {batch}, and drop_last is set"),
-                false => format!("{n} scan: a pair needs another as its negative"),
-            };
-            return Err(Error::argument("training set", problem, "train with more scans, or in smaller batches"));
-        }
-        let last = (sampler.len() - (batches - 1) * run.batch).min(run.batch);
-        config.parts(last)?;
-        let (rate, total) = (run.optimizer.rate(run.batch)?, batches * run.epochs);
-        while self.position.epoch < run.epochs {
-            let order = sampler.epoch(self.position.epoch);
-            let mut steps = order.chunks(run.batch).take(batches).skip(self.position.batch).peekable();
+        let (run, course) = (config.run(), self.course(set));
+        let rate = run.optimizer.rate(run.batch)?;
+        while !self.is_finished() {
+            let order = course.sampler.epoch(self.position.epoch);
+            let mut steps = order.chunks(run.batch).take(course.batches).skip(self.position.batch).peekable();
             while let Some(rows) = steps.next() {
                 if stop.load(Ordering::Relaxed) {
                     observer.checkpoint(self)?;
-                    return Err(Error::Interrupted(format!("after step {} of {total}", self.position.step)));
+                    return Err(Error::Interrupted(format!("after step {} of {}", self.position.step, course.total)));
                 }
                 let place = [self.position.epoch, self.position.batch * run.batch];
                 let next = steps.peek().copied().unwrap_or_default();
-                let lr = rate * run.schedule.factor(self.position.step, total);
+                let lr = rate * run.schedule.factor(self.position.step, course.planned);
                 let log = self.step(set, &StepRows { rows, place, next }, lr)?;
                 self.position.batch += 1;
                 self.position.step += 1;
-                if self.position.batch == batches {
+                if self.position.batch == course.batches {
                     self.position = Position { epoch: self.position.epoch + 1, batch: 0, step: self.position.step };
                 }
                 observer.step(&log, self.position)?;
-                if self.position.batch == 0 || self.position.step.is_multiple_of(run.checkpoint_steps.max(1)) {
+                self.expect_progress()?;
+                let due = self.position.batch == 0 || self.position.step.is_multiple_of(run.checkpoint_steps);
+                // While steps are skipped, the last good checkpoint stays.
+                if due && self.skipped_in_a_row == 0 || self.is_finished() {
                     observer.checkpoint(self)?;
                 }
             }
@@ -190,9 +226,47 @@ impl<C: Task> Trainer<C> {
         Ok(())
     }
 
-    fn expect_set(&self, set: &C::Set) -> Result<()> {
+    /// Whether the run can be made, or go on, on this set.
+    ///
+    /// # Errors
+    /// Names what the model cannot learn from, what differs from what the run began on, or a place in the run that the set
+    /// does not have.
+    pub fn expect_set(&self, set: &C::Set) -> Result<()> {
         self.config.expect_set(set)?;
-        self.sources.expect_same(&C::sources(set)).map(drop)
+        self.sources.expect_same(&C::sources(set))?;
+        let (run, course) = (self.config.run(), self.course(set));
+        let rows = course.sampler.len();
+        if course.batches == 0 {
+            let problem = match run.drop_last && rows > 1 {
+                true => format!("{rows} scans do not fill one batch of {}, and drop_last is set", run.batch),
+                false => format!("{rows} scan: a pair needs another as its negative"),
+            };
+            return Err(Error::argument("training set", problem, "train with more scans, or in smaller batches"));
+        }
+        let Position { epoch, batch, step } = self.position;
+        if batch >= course.batches || step != epoch * course.batches + batch {
+            let problem = format!(
+                "has {} batches an epoch, and the run is at batch {batch} of epoch {epoch} after {step} steps: it began on other data",
+                course.batches
+            );
+            return Err(Error::argument("training set", problem, "resume with the data the run began with"));
+        }
+        self.config.parts((rows - (course.batches - 1) * run.batch).min(run.batch)).map(drop)
+    }
+
+    /// Whether fewer steps in a row were skipped than would mean that nothing is learned any more.
+    fn expect_progress(&self) -> Result<()> {
+        let (skipped, most) = (self.skipped_in_a_row, self.config.run().max_skipped_steps);
+        if skipped <= most {
+            return Ok(());
+        }
+        let problem = format!(
+            "{skipped} steps in a row, up to step {}, had a gradient that is not finite and were skipped, {} in the whole run \
+             (max_skipped_steps is {most})",
+            self.position.step,
+            self.skipped()
+        );
+        Err(Error::argument("training", problem, "lower optimizer.lr (or blr) and begin anew with --restart"))
     }
 
     /// One step.
@@ -208,11 +282,13 @@ impl<C: Task> Trainer<C> {
             ));
         }
         let report = self.optimizer.step(self.parameters.gradients(), lr)?;
+        self.updates = report.step;
+        self.skipped_in_a_row = if report.skipped { self.skipped_in_a_row + 1 } else { 0 };
         Ok(StepLog {
             step: self.position.step + 1,
             epoch: self.position.epoch,
             loss,
-            grad_norm: report.grad_norm,
+            grad_norm: Some(report.grad_norm).filter(|norm| norm.is_finite() && !report.skipped),
             lr,
             images: step.rows.len(),
         })

@@ -1,6 +1,7 @@
 //! `x2ct train CONFIG.toml`: trains a radiograph encoder or a CT encoder; resumes where an earlier run stopped.
 
-use std::io::Write;
+mod log;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
@@ -11,8 +12,8 @@ use x2ct::data::radiographs::RadiographSet;
 use x2ct::data::text::TextFeatures;
 use x2ct::data::volumes::VolumeSet;
 use x2ct::train::{
-    AnyConfig, Checkpoint, CtTrainConfig, CtTrainingSet, Observer, Position, StepLog, Task, TrainConfig, Trainer,
-    TrainingSet,
+    AnyConfig, Checkpoint, CtTrainConfig, CtTrainingSet, Observer, Position, Run, ScheduleKind, Sources, StepLog, Task,
+    TrainConfig, Trainer, TrainingSet,
 };
 use x2ct::{Device, Error, files};
 
@@ -20,17 +21,18 @@ use crate::Common;
 use crate::chain::{Chain, Trust};
 use crate::output::Report;
 use crate::terminal::{Progress, stop_flag};
+use log::{Log, log_path};
 use serde_json::json;
 
 /// Train a radiograph encoder on radiographs and a teacher's embeddings, or a CT encoder on volumes and reports
 ///
 /// The model's name decides: `dcformer-...` is a CT encoder (examples/train_dcformer.toml), any other a radiograph encoder
-/// (examples/train.toml).
+/// (examples/train.toml). A run that was stopped goes on where it was; one that has ended goes on after `epochs` is raised.
 #[derive(clap::Args)]
 pub struct TrainArgs {
     /// The run, as TOML
     config: PathBuf,
-    /// Begin anew even if the output folder holds a checkpoint
+    /// Begin anew; an earlier run's checkpoint and log are kept beside, with a number in their names
     #[arg(long)]
     restart: bool,
     #[command(flatten)]
@@ -40,14 +42,8 @@ pub struct TrainArgs {
 pub fn run(args: TrainArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let device = common.device()?;
     match AnyConfig::read(&args.config)? {
-        AnyConfig::Radiographs(config) => {
-            let set = radiographs(&device, &config)?;
-            train(&args, common, &device, &config, &set)
-        }
-        AnyConfig::Ct(config) => {
-            let set = volumes(&device, &config)?;
-            train(&args, common, &device, &config, &set)
-        }
+        AnyConfig::Radiographs(config) => train(&args, common, &device, &config, radiographs),
+        AnyConfig::Ct(config) => train(&args, common, &device, &config, volumes),
     }
 }
 
@@ -75,19 +71,24 @@ fn train<C: Task>(
     common: &Common,
     device: &Device,
     config: &C,
-    set: &C::Set,
+    read: impl FnOnce(&Device, &C) -> x2ct::Result<C::Set>,
 ) -> anyhow::Result<ExitCode> {
-    let (stop, out) = (stop_flag()?, config.run().out);
-    std::fs::create_dir_all(out).map_err(|e| Error::io(out, "create the folder", &e))?;
-    let (mut chain, sources) = (Chain::new(args.trust), C::sources(set));
-    chain.settle(&args.config, Ok(sources.undecided()))?;
-    sources.from.iter().for_each(|(name, from)| chain.holds(name, &from.digest));
-    let outcome = run_logged(device, config, set, !args.restart, &stop);
-    let (trainer, steps) = outcome.map_err(|e| e.of_file(&args.config))?;
+    let out = config.run().out;
+    files::check_folder(out)?;
+    let set = read(device, config)?;
+    let (stop, mut chain) = (stop_flag()?, Chain::new(args.trust));
+    chain.settle(&args.config, Ok(C::sources(&set).undecided()))?;
+    let trained = run_logged(device, config, &set, args.restart, &mut chain, &stop);
+    let Trained { trainer, log, steps, note, kept } = trained.map_err(|e| e.of_file(&args.config))?;
+    if let Some(note) = &note {
+        remark!("{note}");
+    }
+    trainer.sources().from.iter().for_each(|(name, from)| chain.holds(name, &from.digest));
     let checkpoint = checkpoint_path(out);
-    let report = Report::new("train").with_all(
-        json!({"checkpoint": files::lossy(&checkpoint), "position": trainer.position(), "last": steps.last()}),
-    )?;
+    let report = Report::new("train").with_all(json!({
+        "checkpoint": files::lossy(&checkpoint), "position": trainer.position(), "epochs": config.run().epochs,
+        "steps": steps, "skipped": trainer.skipped(), "last": log.last(), "note": note, "kept": kept,
+    }))?;
     chain.report(report)?.finish(common.json, || say!("{}", checkpoint.display()))
 }
 
@@ -96,38 +97,101 @@ pub fn checkpoint_path(out: &Path) -> PathBuf {
     out.join("checkpoint.safetensors")
 }
 
-/// Trains to the end, with checkpoints, a JSON-lines log and progress; resumes a checkpoint of the same configuration.
-/// Returns the trainer and the whole log.
+/// What became of a run.
+pub struct Trained<C: Task> {
+    /// At the end of the run.
+    pub trainer: Trainer<C>,
+    /// The whole log, as far as there is one.
+    pub log: Vec<StepLog>,
+    /// Steps that were done now.
+    pub steps: usize,
+    /// Why there were none.
+    pub note: Option<String>,
+    /// Where the files of an earlier run are now.
+    pub kept: Vec<String>,
+}
+
+/// Trains to the end, with checkpoints, a JSON-lines log and progress; resumes a checkpoint of the same configuration unless it
+/// is to `restart`. Everything is checked before the folder is touched.
 pub fn run_logged<C: Task>(
     device: &Device,
     config: &C,
     set: &C::Set,
-    resume: bool,
+    restart: bool,
+    chain: &mut Chain,
     stop: &AtomicBool,
-) -> x2ct::Result<(Trainer<C>, Vec<StepLog>)> {
-    let out = config.run().out;
-    let path = checkpoint_path(out);
-    let log_path = out.join("log.jsonl");
-    let (mut trainer, steps) = if resume && path.exists() {
-        let checkpoint: Checkpoint<C> = Checkpoint::read(&path)?;
-        for undecided in checkpoint.expect_run(config, &C::sources(set)).map_err(|e| e.of_file(&path))? {
-            remark!("x2ct: warning: {}: {undecided}", path.display());
-        }
-        let trainer = Trainer::resume(device, &checkpoint)?;
-        remark!("resuming after step {} of {}", trainer.position().step, trainer.total_steps(set));
-        (trainer, read_log(&log_path, checkpoint.position.step)?)
-    } else {
-        let trainer = Trainer::new(device, config)?;
-        say_unused(trainer.unused_weights());
-        (trainer, Vec::new())
+) -> x2ct::Result<Trained<C>> {
+    let (run, path) = (config.run(), checkpoint_path(config.run().out));
+    let resume = !restart && path.exists();
+    let mut trainer = match resume {
+        true => Trainer::resume(device, &earlier(&path, config, set, chain)?)?,
+        false => Trainer::new(device, config)?,
     };
-    let mut watch = Watch::new(&path, &log_path, steps, trainer.total_steps(set))?;
+    trainer.expect_set(set)?;
+    if let (Some(path), Some(weights)) = (run.weights, trainer.sources().from.get("weights")) {
+        chain.settle(path, Ok(weights.undecided("weights")))?;
+    }
+    say_unused(trainer.unused_weights());
+    files::create_folder(run.out)?;
+    files::remove_unfinished(&path)?;
+    let kept = if restart { keep_earlier(run.out)? } else { Vec::new() };
+    let begin = trainer.position().step;
+    let (log, warning) = if resume { log::read(&log_path(run.out), begin) } else { (Vec::new(), None) };
+    if let Some(warning) = warning {
+        chain.note(&log_path(run.out), &warning);
+    }
+    if trainer.is_finished() {
+        return Ok(Trained { trainer, log, steps: 0, note: Some(nothing_left(&run)), kept });
+    }
+    if resume {
+        remark!("resuming after step {begin} of {}", trainer.total_steps(set));
+    }
+    let mut watch = Watch::new(path, Log::begin(log_path(run.out), log), &trainer, trainer.total_steps(set));
     let outcome = trainer.run(set, &mut watch, stop);
     // A failure says all that is to be said itself.
     if matches!(outcome, Err(Error::Interrupted(_)) | Ok(())) {
         watch.finish();
     }
-    outcome.map(|()| (trainer, watch.steps))
+    outcome?;
+    let steps = trainer.position().step - begin;
+    Ok(Trained { trainer, log: watch.log.steps, steps, note: None, kept })
+}
+
+/// The checkpoint of the run so far, to go on from by this configuration.
+fn earlier<C: Task>(path: &Path, config: &C, set: &C::Set, chain: &mut Chain) -> x2ct::Result<Checkpoint<C>> {
+    let checkpoint: Checkpoint<C> = Checkpoint::read(path)?;
+    chain.settle(path, checkpoint.expect_run(config, &Sources::of(config, set)?))?;
+    Ok(Checkpoint { config: config.clone(), ..checkpoint })
+}
+
+/// What to say of a run that has ended already.
+fn nothing_left(run: &Run) -> String {
+    let done = format!("all {} epochs were done", run.epochs);
+    if run.schedule.kind == ScheduleKind::Constant || run.planned_epochs() > run.epochs {
+        return format!("{done}; raise `epochs` to go on");
+    }
+    format!(
+        "{done}, and the cosine was planned for no more; a longer run begins anew, with --restart and more `epochs`"
+    )
+}
+
+/// Renames the files of an earlier run, so that none is lost: `checkpoint.N.safetensors` and `log.N.jsonl` with the first free
+/// number.
+fn keep_earlier(out: &Path) -> x2ct::Result<Vec<String>> {
+    let numbered = |n: usize| {
+        [(log_path(out), format!("log.{n}.jsonl")), (checkpoint_path(out), format!("checkpoint.{n}.safetensors"))]
+            .map(|(from, to)| (from, out.join(to)))
+    };
+    let free = (1..).map(numbered).find(|names| names.iter().all(|(_, to)| to.symlink_metadata().is_err()));
+    let mut kept = Vec::new();
+    for (from, to) in free.into_iter().flatten().filter(|(from, _)| from.symlink_metadata().is_ok()) {
+        std::fs::rename(&from, &to).map_err(|e| Error::io(&from, "rename", &e))?;
+        kept.push(files::lossy(&to));
+    }
+    if !kept.is_empty() {
+        remark!("kept of the earlier run: {}", kept.join(", "));
+    }
+    Ok(kept)
 }
 
 /// Names of initial weights that were left out, by their first two parts.
@@ -140,51 +204,24 @@ fn say_unused(names: &[String]) {
     }
 }
 
-/// The lines of a log up to a step: what came after the checkpoint will be done, and logged, again.
-fn read_log(path: &Path, until: usize) -> x2ct::Result<Vec<StepLog>> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "read the log", &e))?;
-    let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-    let steps = whole.enumerate().map(|(i, line)| {
-        serde_json::from_str::<StepLog>(line).map_err(|e| {
-            Error::file(path, format!("line {}: {e}", i + 1), "delete the log and the checkpoint to begin anew")
-        })
-    });
-    let steps: Vec<StepLog> = steps.collect::<x2ct::Result<_>>()?;
-    Ok(steps.into_iter().filter(|s| s.step <= until).collect())
-}
-
 /// Writes the log and the checkpoints, and shows progress.
 struct Watch {
     checkpoint: PathBuf,
-    log: std::io::BufWriter<std::fs::File>,
-    log_path: PathBuf,
-    steps: Vec<StepLog>,
+    log: Log,
     progress: Option<Progress>,
+    /// Of the whole run.
+    skipped: u64,
+    /// Since the start.
     images: u64,
     start: Instant,
 }
 
 impl Watch {
-    fn new(checkpoint: &Path, log_path: &Path, steps: Vec<StepLog>, total: usize) -> x2ct::Result<Self> {
-        let mut text = Vec::new();
-        for step in &steps {
-            serde_json::to_writer(&mut text, step)
-                .map_err(|e| Error::argument("log", e.to_string(), "this is a defect"))?;
-            text.push(b'\n');
-        }
-        x2ct::files::write_atomic(log_path, &text)?;
-        let log = std::fs::OpenOptions::new().append(true).open(log_path);
-        let log = std::io::BufWriter::new(log.map_err(|e| Error::io(log_path, "open the log", &e))?);
-        let progress = Some(Progress::new("training", "steps", total as u64));
-        Ok(Watch {
-            checkpoint: checkpoint.to_path_buf(),
-            log,
-            log_path: log_path.to_path_buf(),
-            steps,
-            progress,
-            images: 0,
-            start: Instant::now(),
-        })
+    fn new<C: Task>(checkpoint: PathBuf, log: Log, trainer: &Trainer<C>, total: usize) -> Self {
+        let mut progress = Progress::new("training", "steps", total as u64);
+        progress.resume(trainer.position().step as u64);
+        let skipped = trainer.skipped();
+        Watch { checkpoint, log, progress: Some(progress), skipped, images: 0, start: Instant::now() }
     }
 
     fn finish(&mut self) {
@@ -195,17 +232,17 @@ impl Watch {
 
     fn note(&self) -> String {
         let rate = self.images as f64 / self.start.elapsed().as_secs_f64().max(1e-9);
-        let loss = self.steps.last().map_or(f32::NAN, |s| s.loss);
-        format!("{rate:.1} images/s, loss {loss:.3}")
+        let loss = self.log.steps.last().map_or("unknown".into(), |step| format!("{:.3}", step.loss));
+        let skipped = if self.skipped > 0 { format!(", {} steps skipped", self.skipped) } else { String::new() };
+        format!("{rate:.1} images/s, loss {loss}{skipped}")
     }
 }
 
 impl<C: Task> Observer<C> for Watch {
     fn step(&mut self, log: &StepLog, position: Position) -> x2ct::Result<()> {
         self.images += log.images as u64;
-        self.steps.push(log.clone());
-        let line = serde_json::to_string(log).map_err(|e| Error::argument("log", e.to_string(), "this is a defect"))?;
-        writeln!(self.log, "{line}").map_err(|e| Error::io(&self.log_path, "write the log", &e))?;
+        self.skipped += u64::from(log.grad_norm.is_none());
+        self.log.add(log);
         let note = self.note();
         if let Some(progress) = &mut self.progress {
             progress.set(position.step as u64, &note);
@@ -214,8 +251,8 @@ impl<C: Task> Observer<C> for Watch {
     }
 
     fn checkpoint(&mut self, trainer: &Trainer<C>) -> x2ct::Result<()> {
-        // The log first: a checkpoint never knows of steps that its log does not hold.
-        self.log.flush().map_err(|e| Error::io(&self.log_path, "write the log", &e))?;
+        // The log first, so that it holds all steps that the checkpoint knows of.
+        self.log.flush();
         trainer.checkpoint()?.write(&self.checkpoint)
     }
 }

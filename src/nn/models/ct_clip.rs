@@ -63,11 +63,13 @@ impl CtClipConfig {
         };
         let base = base
             .map_err(|_| format!("there is no model `{name}`; use {} or {OTHER}", DcFormerConfig::NAMES.join(", ")))?;
-        let mut fields = json!(base);
+        let mut encoder = base;
+        // One by one, so that what is wrong is named.
         for (key, value) in table {
-            fields[key] = value;
+            let mut fields = json!(encoder);
+            fields[&key] = value;
+            encoder = serde_json::from_value(fields).map_err(|e| format!("`{key}`: {e}"))?;
         }
-        let encoder = serde_json::from_value(fields).map_err(|e| e.to_string())?;
         Ok(CtClipConfig { name, encoder, embedding, text_features })
     }
 }

@@ -324,7 +324,8 @@ impl DcFormer {
     /// A checkpoint of the released code under the names loaded here: `c1.1.weight` is an alias of `norm.0.weight`.
     pub fn canonical(state: StateDict) -> StateDict {
         let tensors = state.tensors.into_iter().map(|(name, tensor)| (Self::canonical_name(&name), tensor));
-        StateDict { tensors: tensors.collect() }
+        let unread = state.unread.into_iter().map(|(name, dtype)| (Self::canonical_name(&name), dtype));
+        StateDict { tensors: tensors.collect(), unread: unread.collect() }
     }
 
     /// The name loaded here of a tensor of the released code.
@@ -463,7 +464,7 @@ mod tests {
     fn both_spellings_of_the_norms_are_one() {
         let tensor = || ([1].into(), vec![0.0]);
         let names = ["encoder.s0.0.1.c2.1.running_mean", "encoder.s1.0.dwconv.c3.0.bias"];
-        let state = StateDict { tensors: names.iter().map(|name| (name.to_string(), tensor())).collect() };
+        let state: StateDict = names.iter().map(|name| (name.to_string(), tensor())).collect();
         let names: Vec<_> = DcFormer::canonical(state).tensors.into_keys().collect();
         assert_eq!(names, ["encoder.s0.0.1.norm.1.running_mean", "encoder.s1.0.dwconv.c3.0.bias"]);
     }

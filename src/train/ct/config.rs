@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::super::config::{checkpoint_steps, seed};
-use super::super::task::{self, Task, check_fields};
-use super::super::{OptimizerConfig, ScheduleConfig};
+use super::super::config::{checkpoint_steps, max_skipped_steps, seed};
+use super::super::limits::{BATCH, check_fields, within, within_each, within_if};
+use super::super::{OptimizerConfig, ScheduleConfig, Task, file};
 use crate::kernels::DType;
 use crate::nn::models::{CtClip, CtClipConfig};
 use crate::nn::{ParameterBuilder, Recompute};
@@ -19,9 +19,13 @@ pub struct CtTrainConfig {
     /// Folder of the run: checkpoints and `log.jsonl`.
     #[serde(serialize_with = "files::serialize")]
     pub out: PathBuf,
-    /// Passes over the data.
+    /// Passes over the data. A run may be prolonged: started again with more of them, it goes on.
     #[serde(default = "epochs")]
     pub epochs: usize,
+    /// Epochs that a cosine schedule is planned for; absent means `epochs`. With more of them than `epochs` the run can be
+    /// prolonged, by raising `epochs` up to this number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule_epochs: Option<usize>,
     /// Pairs a step; every other pair of the batch is a negative.
     #[serde(default = "batch")]
     pub batch: usize,
@@ -42,10 +46,15 @@ pub struct CtTrainConfig {
     /// Steps between checkpoints; one is also written at the end of every epoch.
     #[serde(default = "checkpoint_steps")]
     pub checkpoint_steps: usize,
+    /// Steps in a row that may be skipped because their gradient is not finite; one more ends the run with an error. While steps are
+    /// skipped no checkpoint is written.
+    #[serde(default = "max_skipped_steps")]
+    pub max_skipped_steps: usize,
     /// Leave out the pairs of an epoch's order that do not fill a batch.
     #[serde(default = "drop_last")]
     pub drop_last: bool,
-    /// Initial weights: a safetensors `state_dict` with the released code's names. Absent means random.
+    /// Initial weights: a checkpoint of `x2ct train`, or a safetensors `state_dict` with the released code's names, as they are or
+    /// behind `module.`, `model.` and the like. Absent means random.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "files::serialize_option")]
     pub weights: Option<PathBuf>,
     /// The model.
@@ -108,21 +117,31 @@ impl Default for CtLossConfig {
 impl CtTrainConfig {
     /// Reads and checks a TOML file; relative paths become relative to its folder.
     pub fn read(path: &Path) -> Result<Self> {
-        task::read(path)
+        file::read(path)
     }
 
     pub(super) fn check_all(&self) -> Result<()> {
         self.run().check()?;
         let (text, cache) = (self.data.text.is_some(), self.data.cache.is_some());
         let tower = self.model.text_features.is_some();
+        within_if("micro_batch", self.micro_batch, 1..=BATCH)?;
+        within("loss.scale", self.loss.scale, 1e-4..=1e4)?;
+        within("model.embedding", self.model.embedding, 1..=65_536)?;
+        let encoder = &self.model.encoder;
+        within_each("model.channels", &encoder.channels, 1..=8192)?;
+        within_each("model.blocks", &encoder.blocks, 1..=256)?;
+        within_each("model.kernels", &encoder.kernels, 1..=1023)?;
+        within_each("model.input", &encoder.input, 1..=16_384)?;
+        within_if("model.vq", encoder.vq, 1..=1 << 20)?;
+        within("model.drop_path", encoder.drop_path, 0.0..1.0)?;
+        within("model.layer_scale", encoder.layer_scale, -1e6..=1e6)?;
+        within_if("model.text_features", self.model.text_features, 1..=1 << 24)?;
         check_fields(&[
-            ("micro_batch", self.micro_batch.is_none_or(|m| m > 0), "must be at least 1"),
             (
                 "micro_batch",
                 self.model.encoder.vq.is_none() || self.micro_batch.is_none_or(|m| m >= self.batch),
                 "must be left out with model.vq, whose codebook has moved when a micro-batch is embedded again",
             ),
-            ("loss.scale", self.loss.scale.is_finite() && self.loss.scale > 0.0, "must be positive"),
             ("data", text != cache, "give one of text and cache"),
             ("model.text_features", tower || !text, "is missing: data.text needs a text tower on this many features"),
             (

@@ -8,18 +8,18 @@ mod teacher;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 pub use config::{CtDataConfig, CtLossConfig, CtTrainConfig};
 pub use set::CtTrainingSet;
 pub use teacher::{CtTeacher, Texts};
 
 use super::gradient::{BatchLoss, cut};
-use super::{Run, Sampler, Sources, StepRows, Task, Trainer};
+use super::{Run, Sampler, Sources, StepRows, Task, Trainer, weights};
 use crate::autograd::Var;
 use crate::data::rows;
 use crate::data::volumes::VolumeSet;
-use crate::nn::models::{CtClip, TokenReduction};
+use crate::nn::models::{CtClip, DcFormer, TokenReduction};
 use crate::nn::{Draws, Forward, ParameterBuilder, Parameters, StateDict};
 use crate::ops::contrastive::{InfoNce, Scale};
 use crate::tensor::{DType, Tensor};
@@ -36,11 +36,13 @@ impl Task for CtTrainConfig {
         Run {
             out: &self.out,
             epochs: self.epochs,
+            schedule_epochs: self.schedule_epochs,
             batch: self.batch,
             micro_batch: self.micro_batch,
             seed: self.seed,
             dtype: self.dtype,
             checkpoint_steps: self.checkpoint_steps,
+            max_skipped_steps: self.max_skipped_steps,
             drop_last: self.drop_last,
             weights: self.weights.as_deref(),
             optimizer: &self.optimizer,
@@ -62,8 +64,10 @@ impl Task for CtTrainConfig {
         CtClip::new(b, &self.model)
     }
 
-    fn load_weights(&self, parameters: &Parameters, path: &Path) -> Result<Vec<String>> {
-        CtClip::load(parameters, StateDict::read(path)?, &path.display().to_string())
+    fn load_weights(&self, parameters: &Parameters, weights: StateDict, source: &str) -> Result<Vec<String>> {
+        let weights = DcFormer::canonical(weights);
+        let prefix = weights::prefix(&weights, &weights::names(parameters), source)?.0;
+        weights.load_as(parameters, source, |name| Some(format!("{prefix}{name}")))
     }
 
     fn expect_set(&self, set: &CtTrainingSet) -> Result<()> {

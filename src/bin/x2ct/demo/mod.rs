@@ -25,10 +25,11 @@ mod teacher;
 
 use crate::Common;
 use crate::arguments::count;
+use crate::chain::{Chain, Trust};
 use crate::effect::{self, Rule};
 use crate::output::Report;
 use crate::terminal::{Progress, print_table, stop_flag};
-use crate::train::{checkpoint_path, run_logged};
+use crate::train::{Trained, checkpoint_path, run_logged};
 
 /// The whole method on simulated patients, on whatever this machine has: about two minutes on two cores
 ///
@@ -120,6 +121,8 @@ impl Plan {
             seed: args.seed,
             dtype: x2ct::tensor::DType::F32,
             checkpoint_steps: 1000,
+            max_skipped_steps: 10,
+            schedule_epochs: None,
             drop_last: false,
             weights: None,
             model: EncoderConfig { embedding, ..EncoderConfig::new("resnet18", 16) },
@@ -149,9 +152,9 @@ pub fn run(args: DemoArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let plan = Plan::new(&args, &out)?;
     let stop = stop_flag()?;
     remark!("device: {}", device.description());
-    let resume = !args.restart;
+    let restart = args.restart;
     // Of other settings, before minutes of work; of other patients, before anything is written.
-    expect_run(&plan, resume, &Sources::default())?;
+    expect_run(&plan, restart, &Sources::default())?;
     let ids = [0..plan.patients as u64, 1_000_000_000..1_000_000_000 + args.held_out];
     let mut train = patients(&plan, &device, "training", ids[0].clone(), &stop)?;
     let mut test = patients(&plan, &device, "held out", ids[1].clone(), &stop)?;
@@ -159,18 +162,21 @@ pub fn run(args: DemoArgs, common: &Common) -> anyhow::Result<ExitCode> {
         Some(config) => {
             let [of_train, of_test] = ids;
             let sets = [(&mut train, of_train), (&mut test, of_test)];
-            Some(teacher::learn(&device, &plan.study, config.clone(), sets, (&out, resume), &stop)?)
+            Some(teacher::learn(&device, &plan.study, config.clone(), sets, (&out, restart), &stop)?)
         }
         None => None,
     };
 
     let set = TrainingSet::join(&device, &train.radiographs, &train.cache)?;
-    expect_run(&plan, resume, &set.sources)?;
+    expect_run(&plan, restart, &set.sources)?;
     train.radiographs.write(&plan.config.data.radiographs)?;
     test.radiographs.write(&out.join("test.radiographs.safetensors"))?;
     train.cache.write(&plan.config.data.cache)?;
     test.cache.write(out.join("test.cache.safetensors"))?;
-    let (trainer, steps) = run_logged(&device, &plan.config, &set, resume, &stop)?;
+    let mut chain = Chain::new(Trust { strict: false });
+    let Trained { trainer, log: steps, note, .. } =
+        run_logged(&device, &plan.config, &set, restart, &mut chain, &stop)?;
+    say_trained_before("encoder", note.is_some());
     let embeddings = trainer.embed(&test.radiographs.upload(&device)?)?;
 
     let targets = test.targets();
@@ -204,10 +210,17 @@ fn rules(args: &DemoArgs) -> [Rule; 2] {
     ]
 }
 
+/// Says of a model that an earlier call has trained it to the end, if so.
+fn say_trained_before(what: &str, was: bool) {
+    if was {
+        remark!("the {what} was trained before");
+    }
+}
+
 /// Whether the encoder in the folder, if one is to be used, is of this plan and of these patients.
-fn expect_run(plan: &Plan, resume: bool, sources: &Sources) -> x2ct::Result<()> {
+fn expect_run(plan: &Plan, restart: bool, sources: &Sources) -> x2ct::Result<()> {
     let path = checkpoint_path(&plan.config.out);
-    if !resume || !path.exists() {
+    if restart || !path.exists() {
         return Ok(());
     }
     let checkpoint: Checkpoint = Checkpoint::read(&path)?;

@@ -18,6 +18,7 @@ use x2ct::train::{
     StepLog, Texts,
 };
 
+use crate::chain::{Chain, Trust};
 use crate::terminal::Progress;
 use crate::train::{checkpoint_path, run_logged};
 
@@ -54,6 +55,8 @@ pub fn config(out: &Path, seed: u64, patients: usize, epochs: usize) -> x2ct::Re
         seed,
         dtype: DType::F32,
         checkpoint_steps: 1000,
+        max_skipped_steps: 10,
+        schedule_epochs: None,
         drop_last: true,
         weights: None,
         model: CtClipConfig { name: "dcformer".into(), encoder, embedding: EMBEDDING, text_features: Some(TEXT.dim) },
@@ -65,13 +68,13 @@ pub fn config(out: &Path, seed: u64, patients: usize, epochs: usize) -> x2ct::Re
 }
 
 /// Trains the teacher on `train` and puts its embeddings in the place of both sets', as files in `out` and in memory. An
-/// interrupted call goes on where it stopped, if it is to `resume`.
+/// interrupted call goes on where it stopped, unless it is to `restart`.
 pub fn learn(
     device: &Device,
     study: &PhantomStudy,
     config: CtTrainConfig,
     [(train, trained), (test, held_out)]: [(&mut PhantomSet, Range<u64>); 2],
-    (out, resume): (&Path, bool),
+    (out, restart): (&Path, bool),
     stop: &AtomicBool,
 ) -> x2ct::Result<Learned> {
     x2ct::files::create_folder(&config.out)?;
@@ -79,7 +82,8 @@ pub fn learn(
     let features = text(train)?;
     remark!("the teacher: DCFormer-CLIP on the CTs and reports of the training patients");
     let set = CtTrainingSet::with_features(device, volumes(device, study, "training", trained, stop)?, &features)?;
-    let (_, steps) = run_logged(device, &config, &set, resume, stop)?;
+    let trained = run_logged(device, &config, &set, restart, &mut Chain::new(Trust { strict: false }), stop)?;
+    super::say_trained_before("teacher", trained.note.is_some());
     let teacher = CtTeacher::read(device, &checkpoint_path(&config.out))?;
     let cached = |volumes: Arc<VolumeSet>, features, name: &str| {
         let mut progress = Progress::new("CT embeddings", "volumes", volumes.ids().len() as u64);
@@ -96,7 +100,7 @@ pub fn learn(
     test.cache = cached(volumes(device, study, "held-out", held_out, stop)?.into(), features, "test")?;
     let targets = ZeroShotTargets { scale: f64::from(config.loss.scale), ..test.targets().zero_shot() };
     let scores = ClipScores::of(&test.cache.ct, &test.cache.report, &targets)?;
-    Ok(Learned { steps, scores, config })
+    Ok(Learned { steps: trained.log, scores, config })
 }
 
 fn volumes(

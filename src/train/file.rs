@@ -1,0 +1,80 @@
+//! Configuration files: TOML, of either kind of run.
+
+use std::path::Path;
+
+use super::{CtTrainConfig, Task, TrainConfig};
+use crate::content::Content;
+use crate::{Error, Result, files};
+
+const HINT: &str = "correct the configuration";
+
+/// A configuration file of either kind, told apart by `model.name`.
+pub enum AnyConfig {
+    /// Of a radiograph encoder.
+    Radiographs(TrainConfig),
+    /// Of a CT encoder: a model whose name begins with `dcformer`.
+    Ct(CtTrainConfig),
+}
+
+impl AnyConfig {
+    /// Reads and checks a TOML file; relative paths become relative to its folder.
+    pub fn read(path: &Path) -> Result<Self> {
+        let table: Option<toml::Table> = text(path)?.parse().ok();
+        let name = table.as_ref().and_then(|t| t.get("model")?.get("name")?.as_str());
+        match name.is_some_and(|name| name.starts_with("dcformer")) {
+            true => CtTrainConfig::read(path).map(AnyConfig::Ct),
+            false => TrainConfig::read(path).map(AnyConfig::Radiographs),
+        }
+    }
+}
+
+/// Reads and checks a TOML file; relative paths become relative to its folder.
+pub(super) fn read<C: Task>(path: &Path) -> Result<C> {
+    let text = text(path)?;
+    let mut config: C = toml::from_str(&text).map_err(|e| Error::file(path, mistake(&text, &e), HINT))?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    for p in config.paths() {
+        *p = folder.join(files::expand(p).map_err(|e| Error::file(path, e.to_string(), HINT))?);
+    }
+    config.check().map_err(|e| e.of_file(path))?;
+    Ok(config)
+}
+
+/// The text of a file that may be a configuration.
+fn text(path: &Path) -> Result<String> {
+    let wanted = "pass a configuration such as examples/train.toml, which names radiographs and cache under [data]";
+    if path.is_dir() {
+        return Err(Error::file(path, "is a folder, not a configuration", wanted));
+    }
+    let refuse = |content: Content| Err(Error::file(path, format!("is {content}, not a TOML configuration"), wanted));
+    match Content::of_file(path)? {
+        Content::Empty | Content::Text | Content::Table | Content::Json => (),
+        content => return refuse(content),
+    }
+    let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", &e))?;
+    String::from_utf8(bytes).or_else(|_| refuse(Content::Unknown))
+}
+
+/// What is wrong with a configuration, with the line and the key.
+fn mistake(text: &str, error: &toml::de::Error) -> String {
+    let message = error.message().replace('\n', " ");
+    let message = ["usize", "u64", "u32"]
+        .iter()
+        .fold(message, |m, name| m.replace(&format!("expected {name}"), "expected a whole number of at least 0"));
+    let message =
+        ["f64", "f32"].iter().fold(message, |m, name| m.replace(&format!("expected {name}"), "expected a number"));
+    let at = error.span().map_or(0, |span| span.start);
+    let (before, line) = (&text[..at], text[at..].lines().next().unwrap_or_default());
+    let begin = before.rfind('\n').map_or(0, |newline| newline + 1);
+    let number = before.matches('\n').count() + 1;
+    let whole = format!("{}{line}", &text[begin..at]);
+    // What is missing stands nowhere, and what is unknown names itself.
+    let key = whole
+        .split_once('=')
+        .map(|(key, _)| key.trim())
+        .filter(|key| !message.starts_with("missing") && !message.contains(&format!("`{key}`")));
+    match key {
+        Some(key) => format!("line {number}: {key}: {message}"),
+        None => format!("line {number}: {message}"),
+    }
+}
