@@ -10,6 +10,8 @@ mod device;
 #[cfg(feature = "dicom")]
 mod dicom;
 mod eval;
+#[cfg(feature = "cli")]
+mod folders;
 mod geometry;
 mod golden;
 mod gradient_cache;

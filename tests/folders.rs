@@ -1,0 +1,174 @@
+//! `x2ct drr` on what people have: folders of many things, volumes that cannot be chests, tables that disagree with files.
+
+use std::path::Path;
+
+use x2ct::ct::{CtVolume, nifti};
+use x2ct::data::ingest::{IngestOptions, Ingested};
+use x2ct::data::radiographs::RadiographSet;
+
+use crate::dataset::{RUN, data_set, files, make, names, options, said, x2ct};
+
+#[test]
+fn folders_become_pictures() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    data_set(at, 3);
+    let below = "dataset/train_fixed";
+    std::fs::write(at.join(below).join("train_2/train_2_a/train_2_a_1.nii.gz"), b"nothing").unwrap();
+    std::fs::write(at.join(below).join("train_2/._hidden.nii.gz"), b"nothing").unwrap();
+    std::fs::create_dir(at.join(below).join("train_2/series")).unwrap();
+    std::fs::write(at.join(below).join("train_2/series/1.dcm"), b"nothing").unwrap();
+    std::fs::write(at.join(below).join("notes.txt"), b"nothing").unwrap();
+    let output = x2ct(at, &format!("drr {below} --view ap,lateral --out pictures --json"));
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert_eq!(
+        names(&at.join("pictures")),
+        [1, 3]
+            .map(|i| ["ap", "lateral"].map(|view| format!("train_{i}/train_{i}_a/train_{i}_a_1-{view}.png")))
+            .concat()
+    );
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let left_out: Vec<&str> =
+        report["failed"].as_array().unwrap().iter().map(|f| f["file"].as_str().unwrap()).collect();
+    let bad = ["series/1.dcm", "train_2_a/train_2_a_1.nii.gz"].map(|name| format!("{below}/train_2/{name}"));
+    assert_eq!(left_out, bad);
+    let lines = said(&output);
+    assert_eq!(lines.lines().filter(|line| line.starts_with("x2ct: left out: ")).count(), 2, "{lines}");
+    // Everything else is named with the reason.
+    assert_eq!(
+        report["passed_over"],
+        serde_json::json!([
+            {"file": format!("{below}/notes.txt"), "reason": "a text file"},
+            {"file": format!("{below}/train_2/._hidden.nii.gz"), "reason": "hidden"},
+        ])
+    );
+    assert!(lines.contains(&format!("x2ct: passed over 1 (hidden): {below}/train_2/._hidden.nii.gz")), "{lines}");
+    // Files by name; one view needs no name of its own; the same picture as of one volume alone.
+    let [first, third] = [1, 3].map(|i| format!("{below}/train_{i}/train_{i}_a/train_{i}_a_1.nii.gz"));
+    assert!(x2ct(at, &format!("drr {first} {third} --out few")).status.success());
+    assert_eq!(names(&at.join("few")), ["train_1_a_1.png", "train_3_a_1.png"]);
+    assert!(x2ct(at, &format!("drr {first} --out one.png")).status.success());
+    assert!(x2ct(at, &format!("drr {first} --out few --pictures safetensors")).status.success());
+    let few = files(&at.join("few"));
+    assert_eq!(few[Path::new("train_1_a_1.png")], std::fs::read(at.join("one.png")).unwrap());
+    assert!(few.contains_key(Path::new("train_1_a_1.safetensors")));
+}
+
+/// What lies in a folder is known by content: endings in capitals, other endings and none, DICOM and NIfTI side by side.
+#[test]
+fn volumes_of_a_folder_are_known_by_content() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    data_set(at, 1);
+    let volume = std::fs::read(at.join("dataset/train_fixed/train_1/train_1_a/train_1_a_1.nii.gz")).unwrap();
+    std::fs::create_dir_all(at.join("tree/sub")).unwrap();
+    for name in ["a.nii.gz", "B.NII.GZ", "sub/a.nii.gz", "sub/no_ending"] {
+        std::fs::write(at.join("tree").join(name), &volume).unwrap();
+    }
+    let mut dicom = vec![0; 128];
+    dicom.extend(b"DICM");
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n";
+    for (name, bytes) in
+        [("stray.dcm", &dicom[..]), ("pointer.nii.gz", pointer.as_bytes()), ("page.nii", b"<html></html>")]
+    {
+        std::fs::write(at.join("tree").join(name), bytes).unwrap();
+    }
+    std::os::unix::fs::symlink("..", at.join("tree/sub/up")).unwrap();
+    let output = x2ct(at, "drr tree --out pictures --json");
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert_eq!(names(&at.join("pictures")), ["B.png", "a.png", "sub/a.png", "sub/no_ending.png"]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let list = |key: &str, what: &str| -> Vec<String> {
+        let rows = report[key].as_array().unwrap().iter();
+        rows.map(|row| format!("{}: {}", row["file"].as_str().unwrap(), row[what].as_str().unwrap())).collect()
+    };
+    let passed = list("passed_over", "reason");
+    assert_eq!(passed[0], "tree/sub/up: leads to a folder that is looked at already");
+    assert!(passed.len() == 2 && passed[1].starts_with("tree/stray.dcm: a single DICOM image"), "{passed:?}");
+    let failed: Vec<String> = list("failed", "error");
+    assert!(failed.len() == 2 && failed[0].contains("page.nii") && failed[1].contains("pointer.nii.gz"), "{failed:?}");
+    // Equal names get a number, a file named twice is made once.
+    let output = x2ct(at, "drr tree/a.nii.gz tree/sub/a.nii.gz ./tree/a.nii.gz --out few");
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(names(&at.join("few")), ["a-2.png", "a.png"]);
+    assert!(said(&output).contains("tree/sub/a.nii.gz: Its output is named a-2, since tree/a.nii.gz has its name."));
+    assert!(said(&output).contains("passed over 1 (the same file as tree/a.nii.gz): ./tree/a.nii.gz"));
+}
+
+/// What cannot be a chest CT is never packed as `ok`: it fails, or is packed as `forced` where the user insists.
+#[test]
+fn implausible_volumes_are_never_packed_as_ok() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, path) = (data_set(folder.path(), 4), |name: &str| folder.path().join(name));
+    let change = |i: usize, edit: &dyn Fn(CtVolume) -> CtVolume| {
+        let file = data.path(&data.volumes[i]);
+        nifti::write(&file, &edit(nifti::read(&file).unwrap())).unwrap();
+    };
+    change(1, &|volume| CtVolume { slope: 0.0005, ..volume });
+    change(2, &|volume| CtVolume { intercept: 1024.0, ..volume });
+    let statuses = |made: &Ingested| -> Vec<String> {
+        let manifest = std::fs::read_to_string(&made.manifest).unwrap();
+        manifest.lines().skip(1).map(|line| line.split(',').nth(1).unwrap().to_string()).collect()
+    };
+    let made = make(&data, &path("out"), &options()).unwrap();
+    assert_eq!(statuses(&made), ["ok", "failed", "doubtful", "ok"]);
+    assert!(made.failed[0].1.contains("train_2_a_1.nii.gz: plausibility: this is no chest CT"), "{:?}", made.failed);
+    assert!(made.warnings[0].1.contains("HU + 1024") && made.warnings.len() == 1, "{:?}", made.warnings);
+    assert_eq!(RadiographSet::read(&path("out/ap.safetensors")).unwrap().ids().len(), 3);
+    let forced = make(&data, &path("out"), &IngestOptions { force: true, ..options() }).unwrap();
+    assert_eq!(statuses(&forced), ["ok", "forced", "doubtful", "ok"]);
+    assert_eq!((forced.made, forced.forced[0].to_string()), (4, "train_2_a_1".into()));
+    // Without --force what was forced no longer stands.
+    let made = make(&data, &path("out"), &options()).unwrap();
+    assert_eq!(statuses(&made), ["ok", "failed", "doubtful", "ok"]);
+    assert_eq!(RadiographSet::read(&path("out/ap.safetensors")).unwrap().ids().len(), 3);
+    // A manifest from before the check is not taken up.
+    let manifest = std::fs::read_to_string(&made.manifest).unwrap();
+    let old: String = manifest.lines().map(|line| line.rsplitn(3, ',').last().unwrap().to_string() + "\n").collect();
+    std::fs::write(&made.manifest, old).unwrap();
+    let error = make(&data, &path("out"), &options()).unwrap_err().to_string();
+    assert!(error.contains("manifest.csv: is a manifest of version 1") && error.contains("--restart"), "{error}");
+}
+
+/// One bad row costs its volume; a file without a row, and a root that is one folder off, are told.
+#[test]
+fn tables_and_files_that_disagree_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let data = data_set(at, 4);
+    let edit = |table: &str, edit: &dyn Fn(String) -> String| {
+        let path = at.join("dataset").join(table);
+        std::fs::write(&path, edit(std::fs::read_to_string(&path).unwrap())).unwrap();
+    };
+    edit("multi_abnormality_labels/train_predicted_labels.csv", &|text| {
+        let rows = text
+            .lines()
+            .map(|line| if line.starts_with("train_2") { line.replacen(",0", ",x", 1) } else { line.into() });
+        rows.map(|line: String| line + "\r\n").collect()
+    });
+    let report = "radiology_text_reports/train_reports.csv";
+    edit(report, &|text| text.replace("train_3_a_1", "train_9_a_1"));
+    edit("metadata/train_metadata.csv", &|text| {
+        text.lines().filter(|l| !l.starts_with("train_4")).map(|l| format!("{l}\n")).collect()
+    });
+    let output = x2ct(at, &format!("{RUN} out --json"));
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&report["radiographs"], report["failed"].as_array().unwrap().len()), (&1.into(), 1));
+    assert!(report["failed"][0]["field"].as_str().unwrap().starts_with("line 3, column "), "{report}");
+    let warnings = report["warnings"].to_string();
+    assert!(warnings.contains("has no row for 1 volume(s), left out: train_3_a_1"), "{warnings}");
+    assert!(warnings.contains("has no row for 2 volume(s), left out: train_4_a_1, train_9_a_1"), "{warnings}");
+    // The metadata know it no more, the labels and the reports do: that is said above.
+    assert_eq!(report["passed_over"], serde_json::json!([]));
+    for table in ["multi_abnormality_labels/train_predicted_labels.csv", "radiology_text_reports/train_reports.csv"] {
+        edit(table, &|text| text.lines().filter(|l| !l.starts_with("train_4")).map(|l| format!("{l}\n")).collect());
+    }
+    let output = x2ct(at, &format!("{RUN} other --json"));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["passed_over"][0]["reason"], "no table has a row for it");
+    assert!(report["passed_over"][0]["file"].as_str().unwrap().ends_with("train_4_a_1.nii.gz"), "{report}");
+    let output = x2ct(at, "drr --dataset ./dataset --split train --out x");
+    assert!(said(&output).contains("the data set's root is ., name that"), "{}", said(&output));
+    assert_eq!(data.volumes.len(), 4);
+}
