@@ -413,7 +413,15 @@ fn a_checkpoint_of_one_kind_is_none_of_the_other() {
     let path = folder.path().join("checkpoint.safetensors");
     let config = small(folder.path(), None, DType::F32);
     Trainer::new(&device, &config).unwrap().checkpoint().unwrap().write(&path).unwrap();
-    assert_eq!(Checkpoint::<CtTrainConfig>::read(&path).unwrap().config, config);
+    let read = Checkpoint::<CtTrainConfig>::read(&path).unwrap();
+    assert_eq!(read.config, config);
+    // What has no part in the result is no other run.
+    let thrifty = CtTrainConfig { recompute: x2ct::nn::Recompute::Blocks, checkpoint_steps: 7, ..config.clone() };
+    assert!(read.expect_run(&thrifty, &Default::default()).unwrap().is_empty());
+    let other = CtTrainConfig { seed: 4, ..config };
+    assert!(
+        read.expect_run(&other, &Default::default()).unwrap_err().to_string().starts_with("seed: is 4, the run began")
+    );
     let error = Checkpoint::<TrainConfig>::read(&path).map(drop).unwrap_err().to_string();
     assert!(error.contains("is of a CT encoder, not of a radiograph encoder"), "{error}");
 }

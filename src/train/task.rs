@@ -157,7 +157,7 @@ pub(super) fn identity<C: Task>(config: &C) -> Map<String, Value> {
         *path = PathBuf::new();
     }
     let mut fields = fields(json!(config));
-    for name in ["epochs", "schedule_epochs", WEIGHTS, "checkpoint_steps", "max_skipped_steps"] {
+    for name in ["epochs", "schedule_epochs", WEIGHTS, "checkpoint_steps", "max_skipped_steps", "recompute"] {
         fields.remove(name);
     }
     fields

@@ -182,6 +182,25 @@ fn a_restart_keeps_what_was_there() {
 }
 
 #[test]
+fn a_run_that_has_begun_needs_its_initial_weights_no_more() {
+    let data = data();
+    let data = data.path();
+    std::fs::copy(data.join("checkpoint.safetensors"), data.join("w.safetensors")).unwrap();
+    let at = run(data, "weighed", 1, "weights = \"../w.safetensors\"", "");
+    let digest = train(&at)["digests"]["weights"].as_str().unwrap().to_string();
+    run(data, "weighed", 2, "weights = \"../w.safetensors\"", "");
+    std::fs::remove_file(data.join("w.safetensors")).unwrap();
+    let error = refused(&at);
+    assert!(
+        error.contains("../w.safetensors: cannot read the weights") && error.contains("leave `weights` out"),
+        "{error}"
+    );
+    run(data, "weighed", 2, "", "");
+    let report = train(&at);
+    assert_eq!((&report["steps"], report["digests"]["weights"].as_str()), (&2.into(), Some(digest.as_str())));
+}
+
+#[test]
 fn nothing_is_made_before_all_is_checked() {
     let data = data();
     let data = data.path();

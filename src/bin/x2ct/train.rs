@@ -160,7 +160,14 @@ pub fn run_logged<C: Task>(
 /// The checkpoint of the run so far, to go on from by this configuration.
 fn earlier<C: Task>(path: &Path, config: &C, set: &C::Set, chain: &mut Chain) -> x2ct::Result<Checkpoint<C>> {
     let checkpoint: Checkpoint<C> = Checkpoint::read(path)?;
-    chain.settle(path, checkpoint.expect_run(config, &Sources::of(config, set)?))?;
+    let data = Sources::of(config, set).map_err(|e| match e {
+        Error::File { path, field, problem, .. } if Some(&*path) == config.run().weights => {
+            let hint = "restore the file, or leave `weights` out: the run goes on from its checkpoint".into();
+            Error::File { path, field, problem, hint }
+        }
+        other => other,
+    })?;
+    chain.settle(path, checkpoint.expect_run(config, &data))?;
     Ok(Checkpoint { config: config.clone(), ..checkpoint })
 }
 
