@@ -292,7 +292,7 @@ const BAD: &[(&str, &[&str])] = &[
     ("predict flipped.nii.gz PREDICT", &["flipped.nii.gz: ", "damaged"]),
     ("predict nan.nii.gz PREDICT", &["nan.nii.gz: voxel [3, 1, 0] is NaN"]),
     ("predict volume.nii.gz PREDICT", &["volume.nii.gz: a volume of 16 slices", "drr"]),
-    ("predict text.png PREDICT", &["text.png: neither PNG nor NIfTI"]),
+    ("predict text.png PREDICT", &["text.png: is a text file, neither PNG"]),
     ("predict absent.png PREDICT", &["absent.png: cannot read"]),
     ("drr cut.nii.gz --out x.png", &["cut.nii.gz: ", "truncated"]),
     ("drr flipped.nii.gz --out x.png", &["flipped.nii.gz: ", "damaged"]),

@@ -244,7 +244,9 @@ fn damaged_images_are_refused() {
     assert!(error.contains("65536 x 65536 pixels are more than any radiograph has"), "{error}");
 
     let error = image::read_bytes(b"\xff\xd8\xff\xe0 a JPEG", "case.jpg").unwrap_err().to_string();
-    assert!(error.contains("neither PNG nor NIfTI"), "{error}");
+    assert!(error.contains("case.jpg: not a sound JPEG"), "{error}");
+    let error = image::read_bytes(b"GIF89a", "case.png").unwrap_err().to_string();
+    assert!(error.contains("is a GIF image, neither PNG, JPEG, DICOM nor NIfTI"), "{error}");
     assert!(image::read("absent.png").unwrap_err().to_string().contains("check the path"));
 }
 

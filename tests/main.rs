@@ -9,6 +9,8 @@ mod dataset;
 mod device;
 #[cfg(feature = "dicom")]
 mod dicom;
+#[cfg(feature = "dicom")]
+mod dicom_codecs;
 mod eval;
 #[cfg(feature = "cli")]
 mod folders;
@@ -32,6 +34,8 @@ mod output;
 mod phantom;
 mod physics;
 mod pictures;
+#[cfg(feature = "cli")]
+mod predict;
 mod preprocess;
 mod provenance;
 mod radiograph;

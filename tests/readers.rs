@@ -64,13 +64,61 @@ fn formats_are_told_apart_by_content() {
     std::fs::write(at("text.nii"), "no volume").unwrap();
     assert!(message("text.nii").contains("is a text file, no CT volume"));
     std::fs::write(at("slice.dcm"), [&[0; 128][..], b"DICM"].concat()).unwrap();
-    assert!(message("slice.dcm").contains("give the folder"));
+    let text = message("slice.dcm");
+    assert!(
+        text.contains(if cfg!(feature = "dicom") { "no readable DICOM file" } else { "feature `dicom`" }),
+        "{text}"
+    );
     std::fs::write(at("empty.nii"), "").unwrap();
     assert!(message("empty.nii").contains("ends after 0 bytes"));
     assert!(message("absent.nii").contains("check the path"));
     std::fs::create_dir(at("series")).unwrap();
     let text = message("series");
-    assert!(text.contains(if cfg!(feature = "dicom") { "holds 0 DICOM images" } else { "feature `dicom`" }), "{text}");
+    assert!(text.contains(if cfg!(feature = "dicom") { "holds 0 CT slices" } else { "feature `dicom`" }), "{text}");
+}
+
+/// The two files of a NIfTI-1 pair: the header with its magic and offset changed, and the voxels.
+fn halves(volume: &CtVolume, magic: &[u8; 4], offset: f32) -> [Vec<u8>; 2] {
+    let mut header = nifti::encode(volume).unwrap();
+    let image = header.split_off(352);
+    header[344..348].copy_from_slice(magic);
+    header[108..112].copy_from_slice(&offset.to_le_bytes());
+    [header, image]
+}
+
+#[test]
+fn nifti_pairs_are_read_by_either_half() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let volume = noisy();
+    let lead = |bytes: &[u8]| [&[7; 16][..], bytes].concat();
+    for (n, magic, offset, shifted) in
+        [(0, b"ni1\0", 0.0, false), (1, b"ni1\0", 16.0, true), (2, b"n+1\0", 352.0, false), (3, b"ni1\0", 352.0, false)]
+    {
+        let [header, image] = halves(&volume, magic, offset);
+        let image = if shifted { lead(&image) } else { image };
+        let header = if n == 0 { header[..348].to_vec() } else { header };
+        for (header_name, image_name, packed) in [("a.hdr", "a.img", false), ("b.hdr.gz", "b.img.gz", true)] {
+            let pack = |bytes: &[u8]| if packed { gzip(bytes) } else { bytes.to_vec() };
+            std::fs::write(at(header_name), pack(&header)).unwrap();
+            std::fs::write(at(image_name), pack(&image)).unwrap();
+            for name in [header_name, image_name] {
+                let read = ct::read(at(name)).unwrap_or_else(|e| panic!("case {n}: {e}"));
+                assert_eq!(
+                    (&read.voxels, read.affine),
+                    (&volume.voxels, nifti::read_bytes(&nifti::encode(&volume).unwrap(), "x").unwrap().affine)
+                );
+            }
+        }
+    }
+    let [header, image] = halves(&volume, b"ni1\0", 0.0);
+    std::fs::write(at("a.hdr"), &header).unwrap();
+    std::fs::write(at("a.img"), &image[..image.len() - 1]).unwrap();
+    let text = ct::read(at("a.hdr")).unwrap_err().to_string();
+    assert!(text.contains("a.img: 5759 bytes where the header's dimensions ask for 5760"), "{text}");
+    std::fs::remove_file(at("a.img")).unwrap();
+    let text = ct::read(at("a.hdr")).unwrap_err().to_string();
+    assert!(text.contains("header half of a .hdr/.img pair") && text.contains("NAME.img"), "{text}");
 }
 
 /// NumPy's `rot90(array, k=-1, axes=(0, 2))`, RadChest-CT's published turn: out[x, y, z] = array[Z - 1 - z, y, x].
@@ -84,8 +132,11 @@ fn radchest_lies_as_its_published_reader_turns_it() {
         assert_eq!(volume.axis_codes().to_string(), "LPI");
         assert_eq!(
             (volume.affine_source, volume.hu_scale(HuSource::AlreadyHu)),
-            (AffineSource::Convention, (2.0, 0.0))
+            (AffineSource::Convention, (1.0, 0.0)),
+            "the voxels are HU, whatever slope the table has"
         );
+        assert_eq!(volume.remarks.len(), 1);
+        assert!(volume.remarks[0].contains("orig_slope, 2, is not applied"), "{:?}", volume.remarks);
         let turned = volume.reorient(AxisCodes::LPS);
         for (x, y, z) in (0..nx).flat_map(|x| (0..ny).flat_map(move |y| (0..nz).map(move |z| (x, y, z)))) {
             let want = stored[(nz - 1 - z) * ny * nx + y * nx + x];

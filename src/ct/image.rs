@@ -1,7 +1,8 @@
-//! Radiographs as files: 8- and 16-bit PNG, safetensors and NIfTI out; PNG and 2-D NIfTI in.
+//! Radiographs as files: 8- and 16-bit PNG, safetensors and NIfTI out; these, JPEG and DICOM in.
+
+mod read;
 
 use std::collections::BTreeMap;
-use std::io::Cursor;
 use std::path::Path;
 
 use serde::Serialize;
@@ -10,13 +11,12 @@ use super::annotate::Letters;
 use super::geometry::{Affine, AxisCodes};
 use super::nifti;
 use super::view::View;
-use super::volume::{CtVolume, HuSource};
+use super::volume::CtVolume;
 use crate::archive::Writer;
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
 
-/// Largest image that is read: four times the biggest detector's pixels; a header that claims more is damaged.
-const MAX_PIXELS: u64 = 1 << 26;
+pub use read::{Stored, read, read_bytes, read_radiograph};
 
 /// A grey image in f32, row-major `[height, width]`, row 0 on top.
 #[derive(Clone, Debug, PartialEq)]
@@ -340,70 +340,4 @@ fn write_nifti(path: &Path, image: &GrayImage, description: &Description, window
         comment: serde_json::to_string(&description.entries).expect("text serializes"),
     };
     nifti::write_described(path, &CtVolume::new(image.pixels.clone().into(), shape, affine)?, &extra)
-}
-
-/// Reads a PNG or a 2-D NIfTI, told apart by their first bytes.
-///
-/// PNG samples keep their scale, 0..=255 or 0..=65535 (depths below 8 bits are widened to 8); colour becomes luma
-/// (0.299 R + 0.587 G + 0.114 B, ITU-R BT.601), alpha is dropped. NIfTI: the first axis runs along rows, the second
-/// down; header scaling is applied; the affine is not used. No mirroring and no inversion in either case.
-///
-/// # Errors
-/// [`Error::File`]: unreadable, damaged or truncated, more than 2^26 pixels, a NIfTI with more than one slice, another
-/// format.
-pub fn read(path: impl AsRef<Path>) -> Result<GrayImage> {
-    let path = path.as_ref();
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", &e))?;
-    read_bytes(&bytes, path)
-}
-
-/// As [`read`], from a file's bytes; `path` only labels errors.
-pub fn read_bytes(bytes: &[u8], path: impl AsRef<Path>) -> Result<GrayImage> {
-    let path = path.as_ref();
-    if bytes.starts_with(b"\x89PNG\r\n\x1a\n") {
-        return read_png(bytes, path);
-    }
-    if !nifti::is_nifti(bytes) {
-        return Err(Error::file(path, "neither PNG nor NIfTI", "convert it to an 8- or 16-bit PNG"));
-    }
-    let volume = nifti::read_bytes(bytes, path)?;
-    let [width, height, slices] = volume.shape;
-    if slices != 1 {
-        let problem = format!("a volume of {slices} slices where one image is wanted");
-        return Err(Error::file(path, problem, "project it first with `x2ct drr`"));
-    }
-    GrayImage::new(volume.hu_f32(HuSource::AlreadyHu), height, width).map_err(|error| match error {
-        Error::Argument { problem, .. } => Error::file(path, problem, "its scl_slope is damaged: export it again"),
-        other => other,
-    })
-}
-
-fn read_png(bytes: &[u8], path: &Path) -> Result<GrayImage> {
-    let damaged =
-        |e: png::DecodingError| Error::file(path, format!("not a sound PNG: {e}"), "copy or export the image again");
-    let mut options = png::DecodeOptions::default();
-    options.set_ignore_adler32(false);
-    options.set_skip_ancillary_crc_failures(false);
-    let mut decoder = png::Decoder::new_with_options(Cursor::new(bytes), options);
-    decoder.set_transformations(png::Transformations::EXPAND);
-    let (width, height) = decoder.read_header_info().map_err(damaged)?.size();
-    if u64::from(width) * u64::from(height) > MAX_PIXELS {
-        let problem = format!("{width} x {height} pixels are more than any radiograph has");
-        return Err(Error::file(path, problem, "scale it down to at most 8192 x 8192"));
-    }
-    let mut reader = decoder.read_info().map_err(damaged)?;
-    let (color, depth) = reader.output_color_type();
-    let size = reader.output_buffer_size().ok_or_else(|| Error::file(path, "too large", "scale it down"))?;
-    let mut data = vec![0; size];
-    reader.next_frame(&mut data).map_err(damaged)?;
-    // The end of the stream carries checks of its own.
-    reader.finish().map_err(damaged)?;
-    let samples: Vec<f64> = match depth {
-        png::BitDepth::Sixteen => data.as_chunks::<2>().0.iter().map(|&b| f64::from(u16::from_be_bytes(b))).collect(),
-        _ => data.iter().map(|&b| f64::from(b)).collect(),
-    };
-    let channels = color.samples();
-    let luma = |s: &[f64]| if channels < 3 { s[0] } else { 0.299 * s[0] + 0.587 * s[1] + 0.114 * s[2] };
-    let pixels = samples.chunks_exact(channels).map(|s| luma(s) as f32).collect();
-    GrayImage::new(pixels, height as usize, width as usize)
 }

@@ -23,7 +23,7 @@
 
 use rayon::prelude::*;
 
-use super::image::GrayImage;
+use super::image::{GrayImage, percentiles};
 use super::physics::PADDING_BELOW_HU;
 use super::view::{Beam, View};
 use super::volume::{CtVolume, HuSource, Voxels};
@@ -103,6 +103,50 @@ pub fn examine_image(image: &GrayImage, force: bool) -> Result<Option<String>> {
     } else {
         Err(Error::argument("plausibility", text, "check the view, or go on with --force"))
     }
+}
+
+/// Fewer grey values than this make no radiograph.
+const GREYS: usize = 9;
+/// Percentiles between which a picture must have contrast; letters and markers lie beyond them.
+const MIDDLE: [f32; 2] = [0.5, 99.5];
+
+/// Whether a picture can be a radiograph: what is said of it where it is taken all the same.
+///
+/// # Errors
+/// A picture without contrast (all pixels equal, or all but 1 % within one of 256 steps from the darkest to the brightest), or
+/// with no more than 8 different values, unless `force` is set.
+pub fn examine_picture(image: &GrayImage, force: bool) -> Result<Option<String>> {
+    let ((low, high), [dark, bright]) = (image.limits(), percentiles(image.pixels.clone(), MIDDLE).unwrap_or_default());
+    let text = if low == high {
+        format!("all of its pixels are {low}")
+    } else if bright - dark <= (high - low) / 256.0 {
+        format!(
+            "all but 1 % of its pixels are within one of 256 greys of each other ({dark} to {bright} of {low} to {high})"
+        )
+    } else if let Some(count) = few_values(&image.pixels) {
+        format!("it has only {count} different greys, as a mask or a drawing has")
+    } else {
+        return Ok(None);
+    };
+    if force {
+        return Ok(Some(sentence(&text)));
+    }
+    let problem = format!("this is no radiograph: {text}");
+    Err(Error::argument("plausibility", problem, "leave it out, or go on with --force"))
+}
+
+/// How many different values there are, if that is few.
+fn few_values(pixels: &[f32]) -> Option<usize> {
+    let mut seen: Vec<f32> = Vec::with_capacity(GREYS);
+    for &value in pixels {
+        if !seen.contains(&value) {
+            seen.push(value);
+        }
+        if seen.len() >= GREYS {
+            return None;
+        }
+    }
+    Some(seen.len())
 }
 
 /// What stands where the patient lies: the source of a cone beam, or the middle of its detector, inside the volume.

@@ -2,8 +2,8 @@
 //!
 //! The array is `[Z, Y, X]`, slice 0 at the head; its published reader turns it by `rot90(k=-1, axes=(0, 2))`, which is
 //! x, y, z with z reversed. So x grows to the patient's left, y to the back and the stored z to the feet (LPI); nothing in
-//! the file says so, it is the data set's convention. Voxels are cubes. HU = `orig_slope` * stored, without an intercept, as
-//! X2CT-CLIP's code has it.
+//! the file says so, it is the data set's convention. Voxels are cubes. Voxels are HU: the
+//! table's `orig_slope` is that of the DICOM files they were made of, and is not applied again.
 
 use std::io::Cursor;
 use std::path::Path;
@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 pub struct Acquisition {
     /// `final_spacing`: the edge of a voxel, mm.
     pub spacing: f64,
-    /// `orig_slope`: HU a stored unit.
+    /// `orig_slope`: of the DICOM files that the volume was made of.
     pub slope: f64,
 }
 
@@ -99,9 +99,12 @@ pub(super) fn decode(bytes: &[u8], row: Option<Acquisition>, place: &Place) -> R
     let shape = [nx, ny, nz];
     let (lpi, bad) = (AxisCodes::LPI, |e: Error| Problem::new(e.to_string(), "check the metadata table"));
     let affine = Affine::centred(lpi, [row.spacing; 3], shape).map_err(bad)?;
+    let scaled = (row.slope != 1.0).then(|| {
+        format!("The table's orig_slope, {}, is not applied: the voxels of RadChest-CT are HU already.", row.slope)
+    });
     Ok(CtVolume {
         affine_source: AffineSource::Convention,
-        slope: row.slope as f32,
+        remarks: Vec::from_iter(scaled),
         ..CtVolume::new(Voxels::I16(file.finish()), shape, affine).map_err(bad)?
     })
 }

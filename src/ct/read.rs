@@ -8,6 +8,7 @@ use bytemuck::Pod;
 
 use super::volume::CtVolume;
 use super::{nifti, radchest};
+use crate::content::Content;
 use crate::device::{Device, HostArray, HostMemory};
 use crate::error::{Error, Result};
 
@@ -20,8 +21,14 @@ pub struct ReadOptions<'a> {
     pub radchest: Option<radchest::Acquisition>,
 }
 
-/// Reads one volume: NIfTI (`.nii`, `.nii.gz`), or a folder with one DICOM series (feature `dicom`). A RadChest-CT `.npz`
-/// says nothing of its voxel size: use [`read_with`].
+impl<'a> ReadOptions<'a> {
+    fn place(&self) -> Place<'a> {
+        Place { device: self.device }
+    }
+}
+
+/// Reads one volume: NIfTI (`.nii`, `.nii.gz`, or a pair of `.hdr` and `.img`); or, with the feature `dicom`, a folder with a
+/// DICOM series, or an Enhanced CT in one file. A RadChest-CT `.npz` says nothing of its voxel size: use [`read_with`].
 ///
 /// # Errors
 /// [`Error::File`]: no format known here, and those of the format's reader.
@@ -33,40 +40,48 @@ pub fn read(path: impl AsRef<Path>) -> Result<CtVolume> {
 pub fn read_with(path: impl AsRef<Path>, options: &ReadOptions) -> Result<CtVolume> {
     let path = path.as_ref();
     if path.is_dir() {
-        return read_folder(path, options);
+        return read_dicom(path, options);
     }
-    decode(&read_file(path)?, options).map_err(|problem| Error::file(path, problem.what, problem.hint))
+    if let Some(pair) = nifti::Pair::of(path) {
+        return pair.read();
+    }
+    let bytes = read_file(path)?;
+    if Content::of(&bytes[..bytes.len().min(START)]) == Content::Dicom {
+        return read_dicom(path, options);
+    }
+    read_bytes(&bytes, path, options)
 }
 
-/// As [`read_with`], from a file's bytes; `path` only labels errors.
+/// As [`read_with`], from a file's bytes; `path` only labels errors. Not of DICOM.
 pub fn read_bytes(bytes: &[u8], path: impl AsRef<Path>, options: &ReadOptions) -> Result<CtVolume> {
     decode(bytes, options).map_err(|problem| Error::file(path, problem.what, problem.hint))
 }
 
+/// Bytes that tell DICOM from other content.
+const START: usize = 256;
+
 fn decode(bytes: &[u8], options: &ReadOptions) -> Result<CtVolume, Problem> {
-    let place = Place { device: options.device };
+    let place = options.place();
     if nifti::is_nifti(bytes) {
         return nifti::decode(bytes, &place);
     }
     if radchest::is_zip(bytes) {
         return radchest::decode(bytes, options.radchest, &place);
     }
-    if bytes.get(128..132) == Some(b"DICM") {
-        return Err(Problem::new("a single DICOM file", "give the folder that holds the whole series"));
-    }
     // NIfTI's reader says best what is wrong with a file that is nearly NIfTI.
     nifti::decode(bytes, &place)
 }
 
 #[cfg(feature = "dicom")]
-fn read_folder(path: &Path, options: &ReadOptions) -> Result<CtVolume> {
+fn read_dicom(path: &Path, options: &ReadOptions) -> Result<CtVolume> {
     super::dicom::read_for(path, options.device)
 }
 
 #[cfg(not(feature = "dicom"))]
-fn read_folder(path: &Path, _: &ReadOptions) -> Result<CtVolume> {
-    let hint = "build with the feature `dicom` (cargo build --release --features dicom), or give a file";
-    Err(Error::file(path, "is a folder, and this build reads no DICOM series", hint))
+fn read_dicom(path: &Path, _: &ReadOptions) -> Result<CtVolume> {
+    let hint = "build with the feature `dicom` (cargo build --release --features dicom), or give a NIfTI file";
+    let what = if path.is_dir() { "a folder" } else { "a DICOM file" };
+    Err(Error::file(path, format!("is {what}, and this build reads no DICOM"), hint))
 }
 
 /// What is wrong with a file and what to do about it; whoever knows the path adds it.

@@ -24,8 +24,6 @@
 //! returned in words, for the caller to warn of or to refuse.
 
 use std::collections::BTreeMap;
-use std::io::BufReader;
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -206,42 +204,36 @@ const PICTURE: [&str; 8] = [
     "film_width_asked",
 ];
 
-/// What a PNG or a float file of `x2ct drr` says of how it was made; `None` of any other file.
-pub fn of_picture(path: &Path) -> Option<BTreeMap<String, String>> {
-    let archive = Archive::open(path, crate::ct::image::FORMAT, "image", "").map(|archive| archive.texts().clone());
-    let texts = archive.ok().or_else(|| {
-        let file = BufReader::new(std::fs::File::open(path).ok()?);
-        let reader = png::Decoder::new(file).read_info().ok()?;
-        let texts = reader.info().utf8_text.iter().filter_map(|t| Some((t.keyword.clone(), t.get_text().ok()?)));
-        Some(texts.collect())
-    })?;
-    ["mode", "view", "digest"].iter().all(|name| texts.contains_key(*name)).then_some(texts)
-}
-
 impl Provenance {
-    /// Whether a picture was made as these radiographs were, by what it says of itself.
+    /// Whether a picture was made as these radiographs were, by what its file says of it
+    /// ([`Stored::settings`](crate::ct::image::Stored::settings)).
     ///
     /// # Errors
     /// Names the first setting that differs, with both values and both digests.
-    pub fn expect_picture(&self, path: &Path) -> Result<Undecided> {
-        let Some(said) = of_picture(path) else {
+    pub fn expect_picture(&self, said: &BTreeMap<String, String>) -> Result<Undecided> {
+        if said.is_empty() {
             return Ok(vec!["how it was made is not recorded, so its view and mode were not compared".into()]);
+        }
+        // Files of earlier versions do not say which end is bright.
+        let ours = said.contains_key("mode");
+        let text = |name: &str| {
+            said.get(name).map(String::as_str).or((ours && name == "photometric").then_some("monochrome2"))
         };
-        let text =
-            |name: &&str| said.get(*name).map(String::as_str).or((*name == "photometric").then_some("monochrome2"));
         let found: Map<String, Value> = PICTURE.iter().map(|name| (name.to_string(), json!(text(name)))).collect();
         let mut trained = self.settings.clone();
         trained.retain(|name, _| found.get(name).is_some_and(|found| !found.is_null()));
         if let Some(d) = difference(&trained, &found, false) {
-            let digests = format!("digests {} and {}", short(&self.digest), short(&said["digest"]));
-            let problem = format!("trained on {}, this is {} ({digests})", d.trained, d.found);
+            let theirs = said.get("digest").map_or("unknown", |digest| short(digest));
+            let problem =
+                format!("trained on {}, this is {} (digests {} and {theirs})", d.trained, d.found, short(&self.digest));
             let hint = "pass a radiograph like those of the training, or --force";
             return Err(Error::argument(d.name, problem, hint));
         }
-        match trained.contains_key("mode") {
-            true => Ok(Vec::new()),
-            false => Ok(vec!["how the radiographs of the training were made is not recorded".into()]),
-        }
+        Ok(match (ours, self.settings.contains_key("mode")) {
+            (_, false) => vec!["how the radiographs of the training were made is not recorded".into()],
+            (false, true) => vec!["how it was made is not recorded, so its mode was not compared".into()],
+            (true, true) => Vec::new(),
+        })
     }
 }
 

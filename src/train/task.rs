@@ -139,8 +139,8 @@ impl Sources {
     ///
     /// # Errors
     /// Names the setting that differs.
-    pub fn expect_picture(&self, path: &Path) -> Result<Undecided> {
-        self.from.get("radiographs").cloned().unwrap_or_default().expect_picture(path)
+    pub fn expect_picture(&self, said: &BTreeMap<String, String>) -> Result<Undecided> {
+        self.from.get("radiographs").cloned().unwrap_or_default().expect_picture(said)
     }
 
     /// Remarks on everything that does not say how it was made.

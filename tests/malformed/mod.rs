@@ -7,7 +7,7 @@ mod headers;
 mod images;
 mod numbers;
 mod tables;
-mod workspace;
+pub mod workspace;
 
 use std::path::{Path, PathBuf};
 use std::process::Output;

@@ -7,12 +7,16 @@ use std::path::{Path, PathBuf};
 use libdeflater::Decompressor;
 use serde::Serialize;
 use x2ct::content::Content;
+use x2ct::ct::nifti;
 use x2ct::table::first_of;
 use x2ct::{Error, Result};
 
 use crate::output::{Failure, Warning};
 
+/// What volumes are named.
 const ENDINGS: [&str; 3] = [".nii.gz", ".nii", ".npz"];
+/// What halves of NIfTI pairs are named.
+const PAIRS: [&str; 4] = [".hdr.gz", ".hdr", ".img.gz", ".img"];
 
 /// A volume, and what its output is called: a path below the output folder, without an ending.
 pub struct Input {
@@ -112,7 +116,7 @@ impl Inputs {
         }
         match &dicom[..] {
             [] => {}
-            [only] => self.pass(only, "a single DICOM image, where a volume has two or more"),
+            [only] if !has_frames(only) => self.pass(only, "a single DICOM image, where a volume has two or more"),
             _ => {
                 let below = folder.strip_prefix(root).ok().filter(|below| !below.as_os_str().is_empty());
                 let name =
@@ -140,6 +144,12 @@ impl Inputs {
             self.pass(path, "no plain file");
             return Ok(());
         }
+        if let Some(pair) = nifti::Pair::of(path) {
+            if pair.header == path {
+                self.take(root, path);
+            }
+            return Ok(());
+        }
         match content(path)? {
             Content::Dicom if name == "dicomdir" => self.pass(path, "a DICOM directory"),
             Content::Dicom => dicom.push(path.into()),
@@ -149,9 +159,7 @@ impl Inputs {
                 let hint = other.remedy().unwrap_or("remove it, or export the series again");
                 return Err(Error::file(path, format!("is named as DICOM and is {other}"), hint));
             }
-            Content::NiftiPair => {
-                self.pass(path, "the header of a NIfTI pair (.hdr and .img), which is not read: convert it to one file")
-            }
+            Content::NiftiPair => self.pass(path, "the header of a NIfTI pair without its .img"),
             Content::Unknown => self.pass(path, "of a format not known here"),
             other => self.pass(path, other.name()),
         }
@@ -216,6 +224,16 @@ fn kinds(passed: &[PassedOver]) -> Vec<(&str, Vec<&str>)> {
     kinds
 }
 
+#[cfg(feature = "dicom")]
+fn has_frames(path: &Path) -> bool {
+    x2ct::ct::dicom::has_frames(path)
+}
+
+#[cfg(not(feature = "dicom"))]
+fn has_frames(_: &Path) -> bool {
+    false
+}
+
 /// What a file holds; of gzip data, what is compressed.
 fn content(path: &Path) -> Result<Content> {
     let content = Content::of_file(path)?;
@@ -246,7 +264,7 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
 fn stem(path: &Path) -> PathBuf {
     let text = path.to_string_lossy();
     let lower = text.to_ascii_lowercase();
-    let ending = ENDINGS.iter().find(|ending| lower.ends_with(*ending) && lower.len() > ending.len());
+    let ending = ENDINGS.iter().chain(&PAIRS).find(|ending| lower.ends_with(*ending) && lower.len() > ending.len());
     // What is not text keeps its ending: its bytes stay as they are.
     match ending {
         Some(ending) if path.to_str().is_some() => PathBuf::from(&text[..text.len() - ending.len()]),

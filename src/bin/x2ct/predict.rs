@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use serde_json::json;
-use x2ct::ct::image;
+use serde_json::{Map, Value, json};
+use x2ct::ct::image::{self, Stored};
+use x2ct::ct::plausibility;
 use x2ct::data::cache::EmbeddingCache;
 use x2ct::data::ct_rate;
 use x2ct::data::pixels;
@@ -14,18 +15,22 @@ use x2ct::labels;
 use x2ct::ops::image::ImageSet;
 use x2ct::table::first_of;
 use x2ct::train::{Checkpoint, Trainer};
+use x2ct::{Device, Error, Result};
 
 use crate::Common;
 use crate::arguments::{count, split};
 use crate::chain::{Chain, Trust};
 use crate::effect::{self, Rule};
-use crate::output::Report;
+use crate::output::{Failure, Report};
 use crate::terminal::print_table;
 
 /// Probabilities of the 18 abnormalities, and the nearest reports of the cache
+///
+/// An image that cannot be read, shows nothing, or says that it was made with other settings than those of the training is
+/// reported and left out; the others get their results, and the exit code is then 1.
 #[derive(clap::Args)]
 pub struct PredictArgs {
-    /// Radiographs: PNG or two-dimensional NIfTI
+    /// Radiographs, known by content: PNG, JPEG, DICOM (CR, DX), two-dimensional NIfTI, images of `x2ct drr`
     #[arg(required = true)]
     images: Vec<PathBuf>,
     /// Checkpoint of `x2ct train`
@@ -45,7 +50,8 @@ pub struct PredictArgs {
     nearest: usize,
     #[command(flatten)]
     trust: Trust,
-    /// Predict on radiographs that say they were made with other settings than those of the training, and warn
+    /// Take images that say they were made with other settings than those of the training, or are no plausible radiographs,
+    /// and warn
     #[arg(long)]
     force: bool,
 }
@@ -60,34 +66,65 @@ pub fn run(args: PredictArgs, common: &Common) -> anyhow::Result<ExitCode> {
     chain.holds("checkpoint", &checkpoint.digest());
     chain.holds("cache", &of_cache.digest);
     let trainer = Trainer::resume(&device, &checkpoint)?;
-    // Resized as the radiographs of `x2ct drr --dataset` are.
-    let size = [checkpoint.config.data.image_size; 2];
     let texts = report_texts(&args, &cache, &mut chain)?;
-    let mut results = Vec::new();
+    let predictor = Predictor { args: &args, checkpoint: &checkpoint, trainer: &trainer, cache: &cache, texts: &texts };
+    let (mut rows, mut failed) = (Vec::new(), Vec::new());
     for path in &args.images {
-        let picture = image::read(path)?;
-        match (checkpoint.sources.expect_picture(path), args.force) {
+        match predictor.predict(&device, path, &mut chain, common.json) {
+            Ok(row) => rows.push(row),
+            Err(error @ (Error::Device { .. } | Error::Launch { .. } | Error::OutOfMemory { .. })) => {
+                return Err(error.into());
+            }
+            Err(error) => {
+                let error = error.of_file(path);
+                remark!("x2ct: left out: {error}");
+                failed.push(Failure::new(path, &error));
+            }
+        }
+    }
+    chain.report(Report::new("predict").with("rows", rows)?)?.failing(failed).finish(common.json, || ())
+}
+
+/// What all images are predicted with.
+struct Predictor<'a> {
+    args: &'a PredictArgs,
+    checkpoint: &'a Checkpoint,
+    trainer: &'a Trainer,
+    cache: &'a EmbeddingCache,
+    texts: &'a Texts,
+}
+
+impl Predictor<'_> {
+    /// The row of one image, printed where `quiet` is not set.
+    fn predict(&self, device: &Device, path: &Path, chain: &mut Chain, quiet: bool) -> Result<Value> {
+        let Predictor { args, checkpoint, trainer, cache, texts } = self;
+        let Stored { image: picture, settings, remarks } = image::read_radiograph(path)?;
+        match (checkpoint.sources.expect_picture(&settings), args.force) {
             (Err(error), true) => chain.force(path, &error.to_string()),
             (alike, _) => chain.settle(path, alike)?,
         }
+        let doubt = plausibility::examine_picture(&picture, args.force)?;
+        remarks.iter().chain(&doubt).for_each(|remark| chain.warn(path, remark));
+        // Resized as the radiographs of `x2ct drr --dataset` are.
+        let size = [checkpoint.config.data.image_size; 2];
         let bytes = pixels::fit(&pixels::to_bytes(&picture.pixels), [picture.height, picture.width], size);
-        let embedding = trainer.embed(&ImageSet::new(&device, &bytes, size)?)?;
+        let embedding = trainer.embed(&ImageSet::new(device, &bytes, size)?)?;
         let probabilities =
             zero_shot::probabilities(&embedding, &cache.prompts_positive, &cache.prompts_negative, cache.dim, 1.0)?;
         let nearest = retrieval::nearest(&embedding, &cache.report, cache.dim, args.nearest)?;
-        if !common.json {
-            print_prediction(path, &probabilities, &nearest, &cache, &texts);
+        if !quiet {
+            print_prediction(path, &probabilities, &nearest, cache, texts);
         }
-        let abnormalities: serde_json::Map<_, _> =
+        let abnormalities: Map<String, Value> =
             labels::NAMES.iter().zip(&probabilities).map(|(n, p)| (n.to_string(), json!(p))).collect();
         let reports: Vec<_> = nearest
             .iter()
             .map(|&(row, cosine)| json!({"id": cache.ids[row], "cosine": cosine, "text": texts.get(&cache.ids[row])}))
             .collect();
-        results
-            .push(json!({"image": files::lossy(path), "teacher": cache.teacher, "probabilities": abnormalities, "reports": reports}));
+        Ok(json!({
+            "image": files::lossy(path), "teacher": cache.teacher, "probabilities": abnormalities, "reports": reports,
+        }))
     }
-    chain.report(Report::new("predict").with("rows", results)?)?.finish(common.json, || ())
 }
 
 type Texts = std::collections::HashMap<String, String>;

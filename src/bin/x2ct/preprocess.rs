@@ -25,7 +25,8 @@ use crate::source::{HuSourceName, Opened, SourceArgs};
 /// code is then 1. Files in folders are known by content, and what is passed over is told.
 #[derive(clap::Args)]
 pub struct PreprocessArgs {
-    /// CT volumes: .nii, .nii.gz, RadChest-CT .npz (with its metadata table), a folder with a DICOM series; or folders of volumes
+    /// CT volumes: .nii, .nii.gz, .hdr with .img, RadChest-CT .npz (with its metadata table), a folder with a DICOM series, an
+    /// Enhanced CT file; or folders of volumes
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// ct-clip-v2, ct-clip-v1, dcformer (the paper's window), dcformer-code (the code's), or x2ct (HU at 1 mm)

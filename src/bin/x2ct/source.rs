@@ -101,7 +101,7 @@ impl SourceArgs {
         Ok(Opened { volume, warnings, forced: verdict.forced })
     }
 
-    /// What RadChest-CT's table says of a volume. Its voxels are HU: a slope beside them is never applied again.
+    /// What RadChest-CT's table says of a volume, whose voxels are HU: no slope can be asked for.
     fn radchest(&self, table: &Path, name: &str) -> Result<radchest::Acquisition> {
         let row = radchest::acquisition_of(table, name)?;
         if self.hu_source == HuSourceName::Csv && row.slope != 1.0 {
@@ -113,6 +113,6 @@ impl SourceArgs {
                 "leave out --hu-source csv: the table's voxel size is taken without it",
             ));
         }
-        Ok(radchest::Acquisition { slope: 1.0, ..row })
+        Ok(row)
     }
 }

@@ -11,11 +11,11 @@ use libdeflate_sys::{
 };
 
 /// No deflate stream expands further: a length-258 match costs two bits at least, 1032 to 1 (RFC 1951, zlib's bound).
-const MAX_RATIO: usize = 1032;
+pub(super) const MAX_RATIO: usize = 1032;
 
 /// The bytes [`peek`] decodes. A stored block, the largest unit libdeflate refuses to start when it does not fit, holds
 /// 65,535; a header before it fits as well.
-const PEEK: usize = 128 << 10;
+pub(super) const PEEK: usize = 128 << 10;
 
 pub(super) fn is_gzip(bytes: &[u8]) -> bool {
     bytes.starts_with(&[0x1f, 0x8b])

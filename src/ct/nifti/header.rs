@@ -77,6 +77,8 @@ pub(super) fn damaged(what: impl Into<String>) -> Problem {
 /// Everything a checked header says.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Header {
+    /// Whether it says that its voxels are in another file.
+    pub pair: bool,
     pub big_endian: bool,
     pub shape: [usize; 3],
     pub datatype: Datatype,
@@ -134,6 +136,22 @@ impl Header {
         }
     }
 
+    /// The header of a file of `held` bytes that must hold the voxels too. A writer may give it a pair's magic all the same.
+    pub fn of_one_file(mut self, held: usize) -> Result<Header, Problem> {
+        if !self.pair {
+            return Ok(self);
+        }
+        if self.offset < NIFTI1_LENGTH || held < self.total {
+            return Err(Problem::new(
+                "is the header half of a .hdr/.img pair",
+                "put both halves side by side, named NAME.hdr and NAME.img, or convert them to one .nii file",
+            ));
+        }
+        self.pair = false;
+        self.remarks.push("Its magic is that of a .hdr/.img pair, but its voxels follow its header.".into());
+        Ok(self)
+    }
+
     fn from_fields(raw: &Raw) -> Result<Header, Problem> {
         let shape = shape(&raw.dim)?;
         let datatype = Datatype::from_code(raw.datatype)?;
@@ -142,7 +160,7 @@ impl Header {
             return Err(damaged(format!("bitpix is {} but datatype {} has {expected}", raw.bitpix, raw.datatype)));
         }
         let (slope, intercept) = scaling(raw.slope, raw.intercept)?;
-        let least = raw.length + 4;
+        let least = if raw.pair { 0 } else { raw.length + 4 };
         let offset = match usize::try_from(raw.offset) {
             Ok(offset) if offset >= least => offset,
             _ => {
@@ -157,6 +175,7 @@ impl Header {
         let Settled { affine, source: affine_source, remark } = raw.affine(shape)?;
         let remarks = Vec::from_iter(remark);
         Ok(Header {
+            pair: raw.pair,
             big_endian: raw.big_endian,
             shape,
             datatype,
@@ -226,6 +245,7 @@ fn named(field: &str, error: crate::Error) -> Problem {
 
 /// The fields that matter, widened to the larger of both formats' types.
 struct Raw {
+    pair: bool,
     length: usize,
     big_endian: bool,
     dim: [i64; 8],
@@ -364,21 +384,17 @@ impl Fields<'_> {
 
     /// Offsets of the NIfTI-1 standard's `nifti1.h`.
     fn nifti1(&self) -> Result<Raw, Problem> {
-        match &self.bytes[344..348] {
-            b"n+1\0" => {}
-            b"ni1\0" => {
-                return Err(Problem::new(
-                    "magic is \"ni1\": the header half of a .hdr/.img pair",
-                    "convert the pair to one .nii file",
-                ));
-            }
+        let pair = match &self.bytes[344..348] {
+            b"n+1\0" => false,
+            b"ni1\0" => true,
             _ => return Err(damaged("magic is not \"n+1\" (Analyze 7.5 files have none and no orientation)")),
-        }
+        };
         let offset = self.f32(108);
         if offset.fract() != 0.0 {
             return Err(damaged(format!("vox_offset is {offset}")));
         }
         Ok(Raw {
+            pair,
             length: NIFTI1_LENGTH,
             big_endian: self.big_endian,
             dim: std::array::from_fn(|i| i64::from(self.i16(40 + 2 * i))),
@@ -399,17 +415,13 @@ impl Fields<'_> {
 
     /// Offsets of the NIfTI-2 standard's `nifti2.h`.
     fn nifti2(&self) -> Result<Raw, Problem> {
-        match &self.bytes[4..12] {
-            b"n+2\0\r\n\x1a\n" => {}
-            b"ni2\0\r\n\x1a\n" => {
-                return Err(Problem::new(
-                    "magic is \"ni2\": the header half of a .hdr/.img pair",
-                    "convert the pair to one .nii file",
-                ));
-            }
+        let pair = match &self.bytes[4..12] {
+            b"n+2\0\r\n\x1a\n" => false,
+            b"ni2\0\r\n\x1a\n" => true,
             _ => return Err(damaged("magic is not \"n+2\" with its line-end guard")),
-        }
+        };
         Ok(Raw {
+            pair,
             length: NIFTI2_LENGTH,
             big_endian: self.big_endian,
             dim: std::array::from_fn(|i| self.i64(16 + 8 * i)),

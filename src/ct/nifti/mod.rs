@@ -1,4 +1,5 @@
-//! NIfTI-1 and NIfTI-2 volumes, `.nii` and `.nii.gz`, read with every field checked and written atomically.
+//! NIfTI-1 and NIfTI-2 volumes, `.nii`, `.nii.gz` and pairs of `.hdr` and `.img`, read with every field checked and written
+//! atomically.
 //!
 //! A file either yields exactly the voxels it holds or one line that names the field at fault; damaged input never
 //! panics and never makes the reader allocate more than the file's own bytes can account for.
@@ -6,6 +7,7 @@
 mod forms;
 mod gzip;
 mod header;
+mod pair;
 mod write;
 
 use std::path::Path;
@@ -15,6 +17,7 @@ use super::volume::{CtVolume, Voxels, unravel};
 use crate::device::HostArray;
 use crate::error::{Error, Result};
 use header::{Datatype, Header};
+pub use pair::Pair;
 
 pub use write::{Extra, encode, write, write_described};
 
@@ -29,7 +32,7 @@ pub use write::{Extra, encode, write, write_described};
 ///
 /// # Errors
 /// [`Error::File`] naming the field: unreadable, truncated, damaged or overlong data, 4-D series, other voxel types,
-/// .hdr/.img pairs, zero or impossible dimensions, non-finite pixdim, singular affine, NaN or infinite voxels.
+/// a .hdr without its .img, zero or impossible dimensions, non-finite pixdim, singular affine, NaN or infinite voxels.
 pub fn read(path: impl AsRef<Path>) -> Result<CtVolume> {
     let path = path.as_ref();
     read_bytes(&read_file(path)?, path)
@@ -38,6 +41,28 @@ pub fn read(path: impl AsRef<Path>) -> Result<CtVolume> {
 /// Whether `bytes` start as gzip or as a NIfTI header does.
 pub(crate) fn is_nifti(bytes: &[u8]) -> bool {
     gzip::is_gzip(bytes) || Header::recognise(bytes).is_some()
+}
+
+/// The text of the first header extension of code 6 (plain text), if there is one.
+pub fn comment(bytes: &[u8]) -> Option<String> {
+    let start = if gzip::is_gzip(bytes) { gzip::peek(bytes).0 } else { bytes[..bytes.len().min(gzip::PEEK)].to_vec() };
+    let header = Header::parse(&start).ok()?;
+    let (length, _) = Header::recognise(&start)?;
+    let number = |at: usize| {
+        let bytes: [u8; 4] = start.get(at..at + 4)?.try_into().ok()?;
+        let number = if header.big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) };
+        Some(number as usize)
+    };
+    let mut at = length + 4;
+    while start.get(length).is_some_and(|&more| more != 0) && at + 8 <= header.offset {
+        let (size, code) = (number(at)?, number(at + 4)?);
+        if code == 6 {
+            let text = std::str::from_utf8(start.get(at + 8..at.checked_add(size)?)?).ok()?;
+            return Some(text.trim_end_matches('\0').to_string());
+        }
+        at = at.checked_add(size.max(8))?;
+    }
+    None
 }
 
 /// As [`read`], from a file's bytes; `path` only labels errors.
@@ -50,12 +75,16 @@ pub(super) fn decode(bytes: &[u8], place: &Place) -> Result<CtVolume, Problem> {
     let (header, voxels) = if gzip::is_gzip(bytes) {
         decode_gzip(bytes, place)?
     } else {
-        let header = Header::parse(bytes)?;
+        let header = Header::parse(bytes)?.of_one_file(bytes.len())?;
         check_length(bytes.len(), &header)?;
         let voxels = convert(&bytes[header.offset..], &header)?;
         (header, voxels)
     };
-    Ok(CtVolume {
+    Ok(volume(header, voxels))
+}
+
+fn volume(header: Header, voxels: Voxels) -> CtVolume {
+    CtVolume {
         voxels,
         shape: header.shape,
         affine: header.affine,
@@ -63,7 +92,7 @@ pub(super) fn decode(bytes: &[u8], place: &Place) -> Result<CtVolume, Problem> {
         slope: header.slope,
         intercept: header.intercept,
         remarks: header.remarks,
-    })
+    }
 }
 
 const TRUNCATED: &str = "the file is truncated or its header damaged: copy or download it again";
@@ -72,7 +101,9 @@ fn check_length(length: usize, header: &Header) -> Result<(), Problem> {
     if length == header.total {
         return Ok(());
     }
-    Err(Problem::new(format!("{length} bytes where the header's dimensions ask for {}", header.total), TRUNCATED))
+    let offset = if header.offset > length { format!("vox_offset, {}, and ", header.offset) } else { String::new() };
+    let total = header.total;
+    Err(Problem::new(format!("{length} bytes where {offset}the header's dimensions ask for {total}"), TRUNCATED))
 }
 
 fn decode_gzip(bytes: &[u8], place: &Place) -> Result<(Header, Voxels), Problem> {
@@ -107,9 +138,10 @@ fn decode_gzip(bytes: &[u8], place: &Place) -> Result<(Header, Voxels), Problem>
 fn announced(bytes: &[u8]) -> Result<Header, Problem> {
     let (start, outcome) = gzip::peek(bytes);
     let start = &start[..outcome.as_ref().copied().unwrap_or(start.len())];
+    let held = outcome.as_ref().copied().unwrap_or(usize::MAX);
     let header = match (Header::parse(start), outcome) {
         (_, Err(failure @ gzip::Failure::Damaged { .. })) => return Err(failed(failure)),
-        (parsed, _) => parsed?,
+        (parsed, _) => parsed?.of_one_file(held)?,
     };
     if !gzip::can_hold(bytes, header.total) {
         let (shape, total, held) = (header.shape, header.total, bytes.len());
@@ -126,7 +158,7 @@ fn inflate(bytes: &[u8], header: &Header, place: &Place) -> Result<(Placed, Opti
     let inflated = gzip::decompress(bytes, file.bytes()).map_err(failed)?;
     check_length(inflated.length, header)?;
     // Only now are the data verified, so the header is read once more.
-    if Header::parse(file.bytes())? != *header {
+    if Header::parse(file.bytes())?.of_one_file(usize::MAX)? != *header {
         return Err(header::damaged("the header reads differently the second time"));
     }
     Ok((file, inflated.garbage))

@@ -32,7 +32,8 @@ const EXAMPLES: &str = "Examples:
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct DrrArgs {
-    /// CT volumes: .nii, .nii.gz, RadChest-CT's .npz, a folder with a DICOM series; or folders of volumes
+    /// CT volumes: .nii, .nii.gz, .hdr with .img, RadChest-CT's .npz, a folder with a DICOM series, an Enhanced CT file; or
+    /// folders of volumes
     #[arg(required_unless_present = "dataset", value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// Of one volume: image to write, .png, .safetensors (`image`, f32 [H, W]) or .nii.gz; else the folder to write to
