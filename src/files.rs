@@ -69,6 +69,19 @@ pub fn remove_unfinished(path: impl AsRef<Path>) -> Result<()> {
     Ok(())
 }
 
+/// Refuses an output that is one of the inputs, by whatever name: to write it would lose what is read.
+pub fn check_apart<P: AsRef<Path>>(output: impl AsRef<Path>, inputs: impl IntoIterator<Item = P>) -> Result<()> {
+    let output = output.as_ref();
+    let Ok(file) = output.canonicalize() else { return Ok(()) };
+    match inputs.into_iter().find(|input| input.as_ref().canonicalize().is_ok_and(|input| input == file)) {
+        Some(input) if file.is_file() => {
+            let problem = format!("is the same file as the input {}", input.as_ref().display());
+            Err(Error::file(output, problem, "name another file to write"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// What stands behind an output path.
 enum Target<'a> {
     /// A plain file or none yet, not a link.

@@ -152,6 +152,33 @@ fn outputs_are_tried_before_the_work() {
     }
 }
 
+/// No command writes over what it reads, by whatever name.
+#[test]
+fn outputs_are_no_inputs() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    prepare(at);
+    std::fs::copy(at.join("dataset/train_fixed/train_1/train_1_a/train_1_a_1.nii.gz"), at.join("ct.nii.gz")).unwrap();
+    std::os::unix::fs::symlink("ct.nii.gz", at.join("link.nii.gz")).unwrap();
+    let cache = "train.cache.safetensors";
+    for (arguments, output) in [
+        ("drr ct.nii.gz --out ct.nii.gz", "ct.nii.gz"),
+        ("drr ct.nii.gz --out ./link.nii.gz", "link.nii.gz"),
+        ("preprocess ct.nii.gz --preset x2ct --out p --pack ct.nii.gz", "ct.nii.gz"),
+        ("eval --cache train.cache.safetensors --dataset . --split train --csv train.cache.safetensors", cache),
+        (
+            "cache build --checkpoint checkpoint.safetensors --volumes v --text t --out checkpoint.safetensors",
+            "checkpoint",
+        ),
+    ] {
+        let before = ["ct.nii.gz", cache, "checkpoint.safetensors"].map(|name| std::fs::read(at.join(name)).unwrap());
+        let (code, _, said) = run(at, arguments);
+        assert!(code == Some(1) && said.contains(output) && said.contains("is the same file as the input"), "{said}");
+        let after = ["ct.nii.gz", cache, "checkpoint.safetensors"].map(|name| std::fs::read(at.join(name)).unwrap());
+        assert!(before == after, "x2ct {arguments}");
+    }
+}
+
 #[test]
 fn a_baseline_is_looked_at_before_it_is_compared_with() {
     let folder = tempfile::tempdir().unwrap();

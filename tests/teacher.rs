@@ -201,6 +201,7 @@ pub mod circle {
     use serde_json::Value;
     use x2ct::ct::{HuSource, Preset, nifti};
     use x2ct::data::ct_rate::{CtRate, Split};
+    use x2ct::data::provenance::of_ct;
     use x2ct::data::{ct_rate, volumes::VolumeSet};
     use x2ct::tensor::DType;
     use x2ct::{Device, labels};
@@ -210,16 +211,21 @@ pub mod circle {
     /// The volumes of a split, prepared at their own size: what `x2ct preprocess` does at the published one.
     pub fn prepare(at: &std::path::Path, split: Split) {
         let data = CtRate::read(at, split, ct_rate::HuSource::AlreadyHu).unwrap();
+        prepare_some(at, &format!("{}.volumes.safetensors", split.name()), &data);
+    }
+
+    fn prepare_some(at: &std::path::Path, name: &str, data: &CtRate) {
         let preset = Preset { name: "small".into(), spacing: [12.0; 3], size: None, ..Preset::dcformer() };
-        let (mut ids, mut voxels) = (Vec::new(), Vec::new());
+        let (mut ids, mut voxels, mut cts) = (Vec::new(), Vec::new(), Vec::new());
         for volume in &data.volumes {
             let ct = nifti::read(data.path(volume)).unwrap();
             let prepared = preset.apply(&Device::host(), &ct, HuSource::AlreadyHu, DType::F32).unwrap();
             prepared.with_bytes(|bytes| voxels.extend_from_slice(bytes)).unwrap();
             ids.push(volume.name.to_string());
+            cts.push(of_ct(&ct));
         }
-        let set = VolumeSet::new(ids, [24; 3], DType::F32, voxels, preset).unwrap();
-        set.write(&at.join(format!("{}.volumes.safetensors", split.name()))).unwrap();
+        let set = VolumeSet::new(ids, [24; 3], DType::F32, voxels, preset).unwrap().with_cts(cts).unwrap();
+        set.write(&at.join(name)).unwrap();
     }
 
     /// A small CT encoder on what [`prepare`] leaves.
@@ -282,21 +288,40 @@ pub mod circle {
         assert_eq!((&by_cache["retrieval"], &by_cache["zero_shot"]), (&scores["retrieval"], &scores["zero_shot"]));
         assert_eq!((&by_cache["provenance"], &scores["provenance"]), (&"recorded".into(), &"recorded".into()));
         assert_eq!(by_cache["digests"]["cache"], valid["digests"]["cache"]);
+        // The chain begins at the CTs themselves.
+        let of_valid = VolumeSet::read(&at.join("valid.volumes.safetensors")).unwrap().provenance().unwrap();
+        for report in [&scores, &valid] {
+            assert_eq!(report["digests"]["volumes"], of_valid.digest);
+            assert_eq!(report["digests"]["ct"], of_valid.from["ct"].digest);
+        }
+        let cache = x2ct::data::cache::EmbeddingCache::read(at.join("valid.dcformer.safetensors")).unwrap();
+        assert_eq!(cache.provenance().from["volumes"], of_valid);
         let table = succeed(at, by_model);
         for part in ["IR: CT from report", "TR: report from CT", "weighted F1", "micro recall", labels::NAMES[17]] {
             assert!(table.contains(part), "{part} is not in {table}");
         }
         let written = std::fs::read_to_string(at.join("labels.csv")).unwrap();
-        let names = |line: &str| line.rsplitn(4, ',').take(3).map(String::from).collect::<Vec<_>>();
+        let names = |line: &str| line.rsplitn(5, ',').take(4).map(String::from).collect::<Vec<_>>();
         let lines: Vec<_> = written.lines().map(names).collect();
         assert_eq!(
             (lines.len(), &lines[0][..]),
-            (1 + labels::COUNT, &["digest_text", "digest_volumes", "digest_checkpoint"].map(String::from)[..])
+            (
+                1 + labels::COUNT,
+                &["digest_ct", "digest_text", "digest_volumes", "digest_checkpoint"].map(String::from)[..]
+            )
         );
         let digests =
-            ["text", "volumes", "checkpoint"].map(|name| scores["digests"][name].as_str().unwrap().to_string());
+            ["ct", "text", "volumes", "checkpoint"].map(|name| scores["digests"][name].as_str().unwrap().to_string());
         assert!(lines[1..].iter().all(|line| line[..] == digests));
 
+        // Texts of more volumes than there are: the join says so.
+        let mut data = CtRate::read(at, Split::Valid, ct_rate::HuSource::AlreadyHu).unwrap();
+        data.volumes.truncate(5);
+        prepare_some(at, "five", &data);
+        let five =
+            "cache build --checkpoint ct/checkpoint.safetensors --volumes five --text valid.text.safetensors --out c5";
+        let says = serde_json::json!([{"file": "five", "warning": "has none of 1 volume(s) of valid.text.safetensors: valid_6_a_1"}]);
+        assert_eq!(json(at, five)["warnings"], says);
         let failed = |arguments: &str, says: &str| {
             let output = x2ct(at, arguments);
             let said = String::from_utf8(output.stderr).unwrap();

@@ -431,8 +431,11 @@ impl CtRate {
         names
     }
 
-    /// Where volumes are to be had when their folder is not there: of another release.
+    /// Where volumes are to be had when their folder is not there: another root or another release.
     pub(crate) fn hint_without_folder(&self) -> String {
+        if let Some(near) = root_near(&self.root, self.split) {
+            return format!("the data set's root is {}, name that", near.display());
+        }
         let (other, name) = match self.hu_source {
             HuSource::AlreadyHu => (HuSource::CsvRescale, "the original release; its HU need the HU source `csv`"),
             HuSource::CsvRescale => {

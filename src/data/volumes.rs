@@ -84,6 +84,18 @@ impl VolumeSet {
         Ok(VolumeSet { source: Source::Memory(voxels), ..set })
     }
 
+    /// The set with the digest of the CT that each volume was made of ([`of_ct`](super::provenance::of_ct)).
+    ///
+    /// # Errors
+    /// Another number of digests than volumes.
+    pub fn with_cts(self, cts: Vec<String>) -> Result<Self> {
+        if cts.len() != self.ids.len() {
+            let problem = format!("there are digests of {} CTs for {} volumes", cts.len(), self.ids.len());
+            return Err(Error::argument("volumes", problem, "pass one a volume"));
+        }
+        Ok(VolumeSet { cts, ..self })
+    }
+
     /// Opens a set: a packed file, one volume's file, or a folder with a file for each volume, whose names are the ids.
     ///
     /// # Errors

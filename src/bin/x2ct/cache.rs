@@ -91,6 +91,10 @@ pub fn run(args: CacheArgs, common: &Common) -> anyhow::Result<ExitCode> {
 fn build(args: BuildArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let device = common.device()?;
     files::check_writable(&args.out)?;
+    files::check_apart(
+        &args.out,
+        [Some(&args.checkpoint), Some(&args.volumes), args.text.as_ref(), args.reports.as_ref()].into_iter().flatten(),
+    )?;
     let volumes = VolumeSet::read(&args.volumes)?;
     let texts = Texts::read(args.text.as_deref(), args.reports.as_deref())?;
     let teacher = CtTeacher::read(&device, &args.checkpoint)?;
@@ -100,6 +104,7 @@ fn build(args: BuildArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let (kind, of_texts) = texts.provenance();
     let texts_file = args.text.as_ref().or(args.reports.as_ref()).unwrap_or(&args.out);
     chain.settle(texts_file, Ok(of_texts.undecided(kind)))?;
+    chain.lacks(&args.volumes, volumes.ids(), texts_file, texts.ids());
     chain.settle(&args.checkpoint, teacher.undecided(&volumes, &texts))?;
     let stop = stop_flag()?;
     let mut before = None;

@@ -2,11 +2,13 @@
 //! keys `provenance` (`recorded`, `unknown`, or `forced` of inputs that do not belong together), `digests` and `warnings` of the
 //! report.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 use x2ct::Error;
 use x2ct::data::provenance::Undecided;
+use x2ct::table::first_of;
 
 use crate::output::{Report, Warning};
 
@@ -89,6 +91,16 @@ impl Chain {
         if !self.warnings.contains(&warning) {
             remark!("{}", warning.line());
             self.warnings.push(warning);
+        }
+    }
+
+    /// Says how many of the `others`, which stand in another file, this file with its ids lacks, and names the first.
+    pub fn lacks(&mut self, file: &Path, ids: &[String], other: &Path, others: &[String]) {
+        let ids: HashSet<&String> = ids.iter().collect();
+        let lacking: Vec<&String> = others.iter().filter(|id| !ids.contains(id)).collect();
+        if !lacking.is_empty() {
+            let (count, first) = (lacking.len(), first_of(&lacking));
+            self.note(file, &format!("has none of {count} volume(s) of {}: {first}", other.display()));
         }
     }
 

@@ -1,6 +1,6 @@
 //! `x2ct eval`: retrieval and zero-shot detection on a held-out set, of a radiograph encoder or of a CT teacher.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -66,7 +66,11 @@ pub struct EvalArgs {
 
 pub fn run(args: EvalArgs, common: &Common) -> anyhow::Result<ExitCode> {
     effect::check(&[Rule::new("scale", args.radiographs.is_none(), "--volumes, or --cache alone")])?;
-    args.csv.as_ref().map_or(Ok(()), files::check_writable)?;
+    if let Some(path) = &args.csv {
+        files::check_writable(path)?;
+        let inputs = [&args.checkpoint, &args.radiographs, &args.volumes, &args.text, &args.cache];
+        files::check_apart(path, inputs.into_iter().flatten())?;
+    }
     match (&args.checkpoint, &args.radiographs, &args.volumes, &args.cache) {
         (Some(checkpoint), Some(radiographs), None, Some(cache)) => {
             let device = common.device()?;
@@ -111,6 +115,7 @@ fn radiograph_encoder(
         chain.holds(name, digest);
     }
     let set = TrainingSet::join(device, &radiographs, &cache).map_err(|e| e.of_file(cache_path))?;
+    chain.lacks(path, &set.ids, cache_path, &cache.ids);
     let labels = labels_of(args, path, &set.ids, &mut chain)?;
     let embeddings = Trainer::resume(device, checkpoint)?.embed(&set.images)?;
     let targets = Targets {
@@ -135,6 +140,8 @@ fn ct_encoder(args: &EvalArgs, common: &Common, checkpoint: &Path, path: &Path) 
     let digests = [("checkpoint", teacher.digest()), ("volumes", &of_volumes.digest), ("text", &of_texts.digest)];
     digests.into_iter().for_each(|(name, digest)| chain.holds(name, digest));
     of_volumes.from.iter().for_each(|(name, from)| chain.holds(name, &from.digest));
+    let texts_file = args.text.as_ref().or(args.cache.as_ref()).unwrap_or(&args.dataset);
+    chain.lacks(path, volumes.ids(), texts_file, texts.ids());
     let labels = labels_of(args, path, volumes.ids(), &mut chain)?;
     let mut progress = Progress::new("embedding", "volumes", volumes.ids().len() as u64);
     let cache = teacher.cache(volumes, &texts, &stop, &mut |done| progress.set(done as u64, ""));
@@ -202,13 +209,8 @@ fn labels_of(args: &EvalArgs, file: &Path, ids: &[String], chain: &mut Chain) ->
     for (table, says) in ct_rate::disagreements(&args.dataset, split) {
         chain.doubt(&table, &says, "complete the table")?;
     }
-    let evaluated: HashSet<&String> = ids.iter().collect();
-    let others: Vec<String> =
-        labels.order.iter().map(|name| name.to_string()).filter(|name| !evaluated.contains(name)).collect();
-    if !others.is_empty() {
-        let says = format!("has none of {} volume(s) of {}: {}", others.len(), table.display(), first_of(&others));
-        chain.note(file, &says);
-    }
+    let listed: Vec<String> = labels.order.iter().map(|name| name.to_string()).collect();
+    chain.lacks(file, ids, &table, &listed);
     Ok(ids.iter().flat_map(|id| *known[id]).collect())
 }
 

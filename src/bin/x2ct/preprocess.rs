@@ -59,7 +59,10 @@ pub fn run(args: PreprocessArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let dtype = if args.dtype == "bf16" { DType::Bf16 } else { DType::F32 };
     let inputs = Inputs::of(&args.paths)?.flat();
     let outputs = outputs(&inputs, &args.out)?;
-    args.pack.as_ref().map_or(Ok(()), files::check_writable)?;
+    if let Some(pack) = &args.pack {
+        files::check_writable(pack)?;
+        files::check_apart(pack, inputs.volumes.iter().map(|input| &input.path))?;
+    }
     inputs.tell(|line| remark!("{line}"));
     let (mut rows, mut warnings, mut forced_in) = (Vec::new(), inputs.warnings.clone(), Vec::new());
     let (mut failed, mut stale) = (inputs.failed.clone(), Vec::new());

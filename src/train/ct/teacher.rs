@@ -47,6 +47,14 @@ impl Texts {
         }
     }
 
+    /// Whose texts they are.
+    pub fn ids(&self) -> &[String] {
+        match self {
+            Texts::Features(t) => &t.ids,
+            Texts::Embeddings(c) => &c.ids,
+        }
+    }
+
     /// Rows [ids, dim] in the order of `ids`, and the prompts' [18, dim], positive and negative.
     fn rows(&self, ids: &[String]) -> Result<[Vec<f32>; 3]> {
         let (rows, prompts) = match self {

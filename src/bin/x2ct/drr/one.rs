@@ -25,6 +25,7 @@ pub fn run(file: &Path, args: &DrrArgs, common: &Common) -> anyhow::Result<ExitC
     let options = projection.options()?;
     image::check_format(&args.out)?;
     files::check_writable(&args.out)?;
+    files::check_apart(&args.out, [file])?;
     let device = common.device()?;
     let begin = Instant::now();
     let Opened { volume, mut warnings, forced } = args.source.open(file, &device)?;
