@@ -321,7 +321,7 @@ impl Raw {
         for (axis, edge) in sizes.iter_mut().enumerate() {
             let size = self.pixdim[axis + 1];
             let unset = size == 0.0 && axis == 2 && self.dim[0] == 2;
-            if !unset && !(size.is_finite() && size > 0.0) {
+            if !(unset || size.is_finite() && size > 0.0) {
                 return Err(damaged(format!("pixdim[{}] is {size}: voxels need a size", axis + 1)));
             }
             *edge = if unset { unit } else { size * unit };
