@@ -353,7 +353,7 @@ fn the_command_says_how_a_file_was_made() {
     for (extra, expected) in [
         (&["--primary-angle", "200"][..], "-180 to 180"),
         (&["--secondary-angle", "-91"], "-90 to 90"),
-        (&["--energy", "5"], "give 20 to 150"),
+        (&["--energy", "5"], "give a number from 20 to 150 keV"),
         (&["--energy", "60", "--mu-water", "0.02"], "cannot be used with"),
         (&["--rotation", "1,2"], "give 3 numbers, such as 10,-5.5,0"),
         (&["--window", "3,1"], "is not a range"),
