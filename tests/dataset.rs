@@ -290,6 +290,31 @@ fn volumes_that_failed_are_tried_again() {
     assert!(files(&path("gone")) == files(&path("whole")));
 }
 
+/// A CT exchanged for another is made again, and no other.
+#[test]
+fn a_volume_that_changed_is_made_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = data_set(folder.path(), 3);
+    let out = folder.path().join("out");
+    make(&data, &out, &options()).unwrap();
+    let images = |path: &Path| {
+        let set = RadiographSet::read(&path.join("ap.safetensors")).unwrap();
+        [0, 1, 2].map(|i| set.image(i).to_vec())
+    };
+    let before = images(&out);
+    std::fs::copy(data.path(&data.volumes[2]), data.path(&data.volumes[1])).unwrap();
+    assert_eq!(resumed(&data, &out), 2);
+    let after = images(&out);
+    assert_eq!(after, [&before[0], &before[2], &before[2]].map(Clone::clone));
+    // Touched but equal, all stands.
+    let path = data.path(&data.volumes[0]);
+    std::fs::write(&path, std::fs::read(&path).unwrap()).unwrap();
+    assert_eq!(resumed(&data, &out), 3);
+    // A volume that was archived away since stands as it was.
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(resumed(&data, &out), 3);
+}
+
 #[test]
 fn shards_are_the_whole() {
     let folder = tempfile::tempdir().unwrap();

@@ -34,6 +34,7 @@ mod output;
 mod phantom;
 mod physics;
 mod pictures;
+mod plausibility;
 #[cfg(feature = "cli")]
 mod predict;
 mod preprocess;

@@ -73,6 +73,9 @@ fn a_pixdim_that_was_never_set_does_not_scale_an_sform() {
         assert_spacing(&volume, [0.8, 0.8, 2.0]);
         assert_says(&volume, &["in scale", "the sform's is taken"]);
     }
+    // Set along one axis only.
+    let volume = File { pixdim: [1.0, 1.0, 1.0, 2.5], ..both(LPS, 1) }.read().unwrap();
+    assert_spacing(&volume, [0.8, 0.8, 2.5]);
 }
 
 /// SimpleITK takes an sform of scanner coordinates (code 1), else the qform; nibabel the sform.

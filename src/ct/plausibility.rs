@@ -8,15 +8,20 @@
 //! | measured | doubt | refuse | reason |
 //! |---|---|---|---|
 //! | longest extent | < 100 mm, > 1200 mm | < 10 mm, > 3000 mm | chests are 250 to 400 mm, whole bodies 2 m; millimetres read as micrometres give 0.4 mm, as metres 400 m |
-//! | shortest extent | < 20 mm | < 0.1 mm | a slab or a single slice shows no lung; no slice is thinner than 0.1 mm |
+//! | shortest extent | < 60 mm | < 0.1 mm | a slab or a single slice shows no lung; no slice is thinner than 0.1 mm |
+//! | distance of the first voxel from the origin | | > 100 m | no scanner's table reaches there |
+//! | slope | negative | | CT's stored values rise with HU |
 //! | voxel edge | < 0.1 mm, > 60 mm | | micro-CT; hardly a grid |
 //! | voxels above 3071 HU | > 0.5 % | > 5 % | 3071 is the top of 12-bit CT; metal is far less than that |
 //! | spread of the middle 99.9 % | < 200 HU | < 30 HU | air and tissue differ by 1000 HU; noise alone is about 20 HU |
 //! | air (below -300 HU) | < 0.1 % | | lungs and surroundings are air; crops of the mediastinum are not |
 //! | tissue (-300 HU and above) | < 0.5 % | < 0.01 % | vessels are 5 % of a lung |
 //! | soft tissue (-200 to 200 HU) | < 0.5 % | | as before |
-//! | between -2040 and -1150 HU, the commonest value aside | > 2 % | | no substance is there, and padding is one value |
-//! | at most 128 different small whole numbers | | yes | a label mask |
+//! | commonest 25 HU of air | above -750 HU | | air outside the patient is -1000 HU, lungs are -900 to -800 |
+//! | exactly 0 HU | > 20 % | | a background set to 0; water and tissue are noisy |
+//! | below -1150 HU, the commonest value aside | > 2 % | | no substance is there, and padding is one value |
+//! | mean step between neighbours over mean deviation | > 1 | | 1.4 for noise, 0.1 to 0.3 for CT |
+//! | different whole numbers | <= 16 | <= 128 small ones | a label mask |
 //!
 //! Shares are of the voxels that are no padding (below -1024 HU), except for the row that is about those. Counts are of whole HU,
 //! so the findings are the same on every machine and for any number of threads.
@@ -51,6 +56,10 @@ pub struct Finding {
 pub fn check(volume: &CtVolume, source: HuSource) -> Vec<Finding> {
     let mut found = Findings(Vec::new());
     geometry(volume, &mut found);
+    let (slope, _) = volume.hu_scale(source);
+    found.doubt(slope < 0.0, || {
+        format!("its HU fall where its stored values rise (a slope of {slope}); inverted values look like this")
+    });
     content(&Counts::of(volume, source), &mut found);
     found.0.sort_by_key(|finding| std::cmp::Reverse(finding.level));
     found.0
@@ -190,6 +199,8 @@ fn geometry(volume: &CtVolume, found: &mut Findings) {
     let extent: [f64; 3] = std::array::from_fn(|a| spacing[a] * volume.shape[a] as f64);
     let (longest, shortest) = (extent.into_iter().fold(0.0, f64::max), extent.into_iter().fold(f64::MAX, f64::min));
     let all = extent.map(short).join(" x ");
+    let farthest = volume.affine.voxel_to_world([0.0; 3]).into_iter().fold(0.0, |far: f64, mm| far.max(mm.abs()));
+    found.refuse(!(farthest <= 1e5), || format!("its first voxel lies {farthest:.3e} mm from the origin"));
     let unit = |factor: &str| {
         format!("voxel sizes in another unit than the file says would explain a factor of {factor}, if one is at work")
     };
@@ -199,7 +210,7 @@ fn geometry(volume: &CtVolume, found: &mut Findings) {
     {
         found.doubt(longest < 100.0, || format!("it measures only {all} mm, less than a chest; {}", unit("10")));
         found.doubt(longest > 1200.0, || format!("it measures {all} mm, more than a chest; {}", unit("10")));
-        found.doubt(longest >= 100.0 && shortest < 20.0, || format!("it measures {all} mm, too thin for a chest"));
+        found.doubt(longest >= 100.0 && shortest < 60.0, || format!("it measures {all} mm, too thin for a chest"));
     }
     let (finest, coarsest) = (spacing.into_iter().fold(f64::MAX, f64::min), spacing.into_iter().fold(0.0, f64::max));
     let edges = || spacing.map(short).join(" x ");
@@ -286,6 +297,18 @@ fn content(counts: &Counts, found: &mut Findings) {
     found.doubt(air < 0.001, || {
         format!("it has no air: {} of it is below -300 HU ({}){}", percent(air), range(), no_air(counts))
     });
+    let (emptiest, zeros) = (counts.commonest_air(), counts.between(0, 1) as f64 / total);
+    found.doubt(air >= 0.001 && emptiest > -750, || {
+        format!(
+            "its commonest air is at {emptiest} HU, and air is at -1000, lung at -850; a wrong slope or intercept looks like \
+             this, and so do other images than CT"
+        )
+    });
+    found.doubt(zeros > 0.2, || {
+        format!("{} of its voxels are exactly 0 HU; a background or padding set to 0 looks like this", percent(zeros))
+    });
+    found.doubt(counts.kinds() <= 16, || format!("it has only {} different values, as a mask has", counts.kinds()));
+    found.doubt(counts.roughness() > 1.0, || "its voxels have nothing to do with their neighbours, as noise".into());
     found.doubt(soft < 0.005, || format!("it has no soft tissue: {} of it is between -200 and 200 HU", percent(soft)));
     found.doubt(air >= 0.001 && tissue < 0.005, || format!("only {} of it is more than air", percent(tissue)));
     found.doubt(middle < 200 && air >= 0.001, || {
@@ -306,11 +329,11 @@ fn no_air(counts: &Counts) -> &'static str {
     }
 }
 
-/// Values that only a doubled scaling gives: below air, above padding, and many of them.
+/// Values that only a wrong scaling gives: below air, and more of them than the one that is padding.
 fn doubled(counts: &Counts, total: f64) -> Option<String> {
-    let (from, to) = (-2040, -1150);
-    let commonest = (from..to).map(|hu| counts.between(hu, hu + 1)).max().unwrap_or(0);
-    let share = (counts.between(from, to) - commonest) as f64 / total;
+    let to = -1150;
+    let commonest = (Counts::LEAST..to).map(|hu| counts.between(hu, hu + 1)).max().unwrap_or(0);
+    let share = (counts.below(to) - commonest) as f64 / total;
     if share <= 0.02 {
         return None;
     }
@@ -321,7 +344,7 @@ fn doubled(counts: &Counts, total: f64) -> Option<String> {
     } else {
         "a slope or intercept that was applied twice looks like this (--rescale SLOPE,INTERCEPT undoes it once)"
     };
-    Some(format!("{} of its voxels are between {from} and {to} HU, where no substance is; {mistake}", percent(share)))
+    Some(format!("{} of its voxels are below {to} HU, where no substance is; {mistake}", percent(share)))
 }
 
 fn percent(share: f64) -> String {
@@ -341,6 +364,8 @@ struct Counts {
     high: f64,
     /// Whether every value is a whole number.
     whole: bool,
+    /// Sum of the steps from each voxel to the next in memory, in whole HU.
+    steps: u64,
 }
 
 impl Counts {
@@ -365,9 +390,11 @@ impl Counts {
             low: f64::INFINITY,
             high: f64::NEG_INFINITY,
             whole: true,
+            steps: 0,
         };
         let chunk = |values: &[T]| {
             let (mut counts, mut low, mut high) = (none(), f32::INFINITY, f32::NEG_INFINITY);
+            let mut last = None;
             for value in values {
                 let hu = hu(value);
                 if !hu.is_finite() {
@@ -378,6 +405,8 @@ impl Counts {
                 let bin = hu.round().clamp(Self::LEAST as f32, Self::MOST as f32);
                 counts.whole &= bin == hu || !(Self::LEAST as f32..=Self::MOST as f32).contains(&hu);
                 counts.bins[(bin as i32 - Self::LEAST) as usize] += 1;
+                counts.steps += last.map_or(0, |last: i32| u64::from(last.abs_diff(bin as i32)));
+                last = Some(bin as i32);
             }
             (counts.low, counts.high) = (f64::from(low), f64::from(high));
             counts.total = values.len() as u64 - counts.non_finite;
@@ -386,6 +415,7 @@ impl Counts {
         values.par_chunks(Self::CHUNK).map(chunk).reduce(none, |mut a, b| {
             a.bins.iter_mut().zip(&b.bins).for_each(|(a, b)| *a += b);
             (a.low, a.high) = (a.low.min(b.low), a.high.max(b.high));
+            a.steps += b.steps;
             (a.total, a.non_finite, a.whole) = (a.total + b.total, a.non_finite + b.non_finite, a.whole && b.whole);
             a
         })
@@ -413,6 +443,26 @@ impl Counts {
             left -= here;
         }
         Self::MOST
+    }
+
+    /// The middle of the 25 HU of air that hold most voxels.
+    fn commonest_air(&self) -> i32 {
+        const WIDTH: i32 = 25;
+        let from = (PADDING..-300 - WIDTH).max_by_key(|&hu| (self.between(hu, hu + WIDTH), -hu));
+        from.unwrap_or(PADDING) + WIDTH / 2
+    }
+
+    /// The mean step between neighbours over the mean deviation from the median: 1.4 where neighbours have nothing in common.
+    fn roughness(&self) -> f64 {
+        let mut below = 0;
+        let bins = || (Self::LEAST..).zip(&self.bins);
+        let median = bins().find(|(_, count)| {
+            below += *count;
+            2 * below >= self.total
+        });
+        let median = median.map_or(0, |(hu, _)| hu);
+        let deviation: u64 = bins().map(|(hu, count)| u64::from(hu.abs_diff(median)) * count).sum();
+        self.steps as f64 / deviation.max(1) as f64
     }
 
     /// Different whole numbers among the values.

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read as _;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use bytemuck::Pod;
@@ -100,6 +101,11 @@ impl Problem {
 /// All bytes of a file.
 pub(super) fn read_file(path: &Path) -> Result<FileBytes> {
     let failed = |e: std::io::Error| Error::io(path, "read", &e);
+    let kind = std::fs::metadata(path).map_err(failed)?.file_type();
+    // A device may never end. A pipe does, and shells make them of commands.
+    if !kind.is_file() && !kind.is_fifo() {
+        return Err(Error::file(path, "is neither a file nor a pipe", "name a file"));
+    }
     let mut file = File::open(path).map_err(failed)?;
     let status = file.metadata().map_err(failed)?;
     let length = usize::try_from(status.len()).unwrap_or(usize::MAX);

@@ -3,7 +3,7 @@
 //! | header | SimpleITK (spacing, direction) | nibabel | here |
 //! |---|---|---|---|
 //! | sform and qform agree | either | sform | sform |
-//! | sform sizes differ from pixdim's | pixdim | sform | pixdim, unless its sizes are all 1 (never set); said |
+//! | sform sizes differ from pixdim's | pixdim | sform | pixdim, but along axes where it is 1 (never set) the sform; said |
 //! | directions differ, sform code 1 (scanner) | sform | sform | sform; said |
 //! | directions differ, other sform code | qform | sform | qform; said |
 //! | sform sheared, qform its nearest rotation | qform | sform | sform |
@@ -84,7 +84,8 @@ pub(super) fn unusable(this: &str, other: &str, why: &Problem) -> String {
 
 /// `affine` with the sizes that count, and whose they are.
 fn resized(affine: Affine, sform: [f64; 3], pixdim: [f64; 3]) -> (Affine, &'static str) {
-    let (sizes, whose) = if pixdim == [1.0; 3] { (sform, "the sform's") } else { (pixdim, "pixdim's") };
+    let sizes = std::array::from_fn(|axis| if pixdim[axis] == 1.0 { sform[axis] } else { pixdim[axis] });
+    let whose = if differ(sizes, sform) { "pixdim's" } else { "the sform's" };
     (affine.with_spacing(sizes), whose)
 }
 

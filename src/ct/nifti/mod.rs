@@ -10,6 +10,7 @@ mod header;
 mod pair;
 mod write;
 
+use std::cmp::Ordering;
 use std::path::Path;
 
 use super::read::{Place, Placed, Problem, read_file};
@@ -76,6 +77,7 @@ pub(super) fn decode(bytes: &[u8], place: &Place) -> Result<CtVolume, Problem> {
         decode_gzip(bytes, place)?
     } else {
         let header = Header::parse(bytes)?.of_one_file(bytes.len())?;
+        let bytes = without_padding(bytes, &header);
         check_length(bytes.len(), &header)?;
         let voxels = convert(&bytes[header.offset..], &header)?;
         (header, voxels)
@@ -97,13 +99,22 @@ fn volume(header: Header, voxels: Voxels) -> CtVolume {
 
 const TRUNCATED: &str = "the file is truncated or its header damaged: copy or download it again";
 
-fn check_length(length: usize, header: &Header) -> Result<(), Problem> {
-    if length == header.total {
-        return Ok(());
+/// Zeros behind the voxels do them no harm: discs and archives write whole blocks.
+fn without_padding<'a>(bytes: &'a [u8], header: &Header) -> &'a [u8] {
+    match bytes.split_at_checked(header.total) {
+        Some((file, behind)) if behind.iter().all(|&byte| byte == 0) => file,
+        _ => bytes,
     }
+}
+
+fn check_length(length: usize, header: &Header) -> Result<(), Problem> {
     let offset = if header.offset > length { format!("vox_offset, {}, and ", header.offset) } else { String::new() };
-    let total = header.total;
-    Err(Problem::new(format!("{length} bytes where {offset}the header's dimensions ask for {total}"), TRUNCATED))
+    let problem = format!("{length} bytes where {offset}the header's dimensions ask for {}", header.total);
+    match length.cmp(&header.total) {
+        Ordering::Equal => Ok(()),
+        Ordering::Less => Err(Problem::new(problem, TRUNCATED)),
+        Ordering::Greater => Err(Problem::new(problem, "its header describes less than it holds: convert it again")),
+    }
 }
 
 fn decode_gzip(bytes: &[u8], place: &Place) -> Result<(Header, Voxels), Problem> {

@@ -45,6 +45,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 use serde_json::json;
 
@@ -174,9 +175,8 @@ pub fn ingest(
             }
         }
     }
-    for (row, volume) in rows.iter_mut().zip(run.volumes) {
-        row.take_if(|row| !run.stands(row, volume));
-    }
+    let stands = run.standing(&rows, work.begun());
+    rows.iter_mut().zip(stands).for_each(|(row, stands)| drop(row.take_if(|_| !stands)));
     let force = options.force;
     let left: Vec<usize> = (0..rows.len()).filter(|&at| rows[at].is_none()).collect();
     let mut finished = rows.len() - left.len();
@@ -296,9 +296,28 @@ impl<'a> Run<'a> {
         self.options.pictures.is_none() || self.views().iter().all(|view| self.picture(view, &volume.name).exists())
     }
 
-    /// Whether a row of an earlier run holds in this one.
-    fn stands(&self, row: &Row, volume: &Volume) -> bool {
-        row.is_packed() && (self.options.force || row.status != Status::Forced) && self.has_pictures(volume)
+    /// Which rows of an earlier run, begun or written at `since`, hold in this one.
+    fn standing(&self, rows: &[Option<Row>], since: SystemTime) -> Vec<bool> {
+        let stands = |(row, volume): (&Option<Row>, &Volume)| {
+            row.as_ref().is_some_and(|row| {
+                row.is_packed()
+                    && (self.options.force || row.status != Status::Forced)
+                    && self.has_pictures(volume)
+                    && self.is_as_read(row, volume, since)
+            })
+        };
+        rows.iter().zip(self.volumes).map(stands).collect()
+    }
+
+    /// Whether a volume's file is what the row was made of: of its size, and older than the run or of its digest. One that is
+    /// gone is taken for what it was.
+    fn is_as_read(&self, row: &Row, volume: &Volume, since: SystemTime) -> bool {
+        let path = self.data.path(volume);
+        let Ok(status) = std::fs::metadata(&path) else { return true };
+        let [size, digest] = [0, 1].map(|fact| row.facts.get(fact).map_or("", String::as_str));
+        let older = status.modified().is_ok_and(|modified| modified < since);
+        let same = || std::fs::read(&path).is_ok_and(|bytes| blake3::hash(&bytes).to_hex().as_str() == digest);
+        status.is_file() && status.len().to_string() == size && (older || same())
     }
 
     fn table(&self) -> Table<'_> {
@@ -335,20 +354,24 @@ impl<'a> Run<'a> {
             sets.push(set);
         }
         let recorded = recorded?;
-        if recorded.iter().zip(self.volumes).all(|(row, volume)| self.stands(row, volume)) {
+        let written = std::fs::metadata(self.manifest()).and_then(|status| status.modified());
+        let recorded: Vec<Option<Row>> = recorded.into_iter().map(Some).collect();
+        let stands = self.standing(&recorded, written.unwrap_or(SystemTime::UNIX_EPOCH));
+        let recorded: Vec<Row> = recorded.into_iter().flatten().collect();
+        if stands.iter().all(|&stands| stands) {
             return Ok(Some(recorded));
         }
         let mut place = 0;
-        for (at, row) in recorded.into_iter().enumerate() {
+        for (at, (row, stands)) in recorded.into_iter().zip(stands).enumerate() {
             if !row.is_packed() {
                 continue;
             }
             let images = sets.iter().map(|set| set.image(place)).collect::<Result<Vec<_>>>()?;
             place += 1;
-            // Damaged since, it is made again.
+            // Damaged or of another volume since, it is made again.
             let whole =
                 images.iter().zip(&row.digests).all(|(image, hex)| blake3::hash(image).to_hex().as_str() == hex);
-            if whole {
+            if whole && stands {
                 work.put(at, &images, &row)?;
                 rows[at] = Some(row);
             }
@@ -479,7 +502,11 @@ fn source(data: &CtRate, options: &IngestOptions) -> serde_json::Value {
 /// A file that cannot be read, a volume that cannot be a chest CT unless `force` is set.
 fn read(device: &Device, data: &CtRate, row: &Volume, force: bool) -> Result<(CtVolume, Row)> {
     let path = data.path(row);
-    let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, "read", &e))?;
+    let unreadable = |e| Error::io(&path, "read", &e);
+    if !std::fs::metadata(&path).map_err(unreadable)?.is_file() {
+        return Err(Error::file(&path, "is no file", "put the volume itself there"));
+    }
+    let bytes = std::fs::read(&path).map_err(unreadable)?;
     let volume = read_bytes(&bytes, &path, &ReadOptions { device: Some(device), ..Default::default() })?;
     let volume = match data.hu_source {
         HuSource::AlreadyHu => volume,

@@ -15,7 +15,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -122,6 +122,11 @@ impl Work {
         let line = format!("{} {json}\n", &blake3::hash(json.as_bytes()).to_hex()[..16]);
         let failed = |e| Error::io(self.folder.join("journal"), "write", &e);
         self.journal.write_all(line.as_bytes()).map_err(failed)
+    }
+
+    /// When the run began that the folder is of: nothing is written to the lock.
+    pub fn begun(&self) -> SystemTime {
+        self.lock.metadata().and_then(|status| status.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
     /// Makes all that is kept durable.

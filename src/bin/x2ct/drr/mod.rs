@@ -84,6 +84,7 @@ fn rules(args: &DrrArgs, alone: bool) -> Vec<Rule> {
     let npz = |path: &PathBuf| path.is_dir() || path.extension().is_some_and(|e| e.eq_ignore_ascii_case("npz"));
     let table = args.source.hu_source == HuSourceName::Csv || args.paths.iter().any(npz);
     let mut rules = args.projection.rules(pngs);
+    rules.extend(["split", "shard", "format", "restart"].map(|option| Rule::new(option, dataset, "--dataset")));
     rules.extend([
         Rule::new("window", windowed, "pictures (--pictures png)"),
         Rule::new("percentiles", windowed, "pictures (--pictures png)"),

@@ -1,0 +1,95 @@
+//! What is refused as no chest CT, what is doubted, and that a chest is neither.
+
+use x2ct::ct::phantom::{Patient, PhantomConfig};
+use x2ct::ct::plausibility::{Level, check};
+use x2ct::ct::{Affine, AxisCodes, CtVolume, HuSource};
+
+const SHAPE: [usize; 3] = [64, 56, 48];
+
+fn chest() -> CtVolume {
+    Patient::new(3, 1, &PhantomConfig::default()).voxelise(SHAPE, [5.5, 5.5, 6.0]).unwrap()
+}
+
+/// The chest with other HU, rounded.
+fn changed(hu: impl Fn(f32) -> f32) -> CtVolume {
+    let sound = chest();
+    let voxels: Vec<f32> = sound.hu_f32(HuSource::AlreadyHu).into_iter().map(|v| hu(v).round()).collect();
+    CtVolume { voxels: voxels.into(), slope: 1.0, intercept: 0.0, ..sound }
+}
+
+/// Numbers from 0 to 1 that have nothing to do with each other.
+fn noise() -> impl FnMut() -> f32 {
+    let mut state = 1u64;
+    move || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 40) as f32 / (1u64 << 24) as f32
+    }
+}
+
+#[test]
+fn a_chest_is_neither_refused_nor_doubted() {
+    for volume in [chest(), changed(|hu| hu), changed(|hu| if hu < -990.0 { -2048.0 } else { hu })] {
+        assert_eq!(check(&volume, HuSource::AlreadyHu), []);
+    }
+}
+
+#[test]
+fn known_mistakes_are_found() {
+    use Level::{Doubt, Refuse};
+    let cases: [(&str, CtVolume, Level, &str); 17] = [
+        ("constant", changed(|_| 40.0), Refuse, "all of its voxels are 40"),
+        ("0 to 1", changed(|hu| hu + 1000.0).scaled(1.0 / 2000.0), Refuse, "air and tissue differ"),
+        ("HU + 8192", changed(|hu| hu + 8192.0), Refuse, "HU + 8192"),
+        ("labels", changed(|hu| f32::from(hu > -500.0) + f32::from(hu > 300.0)), Refuse, "label mask"),
+        ("HU + 1024", changed(|hu| hu.max(-1024.0) + 1024.0), Doubt, "HU + 1024"),
+        ("HU + 300", changed(|hu| hu + 300.0), Doubt, "commonest air"),
+        ("HU + 500", changed(|hu| hu + 500.0), Doubt, "commonest air"),
+        ("half", changed(|hu| hu / 2.0), Doubt, "commonest air"),
+        ("upside down", chest().scaled(-1.0), Doubt, "fall where its stored values rise"),
+        ("twice", changed(|hu| hu - 1024.0), Doubt, "where no substance is"),
+        ("by 12", changed(|hu| 12.0 * hu), Doubt, "where no substance is"),
+        ("background of 0", changed(|hu| if hu < -950.0 { 0.0 } else { hu }), Doubt, "exactly 0 HU"),
+        ("two values", changed(|hu| if hu < -500.0 { -1000.0 } else { 40.0 }), Doubt, "2 different values"),
+        ("slab", slab(8), Doubt, "too thin for a chest"),
+        ("micrometres", rescaled(1e-3), Refuse, "mm; voxel sizes in another unit"),
+        ("metres", rescaled(1e3), Refuse, "mm; voxel sizes in another unit"),
+        ("far away", far(), Refuse, "mm from the origin"),
+    ];
+    for (what, volume, level, says) in cases {
+        let found = check(&volume, HuSource::AlreadyHu);
+        let hit = found.iter().any(|finding| finding.level == level && finding.text.contains(says));
+        assert!(hit, "{what}: {found:?}");
+    }
+    let mut random = noise();
+    let voxels: Vec<f32> = (0..SHAPE.iter().product()).map(|_| (2000.0 * random() - 1000.0).round()).collect();
+    let found = check(&CtVolume { voxels: voxels.into(), slope: 1.0, intercept: 0.0, ..chest() }, HuSource::AlreadyHu);
+    assert!(found.iter().any(|finding| finding.text.contains("neighbours")), "{found:?}");
+}
+
+trait Scaled {
+    fn scaled(self, factor: f32) -> Self;
+}
+
+impl Scaled for CtVolume {
+    fn scaled(self, factor: f32) -> Self {
+        CtVolume { slope: self.slope * factor, intercept: self.intercept * factor, ..self }
+    }
+}
+
+fn slab(slices: usize) -> CtVolume {
+    let sound = chest();
+    let keep = SHAPE[0] * SHAPE[1] * slices;
+    let voxels = sound.hu_f32(HuSource::AlreadyHu)[..keep].to_vec();
+    CtVolume { voxels: voxels.into(), shape: [SHAPE[0], SHAPE[1], slices], slope: 1.0, intercept: 0.0, ..sound }
+}
+
+fn rescaled(factor: f64) -> CtVolume {
+    let affine = Affine::centred(AxisCodes::LPS, [5.5, 5.5, 6.0].map(|mm| mm * factor), SHAPE).unwrap();
+    CtVolume { affine, ..chest() }
+}
+
+fn far() -> CtVolume {
+    let mut rows = chest().affine.rows();
+    rows[0][3] = 1e30;
+    CtVolume { affine: Affine::new(rows).unwrap(), ..chest() }
+}
