@@ -246,7 +246,7 @@ pub fn write(
     }
 }
 
-/// Whether [`write`] knows a format by what the path ends in.
+/// Whether [`write()`] knows a format by what the path ends in.
 ///
 /// # Errors
 /// It does not.
