@@ -87,7 +87,8 @@ pub struct Exposure {
 /// Line integrals below this are the open field: less than 5 mm of water.
 const OPEN_FIELD: f32 = 0.1;
 
-/// Percentiles of the line integrals behind the patient that an automatic exposure shows as the darkest and the lightest grey but for a margin.
+/// Percentiles of the line integrals behind the patient that an automatic exposure shows as its darkest and its lightest grey,
+/// a margin from black and white.
 pub const EXPOSED_PERCENTILES: [f32; 2] = [5.0, 98.0];
 /// Grey of the thinnest parts that an automatic exposure looks at: dark, not black.
 const SHOWN: f64 = 0.09;
