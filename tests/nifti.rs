@@ -429,7 +429,8 @@ fn writing_is_atomic_and_repeatable() {
     let message = |path: &str| nifti::write(folder.path().join(path), &volume).unwrap_err().to_string();
     assert!(message("c.png").contains("end it in .nii or .nii.gz"));
     assert!(message("absent/c.nii").contains("check the path"));
-    assert!(nifti::read(folder.path()).unwrap_err().to_string().contains("cannot read"));
+    assert!(nifti::read(folder.path()).unwrap_err().to_string().contains("is a folder, not a file"));
+    assert!(nifti::read("/dev/zero").unwrap_err().to_string().contains("is a device, not a file"));
     assert!(nifti::read(folder.path().join("absent.nii")).unwrap_err().to_string().contains("check the path"));
 
     let mut file = std::fs::File::create(folder.path().join("torn.nii.gz")).unwrap();

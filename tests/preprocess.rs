@@ -161,12 +161,13 @@ mod cli {
         assert_eq!(output.status.code(), Some(1));
         let errors = String::from_utf8(output.stderr).unwrap();
         let lines: Vec<&str> = errors.lines().collect();
-        assert_eq!(lines.len(), 4, "{errors}");
+        assert_eq!(lines.len(), 5, "{errors}");
         assert!(lines[0].contains("torn.nii.gz: the gzip data are damaged or truncated"), "{errors}");
         assert!(lines[1].starts_with("x2ct: warning: good.nii.gz: It measures only 14.4 x 15.4 x 15.2 mm"), "{errors}");
-        assert!(lines[2].contains("absent.nii") && lines[2].contains("check the path"), "{errors}");
+        assert!(lines[2].contains("It has only 8 different values"), "{errors}");
+        assert!(lines[3].contains("absent.nii") && lines[3].contains("check the path"), "{errors}");
         assert!(
-            lines[3].contains("thin.nii: plausibility: this is no chest CT in HU: it measures 0.24 x 0.22 x 0.08 mm"),
+            lines[4].contains("thin.nii: plausibility: this is no chest CT in HU: it measures 0.24 x 0.22 x 0.08 mm"),
             "{errors}"
         );
         let names: Vec<_> = std::fs::read_dir(at("made")).unwrap().map(|e| e.unwrap().file_name()).collect();

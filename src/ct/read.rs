@@ -104,7 +104,8 @@ pub(super) fn read_file(path: &Path) -> Result<FileBytes> {
     let kind = std::fs::metadata(path).map_err(failed)?.file_type();
     // A device may never end. A pipe does, and shells make them of commands.
     if !kind.is_file() && !kind.is_fifo() {
-        return Err(Error::file(path, "is neither a file nor a pipe", "name a file"));
+        let what = if kind.is_dir() { "a folder" } else { "a device" };
+        return Err(Error::file(path, format!("is {what}, not a file"), "name a file"));
     }
     let mut file = File::open(path).map_err(failed)?;
     let status = file.metadata().map_err(failed)?;
