@@ -405,11 +405,20 @@ fn describe(archive: &Archive) -> Result<(DType, &[usize], Preset)> {
     if preset.digest() != archive.get("preset_digest")? {
         return Err(refuse("its preset_digest is not that of its preset".into()));
     }
-    if preset.layout != Layout::Zxy {
-        let problem = format!("preset {} stores z, y, x; DCFormer takes z, x, y", preset.name);
-        return Err(Error::file(archive.path(), problem, "prepare the volumes with a DCFormer or CT-CLIP preset"));
-    }
+    check_layout(&preset).map_err(|error| error.of_file(archive.path()))?;
     Ok((dtype, shape, preset))
+}
+
+/// Refuses a preset whose volumes no model takes.
+///
+/// # Errors
+/// An axis order that is not DCFormer's.
+pub fn check_layout(preset: &Preset) -> Result<()> {
+    if preset.layout == Layout::Zxy {
+        return Ok(());
+    }
+    let problem = format!("{} stores z, y, x; DCFormer takes z, x, y", preset.name);
+    Err(Error::argument("preset", problem, "prepare the volumes with a DCFormer or CT-CLIP preset"))
 }
 
 /// The volumes of a folder, in the order of their names; at least one.

@@ -60,6 +60,7 @@ pub fn run(args: PreprocessArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let inputs = Inputs::of(&args.paths)?.flat();
     let outputs = outputs(&inputs, &args.out)?;
     if let Some(pack) = &args.pack {
+        volumes::check_layout(&preset)?;
         files::check_writable(pack)?;
         files::check_apart(pack, inputs.volumes.iter().map(|input| &input.path))?;
     }
