@@ -60,9 +60,9 @@ pub fn run(args: PreprocessArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let inputs = Inputs::of(&args.paths)?.flat();
     let outputs = outputs(&inputs, &args.out)?;
     if let Some(pack) = &args.pack {
-        volumes::check_layout(&preset)?;
         files::check_writable(pack)?;
         files::check_apart(pack, inputs.volumes.iter().map(|input| &input.path))?;
+        volumes::check_layout(&preset)?;
     }
     inputs.tell(|line| remark!("{line}"));
     let (mut rows, mut warnings, mut forced_in) = (Vec::new(), inputs.warnings.clone(), Vec::new());
