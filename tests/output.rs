@@ -111,7 +111,9 @@ fn ctrl_c_with_dead_pipes_writes_a_checkpoint() {
 fn hang_up_ends_a_run_with_a_checkpoint_and_one_under_nohup_not_at_all() {
     let folder = tempfile::tempdir().unwrap();
     prepare(folder.path());
-    let mut child = start(folder.path(), &[]);
+    // The tests themselves may run under nohup.
+    let heeding: &[&str] = if cfg!(target_os = "linux") { &["env", "--default-signal=HUP"] } else { &[] };
+    let mut child = start(folder.path(), heeding);
     signal(&child, "-HUP");
     assert_eq!(child.wait().unwrap().code(), Some(130));
     std::fs::remove_dir_all(folder.path().join("run")).unwrap();
