@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::error::{Error, Result};
 
 /// Bytes from a file's start that tell its content; signatures lie within, and so does the first line of a table.
-const START: u64 = 4096;
+const START: usize = 4096;
 
 /// Kinds of content that volumes, pictures, tables, weights and golden files are found as, or found to be instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -95,6 +95,11 @@ impl Content {
         text(bytes).unwrap_or(Content::Unknown)
     }
 
+    /// As [`Content::of`] the first bytes of these: as many as are read of a file.
+    pub fn of_start(bytes: &[u8]) -> Content {
+        Content::of(&bytes[..bytes.len().min(START)])
+    }
+
     /// The content of a file, from its first bytes.
     ///
     /// # Errors
@@ -103,7 +108,7 @@ impl Content {
         let path = path.as_ref();
         let failed = |e: std::io::Error| Error::io(path, "read", &e);
         let mut start = Vec::new();
-        std::fs::File::open(path).map_err(failed)?.take(START).read_to_end(&mut start).map_err(failed)?;
+        std::fs::File::open(path).map_err(failed)?.take(START as u64).read_to_end(&mut start).map_err(failed)?;
         Ok(Content::of(&start))
     }
 

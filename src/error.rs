@@ -50,6 +50,11 @@ impl Error {
         }
     }
 
+    /// Whether a device or a launch on it failed: the next piece of work would fail as well.
+    pub fn is_of_device(&self) -> bool {
+        matches!(self, Error::Device { .. } | Error::Launch { .. })
+    }
+
     /// A [`Error::File`] from an I/O error, with advice that fits its kind.
     pub fn io(path: impl AsRef<Path>, action: &str, error: &std::io::Error) -> Self {
         use std::io::ErrorKind::*;

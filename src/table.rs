@@ -288,7 +288,7 @@ fn no_table(bytes: &[u8]) -> Option<(String, &'static str)> {
     if marked || zero(0) || zero(1) {
         return Some(("is UTF-16 text".into(), "save it as comma-separated text in UTF-8"));
     }
-    match Content::of(&bytes[..bytes.len().min(4096)]) {
+    match Content::of_start(bytes) {
         // Text in another encoding is for the rows to name.
         Content::Empty | Content::Table | Content::Text | Content::Unknown => None,
         Content::Zip => Some(("is a zip archive or an Excel workbook".into(), "save it as comma-separated text (CSV)")),

@@ -243,10 +243,8 @@ fn content(counts: &Counts, found: &mut Findings) {
         });
         return;
     }
-    let total = counts.total as f64;
-    let share = |below: i32, above: i32| counts.between(below, above) as f64 / total;
     // HU that 12 bits do not hold.
-    let above = share(3072, Counts::MOST + 1);
+    let above = counts.share(3072, Counts::MOST + 1);
     let shifted = if counts.below(4000) == 0 {
         "; it looks like HU + 8192, as CT-RATE's original release stores: the metadata table has the intercept \
          (--hu-source csv --metadata TABLE, or --rescale 1,-8192)"
@@ -263,7 +261,7 @@ fn content(counts: &Counts, found: &mut Findings) {
     found.doubt(above > 0.005, || format!("{} of its voxels are above 3071 HU", percent(above)));
 
     let measured = (counts.total - counts.below(PADDING)) as f64;
-    let padding_spread = doubled(counts, total);
+    let misscaling = misscaled(counts);
     if found.refuse(measured == 0.0, || format!("all of its voxels are padding, below -1024 HU ({})", range())) {
         return;
     }
@@ -288,7 +286,7 @@ fn content(counts: &Counts, found: &mut Findings) {
     let of_measured = |below: i32, above: i32| counts.between(below, above) as f64 / measured;
     let (air, tissue) = (of_measured(PADDING, -300), of_measured(-300, Counts::MOST + 1));
     let soft = of_measured(-200, 201);
-    if let Some(text) = padding_spread {
+    if let Some(text) = misscaling {
         found.doubt(true, || text);
     }
     if found.refuse(tissue < 0.0001, || format!("all but {} of it is air, below -300 HU", percent(tissue))) {
@@ -297,7 +295,7 @@ fn content(counts: &Counts, found: &mut Findings) {
     found.doubt(air < 0.001, || {
         format!("it has no air: {} of it is below -300 HU ({}){}", percent(air), range(), no_air(counts))
     });
-    let (emptiest, zeros) = (counts.commonest_air(), counts.between(0, 1) as f64 / total);
+    let (emptiest, zeros) = (counts.commonest_air(), counts.share(0, 1));
     found.doubt(air >= 0.001 && emptiest > -750, || {
         format!(
             "its commonest air is at {emptiest} HU, and air is at -1000, lung at -850; a wrong slope or intercept looks like \
@@ -318,10 +316,9 @@ fn content(counts: &Counts, found: &mut Findings) {
 
 /// What a volume without air looks like, where that is a known mistake.
 fn no_air(counts: &Counts) -> &'static str {
-    let share = |below: i32, above: i32| counts.between(below, above) as f64 / counts.total as f64;
     if counts.low >= 0.0 && counts.high <= 255.0 {
         "; a window of HU stored in 8 bits looks like this (--rescale SLOPE,INTERCEPT undoes it, but not what was cut)"
-    } else if share(-60, 330) > 0.02 && share(820, 1330) > 0.02 && counts.below(-100) == 0 {
+    } else if counts.share(-60, 330) > 0.02 && counts.share(820, 1330) > 0.02 && counts.below(-100) == 0 {
         "; it looks like HU + 1024 or HU + 1000, stored values without the rescale intercept (--rescale 1,-1024 or 1,-1000 \
          subtracts it; a data set's table has it: --hu-source csv --metadata TABLE)"
     } else {
@@ -330,15 +327,14 @@ fn no_air(counts: &Counts) -> &'static str {
 }
 
 /// Values that only a wrong scaling gives: below air, and more of them than the one that is padding.
-fn doubled(counts: &Counts, total: f64) -> Option<String> {
+fn misscaled(counts: &Counts) -> Option<String> {
     let to = -1150;
     let commonest = (Counts::LEAST..to).map(|hu| counts.between(hu, hu + 1)).max().unwrap_or(0);
-    let share = (counts.below(to) - commonest) as f64 / total;
+    let share = (counts.below(to) - commonest) as f64 / counts.total as f64;
     if share <= 0.02 {
         return None;
     }
-    let soft = |below: i32, above: i32| counts.between(below, above) as f64 / total;
-    let intercept_twice = soft(-200, 201) < 0.01 && soft(-1150, -850) > 0.02;
+    let intercept_twice = counts.share(-200, 201) < 0.01 && counts.share(-1150, -850) > 0.02;
     let mistake = if intercept_twice {
         "an intercept of -1024 that was applied twice looks like this (--rescale 1,1024 undoes it once)"
     } else {
@@ -424,6 +420,11 @@ impl Counts {
     /// Voxels from `first` HU up to `end`, which is not among them.
     fn between(&self, first: i32, end: i32) -> u64 {
         self.bins[(first - Self::LEAST) as usize..(end - Self::LEAST) as usize].iter().sum()
+    }
+
+    /// Their share of all voxels.
+    fn share(&self, first: i32, end: i32) -> f64 {
+        self.between(first, end) as f64 / self.total as f64
     }
 
     fn below(&self, end: i32) -> u64 {

@@ -47,7 +47,7 @@ pub fn read_with(path: impl AsRef<Path>, options: &ReadOptions) -> Result<CtVolu
         return pair.read();
     }
     let bytes = read_file(path)?;
-    if Content::of(&bytes[..bytes.len().min(START)]) == Content::Dicom {
+    if Content::of_start(&bytes) == Content::Dicom {
         return read_dicom(path, options);
     }
     read_bytes(&bytes, path, options)
@@ -57,9 +57,6 @@ pub fn read_with(path: impl AsRef<Path>, options: &ReadOptions) -> Result<CtVolu
 pub fn read_bytes(bytes: &[u8], path: impl AsRef<Path>, options: &ReadOptions) -> Result<CtVolume> {
     decode(bytes, options).map_err(|problem| Error::file(path, problem.what, problem.hint))
 }
-
-/// Bytes that tell DICOM from other content.
-const START: usize = 256;
 
 fn decode(bytes: &[u8], options: &ReadOptions) -> Result<CtVolume, Problem> {
     let place = options.place();

@@ -11,6 +11,9 @@ use crate::nn::models::EncoderConfig;
 use crate::ops::image::Normalization;
 use crate::{Result, files};
 
+/// Skipped steps in a row that a run allows unless it says otherwise.
+pub const MAX_SKIPPED_STEPS: usize = 10;
+
 /// A training run. Defaults are those of X2CT-CLIP's code where paper and code differ.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -82,7 +85,7 @@ pub(super) fn checkpoint_steps() -> usize {
     1000
 }
 pub(super) fn max_skipped_steps() -> usize {
-    10
+    MAX_SKIPPED_STEPS
 }
 
 /// Files and sizes. Relative paths are relative to the configuration file.

@@ -2,11 +2,10 @@
 
 use std::path::Path;
 
+use super::limits::HINT;
 use super::{CtTrainConfig, Task, TrainConfig};
 use crate::content::Content;
 use crate::{Error, Result, files};
-
-const HINT: &str = "correct the configuration";
 
 /// A configuration file of either kind, told apart by `model.name`.
 pub enum AnyConfig {

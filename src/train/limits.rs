@@ -12,7 +12,8 @@ pub(super) const BATCH: usize = 1 << 24;
 /// Most steps that a key may count.
 pub(super) const STEPS: usize = 1 << 40;
 
-const HINT: &str = "correct the configuration";
+/// Advice about a configuration.
+pub(super) const HINT: &str = "correct the configuration";
 
 /// Refuses a value outside a range; NaN is outside of every one.
 pub(super) fn within<T: Copy + Debug + PartialOrd>(field: &str, value: T, range: impl RangeBounds<T>) -> Result<()> {

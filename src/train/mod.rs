@@ -22,7 +22,7 @@ mod weights;
 
 pub use augment::Augmentation;
 pub use checkpoint::{Checkpoint, Position};
-pub use config::{DataConfig, LossConfig, TrainConfig};
+pub use config::{DataConfig, LossConfig, MAX_SKIPPED_STEPS, TrainConfig};
 pub use ct::{CtDataConfig, CtLossConfig, CtTeacher, CtTrainConfig, CtTrainingSet, Texts};
 pub use file::AnyConfig;
 pub use gradient::{BatchLoss, gradients, micro_batches};

@@ -68,7 +68,7 @@ struct Measured {
 }
 
 impl Measured {
-    /// What tells cases apart.
+    /// Family and case, which tell rows apart.
     fn name(&self) -> String {
         format!("{} {}", self.family, self.case)
     }

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 use x2ct::Error;
 use x2ct::data::provenance::Undecided;
-use x2ct::table::first_of;
+use x2ct::table::{BadRow, first_of};
 
 use crate::output::{Report, Warning};
 
@@ -71,6 +71,17 @@ impl Chain {
         }
         self.note(file, what);
         Ok(())
+    }
+
+    /// Rows of a table that cannot be used, each as a [`Self::doubt`].
+    ///
+    /// # Errors
+    /// Under `--strict` the first of them.
+    pub fn leave_out(&mut self, rows: &[BadRow]) -> x2ct::Result<()> {
+        rows.iter().try_for_each(|row| {
+            let what = format!("{}: {}; the row is left out", row.place(), row.problem);
+            self.doubt(&row.table, &what, "correct the row")
+        })
     }
 
     /// An input that does not belong to the others and is taken all the same.

@@ -26,13 +26,13 @@ impl Rule {
 }
 
 /// The options given on the command line, of the subcommand that runs.
-pub fn given() -> Option<ArgMatches> {
+fn given() -> Option<ArgMatches> {
     let (_, matches) = Cli::command().try_get_matches().ok()?.remove_subcommand()?;
     Some(matches)
 }
 
 /// The first option that was given and does not act, as a sentence.
-pub fn idle(matches: &ArgMatches, rules: &[Rule]) -> Option<String> {
+fn idle(matches: &ArgMatches, rules: &[Rule]) -> Option<String> {
     let given = |option: &str| matches.value_source(option) == Some(ValueSource::CommandLine);
     let rule = rules.iter().find(|rule| given(rule.option) && !rule.acts)?;
     Some(format!("`--{}` has no effect here: it acts with {}", rule.option.replace('_', "-"), rule.with))

@@ -203,9 +203,7 @@ fn labels_of(args: &EvalArgs, file: &Path, ids: &[String], chain: &mut Chain) ->
         let hint = "pass the data set and split of the volumes, or complete the table";
         return Err(Error::file(&table, problem + &bad, hint));
     }
-    for bad in &labels.bad {
-        chain.doubt(&table, &format!("{}: {}; the row is left out", bad.place(), bad.problem), "correct the row")?;
-    }
+    chain.leave_out(&labels.bad)?;
     for (table, says) in ct_rate::disagreements(&args.dataset, split) {
         chain.doubt(&table, &says, "complete the table")?;
     }

@@ -2,9 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use libdeflater::Decompressor;
 use serde::Serialize;
 use x2ct::content::Content;
 use x2ct::ct::nifti;
@@ -13,9 +13,9 @@ use x2ct::{Error, Result};
 
 use crate::output::{Failure, Warning};
 
-/// What volumes are named.
+/// Endings of volumes' names.
 const ENDINGS: [&str; 3] = [".nii.gz", ".nii", ".npz"];
-/// What halves of NIfTI pairs are named.
+/// Endings of the names of a NIfTI pair's halves.
 const PAIRS: [&str; 4] = [".hdr.gz", ".hdr", ".img.gz", ".img"];
 
 /// A volume, and what its output is called: a path below the output folder, without an ending.
@@ -31,7 +31,7 @@ pub struct PassedOver {
     pub reason: String,
 }
 
-/// What paths stand for.
+/// The volumes that paths stand for, and all else that was met on the way.
 #[derive(Default)]
 pub struct Inputs {
     /// In the order of the paths and, within a folder, of names.
@@ -240,14 +240,10 @@ fn content(path: &Path) -> Result<Content> {
     if content != Content::Gzip {
         return Ok(content);
     }
-    use std::io::Read;
-    // A stored block holds up to 64 KiB, and libdeflate starts none that does not fit.
-    let (mut start, mut out) = (Vec::new(), vec![0; 128 << 10]);
+    let mut packed = Vec::new();
     let failed = |e: std::io::Error| Error::io(path, "read", &e);
-    std::fs::File::open(path).map_err(failed)?.take(256 << 10).read_to_end(&mut start).map_err(failed)?;
-    // The data are longer than what is given or than what is taken: an error either way, and the start is there.
-    let _ = Decompressor::new().gzip_decompress(&start, &mut out);
-    Ok(match Content::of(&out[..4096]) {
+    std::fs::File::open(path).map_err(failed)?.take(256 << 10).read_to_end(&mut packed).map_err(failed)?;
+    Ok(match Content::of_start(&nifti::start(&packed)) {
         inner @ (Content::Nifti | Content::NiftiPair | Content::Tar) => inner,
         _ => Content::Gzip,
     })

@@ -1,9 +1,9 @@
 //! What commands print: a report on standard output (text, or one JSON object), remarks on standard error.
 //!
 //! The JSON of every command has one shape: the result's keys at the top level, and beside them `command`, `status` (`ok`,
-//! `failed` or `interrupted`), `warnings`, a list of `{file, warning}`, and `failed`, a list of `{file, field, error}`. A command that lists things does so under `rows`.
-//! A command that fails before it has a result prints the same object without result keys, and its message on standard error. So
-//! does wrong usage, where `--json` is on the command line.
+//! `failed` or `interrupted`), `warnings`, a list of `{file, warning}`, and `failed`, a list of `{file, field, error}`. A command
+//! that lists things does so under `rows`. A command that fails before it has a result prints the same object without result
+//! keys, and its message on standard error. So does wrong usage, where `--json` is on the command line.
 
 use std::fmt::Arguments;
 use std::io::{ErrorKind, Write};
@@ -92,7 +92,7 @@ pub struct Warning {
 }
 
 impl Warning {
-    /// Of a file.
+    /// A warning about a file.
     pub fn new(file: impl AsRef<Path>, warning: impl Into<String>) -> Self {
         Warning { file: file.as_ref().to_string_lossy().into_owned(), warning: warning.into() }
     }

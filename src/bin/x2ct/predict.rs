@@ -72,7 +72,7 @@ pub fn run(args: PredictArgs, common: &Common) -> anyhow::Result<ExitCode> {
     for path in &args.images {
         match predictor.predict(&device, path, &mut chain, common.json) {
             Ok(row) => rows.push(row),
-            Err(error @ (Error::Device { .. } | Error::Launch { .. } | Error::OutOfMemory { .. })) => {
+            Err(error) if error.is_of_device() || matches!(error, Error::OutOfMemory { .. }) => {
                 return Err(error.into());
             }
             Err(error) => {
@@ -133,9 +133,7 @@ type Texts = std::collections::HashMap<String, String>;
 fn report_texts(args: &PredictArgs, cache: &EmbeddingCache, chain: &mut Chain) -> x2ct::Result<Texts> {
     let Some(root) = &args.dataset else { return Ok(Texts::new()) };
     let (table, reports) = ct_rate::reports_of(root, split(&args.split))?;
-    for bad in &reports.bad {
-        chain.doubt(&table, &format!("{}: {}; the row is left out", bad.place(), bad.problem), "correct the row")?;
-    }
+    chain.leave_out(&reports.bad)?;
     let texts: Texts = reports.rows.iter().map(|(name, report)| (name.to_string(), report.text())).collect();
     let lacking: Vec<&String> = cache.ids.iter().filter(|id| !texts.contains_key(*id)).collect();
     if !lacking.is_empty() {

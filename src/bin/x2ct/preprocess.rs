@@ -13,10 +13,10 @@ use x2ct::tensor::{DType, Tensor};
 use x2ct::{Device, Error, Result, files};
 
 use crate::Common;
-use crate::effect::{self, Rule};
+use crate::effect;
 use crate::inputs::{Input, Inputs};
 use crate::output::{Failure, Report, Warning};
-use crate::source::{HuSourceName, Opened, SourceArgs};
+use crate::source::{Opened, SourceArgs};
 
 /// Prepare CT volumes as a network's input
 ///
@@ -49,7 +49,7 @@ pub struct PreprocessArgs {
 }
 
 pub fn run(args: PreprocessArgs, common: &Common) -> anyhow::Result<ExitCode> {
-    effect::check(&rules(&args))?;
+    effect::check(&[args.source.metadata_rule(&args.paths)])?;
     args.source.check()?;
     let device = common.device()?;
     let mut preset = Preset::named(&args.preset)?;
@@ -91,7 +91,7 @@ pub fn run(args: PreprocessArgs, common: &Common) -> anyhow::Result<ExitCode> {
                     "seconds": {"read": read, "total": seconds},
                 }));
             }
-            Err(error @ (Error::Device { .. } | Error::Launch { .. })) => return Err(error.into()),
+            Err(error) if error.is_of_device() => return Err(error.into()),
             Err(error) => {
                 let error = error.of_file(file);
                 remark!("x2ct: left out: {error}");
@@ -110,9 +110,10 @@ pub fn run(args: PreprocessArgs, common: &Common) -> anyhow::Result<ExitCode> {
             }
         }
         for old in stale.iter().filter(|old| old.exists()) {
-            let says = "Is of an earlier run, and its volume failed in this one: it is not packed.";
-            warnings.push(Warning::new(old, says));
-            remark!("{}", Warning::new(old, says).line());
+            let warning =
+                Warning::new(old, "Is of an earlier run, and its volume failed in this one: it is not packed.");
+            remark!("{}", warning.line());
+            warnings.push(warning);
         }
     }
     let report = Report::new("preprocess").with_all(json!({
@@ -124,13 +125,6 @@ pub fn run(args: PreprocessArgs, common: &Common) -> anyhow::Result<ExitCode> {
             say!("{}: {count} volumes packed", path.display());
         }
     })
-}
-
-/// When options act.
-fn rules(args: &PreprocessArgs) -> Vec<Rule> {
-    let npz = |path: &PathBuf| path.is_dir() || path.extension().is_some_and(|e| e.eq_ignore_ascii_case("npz"));
-    let table = args.source.hu_source == HuSourceName::Csv || args.paths.iter().any(npz);
-    vec![Rule::new("metadata", table, "--hu-source csv, or RadChest-CT's .npz")]
 }
 
 /// The file of each volume. A folder is made where `out` is one or has no `.safetensors` name.

@@ -8,6 +8,7 @@ use x2ct::data::ct_rate;
 use x2ct::{Device, Error, Result};
 
 use crate::arguments::numbers;
+use crate::effect::Rule;
 use crate::output::Warning;
 
 /// Where Hounsfield units come from, and what is taken for a chest CT.
@@ -66,6 +67,12 @@ impl SourceArgs {
         Ok(())
     }
 
+    /// When the table acts on these paths: whatever lies in a folder may be an .npz.
+    pub fn metadata_rule(&self, paths: &[PathBuf]) -> Rule {
+        let acts = self.hu_source == HuSourceName::Csv || paths.iter().any(|path| path.is_dir() || is_npz(path));
+        Rule::new("metadata", acts, "--hu-source csv, or RadChest-CT's .npz")
+    }
+
     /// Where HU come from, in words.
     pub fn origin(&self) -> &'static str {
         match (self.rescale, self.hu_source) {
@@ -75,12 +82,11 @@ impl SourceArgs {
         }
     }
 
-    /// Reads a volume and checks that it can be a chest CT. With CT-RATE's table its geometry and scaling are the table's; the
+    /// Reads a volume and checks that it can be a chest CT, after [`Self::check`]. With CT-RATE's table its geometry and scaling are the table's; the
     /// voxels of a RadChest-CT `.npz` are HU, and its table has their size.
     pub fn open(&self, path: &Path, device: &Device) -> Result<Opened> {
-        self.check()?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let is_npz = !path.is_dir() && path.extension().is_some_and(|e| e.eq_ignore_ascii_case("npz"));
+        let is_npz = !path.is_dir() && is_npz(path);
         let table = self.metadata.as_deref();
         let radchest = table.filter(|_| is_npz).map(|table| self.radchest(table, &name)).transpose()?;
         let row = match table.filter(|_| !is_npz && self.hu_source == HuSourceName::Csv) {
@@ -115,4 +121,8 @@ impl SourceArgs {
         }
         Ok(row)
     }
+}
+
+fn is_npz(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("npz"))
 }

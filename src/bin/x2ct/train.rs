@@ -97,7 +97,7 @@ pub fn checkpoint_path(out: &Path) -> PathBuf {
     out.join("checkpoint.safetensors")
 }
 
-/// What became of a run.
+/// A run that came to its end.
 pub struct Trained<C: Task> {
     /// At the end of the run.
     pub trainer: Trainer<C>,

@@ -26,6 +26,13 @@ pub(super) struct CtFile {
     pub frames: usize,
 }
 
+impl CtFile {
+    /// What a user finds the file by.
+    pub fn name(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+}
+
 /// A slice: a frame of a file, and where it lies.
 #[derive(Clone, Debug)]
 pub(super) struct Frame {

@@ -200,13 +200,13 @@ fn decode(frames: &[Frame]) -> Result<Vec<Slice>> {
             |&at: &usize| Ok((at, Slice { samples: pixels.frame(frames[at].index)?, frame: frames[at].clone() }));
         places.par_iter().map(slice).collect::<Result<Vec<_>>>()
     };
-    let mut slices: Vec<(usize, Slice)> = files.par_iter().map(of_file).collect::<Result<Vec<_>>>()?.concat();
+    let slices = files.par_iter().map(of_file).collect::<Result<Vec<_>>>()?;
+    let mut slices: Vec<(usize, Slice)> = slices.into_iter().flatten().collect();
     slices.sort_by_key(|(at, _)| *at);
     Ok(slices.into_iter().map(|(_, slice)| slice).collect())
 }
 
 /// A slice's samples.
-#[derive(Clone)]
 struct Slice {
     samples: Vec<u16>,
     frame: Frame,

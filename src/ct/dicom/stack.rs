@@ -53,7 +53,7 @@ pub(super) fn choose(frames: Vec<Frame>, passed: &mut PassedOver) -> Vec<Frame> 
 }
 
 fn pass(passed: &mut PassedOver, reason: String, frame: &Frame) {
-    let name = frame.file.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = frame.file.name();
     let files = passed.entry(reason).or_default();
     if files.last() != Some(&name) {
         files.push(name);
@@ -185,7 +185,7 @@ fn measure(folder: &Path, frames: Vec<Frame>, normal: [f64; 3]) -> Result<Stack>
 
 /// What a user finds a slice by.
 fn name(frame: &Frame) -> String {
-    let file = frame.file.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let file = frame.file.name();
     if frame.file.frames > 1 { format!("frame {} of {file}", frame.index + 1) } else { file }
 }
 

@@ -72,7 +72,7 @@ pub fn read_bytes(bytes: &[u8], path: impl AsRef<Path>) -> Result<GrayImage> {
 }
 
 fn decode(bytes: &[u8], path: &Path) -> Result<Stored> {
-    match Content::of(&bytes[..bytes.len().min(4096)]) {
+    match Content::of_start(bytes) {
         Content::Png => read_png(bytes, path),
         Content::Jpeg => read_jpeg(bytes, path),
         _ if nifti::is_nifti(bytes) => read_nifti(bytes, path),

@@ -44,9 +44,14 @@ pub(crate) fn is_nifti(bytes: &[u8]) -> bool {
     gzip::is_gzip(bytes) || Header::recognise(bytes).is_some()
 }
 
+/// The first 128 KiB of a file, decompressed where it is gzip: unverified, and zero past what could be decoded.
+pub fn start(bytes: &[u8]) -> Vec<u8> {
+    if gzip::is_gzip(bytes) { gzip::peek(bytes).0 } else { bytes[..bytes.len().min(gzip::PEEK)].to_vec() }
+}
+
 /// The text of the first header extension of code 6 (plain text), if there is one.
 pub fn comment(bytes: &[u8]) -> Option<String> {
-    let start = if gzip::is_gzip(bytes) { gzip::peek(bytes).0 } else { bytes[..bytes.len().min(gzip::PEEK)].to_vec() };
+    let start = start(bytes);
     let header = Header::parse(&start).ok()?;
     let (length, _) = Header::recognise(&start)?;
     let number = |at: usize| {

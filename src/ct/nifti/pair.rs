@@ -1,5 +1,6 @@
 //! NIfTI in two files: NAME.hdr with the header, NAME.img with the voxels; either may be gzipped.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use super::{Header, check_length, convert, failed, gzip, volume};
@@ -43,10 +44,12 @@ impl Pair {
             let path = path.to_path_buf();
             move |problem: Problem| Error::file(&path, problem.what, problem.hint)
         };
-        let header = unpacked(&read_file(&self.header)?, MOST).map_err(of(&self.header))?;
+        let bytes = read_file(&self.header)?;
+        let header = unpacked(&bytes, MOST).map_err(of(&self.header))?;
         let mut header = Header::parse(&header).map_err(of(&self.header))?;
         let voxels = header.total - header.offset;
-        let image = unpacked(&read_file(&self.image)?, header.total).map_err(of(&self.image))?;
+        let bytes = read_file(&self.image)?;
+        let image = unpacked(&bytes, header.total).map_err(of(&self.image))?;
         if image.len() == voxels {
             (header.offset, header.total) = (0, voxels);
         }
@@ -56,12 +59,12 @@ impl Pair {
 }
 
 /// The bytes of a file, decompressed where it is gzip, of which no more than `most` may come.
-fn unpacked(bytes: &[u8], most: usize) -> Result<Vec<u8>, Problem> {
+fn unpacked(bytes: &[u8], most: usize) -> Result<Cow<'_, [u8]>, Problem> {
     if !gzip::is_gzip(bytes) {
-        return Ok(bytes.to_vec());
+        return Ok(Cow::Borrowed(bytes));
     }
     let mut output = vec![0; most.min(bytes.len().saturating_mul(gzip::MAX_RATIO))];
     let inflated = gzip::decompress(bytes, &mut output).map_err(failed)?;
     output.truncate(inflated.length);
-    Ok(output)
+    Ok(Cow::Owned(output))
 }

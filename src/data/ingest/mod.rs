@@ -196,7 +196,7 @@ pub fn ingest(
                     }
                     row
                 }
-                Err(error @ (Error::Device { .. } | Error::Launch { .. })) => return Err(error),
+                Err(error) if error.is_of_device() => return Err(error),
                 Err(error) => {
                     // A disk that is gone is not the fault of each of its volumes.
                     check_folder(data)?;

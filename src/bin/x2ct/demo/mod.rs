@@ -16,8 +16,8 @@ use x2ct::nn::models::EncoderConfig;
 use x2ct::ops::image::Normalization;
 use x2ct::report::{CtStudy, Study, html};
 use x2ct::train::{
-    Augmentation, Checkpoint, CtTeacher, CtTrainConfig, DataConfig, LossConfig, OptimizerConfig, ScheduleConfig,
-    ScheduleKind, Sources, StepLog, Task, TrainConfig, TrainingSet,
+    Augmentation, Checkpoint, CtTeacher, CtTrainConfig, DataConfig, LossConfig, MAX_SKIPPED_STEPS, OptimizerConfig,
+    ScheduleConfig, ScheduleKind, Sources, StepLog, Task, TrainConfig, TrainingSet,
 };
 use x2ct::{Device, files};
 
@@ -121,7 +121,7 @@ impl Plan {
             seed: args.seed,
             dtype: x2ct::tensor::DType::F32,
             checkpoint_steps: 1000,
-            max_skipped_steps: 10,
+            max_skipped_steps: MAX_SKIPPED_STEPS,
             schedule_epochs: None,
             drop_last: false,
             weights: None,
@@ -261,7 +261,7 @@ fn scores_json(s: &Scores) -> serde_json::Value {
     json!({"retrieval": s.retrieval, "zero_shot": s.zero_shot})
 }
 
-/// What the demo shows.
+/// The results that the demo shows.
 struct Outcome {
     seconds: f64,
     device: String,
@@ -272,7 +272,7 @@ struct Outcome {
     steps: Vec<StepLog>,
     /// The digest of the radiograph encoder that was scored.
     checkpoint: String,
-    /// What it was trained on.
+    /// The data that the encoder was trained on.
     sources: Sources,
     /// The encoder, ridge regression, the teacher's own CT embeddings.
     scores: [Scores; 3],

@@ -14,8 +14,8 @@ use x2ct::nn::Recompute;
 use x2ct::nn::models::{CtClipConfig, DcFormerConfig};
 use x2ct::tensor::DType;
 use x2ct::train::{
-    CtDataConfig, CtLossConfig, CtTeacher, CtTrainConfig, CtTrainingSet, OptimizerConfig, ScheduleConfig, ScheduleKind,
-    StepLog, Texts,
+    CtDataConfig, CtLossConfig, CtTeacher, CtTrainConfig, CtTrainingSet, MAX_SKIPPED_STEPS, OptimizerConfig,
+    ScheduleConfig, ScheduleKind, StepLog, Texts,
 };
 
 use crate::chain::{Chain, Trust};
@@ -55,7 +55,7 @@ pub fn config(out: &Path, seed: u64, patients: usize, epochs: usize) -> x2ct::Re
         seed,
         dtype: DType::F32,
         checkpoint_steps: 1000,
-        max_skipped_steps: 10,
+        max_skipped_steps: MAX_SKIPPED_STEPS,
         schedule_epochs: None,
         drop_last: true,
         weights: None,

@@ -61,7 +61,7 @@ pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
                     found.iter().for_each(|warning| progress.say(&warning.line()));
                     warnings.push((at, found));
                 }
-                Err(error @ (Error::Device { .. } | Error::Launch { .. })) => return Err(error),
+                Err(error) if error.is_of_device() => return Err(error),
                 Err(error) => {
                     let error = error.of_file(&job.path);
                     progress.say(&format!("x2ct: left out: {error}"));

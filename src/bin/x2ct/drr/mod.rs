@@ -14,7 +14,7 @@ use x2ct::{Device, Error};
 use crate::Common;
 use crate::effect::{self, Rule};
 use crate::projection::ProjectionArgs;
-use crate::source::{HuSourceName, SourceArgs};
+use crate::source::SourceArgs;
 use dataset::DatasetArgs;
 
 const EXAMPLES: &str = "Examples:
@@ -26,9 +26,10 @@ const EXAMPLES: &str = "Examples:
 /// Make radiographs of CT: one volume, files and folders of them, or a data set for training
 ///
 /// One volume and --out FILE: one image. Several volumes or folders and --out DIR: a picture of every volume and view, under
-/// the volume's own path; files are known by content, and what is passed over is told. A data set in CT-RATE's layout and --out DIR: every view of a split packed in one file that training
-/// maps, and a manifest with one row a volume; stopped at any moment, the same command goes on where it was. A volume that
-/// cannot be used is reported and left out, and the exit code is then 1.
+/// the volume's own path; files are known by content, and what is passed over is told. A data set in CT-RATE's layout and
+/// --out DIR: every view of a split packed in one file that training maps, and a manifest with one row a volume; stopped at any
+/// moment, the same command goes on where it was. A volume that cannot be used is reported and left out, and the exit code is
+/// then 1.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct DrrArgs {
@@ -81,17 +82,18 @@ fn rules(args: &DrrArgs, alone: bool) -> Vec<Rule> {
     };
     // Windows are recorded in files of every kind, but not in what a data set packs.
     let windowed = !dataset || pngs;
-    let npz = |path: &PathBuf| path.is_dir() || path.extension().is_some_and(|e| e.eq_ignore_ascii_case("npz"));
-    let table = args.source.hu_source == HuSourceName::Csv || args.paths.iter().any(npz);
     let mut rules = args.projection.rules(pngs);
     rules.extend(["split", "shard", "format", "restart"].map(|option| Rule::new(option, dataset, "--dataset")));
     rules.extend([
         Rule::new("window", windowed, "pictures (--pictures png)"),
         Rule::new("percentiles", windowed, "pictures (--pictures png)"),
         Rule::new("pictures", !alone, "several volumes, a folder or a data set"),
-        Rule::new("metadata", dataset || table, "--hu-source csv, or RadChest-CT's .npz"),
         Rule::new("rescale", !dataset, "files, while a data set's HU are the files' or the table's (--hu-source)"),
     ]);
+    // A data set has a table of its own, and says so itself.
+    if !dataset {
+        rules.push(args.source.metadata_rule(&args.paths));
+    }
     rules
 }
 

@@ -23,6 +23,7 @@ pub fn run(file: &Path, args: &DrrArgs, common: &Common) -> anyhow::Result<ExitC
         return Err(Error::argument("--view", "several views do not go into one image", hint).into());
     }
     let options = projection.options()?;
+    args.source.check()?;
     image::check_format(&args.out)?;
     files::check_writable(&args.out)?;
     files::check_apart(&args.out, [file])?;
