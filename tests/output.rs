@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use x2ct::ct::{Affine, AxisCodes, CtVolume, nifti};
 use x2ct::files;
 
 use crate::cli::{configuration, prepare};
@@ -205,6 +206,23 @@ fn a_table_goes_to_standard_output_be_that_a_pipe_or_a_file() {
     let mut bytes = Vec::new();
     File::open(at.join("both")).unwrap().read_to_end(&mut bytes).unwrap();
     assert!(together(&bytes));
+}
+
+/// A volume that is only taken by force is listed in JSON, whatever its name is.
+#[test]
+fn forced_volumes_are_listed_by_any_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let volumes = folder.path().join("volumes");
+    std::fs::create_dir(&volumes).unwrap();
+    let affine = Affine::centred(AxisCodes::LPS, [10.0; 3], [20, 20, 20]).unwrap();
+    let constant = CtVolume::new(vec![40i16; 8000].into(), [20, 20, 20], affine).unwrap();
+    nifti::write(volumes.join(OsStr::from_bytes(b"v\xf6l.nii.gz")), &constant).unwrap();
+    for arguments in ["drr volumes --out made", "preprocess volumes --preset x2ct --out prepared"] {
+        let output = command(folder.path(), &format!("{arguments} --force --json")).output().unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["forced"], serde_json::json!(["volumes/v\u{fffd}l.nii.gz"]), "{arguments}");
+    }
 }
 
 /// Commands in a folder, on files and with outputs whose names are Latin-1.

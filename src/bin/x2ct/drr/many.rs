@@ -56,7 +56,7 @@ pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
             match made {
                 Ok((found, forced)) => {
                     if forced {
-                        forced_in.push(job.path.clone());
+                        forced_in.push(files::lossy(&job.path));
                     }
                     found.iter().for_each(|warning| progress.say(&warning.line()));
                     warnings.push((at, found));
