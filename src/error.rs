@@ -77,6 +77,14 @@ impl Error {
         }
     }
 
+    /// The same with this advice, where the error gives any.
+    pub fn advising(mut self, advice: &str) -> Self {
+        if let Error::File { hint, .. } | Error::Argument { hint, .. } | Error::Device { hint, .. } = &mut self {
+            *hint = advice.into();
+        }
+        self
+    }
+
     /// A [`Error::Argument`].
     pub fn argument(what: impl Into<String>, problem: impl Into<String>, hint: impl Into<String>) -> Self {
         Error::Argument { what: what.into(), problem: problem.into(), hint: hint.into() }

@@ -462,7 +462,36 @@ fn every_subcommand_explains_itself() {
         assert!(help.lines().next().is_some_and(|line| line.len() > 20), "{name}: {help}");
         assert!(help.contains("--device") && help.contains("--json"), "{name}");
         assert!(help.lines().all(|line| line.chars().count() <= 120), "{name}: {help}");
+        // DICOM is offered where it can be read.
+        if ["drr", "preprocess", "predict"].contains(&name) {
+            let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
+            let offered = words.contains("a DICOM series") || words.contains("DICOM (CR, DX)");
+            assert_eq!(offered, cfg!(feature = "dicom"), "{name}: {help}");
+        }
     }
+}
+
+/// The golden files of the repository, as their README runs them: by folder, and by the names that a shell makes of a pattern.
+#[test]
+fn the_golden_files_pass_by_command() {
+    let folder = crate::support::checkout("tests/golden");
+    let mut names: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    names.retain(|path| path.extension().is_some_and(|ending| ending == "safetensors"));
+    names.sort();
+    let reports = [vec![folder.clone()], names.clone()].map(|paths| -> Value {
+        let mut command = Command::new(crate::support::program());
+        let output = command.arg("check").args(paths).args(["--json", "--device", "host"]).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    });
+    let [by_folder, by_names] = reports;
+    let rows = by_folder["rows"].as_array().unwrap();
+    assert!(rows.len() > 2000 && rows.iter().all(|row| row["pass"] == true), "{} rows", rows.len());
+    assert_eq!((&by_folder["rows"], &by_folder["failed"]), (&by_names["rows"], &Value::Array(Vec::new())));
+    let cases: std::collections::HashSet<_> = rows.iter().map(|row| row["file"].as_str().unwrap()).collect();
+    let passed_over = by_names["passed_over"].as_array().unwrap();
+    assert_eq!(cases.len() + passed_over.len(), names.len());
+    assert!(passed_over.iter().all(|file| file["file"].as_str().unwrap().contains("_from_python")), "{passed_over:?}");
 }
 
 /// Figures are printed and kept family by family, and one that fails leaves the others.

@@ -214,7 +214,7 @@ fn of_a_mixed_folder_the_largest_series_is_taken_and_the_rest_named() {
         change(&mut slice);
         slice.write(&folder.path().join(name));
     };
-    add("scout", 0, &|s| {
+    add("00", 0, &|s| {
         (s.orientation, s.size, s.pixels) = ([0.0, 1.0, 0.0, 0.0, 0.0, -1.0], [2, 2], vec![0; 4]);
         s.with(tags::IMAGE_TYPE, VR::CS, "ORIGINAL\\PRIMARY\\LOCALIZER");
     });
@@ -236,7 +236,7 @@ fn of_a_mixed_folder_the_largest_series_is_taken_and_the_rest_named() {
     assert_eq!((volume.shape, volume.spacing()[2]), ([4, 3, 3], 2.5));
     assert_eq!(volume.voxels.get(24), 200.0);
     for (text, files) in [
-        ("Passed over 1 localizers", ": scout."),
+        ("Passed over 1 localizers", ": 00."),
         ("Passed over 2 images of series 1.2.9, which has fewer than 1.2.3", ": 0_thick, 0_thin."),
         ("Passed over 1 images of another orientation", ": coronal."),
         ("Passed over 1 images of modality MR", ": mr."),

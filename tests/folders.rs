@@ -87,6 +87,7 @@ fn volumes_of_a_folder_are_known_by_content() {
     assert!(passed.len() == 2 && passed[1].starts_with("tree/stray.dcm: a single DICOM image"), "{passed:?}");
     let failed: Vec<String> = list("failed", "error");
     assert!(failed.len() == 2 && failed[0].contains("page.nii") && failed[1].contains("pointer.nii.gz"), "{failed:?}");
+    assert!(failed[0].contains("HTML") && failed[1].contains("git lfs pull"), "{failed:?}");
     // Equal names get a number, a file named twice is made once.
     let output = x2ct(at, "drr tree/a.nii.gz tree/sub/a.nii.gz ./tree/a.nii.gz --out few");
     assert!(output.status.success(), "{}", said(&output));
@@ -99,28 +100,30 @@ fn volumes_of_a_folder_are_known_by_content() {
 #[test]
 fn implausible_volumes_are_never_packed_as_ok() {
     let folder = tempfile::tempdir().unwrap();
-    let (data, path) = (data_set(folder.path(), 4), |name: &str| folder.path().join(name));
+    let (data, path) = (data_set(folder.path(), 5), |name: &str| folder.path().join(name));
     let change = |i: usize, edit: &dyn Fn(CtVolume) -> CtVolume| {
         let file = data.path(&data.volumes[i]);
         nifti::write(&file, &edit(nifti::read(&file).unwrap())).unwrap();
     };
     change(1, &|volume| CtVolume { slope: 0.0005, ..volume });
     change(2, &|volume| CtVolume { intercept: 1024.0, ..volume });
+    change(4, &|volume| CtVolume { voxels: vec![0i16; volume.shape.iter().product()].into(), ..volume });
     let statuses = |made: &Ingested| -> Vec<String> {
         let manifest = std::fs::read_to_string(&made.manifest).unwrap();
         manifest.lines().skip(1).map(|line| line.split(',').nth(1).unwrap().to_string()).collect()
     };
     let made = make(&data, &path("out"), &options()).unwrap();
-    assert_eq!(statuses(&made), ["ok", "failed", "doubtful", "ok"]);
+    assert_eq!(statuses(&made), ["ok", "failed", "doubtful", "ok", "failed"]);
     assert!(made.failed[0].1.contains("train_2_a_1.nii.gz: plausibility: this is no chest CT"), "{:?}", made.failed);
+    assert!(made.failed[1].1.contains("train_5_a_1.nii.gz: plausibility: this is no chest CT"), "{:?}", made.failed);
     assert!(made.warnings[0].1.contains("HU + 1024") && made.warnings.len() == 1, "{:?}", made.warnings);
     assert_eq!(RadiographSet::read(&path("out/ap.safetensors")).unwrap().ids().len(), 3);
     let forced = make(&data, &path("out"), &IngestOptions { force: true, ..options() }).unwrap();
-    assert_eq!(statuses(&forced), ["ok", "forced", "doubtful", "ok"]);
-    assert_eq!((forced.made, forced.forced[0].to_string()), (4, "train_2_a_1".into()));
+    assert_eq!(statuses(&forced), ["ok", "forced", "doubtful", "ok", "forced"]);
+    assert_eq!((forced.made, forced.forced[0].to_string()), (5, "train_2_a_1".into()));
     // Without --force what was forced no longer stands.
     let made = make(&data, &path("out"), &options()).unwrap();
-    assert_eq!(statuses(&made), ["ok", "failed", "doubtful", "ok"]);
+    assert_eq!(statuses(&made), ["ok", "failed", "doubtful", "ok", "failed"]);
     assert_eq!(RadiographSet::read(&path("out/ap.safetensors")).unwrap().ids().len(), 3);
     // A manifest from before the check is not taken up.
     let manifest = std::fs::read_to_string(&made.manifest).unwrap();

@@ -291,6 +291,12 @@ fn what_cannot_be_compared_fails_with_the_reason() {
         "the shape is [7, 131], the reference's is [131, 7]",
     );
     failing(
+        "relu_7x131",
+        |g| g.put("g.in.x", &[131, 7], &[1.0; 917]),
+        "g.in.x",
+        "the shape is [7, 131], the reference's is [131, 7]",
+    );
+    failing(
         "dcformer_projection_eval",
         |g| g.put("out.s7", &[1], &[1.0]),
         "out.s7",

@@ -310,6 +310,22 @@ fn gzip_members_are_one_stream() {
     }
 }
 
+/// Discs and archives write whole blocks, before or after the compression.
+#[test]
+fn zeros_behind_the_voxels_do_no_harm() {
+    let sound = File::sample(1, false).bytes();
+    for behind in [1, 160, 4096] {
+        let padded = [&sound[..], &vec![0; behind]].concat();
+        for bytes in [padded.clone(), gzip(&padded)] {
+            let volume = nifti::read_bytes(&bytes, "case.nii").unwrap();
+            assert_eq!((volume.voxels, volume.remarks.len()), (sample_voxels(), 0), "{behind}");
+        }
+        let more = [&padded[..], &[1]].concat();
+        refused(nifti::read_bytes(&more, "case.nii"), "the header's dimensions ask for");
+        refused(nifti::read_bytes(&gzip(&more), "case.nii"), "more data than the header's dimensions ask for");
+    }
+}
+
 #[test]
 fn gzip_checksum_and_length_are_checked() {
     let packed = gzip(&File::sample(1, false).bytes());

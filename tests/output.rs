@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::Read;
+use std::os::fd::FromRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
@@ -38,7 +39,9 @@ fn said(output: &Output) -> String {
 #[test]
 fn a_full_output_is_one_line_and_a_closed_one_none() {
     let folder = tempfile::tempdir().unwrap();
-    for arguments in ["doctor", "doctor --json", "model resnet18"] {
+    prepare(folder.path());
+    let eval = "eval --cache train.cache.safetensors --dataset . --split train";
+    for arguments in ["doctor", "doctor --json", "model resnet18", eval] {
         let output = command(folder.path(), arguments).stdout(full()).output().unwrap();
         let text = said(&output);
         assert_eq!((output.status.code(), text.lines().count()), (Some(1), 1), "{arguments}: {text}");
@@ -49,6 +52,58 @@ fn a_full_output_is_one_line_and_a_closed_one_none() {
         let output = command(folder.path(), "model vgg16").stdout(full()).stderr(full()).status().unwrap();
         assert_eq!(output.code(), Some(2));
     }
+}
+
+/// A command's lines on a terminal of 100 columns of this kind.
+fn on_terminal(at: &Path, arguments: &str, kind: &str) -> String {
+    let size = nix::libc::winsize { ws_row: 40, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
+    let (mut ours, mut theirs) = (0, 0);
+    // SAFETY: opens two descriptors, which are owned below; name and settings may be null.
+    let opened =
+        unsafe { nix::libc::openpty(&mut ours, &mut theirs, std::ptr::null_mut(), std::ptr::null_mut(), &size) };
+    assert_eq!(opened, 0);
+    // SAFETY: open, and owned by nothing else.
+    let (mut ours, theirs) = unsafe { (File::from_raw_fd(ours), File::from_raw_fd(theirs)) };
+    let mut command = command(at, arguments);
+    command.env("TERM", kind).env_remove("NO_COLOR").env_remove("CLICOLOR").env_remove("CLICOLOR_FORCE");
+    let mut child = command.stdout(Stdio::null()).stderr(theirs).spawn().unwrap();
+    drop(command);
+    let mut said = Vec::new();
+    // Ends with an error where the last writer has gone.
+    let _ = ours.read_to_end(&mut said);
+    assert!(child.wait().unwrap().success());
+    String::from_utf8(said).unwrap()
+}
+
+#[test]
+fn a_terminal_that_cannot_draw_gets_plain_lines() {
+    let folder = tempfile::tempdir().unwrap();
+    prepare(folder.path());
+    let train = |kind| on_terminal(folder.path(), "train good.toml --device host --restart", kind);
+    assert!(train("xterm-256color").contains("\u{1b}["));
+    let plain = train("dumb");
+    assert!(!plain.contains('\u{1b}') && plain.contains("training: 1/1 steps, "), "{plain:?}");
+}
+
+#[test]
+fn a_path_may_begin_with_the_home_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    prepare(at);
+    let home = at.join("home");
+    std::fs::create_dir(&home).unwrap();
+    symlink(at.join("train"), home.join("data")).unwrap();
+    let text = configuration(at, 1, 4).replace("out = \"run\"", "out = \"~/runs/a\"");
+    let text = text.replace(&format!("\"{}/train/", at.display()), "\"~/data/");
+    std::fs::write(at.join("home.toml"), &text).unwrap();
+    let run = |home: &Path| command(at, "train home.toml --device host").env("HOME", home).output().unwrap();
+    let output = run(&home);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(home.join("runs/a/checkpoint.safetensors").exists() && !at.join("~").exists());
+    std::fs::write(at.join("home.toml"), text.replace("~/runs", "~nobody/runs")).unwrap();
+    let output = run(&home);
+    assert!(!output.status.success() && !at.join("~nobody").exists());
+    assert!(said(&output).contains("~nobody/runs/a: begins with ~, and that home folder is not known"), "{output:?}");
 }
 
 #[test]
@@ -77,7 +132,7 @@ fn start(at: &Path, prefix: &[&str]) -> std::process::Child {
     std::fs::write(at.join("long.toml"), configuration(at, 4000, 4).replace("checkpoint_steps = 1\n", "")).unwrap();
     let mut words = prefix.iter().map(|word| word.to_string()).chain([files::lossy(program())]);
     let mut command = Command::new(words.next().unwrap());
-    command.args(words).args(["train", "long.toml", "--device", "host"]).current_dir(at);
+    command.args(words).args(["train", "long.toml", "--device", "host", "--json"]).current_dir(at);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let begin = Instant::now();
     while !at.join("run/checkpoint.safetensors").exists() {
@@ -117,6 +172,10 @@ fn hang_up_ends_a_run_with_a_checkpoint_and_one_under_nohup_not_at_all() {
     let mut child = start(folder.path(), heeding);
     signal(&child, "-HUP");
     assert_eq!(child.wait().unwrap().code(), Some(130));
+    let mut printed = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!((&report["status"], &report["command"]), (&"interrupted".into(), &"train".into()), "{report}");
     std::fs::remove_dir_all(folder.path().join("run")).unwrap();
 
     let mut child = start(folder.path(), &["nohup"]);

@@ -1,8 +1,9 @@
 //! What is refused as no chest CT, what is doubted, and that a chest is neither.
 
+use x2ct::Device;
 use x2ct::ct::phantom::{Patient, PhantomConfig};
-use x2ct::ct::plausibility::{Level, check};
-use x2ct::ct::{Affine, AxisCodes, CtVolume, HuSource};
+use x2ct::ct::plausibility::{Level, check, examine_view};
+use x2ct::ct::{Affine, AxisCodes, CtVolume, Geometry, HuSource, Mode, Radiograph, RadiographOptions};
 
 const SHAPE: [usize; 3] = [64, 56, 48];
 
@@ -36,9 +37,10 @@ fn a_chest_is_neither_refused_nor_doubted() {
 #[test]
 fn known_mistakes_are_found() {
     use Level::{Doubt, Refuse};
-    let cases: [(&str, CtVolume, Level, &str); 17] = [
+    let cases: [(&str, CtVolume, Level, &str); 18] = [
         ("constant", changed(|_| 40.0), Refuse, "all of its voxels are 40"),
         ("0 to 1", changed(|hu| hu + 1000.0).scaled(1.0 / 2000.0), Refuse, "air and tissue differ"),
+        ("unsigned padding", changed(|hu| if hu < -950.0 { 63536.0 } else { hu }), Refuse, "read as an unsigned one"),
         ("HU + 8192", changed(|hu| hu + 8192.0), Refuse, "HU + 8192"),
         ("labels", changed(|hu| f32::from(hu > -500.0) + f32::from(hu > 300.0)), Refuse, "label mask"),
         ("HU + 1024", changed(|hu| hu.max(-1024.0) + 1024.0), Doubt, "HU + 1024"),
@@ -64,6 +66,21 @@ fn known_mistakes_are_found() {
     let voxels: Vec<f32> = (0..SHAPE.iter().product()).map(|_| (2000.0 * random() - 1000.0).round()).collect();
     let found = check(&CtVolume { voxels: voxels.into(), slope: 1.0, intercept: 0.0, ..chest() }, HuSource::AlreadyHu);
     assert!(found.iter().any(|finding| finding.text.contains("neighbours")), "{found:?}");
+}
+
+#[test]
+fn a_source_or_a_detector_inside_the_volume_is_told() {
+    let volume = chest();
+    let told = |geometry| {
+        let options = RadiographOptions { mode: Mode::Attenuation, geometry, ..Default::default() };
+        let made = Radiograph::all(&Device::host(), &volume, &[options.view], &options).unwrap().remove(0);
+        examine_view(&made.view, &volume)
+    };
+    // The volume reaches 154 mm before and behind its centre.
+    assert_eq!(told(Geometry::Parallel), None);
+    assert_eq!(told(Geometry::Cone { sdd: 1800.0, sod: 1500.0 }), None);
+    assert!(told(Geometry::Cone { sdd: 1800.0, sod: 100.0 }).unwrap().starts_with("The X-ray source lies inside"));
+    assert!(told(Geometry::Cone { sdd: 1600.0, sod: 1500.0 }).unwrap().starts_with("The detector lies inside"));
 }
 
 trait Scaled {

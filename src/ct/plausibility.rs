@@ -2,7 +2,7 @@
 //!
 //! Two levels. [`Level::Refuse`]: no chest CT has this. [`Level::Doubt`]: unusual or typical of a known mistake, and possible.
 //! Nothing is mended: a finding names what was measured, and where a mistake is known to look like this, the mistake and the
-//! option that undoes it, as a possibility.
+//! slope and intercept that undo it, as a possibility.
 //!
 //! # Limits, and why
 //! | measured | doubt | refuse | reason |
@@ -246,12 +246,12 @@ fn content(counts: &Counts, found: &mut Findings) {
     // HU that 12 bits do not hold.
     let above = counts.share(3072, Counts::MOST + 1);
     let shifted = if counts.below(4000) == 0 {
-        "; it looks like HU + 8192, as CT-RATE's original release stores: the metadata table has the intercept \
-         (--hu-source csv --metadata TABLE, or --rescale 1,-8192)"
+        "; it looks like HU + 8192, as CT-RATE's original release stores: its metadata table has the intercept (HU source \
+         csv), -8192"
     } else if counts.below(15000) > 0 && above > 0.05 {
         "; padding that was written as a negative number and read as an unsigned one looks like this"
     } else {
-        "; a slope or intercept that was applied wrongly looks like this (--rescale SLOPE,INTERCEPT applies another)"
+        "; a slope or intercept that was applied wrongly looks like this"
     };
     if found
         .refuse(above > 0.05, || format!("{} of its voxels are above 3071 HU ({}){shifted}", percent(above), range()))
@@ -268,11 +268,11 @@ fn content(counts: &Counts, found: &mut Findings) {
     let middle = counts.percentile(0.9995) - counts.percentile(0.0005);
     let scaled = if low >= -1.001 && high <= 1.001 {
         format!(
-            "; values scaled to {} look like this (--rescale SLOPE,INTERCEPT undoes it, 2000,-1000 or 1000,0 for [-1000, 1000] HU)",
+            "; values scaled to {} look like this (slope and intercept 2000 and -1000, or 1000 and 0, undo it where 1 stands for 1000 HU)",
             if low < -0.001 { "-1 to 1" } else { "0 to 1" }
         )
     } else {
-        "; normalised values look like this (--rescale SLOPE,INTERCEPT undoes it)".into()
+        "; normalised values look like this".into()
     };
     if found.refuse(middle < 30, || {
         if high - low < 30.0 {
@@ -317,10 +317,10 @@ fn content(counts: &Counts, found: &mut Findings) {
 /// What a volume without air looks like, where that is a known mistake.
 fn no_air(counts: &Counts) -> &'static str {
     if counts.low >= 0.0 && counts.high <= 255.0 {
-        "; a window of HU stored in 8 bits looks like this (--rescale SLOPE,INTERCEPT undoes it, but not what was cut)"
+        "; a window of HU stored in 8 bits looks like this, and what lay outside is lost"
     } else if counts.share(-60, 330) > 0.02 && counts.share(820, 1330) > 0.02 && counts.below(-100) == 0 {
-        "; it looks like HU + 1024 or HU + 1000, stored values without the rescale intercept (--rescale 1,-1024 or 1,-1000 \
-         subtracts it; a data set's table has it: --hu-source csv --metadata TABLE)"
+        "; it looks like HU + 1024 or HU + 1000, stored values without the rescale intercept (slope and intercept 1 and -1024, or \
+         1 and -1000, undo it; the metadata table of a data set has them: HU source csv)"
     } else {
         "; MR images, windowed copies and crops inside the body look like this"
     }
@@ -336,9 +336,9 @@ fn misscaled(counts: &Counts) -> Option<String> {
     }
     let intercept_twice = counts.share(-200, 201) < 0.01 && counts.share(-1150, -850) > 0.02;
     let mistake = if intercept_twice {
-        "an intercept of -1024 that was applied twice looks like this (--rescale 1,1024 undoes it once)"
+        "an intercept of -1024 that was applied twice looks like this (slope and intercept 1 and 1024 undo it once)"
     } else {
-        "a slope or intercept that was applied twice looks like this (--rescale SLOPE,INTERCEPT undoes it once)"
+        "a slope or intercept that was applied twice looks like this"
     };
     Some(format!("{} of its voxels are below {to} HU, where no substance is; {mistake}", percent(share)))
 }

@@ -437,14 +437,18 @@ impl CtRate {
             return format!("the data set's root is {}, name that", near.display());
         }
         let (other, name) = match self.hu_source {
-            HuSource::AlreadyHu => (HuSource::CsvRescale, "the original release; its HU need the HU source `csv`"),
-            HuSource::CsvRescale => {
-                (HuSource::AlreadyHu, "the corrected release; its HU need the HU source `already-hu`")
-            }
+            HuSource::AlreadyHu => (
+                HuSource::CsvRescale,
+                "as the original release calls it: if its volumes hold stored values, ask for the HU source `csv`; if they hold HU, rename it",
+            ),
+            HuSource::CsvRescale => (
+                HuSource::AlreadyHu,
+                "as the corrected release calls it: if its volumes hold HU, ask for the HU source `already-hu`; if they hold stored values, rename it",
+            ),
         };
         let other = folder(&self.root, self.split, other);
         if other.is_dir() {
-            return format!("{} is there: {name}", other.display());
+            return format!("{} is there, {name}", other.display());
         }
         "copy or download the volumes there".into()
     }

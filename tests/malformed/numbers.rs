@@ -37,7 +37,7 @@ const PATHS: [&str; 3] = ["weights", "radiographs", "cache"];
 
 /// Options and what they must not be; the command's other words.
 #[rustfmt::skip] // one option a line
-const OPTIONS: [(&str, &str, &[&str]); 17] = [
+const OPTIONS: [(&str, &str, &[&str]); 18] = [
     ("drr VOLUME --out x.png", "--size", &["0x0", "32", "-3x4", "99999999x99999999"]),
     ("drr VOLUME --out x.png --mode attenuation --geometry cone", "--sdd", &["nan", "-1", "0", "inf"]),
     ("drr VOLUME --out x.png --mode attenuation --geometry cone", "--sod", &["nan", "0", "-5"]),
@@ -45,6 +45,7 @@ const OPTIONS: [(&str, &str, &[&str]); 17] = [
     ("drr VOLUME --out x.png --mode transmission", "--energy", &["nan", "0", "-60", "1e9"]),
     ("drr VOLUME --out x.png", "--projector", &["siddon"]),
     ("drr VOLUME --out x.png", "--sod", &["1000"]),
+    ("drr VOLUME --out x.png", "--step", &["0.5"]),
     ("drr VOLUME --out x.png", "--metadata", &["nowhere.csv"]),
     ("drr VOLUME --out x.png", "--view", &["above", ""]),
     ("drr --dataset . --split valid --out x", "--shard", &["0/2", "3/2", "1/0", "a/b"]),

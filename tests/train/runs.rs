@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 use x2ct::train::{ScheduleConfig, ScheduleKind};
 
-use crate::cli::{configuration, json, prepare, x2ct};
+use crate::cli::{configuration, json, prepare, succeed, x2ct};
 
 /// A folder with the data of [`prepare`].
 fn data() -> tempfile::TempDir {
@@ -234,6 +234,36 @@ fn nothing_is_made_before_all_is_checked() {
         let said_then = String::from_utf8(x2ct(&at, &format!("train {argument}")).stderr).unwrap();
         assert!(said_then.contains(said) && said_then.contains("[data]"), "{said_then}");
     }
+}
+
+#[test]
+fn a_run_on_files_that_changed_is_refused() {
+    let data = data();
+    let data = data.path();
+    let at = run(data, "began", 1, "", "");
+    train(&at);
+    let began = FILES.map(|file| read(&at, file));
+    succeed(data, "phantom --out others --seed 4 --train 4 --valid 1 --shape 16x16x16 --spacing 24");
+    let (file, kept) = (data.join("train/ap.safetensors"), data.join("kept"));
+    std::fs::rename(&file, &kept).unwrap();
+    for (dataset, options, view, says) in [
+        ("others", "", "ap", "content: the run began on 4 rows of digest "),
+        (".", "--view lateral", "lateral", "view: trained on ap, these are lateral"),
+        (".", "--mode film", "ap", "mode: trained on mean-hu, these are film"),
+    ] {
+        let made = format!("made {options} {dataset}").replace(' ', "_");
+        succeed(data, &format!("drr --dataset {dataset} --split train --size 32x32 {options} --out {made}"));
+        std::fs::copy(data.join(made).join(format!("{view}.safetensors")), &file).unwrap();
+        // Of a finished run as of one that goes on.
+        for epochs in [1, 3] {
+            run(data, "began", epochs, "", "");
+            let error = refused(&at);
+            assert!(error.contains("radiographs: ") && error.contains(says), "{error}");
+        }
+    }
+    std::fs::rename(&kept, &file).unwrap();
+    assert!(FILES.map(|file| read(&at, file)) == began);
+    assert_eq!(train(&at)["steps"], 4);
 }
 
 #[test]

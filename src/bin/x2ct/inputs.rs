@@ -13,6 +13,15 @@ use x2ct::{Error, Result};
 
 use crate::output::{Failure, Warning};
 
+/// What a path to volumes may be.
+pub const VOLUMES: &str = if cfg!(feature = "dicom") {
+    "CT volumes: .nii, .nii.gz, .hdr with .img, RadChest-CT's .npz, a folder with a DICOM series, an Enhanced CT file; or folders \
+     of volumes"
+} else {
+    "CT volumes: .nii, .nii.gz, .hdr with .img, RadChest-CT's .npz; or folders of volumes. This build reads no DICOM"
+};
+const KINDS: &str = if cfg!(feature = "dicom") { "NIfTI, .npz or a DICOM series" } else { "NIfTI or .npz" };
+
 /// Endings of volumes' names.
 const ENDINGS: [&str; 3] = [".nii.gz", ".nii", ".npz"];
 /// Endings of the names of a NIfTI pair's halves.
@@ -95,7 +104,7 @@ impl Inputs {
                     .map(|(reason, files)| format!("{} {reason}", files.len())),
             );
             let there = if kinds.is_empty() { "it is empty".into() } else { format!("there are {kinds}") };
-            let problem = format!("no volume is in it (NIfTI, .npz or a DICOM series; {there})");
+            let problem = format!("no volume is in it ({KINDS}; {there})");
             return Err(Error::file(path, problem, "name the folder that holds them"));
         }
         Ok(())

@@ -24,14 +24,19 @@ use crate::effect::{self, Rule};
 use crate::output::{Failure, Report};
 use crate::terminal::print_table;
 
+const RADIOGRAPHS: &str = if cfg!(feature = "dicom") {
+    "Radiographs, known by content: PNG, JPEG, DICOM (CR, DX), two-dimensional NIfTI, images of `x2ct drr`"
+} else {
+    "Radiographs, known by content: PNG, JPEG, two-dimensional NIfTI, images of `x2ct drr`; no DICOM in this build"
+};
+
 /// Probabilities of the 18 abnormalities, and the nearest reports of the cache
 ///
 /// An image that cannot be read, shows nothing, or says that it was made with other settings than those of the training is
 /// reported and left out; the others get their results, and the exit code is then 1.
 #[derive(clap::Args)]
 pub struct PredictArgs {
-    /// Radiographs, known by content: PNG, JPEG, DICOM (CR, DX), two-dimensional NIfTI, images of `x2ct drr`
-    #[arg(required = true)]
+    #[arg(required = true, help = RADIOGRAPHS)]
     images: Vec<PathBuf>,
     /// Checkpoint of `x2ct train`
     #[arg(long)]

@@ -14,7 +14,7 @@ use x2ct::{Device, Error, Result, files};
 
 use crate::Common;
 use crate::effect;
-use crate::inputs::{Input, Inputs};
+use crate::inputs::{self, Input, Inputs};
 use crate::output::{Failure, Report, Warning};
 use crate::source::{Opened, SourceArgs};
 
@@ -25,9 +25,7 @@ use crate::source::{Opened, SourceArgs};
 /// code is then 1. Files in folders are known by content, and what is passed over is told.
 #[derive(clap::Args)]
 pub struct PreprocessArgs {
-    /// CT volumes: .nii, .nii.gz, .hdr with .img, RadChest-CT .npz (with its metadata table), a folder with a DICOM series, an
-    /// Enhanced CT file; or folders of volumes
-    #[arg(required = true, value_name = "PATH")]
+    #[arg(required = true, value_name = "PATH", help = inputs::VOLUMES)]
     paths: Vec<PathBuf>,
     /// ct-clip-v2, ct-clip-v1, dcformer (the paper's window), dcformer-code (the code's), or x2ct (HU at 1 mm)
     #[arg(long)]

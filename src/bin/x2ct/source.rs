@@ -101,7 +101,9 @@ impl SourceArgs {
             volume.intercept = (slope * f64::from(volume.intercept) + intercept) as f32;
             volume.slope = (slope * f64::from(volume.slope)) as f32;
         }
-        let verdict = plausibility::examine(&volume, HuSource::AlreadyHu, self.force).map_err(|e| e.of_file(path))?;
+        let verdict = plausibility::examine(&volume, HuSource::AlreadyHu, self.force).map_err(|e| {
+            e.advising("correct the file, give its scaling with --rescale, or go on with --force").of_file(path)
+        })?;
         let said = volume.remarks.iter().chain(&verdict.warnings);
         let warnings = said.map(|warning| Warning::new(path, warning)).collect();
         Ok(Opened { volume, warnings, forced: verdict.forced })

@@ -36,7 +36,7 @@ fn is_ignored(signal: i32) -> bool {
     }
 }
 
-/// A terminal on standard error that can draw a bar: not a dumb one, nor one where colours or width forbid it.
+/// A terminal on standard error that can draw a bar: neither a dumb one nor one of less than 80 columns.
 fn can_draw() -> bool {
     let terminal = console::Term::stderr();
     let wide = terminal.size_checked().is_some_and(|(_, columns)| columns >= 80);
@@ -114,7 +114,12 @@ impl Progress {
 
     /// How far the work is; its rate once there is one, and the time left while it goes on.
     fn line(&self, note: &str, goes_on: bool) {
-        let seconds = self.start.elapsed().as_secs_f64();
+        remark!("{}", format!("{} {note}", self.state(self.start.elapsed(), goes_on)).trim_end());
+    }
+
+    /// The line after this time, without a note.
+    fn state(&self, elapsed: Duration, goes_on: bool) -> String {
+        let seconds = elapsed.as_secs_f64();
         let (what, done, total, unit) = (&self.what, self.done, self.total, self.unit);
         let mut line = format!("{what}: {done}/{total} {unit}, {seconds:.1} s");
         let here = done.saturating_sub(self.before);
@@ -125,7 +130,7 @@ impl Progress {
                 line += &format!(", ETA {:.0} s", (total - done) as f64 / rate);
             }
         }
-        remark!("{}", format!("{line} {note}").trim_end());
+        line
     }
 }
 
@@ -147,5 +152,24 @@ pub fn print_table(header: &[&str], rows: &[Vec<String>]) {
     line(header.to_vec());
     for row in rows {
         line(row.iter().map(String::as_str).collect());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_earlier_run_did_is_no_part_of_the_rate() {
+        let mut progress = Progress::new("training", "steps", 36);
+        let after = |progress: &Progress, seconds| progress.state(Duration::from_secs(seconds), true);
+        progress.resume(24);
+        assert_eq!(after(&progress, 10), "training: 24/36 steps, 10.0 s");
+        progress.done = 30;
+        assert_eq!(after(&progress, 6), "training: 30/36 steps, 6.0 s, 1.0 steps/s, ETA 6 s");
+        progress.done = 36;
+        assert_eq!(after(&progress, 12), "training: 36/36 steps, 12.0 s, 1.0 steps/s");
+        progress.done = 30;
+        assert_eq!(progress.state(Duration::from_secs(6), false), "training: 30/36 steps, 6.0 s, 1.0 steps/s");
     }
 }

@@ -171,13 +171,31 @@ fn announced(bytes: &[u8]) -> Result<Header, Problem> {
 fn inflate(bytes: &[u8], header: &Header, place: &Place) -> Result<(Placed, Option<usize>), Problem> {
     let no_memory = || Problem::new("not enough memory to decompress it", "use a machine with more memory");
     let mut file = place.reserve(header.offset, header.total, bytes.len()).ok_or_else(no_memory)?;
-    let inflated = gzip::decompress(bytes, file.bytes()).map_err(failed)?;
+    let inflated = match gzip::decompress(bytes, file.bytes()) {
+        Err(gzip::Failure::TooLong) => inflate_padded(bytes, header, file.bytes()),
+        other => other,
+    };
+    let inflated = inflated.map_err(failed)?;
     check_length(inflated.length, header)?;
     // Only now are the data verified, so the header is read once more.
     if Header::parse(file.bytes())?.of_one_file(usize::MAX)? != *header {
         return Err(header::damaged("the header reads differently the second time"));
     }
     Ok((file, inflated.garbage))
+}
+
+/// The file where zeros follow the voxels, without them.
+fn inflate_padded(bytes: &[u8], header: &Header, file: &mut [u8]) -> Result<gzip::Inflated, gzip::Failure> {
+    /// Zeros that padding to whole blocks leaves at most.
+    const PADDING: usize = 1 << 20;
+    let mut longer = vec![0; file.len() + PADDING];
+    let inflated = gzip::decompress(bytes, &mut longer)?;
+    let kept = without_padding(&longer[..inflated.length], header);
+    if kept.len() != file.len() {
+        return Err(gzip::Failure::TooLong);
+    }
+    file.copy_from_slice(kept);
+    Ok(gzip::Inflated { length: kept.len(), ..inflated })
 }
 
 fn failed(failure: gzip::Failure) -> Problem {

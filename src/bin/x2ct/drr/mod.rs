@@ -13,6 +13,7 @@ use x2ct::{Device, Error};
 
 use crate::Common;
 use crate::effect::{self, Rule};
+use crate::inputs;
 use crate::projection::ProjectionArgs;
 use crate::source::SourceArgs;
 use dataset::DatasetArgs;
@@ -33,9 +34,7 @@ const EXAMPLES: &str = "Examples:
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct DrrArgs {
-    /// CT volumes: .nii, .nii.gz, .hdr with .img, RadChest-CT's .npz, a folder with a DICOM series, an Enhanced CT file; or
-    /// folders of volumes
-    #[arg(required_unless_present = "dataset", value_name = "PATH")]
+    #[arg(required_unless_present = "dataset", value_name = "PATH", help = inputs::VOLUMES)]
     paths: Vec<PathBuf>,
     /// Of one volume: image to write, .png, .safetensors (`image`, f32 [H, W]) or .nii.gz; else the folder to write to
     #[arg(long, value_name = "FILE|DIR")]
