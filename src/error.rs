@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What went wrong, where, and what to do about it.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// A file that cannot be read, written or understood.
     #[error("{}: {}{problem}; {hint}", path.display(), field.as_ref().map(|f| format!("{f}: ")).unwrap_or_default())]

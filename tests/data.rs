@@ -327,7 +327,8 @@ fn what_is_not_needed_is_not_refused() {
     assert_eq!(lines, [(2, Some("ZSpacing")), (3, Some("RescaleSlope"))]);
     assert_says(&read.absence(&name("valid_1_a_2")).to_string(), &["line 3", "RescaleSlope"]);
     // One volume alone: the rows of others do not matter.
-    let of = |text: &str| x2ct::data::ct_rate::acquisition_of(&path, &name(text));
+    let table = ct_rate::Acquisitions::read(&path).unwrap();
+    let of = |text: &str| table.of(&name(text));
     assert_eq!(of("valid_2_a_1").unwrap().slope, 1.0);
     assert_says(&of("valid_1_a_2").unwrap_err().to_string(), &["line 3, column RescaleSlope", "\"zero\""]);
     assert_says(&of("valid_9_a_1").unwrap_err().to_string(), &["has no row for valid_9_a_1.nii.gz"]);

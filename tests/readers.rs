@@ -1,7 +1,5 @@
 //! The one entry of all readers, RadChest-CT's archives, and what damaged files come to. NIfTI itself is in `nifti.rs`.
 
-use std::path::Path;
-
 use libdeflater::{CompressionLvl, Compressor};
 use x2ct::ct::radchest::{self, Acquisition};
 use x2ct::ct::{self, Affine, AffineSource, AxisCodes, CtVolume, HuSource, ReadOptions, Voxels, nifti};
@@ -207,18 +205,20 @@ fn the_radchest_table_is_read_by_name() {
     let path = folder.path().join("table.csv");
     let look = |text: &str, name: &str| {
         std::fs::write(&path, text).unwrap();
-        radchest::acquisition_of(&path, name).map_err(|e| e.to_string())
+        radchest::Acquisitions::read(&path).and_then(|table| table.of(name)).map_err(|e| e.to_string())
     };
     let table = "other,VolumeAcc_DEID,orig_slope,final_spacing\n\"a, b\",trn00001,1.0,0.8\nc,trn00002.npz,2.5,0.9\n";
     assert_eq!(look(table, "trn00001.npz"), Ok(Acquisition { spacing: 0.8, slope: 1.0 }));
     assert_eq!(look(table, "trn00002"), Ok(Acquisition { spacing: 0.9, slope: 2.5 }));
     assert!(look(table, "trn00003.npz").unwrap_err().contains("has no row for trn00003"));
     assert!(look("VolumeAcc_DEID,orig_slope\n", "a").unwrap_err().contains("missing columns: final_spacing"));
-    let bad = "VolumeAcc_DEID,orig_slope,final_spacing\na,1,-1\nb,nan,1\nc,1,1\nc,1,1\n";
-    assert!(look(bad, "a").unwrap_err().contains("a: final_spacing is \"-1\""));
-    assert!(look(bad, "b").unwrap_err().contains("b: orig_slope is \"nan\""));
-    assert!(look(bad, "c").unwrap_err().contains("lists c twice"));
-    assert!(radchest::acquisition_of(Path::new("absent.csv"), "a").unwrap_err().to_string().contains("check the path"));
+    let bad = "VolumeAcc_DEID,orig_slope,final_spacing\na,1,-1\nb,nan,1\nc,1,1\nc,1,2\nd,1\ne,1,3\n";
+    assert!(look(bad, "a").unwrap_err().contains("line 2, column final_spacing: \"-1\""));
+    assert!(look(bad, "b").unwrap_err().contains("line 3, column orig_slope: \"nan\""));
+    assert!(look(bad, "c").unwrap_err().contains("line 5, column VolumeAcc_DEID: c stands on line 4 already"));
+    assert!(look(bad, "d").unwrap_err().contains("line 6: has 2 fields, the header 3"));
+    assert_eq!(look(bad, "e"), Ok(Acquisition { spacing: 3.0, slope: 1.0 }), "bad rows cost themselves");
+    assert!(radchest::Acquisitions::read("absent.csv").unwrap_err().to_string().contains("check the path"));
 }
 
 /// One seeded corruption of `packed`, the gzip of `plain`.

@@ -6,7 +6,7 @@
 //! table's `orig_slope` is that of the DICOM files they were made of, and is not applied again.
 
 use std::io::Cursor;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use libdeflater::{Crc, DecompressionError, Decompressor};
 use zip::CompressionMethod;
@@ -15,6 +15,7 @@ use super::geometry::{Affine, AxisCodes};
 use super::read::{Place, Placed, Problem};
 use super::volume::{AffineSource, CtVolume, Voxels};
 use crate::error::{Error, Result};
+use crate::table::{BadRow, Keyed, Others, Table};
 
 /// What the table `CT_Scan_Metadata_Complete_35747.csv` says of one volume.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -27,42 +28,51 @@ pub struct Acquisition {
 
 const COLUMNS: [&str; 3] = ["VolumeAcc_DEID", "final_spacing", "orig_slope"];
 
-/// The row of one volume, named with or without `.npz`.
-///
-/// # Errors
-/// A table that cannot be read or lacks a column (others are ignored), a volume it does not list or lists twice, numbers
-/// that are none or not positive.
-pub fn acquisition_of(table: impl AsRef<Path>, name: &str) -> Result<Acquisition> {
-    let table = table.as_ref();
-    let refuse = |problem: String, hint: &str| Error::file(table, problem, hint);
-    let broken = |e: csv::Error| refuse(format!("is no CSV table: {e}"), "fetch the file again");
-    let file = std::fs::File::open(table).map_err(|e| Error::io(table, "open the table", &e))?;
-    let mut rows = csv::Reader::from_reader(file);
-    let header = rows.headers().map_err(broken)?.clone();
-    let at = COLUMNS.map(|column| header.iter().position(|h| h == column));
-    let [Some(id), Some(spacing), Some(slope)] = at else {
-        let missing: Vec<&str> = COLUMNS.into_iter().zip(at).filter(|(_, at)| at.is_none()).map(|(c, _)| c).collect();
-        return Err(refuse(format!("missing columns: {}", missing.join(", ")), "use RadChest-CT's metadata table"));
-    };
-    let stem = |name: &str| name.strip_suffix(".npz").unwrap_or(name).to_string();
-    let wanted = stem(name);
-    let mut found = None;
-    for row in rows.records() {
-        let row = row.map_err(broken)?;
-        if stem(row.get(id).unwrap_or("").trim()) != wanted {
-            continue;
-        }
-        let number = |column: usize, name: &str| {
-            let text = row.get(column).unwrap_or("").trim();
-            let value = text.parse().ok().filter(|v: &f64| v.is_finite() && *v > 0.0);
-            value.ok_or_else(|| refuse(format!("{wanted}: {name} is {text:?}"), "a positive number must stand there"))
-        };
-        let row = Acquisition { spacing: number(spacing, COLUMNS[1])?, slope: number(slope, COLUMNS[2])? };
-        if found.replace(row).is_some() {
-            return Err(refuse(format!("lists {wanted} twice"), "remove one of the rows"));
-        }
+/// The table, for volumes that are named one by one.
+#[derive(Clone, Debug)]
+pub struct Acquisitions {
+    table: PathBuf,
+    keyed: Keyed<String, Acquisition>,
+}
+
+impl Acquisitions {
+    /// Reads the table.
+    ///
+    /// # Errors
+    /// A table that cannot be read or lacks a column; others are ignored.
+    pub fn read(table: impl AsRef<Path>) -> Result<Self> {
+        let path = table.as_ref().to_path_buf();
+        let table = Table::open(&path, &COLUMNS, Others::Ignored, "use RadChest-CT's metadata table")?;
+        let keyed = table.keyed(|row| {
+            let positive = |column: usize| {
+                row.number(column).filter(|v| *v > 0.0).ok_or_else(|| row.refuse(column, "a positive number"))
+            };
+            Ok((stem(row.text(0)).to_string(), Acquisition { spacing: positive(1)?, slope: positive(2)? }))
+        });
+        Ok(Acquisitions { table: path, keyed })
     }
-    found.ok_or_else(|| refuse(format!("has no row for {wanted}"), "check the file's name"))
+
+    /// What it says of one volume, named with or without `.npz`; rows of others may be bad.
+    ///
+    /// # Errors
+    /// A volume that the table does not list, or whose row cannot be used.
+    pub fn of(&self, name: &str) -> Result<Acquisition> {
+        let wanted = stem(name);
+        if let Some(found) = self.keyed.rows.get(wanted) {
+            return Ok(*found);
+        }
+        let about = |bad: &&BadRow| bad.about.as_deref().is_some_and(|about| stem(about) == wanted);
+        if let Some(bad) = self.keyed.bad.iter().find(about) {
+            return Err(bad.error());
+        }
+        Err(Error::file(&self.table, format!("has no row for {wanted}"), "check the file's name"))
+    }
+}
+
+/// A volume's name without its ending.
+fn stem(name: &str) -> &str {
+    let name = name.trim();
+    name.strip_suffix(".npz").unwrap_or(name)
 }
 
 pub(super) fn is_zip(bytes: &[u8]) -> bool {

@@ -191,20 +191,37 @@ impl Acquisition {
     }
 }
 
-/// What a metadata table says about one volume; rows of others may be bad.
-///
-/// # Errors
-/// A table that cannot be read or lacks a column, a volume it does not list, or whose row cannot be used.
-pub fn acquisition_of(table: impl AsRef<Path>, name: &VolumeName) -> Result<Acquisition> {
-    let mut keyed = tables::acquisitions(table.as_ref(), name.split)?;
-    if let Some(found) = keyed.rows.remove(name) {
-        return Ok(found);
+/// A metadata table by itself, for volumes that are named one by one.
+#[derive(Clone, Debug)]
+pub struct Acquisitions {
+    table: PathBuf,
+    keyed: Keyed<VolumeName, Acquisition>,
+}
+
+impl Acquisitions {
+    /// Reads the table.
+    ///
+    /// # Errors
+    /// A table that cannot be read or lacks a column.
+    pub fn read(table: impl AsRef<Path>) -> Result<Self> {
+        let table = table.as_ref().to_path_buf();
+        Ok(Acquisitions { keyed: tables::acquisitions(&table)?, table })
     }
-    if let Some(bad) = keyed.bad.into_iter().find(|bad| volume_of(bad).as_ref() == Some(name)) {
-        return Err(bad.error());
+
+    /// What it says about one volume; rows of others may be bad.
+    ///
+    /// # Errors
+    /// A volume that the table does not list, or whose row cannot be used.
+    pub fn of(&self, name: &VolumeName) -> Result<Acquisition> {
+        if let Some(found) = self.keyed.rows.get(name) {
+            return Ok(*found);
+        }
+        if let Some(bad) = self.keyed.bad.iter().find(|bad| volume_of(bad).as_ref() == Some(name)) {
+            return Err(bad.error());
+        }
+        let problem = format!("has no row for {}", name.file_name());
+        Err(Error::file(&self.table, problem, "use the table of the volume's own split"))
     }
-    let problem = format!("has no row for {}", name.file_name());
-    Err(Error::file(table, problem, "use the table of the volume's own split"))
 }
 
 /// The labels of a split by themselves and the table they stand in: nothing else need be known of a volume.

@@ -1,6 +1,7 @@
 //! A CT volume as the command line names it: path, what turns its values into HU, and the table for that; checked.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use clap::ValueEnum;
 use x2ct::ct::{self, CtVolume, HuSource, ReadOptions, plausibility, radchest};
@@ -28,6 +29,25 @@ pub struct SourceArgs {
     /// Take volumes that are no plausible chest CT; they are warned of and recorded
     #[arg(long)]
     pub force: bool,
+    #[arg(skip)]
+    tables: Tables,
+}
+
+/// The metadata table in either reading, read once, when the first volume needs it.
+#[derive(Clone, Default)]
+struct Tables {
+    ct_rate: Arc<OnceLock<Result<ct_rate::Acquisitions>>>,
+    radchest: Arc<OnceLock<Result<radchest::Acquisitions>>>,
+}
+
+impl Tables {
+    fn ct_rate(&self, table: &Path) -> Result<&ct_rate::Acquisitions> {
+        self.ct_rate.get_or_init(|| ct_rate::Acquisitions::read(table)).as_ref().map_err(Error::clone)
+    }
+
+    fn radchest(&self, table: &Path) -> Result<&radchest::Acquisitions> {
+        self.radchest.get_or_init(|| radchest::Acquisitions::read(table)).as_ref().map_err(Error::clone)
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -90,7 +110,7 @@ impl SourceArgs {
         let table = self.metadata.as_deref();
         let radchest = table.filter(|_| is_npz).map(|table| self.radchest(table, &name)).transpose()?;
         let row = match table.filter(|_| !is_npz && self.hu_source == HuSourceName::Csv) {
-            Some(table) => Some(ct_rate::acquisition_of(table, &name.parse().map_err(|e: Error| e.of_file(path))?)?),
+            Some(table) => Some(self.tables.ct_rate(table)?.of(&name.parse().map_err(|e: Error| e.of_file(path))?)?),
             None => None,
         };
         let mut volume = ct::read_with(path, &ReadOptions { device: Some(device), radchest })?;
@@ -111,7 +131,7 @@ impl SourceArgs {
 
     /// What RadChest-CT's table says of a volume, whose voxels are HU: no slope can be asked for.
     fn radchest(&self, table: &Path, name: &str) -> Result<radchest::Acquisition> {
-        let row = radchest::acquisition_of(table, name)?;
+        let row = self.tables.radchest(table)?.of(name)?;
         if self.hu_source == HuSourceName::Csv && row.slope != 1.0 {
             let problem =
                 format!("orig_slope of {name} is {}, and the voxels of RadChest-CT are HU already", row.slope);

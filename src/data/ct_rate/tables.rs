@@ -30,10 +30,14 @@ fn label_columns() -> Vec<&'static str> {
 
 const HINT: &str = "the header must be CT-RATE's";
 
+/// The volume a row is about.
+fn any_name(row: &Row) -> Result<VolumeName, BadRow> {
+    row.text(0).trim().parse().map_err(|_| row.refuse(0, "a volume name such as train_1_a_2.nii.gz"))
+}
+
 /// The volume a row is about, which must be of the split.
 fn name_of(row: &Row, split: Split) -> Result<VolumeName, BadRow> {
-    let name: VolumeName =
-        row.text(0).trim().parse().map_err(|_| row.refuse(0, "a volume name such as train_1_a_2.nii.gz"))?;
+    let name = any_name(row)?;
     if name.split != split { Err(row.refuse(0, &format!("of split {}", split.name()))) } else { Ok(name) }
 }
 
@@ -63,9 +67,9 @@ pub(super) fn labels(path: &Path, split: Split) -> Result<Keyed<VolumeName, [boo
 }
 
 /// What turns stored values into HU and millimetres; a row that does not say it is bad.
-pub(super) fn acquisitions(path: &Path, split: Split) -> Result<Keyed<VolumeName, Acquisition>> {
+pub(super) fn acquisitions(path: &Path) -> Result<Keyed<VolumeName, Acquisition>> {
     let table = Table::open(path, &METADATA_USED, Others::Ignored, HINT)?;
-    Ok(table.keyed(|row| Ok((name_of(row, split)?, acquisition(row)?))))
+    Ok(table.keyed(|row| Ok((any_name(row)?, acquisition(row)?))))
 }
 
 /// The volumes of a metadata table. Acquisitions are needed where HU come from it; else a row may lack its own.
