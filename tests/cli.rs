@@ -190,7 +190,7 @@ pub fn prepare(at: &Path) {
     let options = IngestOptions { size: [32, 32], ..Default::default() };
     ingest(&device, data, &at.join("train"), &options, &AtomicBool::new(false), &mut |_| {}).unwrap();
     let radiographs = RadiographSet::read(&at.join("train/ap.safetensors")).unwrap();
-    let teacher = cache(&phantoms, data);
+    let teacher = cache(&phantoms, data).unwrap();
     teacher.write(at.join("train.cache.safetensors")).unwrap();
     std::fs::write(at.join("good.toml"), configuration(at, 1, 4)).unwrap();
     let mut trainer = Trainer::new(&device, &TrainConfig::read(&at.join("good.toml")).unwrap()).unwrap();

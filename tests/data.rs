@@ -4,8 +4,9 @@
 use proptest::prelude::*;
 use std::fs;
 use std::path::{Path, PathBuf};
-use x2ct::data::cache::EmbeddingCache;
+use x2ct::data::cache::{EmbeddingCache, Embeddings};
 use x2ct::data::ct_rate::{self, Acquisition, CtRate, HuSource, LeftOut, Report, Split, Volume, VolumeName, Why};
+use x2ct::data::cts::Cts;
 use x2ct::data::provenance::Provenance;
 use x2ct::data::rows;
 use x2ct::labels::{self, Wording};
@@ -444,7 +445,7 @@ fn cache() -> EmbeddingCache {
         rows::l2_normalise("rows", &mut values, 4).unwrap();
         values
     };
-    EmbeddingCache {
+    let embeddings = Embeddings {
         ids: ["valid_1_a_1", "valid_1_a_2", "odd \"é\\ name"].map(String::from).to_vec(),
         ct: unit(3, 1),
         report: unit(3, 2),
@@ -456,8 +457,10 @@ fn cache() -> EmbeddingCache {
         preprocessing_digest: "d".repeat(64),
         volume_digests: vec!["1".repeat(64), "2".repeat(64), "3".repeat(64)],
         report_digests: Vec::new(),
+        cts: Cts::new(vec!["4".repeat(64), String::new(), "6".repeat(64)]),
         made: Provenance::made(Default::default(), [("volumes", Provenance::default())]),
-    }
+    };
+    embeddings.into()
 }
 
 #[test]
@@ -555,6 +558,7 @@ fn a_cache_that_makes_no_sense_is_not_written() {
     assert_says(&refused(&|c| c.teacher.clear()), &["its teacher is empty"]);
     assert_says(&refused(&|c| c.dim = 0), &["empty"]);
     assert_says(&refused(&|c| c.volume_digests.truncate(2)), &["2 volume digests for 3 ids"]);
+    assert_says(&refused(&|c| c.cts = Cts::new(vec!["4".repeat(64)])), &["ct_digests: there are 1 for 3 ids"]);
     assert_says(&refused(&|c| c.ct.clear()), &["cache tensor ct: is empty"]);
 }
 

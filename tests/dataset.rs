@@ -377,7 +377,7 @@ fn bf16_holds_finer_greys_and_training_takes_it() {
             grey.iter().all(|&v| bf16::from_f32(v).to_f32() == v) && grey.iter().any(|v| (v * 255.0).fract() > 0.1)
         );
     }
-    let joined = TrainingSet::join(&Device::host(), &set, &cache(&phantoms(3), &data)).unwrap();
+    let joined = TrainingSet::join(&Device::host(), &set, &cache(&phantoms(3), &data).unwrap()).unwrap();
     assert_eq!((joined.images.len(), joined.images.size()), (3, SIZE));
 }
 

@@ -157,7 +157,7 @@ fn a_phantom_set_goes_on_where_it_stopped() {
     let elsewhere = tempfile::tempdir().unwrap();
     let undisturbed = data_set(elsewhere.path());
     assert!(all(&data) == all(&undisturbed));
-    assert_eq!(cache(&set, &data), cache(&set, &undisturbed));
+    assert_eq!(cache(&set, &data).unwrap(), cache(&set, &undisturbed).unwrap());
 
     // What is whole stays, what was damaged is made again, and a larger set keeps the patients it has.
     let [kept, damaged] = [0, 1].map(|i| data.path(&data.volumes[i]));
@@ -167,7 +167,7 @@ fn a_phantom_set_goes_on_where_it_stopped() {
     let larger = write_dataset(root, &PhantomDataset { train: 6, ..set }, &|_, _| Ok(())).unwrap().remove(0);
     assert_eq!(modified(&kept), before);
     assert!(all(&larger)[..5] == all(&undisturbed));
-    let (small, large) = (cache(&set, &data), cache(&set, &larger));
+    let (small, large) = (cache(&set, &data).unwrap(), cache(&set, &larger).unwrap());
     assert!(large.ids.len() == 6 && large.ct[..small.ct.len()] == small.ct);
 
     let error = write_dataset(root, &PhantomDataset { seed: 6, ..set }, &|_, _| Ok(())).unwrap_err().to_string();

@@ -3,6 +3,7 @@
 #[cfg(feature = "cli")]
 mod cli;
 mod content;
+mod cts;
 mod data;
 #[cfg(feature = "cli")]
 mod dataset;

@@ -268,13 +268,16 @@ pub mod circle {
         assert_eq!(train["teacher"], "DCFormer-CLIP (dcformer)");
 
         std::fs::write(at.join("cxr.toml"), CXR).unwrap();
-        assert_eq!(json(at, "train cxr.toml")["position"]["step"], 4);
+        let trained = json(at, "train cxr.toml --strict");
+        assert_eq!((&trained["position"]["step"], &trained["provenance"]), (&4.into(), &"recorded".into()));
         let scores = json(
             at,
             "eval --checkpoint cxr/checkpoint.safetensors --radiographs valid/ap.safetensors \
-             --cache valid.dcformer.safetensors --dataset .",
+             --cache valid.dcformer.safetensors --dataset . --strict",
         );
-        assert_eq!(scores["gallery"], 6);
+        assert_eq!((&scores["gallery"], &scores["provenance"]), (&6.into(), &"recorded".into()));
+        // Radiographs, volumes and embeddings are of the same CTs.
+        assert_eq!(scores["digests"]["ct"], valid["digests"]["ct"]);
 
         // The teacher itself: by its model, and by what it left.
         let by_model = "eval --checkpoint ct/checkpoint.safetensors --volumes valid.volumes.safetensors \
@@ -349,6 +352,7 @@ pub mod circle {
             let names = ["summary.json", "train.radiographs.safetensors", "train.cache.safetensors"];
             names.map(|name| std::fs::read(at.join("d").join(name)).unwrap())
         };
+        assert_eq!((&summary["provenance"], &summary["warnings"]), (&"recorded".into(), &serde_json::json!([])));
         let before = bytes();
         for other in ["--patients 20 --epochs 1", "--patients 16 --epochs 1 --seed 5"] {
             let output = x2ct(at, &format!("demo --out d --held-out 8 {other}"));
@@ -370,6 +374,7 @@ pub mod circle {
         let demo = "demo --teacher dcformer --out d --patients 24 --held-out 8 --epochs 1 --teacher-epochs 2";
         let summary = json(at, demo);
         assert_eq!((&summary["teacher"], &summary["gallery"]), (&"DCFormer-CLIP (dcformer)".into(), &8.into()));
+        assert_eq!((&summary["provenance"], &summary["warnings"]), (&"recorded".into(), &serde_json::json!([])));
         let teacher = &summary["ct_teacher"];
         for (way, k) in [("image_from_text", "r1"), ("image_from_text", "r10"), ("text_from_image", "r50")] {
             let share = teacher["retrieval"][way][k].as_f64().unwrap();

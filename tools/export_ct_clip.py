@@ -6,7 +6,8 @@
 ROOT is the folder that holds `dataset/`. Needs torch, nibabel, safetensors, blake3, transformers 4.x, and the packages
 transformer_maskgit and ct_clip of the CT-CLIP repository. Finished volumes are kept in OUT.parts/, so a run that was stopped
 continues where it was; delete that folder once the cache is written. A volume that cannot be read is named and left out, and the
-exit status is then 1. The file format is described in src/data/cache.rs.
+exit status is then 1. The file format is described in src/data/cache.rs. Each volume's CT is recorded by its digest, unless its header
+contradicts itself or its voxels are of an unusual type: radiographs of other CTs are then refused by `x2ct train`.
 
 With --text-features FILE the text encoder's own features of the reports, before CT-CLIP's projection, are written as well, for
 training a DCFormer on them (format: src/data/text.rs).
@@ -135,10 +136,15 @@ def of_reports(ids, texts):
     return provenance(content_digest("reports", (piece for pair in zip(ids, texts) for piece in pair)), len(ids), {})
 
 
+def of_cts(ids, cts):
+    """Of volumes by the digests of their CTs, all of which are known."""
+    return provenance(content_digest("CTs", (piece for pair in zip(ids, cts) for piece in pair)), len(ids), {})
+
+
 def write_cache(path, ids, ct, report, prompts_positive, prompts_negative, teacher, checkpoint_digest, preprocessing_digest,
-                settings=None, reports=None, **more):
+                settings=None, reports=None, cts=None, **more):
     """Writes an x2ct-cache-1 file; `more` becomes further metadata (strings). With `settings`, how volumes and texts were prepared,
-    and `reports`, their `of_reports`, the file records its provenance."""
+    and `reports`, their `of_reports`, the file records its provenance; with `cts`, one `ct_digest` a row, also the CTs."""
     tensors = {
         "ct": unit_rows("ct", ct, len(ids)),
         "report": unit_rows("report", report, len(ids)),
@@ -156,7 +162,10 @@ def write_cache(path, ids, ct, report, prompts_positive, prompts_negative, teach
         prompts = (tensors["prompts_positive"], tensors["prompts_negative"])
         digest = content_digest("embedding cache", (str(tensors["ct"].shape[1]), *pairs, *prompts))
         made = {"teacher": teacher, "checkpoint": checkpoint_digest, "preprocessing_digest": preprocessing_digest, **settings}
-        metadata["provenance"] = json.dumps(provenance(digest, len(ids), made, reports=reports))
+        made_of = {"reports": reports, **({"ct": of_cts(ids, cts)} if cts and all(cts) else {})}
+        metadata["provenance"] = json.dumps(provenance(digest, len(ids), made, **made_of))
+    if cts and any(cts):
+        metadata["ct_digests"] = json.dumps(list(cts))
     write_archive(path, "x2ct-cache-1", ids, metadata, tensors)
 
 
@@ -239,22 +248,82 @@ def volumes(args):
     return found[: args.limit] if args.limit else found
 
 
-def preprocess(path, row, hu_source):
+def spacing(row):
+    """Millimetres in plane and between slices by the metadata table."""
+    xy = float(row["XYSpacing"].strip().strip("[]()").split(",")[0])
+    z = float(row["ZSpacing"] or "nan")
+    return xy, z if z > 0 else xy
+
+
+def voxels_of(image):
+    """Stored voxels as x2ct keeps them: int16 where all values are such integers, else float32; None for other types."""
+    stored = np.asanyarray(image.dataobj.get_unscaled())
+    if stored.ndim != 3 or stored.dtype.kind not in "iuf" or stored.dtype.itemsize > (8 if stored.dtype.kind == "f" else 4):
+        return None
+    if stored.dtype.kind == "f":
+        return stored.astype("<f4") if np.isfinite(stored).all() else None
+    fits = stored.min() >= -32768 and stored.max() <= 32767
+    return stored.astype("<i2" if fits else "<f4")
+
+
+def header_affine(image):
+    """The affine of a NIfTI-1 header whose forms agree, as they do in files of one writer; None where x2ct has a rule to apply."""
+    header = image.header
+    sform, codes = np.array([header["srow_x"], header["srow_y"], header["srow_z"]], np.float64), (header["sform_code"], header["qform_code"])
+    sizes, edges = np.linalg.norm(sform[:, :3], axis=0), np.array(header["pixdim"][1:4], np.float64)
+    if header["sizeof_hdr"] != 348 or int(header["xyzt_units"]) & 7 not in (0, 2) or not 1 <= codes[0] <= 5 or not 0 <= codes[1] <= 5:
+        return None
+    if not (edges > 0).all() or not (np.abs(sizes / edges - 1) < 0.009).all():
+        return None
+    if codes[1]:
+        try:
+            qform = header.get_qform()[:3, :3]
+        except Exception:  # nibabel has several for a quaternion that is none.
+            return None
+        cosines = (sform[:, :3] / sizes * qform / np.linalg.norm(qform, axis=0)).sum(axis=0)
+        if not (cosines > np.cos(np.radians(0.3))).all():
+            return None
+    return sform
+
+
+def table_affine(shape, row):
+    """The affine of a volume of the original release: the table's spacing, axes to the left, to the back and to the head."""
+    xy, z = spacing(row)
+    affine = np.zeros((3, 4))
+    for axis, (direction, edge) in enumerate(((-1.0, xy), (-1.0, xy), (1.0, z))):
+        affine[axis, axis] = direction * edge
+        affine[axis, 3] = -direction * edge * (shape[axis] - 1.0) / 2.0
+    return affine
+
+
+def ct_digest(image, row, hu_source):
+    """The digest of a CT's content as `of_ct` of src/data/provenance.rs; empty where this script is not sure of what x2ct reads."""
+    voxels = voxels_of(image)
+    affine = table_affine(image.shape, row) if hu_source == "csv" else header_affine(image)
+    slope, intercept = image.dataobj.slope, image.dataobj.inter
+    if hu_source == "csv":
+        slope, intercept = float(row["RescaleSlope"]), float(row["RescaleIntercept"])
+    scaling = [np.float32(slope), np.float32(intercept)]
+    # Others are written with an exponent in Rust.
+    plain = all(v == 0 or 1e-4 <= abs(v) < 1e16 for v in scaling)
+    if voxels is None or affine is None or not plain:
+        return ""
+    numbers = " ".join(np.format_float_positional(v, unique=True, trim="0") for v in scaling)
+    return content_digest("CT", (voxels.tobytes(order="F"), f"{list(image.shape)} {numbers}", affine.astype("<f8").tobytes()))
+
+
+def preprocess(image, row, hu_source):
     """A volume as CT-CLIP's inference code prepares it: [1, 240, 480, 480], HU / 1000 in [-1, 1], padded with -1.
 
     The resize runs in double precision, the new size is truncated after dividing the spacings, and the window is cut before it."""
-    import nibabel
     import torch
 
-    stored = nibabel.load(str(path)).get_fdata()
+    stored = image.get_fdata()
     if stored.ndim != 3 or not np.isfinite(stored).all():
         raise ValueError(f"has shape {stored.shape} or values that are not finite")
     if hu_source == "csv":
         stored = float(row["RescaleSlope"]) * stored + float(row["RescaleIntercept"])
-    xy = float(row["XYSpacing"].strip().strip("[]()").split(",")[0])
-    z = float(row["ZSpacing"] or "nan")
-    if not z > 0:
-        z = xy
+    xy, z = spacing(row)
     volume = torch.from_numpy(np.clip(stored, -1000, 1000).transpose(2, 0, 1).copy())
     size = [int(n * (now / wanted)) for n, now, wanted in zip(volume.shape, (z, xy, xy), SPACING)]
     if min(size) < 1:
@@ -353,7 +422,7 @@ class CtClip:
 
 
 class Prepared:
-    """A torch dataset: (position, volume or the error that stopped it)."""
+    """A torch dataset: (position, volume or the error that stopped it, digest of the CT)."""
 
     def __init__(self, args, todo):
         self.args, self.todo = args, todo
@@ -362,11 +431,15 @@ class Prepared:
         return len(self.todo)
 
     def __getitem__(self, i):
+        import nibabel
+
         name, _, row = self.todo[i]
+        hu_source = self.args.hu_source
         try:
-            return i, preprocess(volume_path(self.args.ct_rate, self.args.split, self.args.hu_source, name), row, self.args.hu_source)
+            image = nibabel.load(str(volume_path(self.args.ct_rate, self.args.split, hu_source, name)))
+            return i, preprocess(image, row, hu_source), ct_digest(image, row, hu_source)
         except Exception as e:  # One bad volume must not end a run of days; it is named and counted.
-            return i, f"{type(e).__name__}: {e}"
+            return i, f"{type(e).__name__}: {e}", ""
 
 
 def read_parts(folder, settings):
@@ -381,7 +454,10 @@ def read_parts(folder, settings):
     done = {}
     for part in sorted(folder.glob("*.npz")):
         with np.load(part) as stored:
-            done.update((name, (stored["ct"][i], stored["report"][i])) for i, name in enumerate(stored["names"].tolist()))
+            names = stored["names"].tolist()
+            # Parts of earlier versions are without.
+            cts = stored["cts"].tolist() if "cts" in stored else [""] * len(names)
+            done.update((name, (stored["ct"][i], stored["report"][i], cts[i])) for i, name in enumerate(names))
     return done
 
 
@@ -404,20 +480,21 @@ def run(args, teacher, checkpoint_digest):
             names = list(fresh)
             name = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
             with tempfile.TemporaryFile() as file:
-                np.savez(file, names=names, ct=np.stack([fresh[n][0] for n in names]), report=np.stack([fresh[n][1] for n in names]))
+                ct, report = (np.stack([fresh[n][part] for n in names]) for part in (0, 1))
+                np.savez(file, names=names, ct=ct, report=report, cts=[fresh[n][2] for n in names])
                 file.seek(0)
                 write_atomic(parts / f"{name}.npz", file.read())
             done.update(fresh)
             fresh.clear()
 
     loader = DataLoader(Prepared(args, todo), batch_size=None, num_workers=args.workers)
-    for i, volume in loader:
+    for i, volume, ct in loader:
         name, report, _ = todo[i]
         if isinstance(volume, str):
             failed.append(name)
             print(f"left out {name}: {volume}", file=sys.stderr)
             continue
-        fresh[name] = (teacher.volume(volume), teacher.texts([report])[0])
+        fresh[name] = (teacher.volume(volume), teacher.texts([report])[0], ct)
         if len(fresh) == args.part_size:
             save_part()
             print(f"{len(wanted) - len(todo) + i + 1} of {len(wanted)}", flush=True)
@@ -441,6 +518,7 @@ def run(args, teacher, checkpoint_digest):
         preprocessing=text,
         settings=json.loads(text),
         reports=of_reports(ids, [texts[n] for n in names]),
+        cts=[done[n][2] for n in names],
     )
     print(f"wrote {args.out}: {len(names)} volumes, {len(failed)} left out")
     if args.text_features:

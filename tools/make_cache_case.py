@@ -1,8 +1,13 @@
-"""Writes tests/golden/{cache,text}_from_python.safetensors, and the same with provenance as *_recorded_from_python.safetensors, with the exporter's own functions, so that the Rust readers are tested on
-what Python writes. Needs numpy, safetensors, blake3; run from the repository root: python3 tools/make_cache_case.py"""
+"""Writes tests/golden/{cache,text}_from_python.safetensors, and the same with provenance as *_recorded_from_python.safetensors, with the
+exporter's own functions, so that the Rust readers are tested on what Python writes; and the CTs of the latter's rows, tests/ct_files.
+Needs numpy, nibabel, safetensors, blake3; run from the repository root: python3 tools/make_cache_case.py"""
 
+import gzip
+from pathlib import Path
+
+import nibabel
 import numpy as np
-from export_ct_clip import of_reports, write_cache, write_text_features
+from export_ct_clip import ct_digest, of_reports, write_cache, write_text_features
 
 IDS = ["valid_1_a_1", "valid_1_a_2", 'odd "é\\ name']
 
@@ -20,9 +25,43 @@ cache = dict(ct=rows(3), report=rows(3), prompts_positive=rows(18), prompts_nega
 text = dict(features=rng.normal(size=(3, 5)), prompts_positive=rng.normal(size=(18, 5)), prompts_negative=rng.normal(size=(18, 5)))
 reports = of_reports(IDS, REPORTS)
 
+
+
+def ct(name, voxels, affine, slope=1.0, intercept=0.0, qform=None):
+    """Writes a CT and reads it again."""
+    image = nibabel.Nifti1Image(voxels, affine)
+    image.set_sform(affine, 1)
+    image.set_qform(affine if qform is None else qform, 1)
+    image.header.set_slope_inter(slope, intercept)
+    image.header.set_xyzt_units("mm")
+    path = Path("tests/ct_files") / f"{name}.nii.gz"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(gzip.compress(image.to_bytes(), mtime=0))
+    return nibabel.load(path)
+
+
+turn, edges = np.radians(20), np.array([0.7, 0.8, 1.5])
+oblique = np.eye(4)
+oblique[:3, :3] = np.array([[-np.cos(turn), np.sin(turn), 0], [-np.sin(turn), -np.cos(turn), 0], [0, 0, 1]]) * edges
+oblique[:3, 3] = [120.5, -80.25, -300.1]
+hu = rng.integers(-1000, 1500, (5, 4, 3))
+row = {"RescaleSlope": "0.5", "RescaleIntercept": "-1024", "XYSpacing": "[0.712345, 0.712345]", "ZSpacing": "1.25"}
+cts = [
+    ct_digest(ct("int16", hu.astype(np.int16), oblique), row, "fixed"),
+    ct_digest(ct("float64", hu + 0.125, np.diag([2, 3, 4, 1]), 0.1, -1024.5), row, "fixed"),
+    ct_digest(ct("uint16_table", (2 * (hu + 1024)).astype(np.uint16), np.eye(4)), row, "csv"),
+]
+assert len(set(cts)) == 3 and all(cts)
+# Where x2ct applies a rule of its own, nothing is claimed.
+assert ct_digest(ct("int16_disputed", hu.astype(np.int16), oblique, qform=np.diag([1, 1, 1, 1])), row, "fixed") == ""
+
 for name, of_cache, of_text in (
     ("from_python", {}, {}),
-    ("recorded_from_python", {"settings": {"pad": -1}, "reports": reports}, {"made": {"text_model": "x"}, "reports": reports}),
+    (
+        "recorded_from_python",
+        {"settings": {"pad": -1}, "reports": reports, "cts": cts},
+        {"made": {"text_model": "x"}, "reports": reports},
+    ),
 ):
     write_cache(
         f"tests/golden/cache_{name}.safetensors", IDS, **cache, teacher="CT-CLIP", checkpoint_digest="c" * 64,

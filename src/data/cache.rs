@@ -27,6 +27,7 @@
 //! |---|---|
 //! | `volume_digests` | JSON array: the digest of the content of each volume that row i of `ct` was made of |
 //! | `report_digests` | JSON array: the same of what `report` was made of |
+//! | `ct_digests` | JSON array: the digest of the CT behind each row ([`super::cts`]) |
 //! | `provenance` | see [`super::provenance`] |
 //!
 //! The checksum is over, first, `key 00 value 00` for every metadata entry but itself, in ascending order of keys; then
@@ -34,21 +35,32 @@
 //! example `18x512`; data little-endian as stored). Further metadata entries are allowed and covered; further tensors
 //! are not allowed. `tools/export_ct_clip.py` writes this format.
 
-use super::provenance::{Content, Provenance, fields};
+use super::cts::Cts;
+use super::provenance::{Content, Provenance, Undecided, fields};
 use super::rows;
 use crate::archive::{Archive, Writer};
 use crate::error::{Error, Result};
 use crate::labels;
 use serde_json::json;
 use std::collections::HashMap;
+use std::ops::{Deref, DerefMut};
 use std::path::Path;
+use std::sync::OnceLock;
 
 const FORMAT: &str = "x2ct-cache-1";
 const NAMES: [&str; 4] = ["ct", "prompts_negative", "prompts_positive", "report"];
 
+/// [`Embeddings`] with the digest of their content, which is computed once. They are read through the cache; what changes them forgets
+/// the digest.
+#[derive(Clone, Debug)]
+pub struct EmbeddingCache {
+    embeddings: Embeddings,
+    digest: OnceLock<String>,
+}
+
 /// Teacher embeddings of paired volumes and reports. See the module's description for the meaning of each part.
 #[derive(Clone, Debug, PartialEq)]
-pub struct EmbeddingCache {
+pub struct Embeddings {
     pub ids: Vec<String>,
     /// `[ids, dim]`.
     pub ct: Vec<f32>,
@@ -66,8 +78,37 @@ pub struct EmbeddingCache {
     pub volume_digests: Vec<String>,
     /// What each row of `report` was made of; empty where that is not recorded.
     pub report_digests: Vec<String>,
-    /// How the embeddings were made, and of what, beside teacher and checkpoint; see [`Self::provenance`].
+    /// The CT behind each row.
+    pub cts: Cts,
+    /// How the embeddings were made, and of what, beside teacher, checkpoint and CTs; see [`EmbeddingCache::provenance`].
     pub made: Provenance,
+}
+
+impl From<Embeddings> for EmbeddingCache {
+    fn from(embeddings: Embeddings) -> Self {
+        EmbeddingCache { embeddings, digest: OnceLock::new() }
+    }
+}
+
+impl PartialEq for EmbeddingCache {
+    fn eq(&self, other: &Self) -> bool {
+        self.embeddings == other.embeddings
+    }
+}
+
+impl Deref for EmbeddingCache {
+    type Target = Embeddings;
+
+    fn deref(&self) -> &Embeddings {
+        &self.embeddings
+    }
+}
+
+impl DerefMut for EmbeddingCache {
+    fn deref_mut(&mut self) -> &mut Embeddings {
+        self.digest = OnceLock::new();
+        &mut self.embeddings
+    }
 }
 
 impl EmbeddingCache {
@@ -88,7 +129,8 @@ impl EmbeddingCache {
         let preprocessing_digest = text("preprocessing_digest")?;
         let said = json!({"preprocessing_digest": preprocessing_digest});
         let digests = |key: &str| archive.get(key).map_or(Ok(Vec::new()), |_| archive.get_json(key));
-        let mut cache = EmbeddingCache {
+        let cts = Cts::read(&archive, ids.len())?;
+        let mut cache = EmbeddingCache::from(Embeddings {
             ids,
             ct,
             report,
@@ -100,12 +142,15 @@ impl EmbeddingCache {
             preprocessing_digest,
             volume_digests: digests("volume_digests")?,
             report_digests: digests("report_digests")?,
+            cts,
             made: Provenance::unknown(fields(said)),
-        };
+        });
         cache.validate().map_err(|e| Error::file(path, e.to_string(), ADVICE))?;
-        if let Some(recorded) = Provenance::read(&archive, &cache.provenance().digest)? {
-            cache.made = recorded.holding(String::new(), 0);
-            cache.made.settings.retain(|name, _| !["teacher", "checkpoint"].contains(&name.as_str()));
+        if let Some(recorded) = Provenance::read(&archive, cache.digest())? {
+            let mut made = Cts::default().add_to(recorded.holding(String::new(), 0), &[]);
+            made.settings.retain(|name, _| !["teacher", "checkpoint"].contains(&name.as_str()));
+            // How they were made is no part of the content.
+            cache.embeddings.made = made;
         }
         Ok(cache)
     }
@@ -125,6 +170,7 @@ impl EmbeddingCache {
                 archive.set(key, json!(digests).to_string());
             }
         }
+        self.cts.record(&mut archive);
         self.provenance().record(&mut archive);
         for (name, values) in
             NAMES.into_iter().zip([&self.ct, &self.prompts_negative, &self.prompts_positive, &self.report])
@@ -156,20 +202,39 @@ impl EmbeddingCache {
         ids.iter().map(row).collect()
     }
 
+    /// The rows of `ids`, in their order, which are of these CTs: radiographs or volumes, as `what` says. With what could not be
+    /// decided.
+    ///
+    /// # Errors
+    /// Names the first id that has no row, or whose row is of another CT.
+    pub fn join(&self, what: &str, ids: &[String], cts: &Cts) -> Result<(Vec<usize>, Undecided)> {
+        let rows = self.rows_of(ids)?;
+        let undecided = cts.expect_same(what, ids, ("embeddings", &self.cts, &rows))?;
+        Ok((rows, undecided))
+    }
+
     /// What the cache holds, and how it was made: by which teacher of which checkpoint, first of all.
     pub fn provenance(&self) -> Provenance {
-        let mut content = Content::of("embedding cache").and(self.dim.to_string());
-        let dim = self.dim.max(1);
-        for ((id, ct), report) in self.ids.iter().zip(self.ct.chunks(dim)).zip(self.report.chunks(dim)) {
-            content.add(id);
-            content.add_f32(ct);
-            content.add_f32(report);
-        }
-        content.add_f32(&self.prompts_positive);
-        content.add_f32(&self.prompts_negative);
         let mut settings = fields(json!({"teacher": self.teacher, "checkpoint": self.checkpoint_digest}));
         settings.extend(self.made.settings.clone());
-        Provenance { settings, ..self.made.holding(content.digest(), self.ids.len()) }
+        let made = Provenance { settings, ..self.made.holding(self.digest().to_string(), self.ids.len()) };
+        self.cts.add_to(made, &self.ids)
+    }
+
+    /// BLAKE3 of ids and embeddings.
+    fn digest(&self) -> &str {
+        self.digest.get_or_init(|| {
+            let mut content = Content::of("embedding cache").and(self.dim.to_string());
+            let dim = self.dim.max(1);
+            for ((id, ct), report) in self.ids.iter().zip(self.ct.chunks(dim)).zip(self.report.chunks(dim)) {
+                content.add(id);
+                content.add_f32(ct);
+                content.add_f32(report);
+            }
+            content.add_f32(&self.prompts_positive);
+            content.add_f32(&self.prompts_negative);
+            content.digest()
+        })
     }
 
     fn validate(&self) -> Result<()> {
@@ -202,6 +267,6 @@ impl EmbeddingCache {
                 return refuse(format!("it has {} {what} for {} ids", digests.len(), self.ids.len()), "pass one a row");
             }
         }
-        Ok(())
+        self.cts.expect_rows(self.ids.len())
     }
 }

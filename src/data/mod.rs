@@ -3,6 +3,7 @@
 
 pub mod cache;
 pub mod ct_rate;
+pub mod cts;
 pub mod ingest;
 pub mod phantom;
 pub mod phantom_set;

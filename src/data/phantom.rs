@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rayon::prelude::*;
 use serde_json::json;
 
-use super::cache::EmbeddingCache;
+use super::cache::{EmbeddingCache, Embeddings};
 use super::ct_rate::{Acquisition, CtRate, HuSource, Report, Split, Volume, VolumeName};
-use super::provenance::{Provenance, fields};
+use super::cts::Cts;
+use super::provenance::{Provenance, fields, of_ct};
 use crate::ct::nifti;
 use crate::ct::phantom::teacher::{self, Teacher};
 use crate::ct::phantom::{Patient, PhantomConfig, Sex, check_grid};
@@ -134,13 +135,17 @@ pub fn write_dataset(
     Ok(splits.into_iter().map(|(data, _)| data).collect())
 }
 
-/// The phantom teacher's embeddings of a split that [`write_dataset`] wrote.
-pub fn cache(set: &PhantomDataset, data: &CtRate) -> EmbeddingCache {
+/// The phantom teacher's embeddings of a split that [`write_dataset`] wrote, whose volumes are read for the digests of the CTs.
+///
+/// # Errors
+/// A volume that cannot be read.
+pub fn cache(set: &PhantomDataset, data: &CtRate) -> Result<EmbeddingCache> {
     let teacher = Teacher::new();
     let prompts = teacher.prompts();
     let patient = |volume: &Volume| patient(set.seed, data.split, volume.name.patient, &set.phantom);
     let patients: Vec<Patient> = data.volumes.iter().map(patient).collect();
-    EmbeddingCache {
+    let cts = data.volumes.par_iter().map(|volume| Ok(of_ct(&nifti::read(data.path(volume))?)));
+    let embeddings = Embeddings {
         ids: data.volumes.iter().map(|volume| volume.name.to_string()).collect(),
         ct: patients.iter().flat_map(|patient| teacher.ct(patient)).collect(),
         report: patients.iter().flat_map(|patient| teacher.report(patient)).collect(),
@@ -152,8 +157,10 @@ pub fn cache(set: &PhantomDataset, data: &CtRate) -> EmbeddingCache {
         preprocessing_digest: blake3::hash(set.description().as_bytes()).to_hex().to_string(),
         volume_digests: Vec::new(),
         report_digests: Vec::new(),
+        cts: Cts::new(cts.collect::<Result<_>>()?),
         made: made(&set.phantom),
-    }
+    };
+    Ok(embeddings.into())
 }
 
 /// What stands for the digest of a checkpoint.

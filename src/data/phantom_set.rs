@@ -7,8 +7,10 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::cache::EmbeddingCache;
+use super::cache::{EmbeddingCache, Embeddings};
+use super::cts::Cts;
 use super::phantom;
+use super::provenance::of_ct;
 use super::radiographs::RadiographSet;
 use super::volumes::VolumeSet;
 use crate::ct::phantom::teacher::{self, Teacher};
@@ -73,7 +75,7 @@ impl PhantomStudy {
         let count = (range.end - range.start) as usize;
         let mut pixels = Vec::with_capacity(count * nx * nz);
         let (mut ids, mut ct, mut report) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut labels, mut reports) = (Vec::new(), Vec::new());
+        let (mut labels, mut reports, mut cts) = (Vec::new(), Vec::new(), Vec::new());
         for first in range.clone().step_by(CHUNK as usize) {
             if stop.load(Ordering::Relaxed) {
                 return Err(Error::Interrupted(format!("after {} of {count} phantom patients", ids.len())));
@@ -82,10 +84,10 @@ impl PhantomStudy {
             let made = chunk.par_iter().map(|&i| {
                 let patient = Patient::new(self.seed, i, &config);
                 let volume = patient.voxelise(self.shape, self.spacing)?;
-                let (c, r) = (teacher.ct(&patient), teacher.report(&patient));
-                Ok((patient, volume, c, r))
+                let (digest, c, r) = (of_ct(&volume), teacher.ct(&patient), teacher.report(&patient));
+                Ok((patient, volume, digest, c, r))
             });
-            for (patient, volume, c, r) in made.collect::<Result<Vec<_>>>()? {
+            for (patient, volume, digest, c, r) in made.collect::<Result<Vec<_>>>()? {
                 let Voxels::I16(voxels) = &volume.voxels else {
                     return Err(Error::argument("phantom", "is not int16", "this is a defect"));
                 };
@@ -93,6 +95,7 @@ impl PhantomStudy {
                 let image = projection.project(&volume)?.to_vec()?;
                 pixels.extend(super::pixels::to_bytes(&image));
                 ids.push(self.id(patient.index));
+                cts.push(digest);
                 ct.extend(c);
                 report.extend(r);
                 labels.extend(patient.labels());
@@ -103,8 +106,9 @@ impl PhantomStudy {
         }
         // The mean along a voxel axis, on the volume's own grid.
         let options = RadiographOptions { spacing: None, ..Default::default() };
-        let radiographs = RadiographSet::new(ids.clone(), [nz, nx], pixels, self.description(), &options)?;
-        let cache = EmbeddingCache {
+        let radiographs =
+            RadiographSet::new(ids.clone(), [nz, nx], pixels, self.description(), &options)?.with_cts(cts.clone())?;
+        let cache = Embeddings {
             ids,
             ct,
             report,
@@ -116,9 +120,10 @@ impl PhantomStudy {
             preprocessing_digest: radiographs.preprocessing_digest(),
             volume_digests: Vec::new(),
             report_digests: Vec::new(),
+            cts: Cts::new(cts),
             made: phantom::made(&config),
         };
-        Ok(PhantomSet { radiographs, cache, labels, reports })
+        Ok(PhantomSet { radiographs, cache: cache.into(), labels, reports })
     }
 }
 
@@ -136,7 +141,7 @@ impl PhantomStudy {
         let preset =
             Preset { name: "dcformer-phantom".into(), spacing: self.spacing, size: None, ..Preset::dcformer() };
         let config = PhantomConfig::default();
-        let mut ids = Vec::new();
+        let (mut ids, mut cts) = (Vec::new(), Vec::new());
         // At once: while a vector grows it needs its memory twice.
         let bytes = self.shape.iter().product::<usize>() * dtype.size();
         let mut voxels = Vec::with_capacity((range.end - range.start) as usize * bytes);
@@ -149,10 +154,11 @@ impl PhantomStudy {
             let prepared = preset.apply(device, &volume, HuSource::AlreadyHu, dtype)?;
             prepared.with_bytes(|bytes| voxels.extend_from_slice(bytes))?;
             ids.push(self.id(i));
+            cts.push(of_ct(&volume));
             progress(ids.len());
         }
         let [x, y, z] = self.shape;
-        VolumeSet::new(ids, [z, x, y], dtype, voxels, preset)
+        VolumeSet::new(ids, [z, x, y], dtype, voxels, preset)?.with_cts(cts)
     }
 }
 

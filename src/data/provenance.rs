@@ -11,19 +11,21 @@
 //! | `settings` | how the content was made, by name |
 //! | `from` | what it was made of: the same again, by name |
 //!
-//! A checkpoint is `from` its `radiographs` and `cache` (or `volumes` and `text`), a cache from `volumes` and `reports`, volumes
-//! from `ct`, text features from `reports`: so a checkpoint alone names everything it rests on. What is trained, resumed, evaluated or predicted
-//! with is compared with it, by one of two rules:
+//! A checkpoint is `from` its `radiographs` and `cache` (or `volumes` and `text`), a cache from `ct`, `volumes` and `reports`,
+//! volumes and radiographs from `ct`, text features from `reports`: so a checkpoint alone names everything it rests on. What is
+//! trained, resumed, evaluated or predicted with is compared with it, by one of two rules:
 //!
 //! - [`Provenance::expect_same`], for a run that goes on: the very content.
 //! - [`Provenance::expect_alike`], for other patients: the same settings, all the way down. A cache's settings include the digest
 //!   of the teacher's checkpoint.
 //!
+//! What is joined on ids is compared row by row besides: see [`super::cts`].
+//!
 //! # What is not recorded
 //! Files of earlier versions and of other writers have no such entry. They load; what the comparison then could not decide is
 //! returned in words, for the caller to warn of or to refuse.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -115,7 +117,8 @@ impl Provenance {
         Ok(Some(recorded))
     }
 
-    /// What `found`, of other patients, is compared by: made with the same settings, all the way down. `what` names it in errors.
+    /// What `found`, of other patients, is compared by: made with the same settings, all the way down. `what` names it in errors. A
+    /// part that only one of them records is undecided, unless it is content alone, such as CTs: that of other patients is another.
     ///
     /// # Errors
     /// Names the first setting that differs, with both values and both digests.
@@ -128,9 +131,19 @@ impl Provenance {
             return Err(Error::argument(what, problem, "use what was made with the same settings"));
         }
         let mut undecided = Vec::new();
-        for (name, from) in &self.from {
-            if let Some(other) = found.from.get(name) {
-                undecided.extend(from.expect_alike(&format!("{what}.{name}"), other)?);
+        let names: BTreeSet<&String> = self.from.keys().chain(found.from.keys()).collect();
+        for name in names {
+            match (self.from.get(name), found.from.get(name)) {
+                (Some(from), Some(other)) => undecided.extend(from.expect_alike(&format!("{what}.{name}"), other)?),
+                (Some(part), None) if part.has_settings() => {
+                    undecided.push(format!("{what}.{name}: is not recorded of these, so it was not compared"));
+                }
+                (None, Some(part)) if part.has_settings() => {
+                    undecided.push(format!(
+                        "{what}.{name}: is not recorded of those of the training, so it was not compared"
+                    ));
+                }
+                _ => (),
             }
         }
         if !strict {
@@ -143,6 +156,11 @@ impl Provenance {
             });
         }
         Ok(undecided)
+    }
+
+    /// Whether it says how it or any part of it was made.
+    fn has_settings(&self) -> bool {
+        !self.settings.is_empty() || self.from.values().any(Provenance::has_settings)
     }
 
     /// What `found`, of a run that goes on, is compared by: the very content.

@@ -12,6 +12,7 @@
 //! | `source` | JSON: what they were made of and how |
 //! | `preprocessing_digest` | BLAKE3 of `source` |
 //! | `provenance` | how they were made, setting by setting ([`super::provenance`]); files of earlier versions lack it |
+//! | `ct_digests` | the CT that each was made of ([`super::cts`]); files of earlier versions lack it |
 //! | `shard` | `I/N` of a set in several files, in this order; `1/1` of a set in one |
 //! | `run` | of a packed data set: BLAKE3 of all that decides what is in the file (see [`super::ingest`]) |
 //!
@@ -25,6 +26,7 @@ use std::path::{Path, PathBuf};
 use safetensors::Dtype;
 use serde_json::json;
 
+use super::cts::Cts;
 use super::pixels;
 use super::provenance::{Content, Provenance, fields};
 use crate::archive::{Archive, Digest, Writer};
@@ -45,6 +47,7 @@ pub struct RadiographSet {
     view: String,
     source: serde_json::Value,
     made: Provenance,
+    cts: Cts,
     parts: Vec<Part>,
 }
 
@@ -68,6 +71,7 @@ pub(super) struct Description<'a> {
     pub view: &'a str,
     pub source: &'a serde_json::Value,
     pub made: &'a Provenance,
+    pub cts: &'a Cts,
     pub shard: [usize; 2],
     /// What a run is told apart by.
     pub run: &'a str,
@@ -90,7 +94,8 @@ impl Description<'_> {
             archive.set("run", self.run);
         }
         let content = content(self.size, self.pixel, self.ids, digests);
-        self.made.holding(content, self.ids.len()).record(&mut archive);
+        self.cts.record(&mut archive);
+        self.cts.add_to(self.made.holding(content, self.ids.len()), self.ids).record(&mut archive);
         let dtype = match self.pixel {
             PixelType::U8 => Dtype::U8,
             PixelType::Bf16 => Dtype::BF16,
@@ -147,7 +152,17 @@ impl RadiographSet {
         let parts = vec![Part { first: 0, count: ids.len(), pixels: Pixels::Owned(pixels) }];
         let (pixel, view) = (PixelType::U8, options.view.name().to_string());
         let made = settings(options, size, pixel);
-        Ok(RadiographSet { ids, size, pixel, view, source, made, parts })
+        Ok(RadiographSet { ids, size, pixel, view, source, made, cts: Cts::default(), parts })
+    }
+
+    /// The set with the digest of the CT that each radiograph was made of ([`of_ct`](super::provenance::of_ct)).
+    ///
+    /// # Errors
+    /// Another number of digests than radiographs.
+    pub fn with_cts(self, cts: Vec<String>) -> Result<Self> {
+        let cts = Cts::new(cts);
+        cts.expect_rows(self.ids.len())?;
+        Ok(RadiographSet { cts, ..self })
     }
 
     /// Maps a set: a file; a folder, for all `.safetensors` files in it; or a file name with `*`, for all files it fits. Several
@@ -182,6 +197,7 @@ impl RadiographSet {
         let (size, pixel, view, source) = (first.size, first.pixel, first.view.clone(), first.source.clone());
         let made = first.made.holding(String::new(), 0);
         let (mut ids, mut parts) = (Vec::new(), Vec::new());
+        let cts = Cts::of_parts(files.iter().map(|file| (file.cts.clone(), file.ids.len())));
         for file in files {
             parts.push(Part { first: ids.len(), count: file.ids.len(), pixels: Pixels::Mapped(file.archive) });
             ids.extend(file.ids);
@@ -190,15 +206,16 @@ impl RadiographSet {
             return Err(Error::file(path, "holds no radiograph", AGAIN));
         }
         check_distinct(&ids).map_err(|id| Error::file(path, format!("the id {id} occurs twice"), AGAIN))?;
-        Ok(RadiographSet { ids, size, pixel, view, source, made, parts })
+        Ok(RadiographSet { ids, size, pixel, view, source, made, cts, parts })
     }
 
     /// Writes the set as one file, whole or not at all.
     pub fn write(&self, path: &Path) -> Result<()> {
         let digests = self.digests();
         let row = |i: usize| Ok(Cow::Borrowed(self.image(i)));
-        let RadiographSet { ids, size, pixel, view, source, made, .. } = self;
-        let description = Description { ids, size: *size, pixel: *pixel, view, source, made, shard: [1, 1], run: "" };
+        let RadiographSet { ids, size, pixel, view, source, made, cts, .. } = self;
+        let (size, pixel) = (*size, *pixel);
+        let description = Description { ids, size, pixel, view, source, made, cts, shard: [1, 1], run: "" };
         description.writer(&digests, &row).write(path)
     }
 
@@ -245,7 +262,13 @@ impl RadiographSet {
 
     /// What the set holds, however many files it is in, and how it was made.
     pub fn provenance(&self) -> Provenance {
-        self.made.holding(content(self.size, self.pixel, &self.ids, &self.digests()), self.ids.len())
+        let content = content(self.size, self.pixel, &self.ids, &self.digests());
+        self.cts.add_to(self.made.holding(content, self.ids.len()), &self.ids)
+    }
+
+    /// The CTs that the radiographs were made of.
+    pub fn cts(&self) -> &Cts {
+        &self.cts
     }
 
     fn image_bytes(&self) -> usize {
@@ -313,7 +336,9 @@ pub(super) struct Mapped {
     pub pixel: PixelType,
     pub view: String,
     pub source: serde_json::Value,
+    /// How they were made, but of which CTs.
     pub made: Provenance,
+    pub cts: Cts,
     pub shard: [usize; 2],
     /// Empty where there is none.
     pub run: String,
@@ -344,7 +369,8 @@ impl Mapped {
         let content = content([h, w], pixel, &ids, archive.digests(IMAGE)?);
         let said = json!({"view": view, "size": format!("{h}x{w}"), "pixels": pixel});
         let made = Provenance::read(&archive, &content)?.unwrap_or_else(|| Provenance::unknown(fields(said)));
-        Ok(Mapped { ids, size: [h, w], pixel, view, source, made, shard, run, archive })
+        let (made, cts) = (Cts::default().add_to(made, &[]), Cts::read(&archive, n)?);
+        Ok(Mapped { ids, size: [h, w], pixel, view, source, made, cts, shard, run, archive })
     }
 
     /// What all files of a set have in common.

@@ -8,7 +8,7 @@
 //! `x2ct-volume-2`, one volume a file, is an [`Archive`] with the tensor `volume` [1, D, H, W] (F32 or BF16) and its companion
 //! `volume.blake3`; `x2ct-volumes-1`, the packed file, has all of them, [N, D, H, W]. Metadata: `preset`, JSON of the [`Preset`];
 //! `preset_digest`, its BLAKE3; `ct_digest`, that of the CT it was made of ([`provenance::of_ct`](super::provenance::of_ct)), which files
-//! of other writers may lack; of a packed file `ids`, a JSON array of N distinct strings, `ct_digests`, the same of all, and
+//! of other writers may lack; of a packed file `ids`, a JSON array of N distinct strings, `ct_digests` ([`super::cts`]) and
 //! `provenance`. Files of `x2ct-volume-1`, which have no companion, are read as well.
 //!
 //! Opening a set reads no voxel. Every volume is verified when it is loaded.
@@ -24,6 +24,7 @@ use rayon::prelude::*;
 use safetensors::Dtype;
 use serde_json::json;
 
+use super::cts::Cts;
 use super::provenance::{Content, Provenance, fields};
 use super::rows;
 use crate::archive::{Archive, Digest, Writer};
@@ -50,8 +51,7 @@ pub struct VolumeSet {
     source: Source,
     /// BLAKE3 of each stored volume, once known.
     digests: OnceLock<Vec<Digest>>,
-    /// Digest of the CT that each volume was made of; empty where one is not known.
-    cts: Vec<String>,
+    cts: Cts,
     /// False for files that are without a digest of their voxels.
     known: bool,
 }
@@ -74,7 +74,7 @@ impl VolumeSet {
     /// No volume, an id twice, another number of bytes than ids, shape and type say.
     pub fn new(ids: Vec<String>, shape: [usize; 3], dtype: DType, voxels: Vec<u8>, preset: Preset) -> Result<Self> {
         let (source, digests) = (Source::Memory(Vec::new()), OnceLock::new());
-        let set = VolumeSet { ids, shape, dtype, preset, source, digests, cts: Vec::new(), known: true };
+        let set = VolumeSet { ids, shape, dtype, preset, source, digests, cts: Cts::default(), known: true };
         if voxels.len() != set.ids.len() * set.volume_bytes() || voxels.is_empty() {
             let (bytes, n, kind) = (voxels.len(), set.ids.len(), dtype.name());
             let problem = format!("{bytes} bytes for {n} volumes of {shape:?} {kind}");
@@ -89,10 +89,8 @@ impl VolumeSet {
     /// # Errors
     /// Another number of digests than volumes.
     pub fn with_cts(self, cts: Vec<String>) -> Result<Self> {
-        if cts.len() != self.ids.len() {
-            let problem = format!("there are digests of {} CTs for {} volumes", cts.len(), self.ids.len());
-            return Err(Error::argument("volumes", problem, "pass one a volume"));
-        }
+        let cts = Cts::new(cts);
+        cts.expect_rows(self.ids.len())?;
         Ok(VolumeSet { cts, ..self })
     }
 
@@ -141,7 +139,7 @@ impl VolumeSet {
         }
         let (found, cts): (Vec<_>, Vec<_>) = described.into_iter().map(|(.., digest, ct)| (digest, ct)).unzip();
         let found: Option<Vec<Digest>> = found.into_iter().collect();
-        let cts = cts.into_iter().collect::<Option<Vec<String>>>().unwrap_or_default();
+        let cts = Cts::new(cts.into_iter().map(Option::unwrap_or_default).collect());
         let known = found.is_some();
         let digests = found.map_or_else(OnceLock::new, OnceLock::from);
         let id = |file: &PathBuf| file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -162,11 +160,7 @@ impl VolumeSet {
         };
         check_ids(&ids).map_err(|problem| Error::file(&path, problem, AGAIN))?;
         let digests = OnceLock::from(archive.digests(VOLUME)?.to_vec());
-        let cts: Vec<String> = archive.get("ct_digests").map_or(Ok(Vec::new()), |_| archive.get_json("ct_digests"))?;
-        if !cts.is_empty() && cts.len() != ids.len() {
-            let problem = format!("has {} ct_digests for {} ids", cts.len(), ids.len());
-            return Err(Error::file(&path, problem, AGAIN));
-        }
+        let cts = Cts::read(&archive, ids.len())?;
         let set = VolumeSet { ids, shape, dtype, preset, source: Source::Packed(archive), digests, cts, known: true };
         if let Source::Packed(archive) = &set.source {
             Provenance::read(archive, &set.provenance()?.digest)?;
@@ -181,9 +175,7 @@ impl VolumeSet {
         archive.set("ids", json!(self.ids).to_string());
         archive.set("preset", json!(self.preset).to_string());
         archive.set("preset_digest", self.preset.digest());
-        if !self.cts.is_empty() {
-            archive.set("ct_digests", json!(self.cts).to_string());
-        }
+        self.cts.record(&mut archive);
         Provenance { known: true, ..self.provenance()? }.record(&mut archive);
         let kind = match self.dtype {
             DType::F32 => Dtype::F32,
@@ -245,17 +237,13 @@ impl VolumeSet {
         let settings = fields(json!({
             "preset": self.preset, "type": self.dtype.name(), "shape": self.shape, "preset_digest": self.preset.digest(),
         }));
-        let from =
-            self.made_of().map(|digest| Provenance::made(Default::default(), []).holding(digest, self.cts.len()));
-        let made = Provenance { known: self.known, ..Provenance::made(settings, from.map(|from| ("ct", from))) };
-        Ok(made.holding(content.digest(), self.ids.len()))
+        let made = Provenance { known: self.known, ..Provenance::made(settings, []) };
+        Ok(self.cts.add_to(made, &self.ids).holding(content.digest(), self.ids.len()))
     }
 
-    /// A digest of the CTs that the volumes were made of, where that of each is known.
-    fn made_of(&self) -> Option<String> {
-        let pairs = self.ids.iter().zip(&self.cts);
-        let content = pairs.fold(Content::of("CTs"), |content, (id, ct)| content.and(id).and(ct));
-        (!self.cts.is_empty()).then(|| content.digest())
+    /// The CTs that the volumes were made of.
+    pub fn cts(&self) -> &Cts {
+        &self.cts
     }
 
     /// Bytes of one volume.

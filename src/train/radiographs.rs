@@ -7,6 +7,7 @@ use super::gradient::BatchLoss;
 use super::sampler::AUGMENT;
 use super::{Run, Sampler, Sources, StepRows, Task, TrainConfig, Trainer, TrainingSet, weights};
 use crate::autograd::Var;
+use crate::data::provenance::Undecided;
 use crate::data::rows;
 use crate::nn::models::RadiographEncoder;
 use crate::nn::{Forward, ParameterBuilder, Parameters, StateDict};
@@ -78,6 +79,10 @@ impl Task for TrainConfig {
 
     fn sources(set: &TrainingSet) -> Sources {
         set.sources.clone()
+    }
+
+    fn undecided(set: &TrainingSet) -> Undecided {
+        set.undecided.clone()
     }
 
     fn sampler(&self, set: &TrainingSet) -> Sampler {

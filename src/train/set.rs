@@ -4,6 +4,7 @@ use super::Sources;
 use super::task::scan;
 use crate::Result;
 use crate::data::cache::EmbeddingCache;
+use crate::data::provenance::Undecided;
 use crate::data::radiographs::RadiographSet;
 use crate::data::rows;
 use crate::device::Device;
@@ -25,15 +26,17 @@ pub struct TrainingSet {
     pub teacher: String,
     /// Where it all comes from.
     pub sources: Sources,
+    /// What the join could not decide.
+    pub undecided: Undecided,
 }
 
 impl TrainingSet {
     /// Joins on the id.
     ///
     /// # Errors
-    /// Names the first radiograph the cache has no embedding of.
+    /// Names the first radiograph the cache has no embedding of, or one of another CT.
     pub fn join(device: &Device, radiographs: &RadiographSet, cache: &EmbeddingCache) -> Result<Self> {
-        let found = cache.rows_of(radiographs.ids())?;
+        let (found, undecided) = cache.join("radiographs", radiographs.ids(), radiographs.cts())?;
         Ok(TrainingSet {
             images: radiographs.upload(device)?,
             ids: radiographs.ids().to_vec(),
@@ -45,6 +48,7 @@ impl TrainingSet {
                 &cache.teacher,
                 [("radiographs", radiographs.provenance()), ("cache", cache.provenance())],
             ),
+            undecided,
         })
     }
 

@@ -53,6 +53,9 @@ pub trait Task: Clone + PartialEq + Serialize + DeserializeOwned {
     /// Where the set comes from.
     fn sources(set: &Self::Set) -> Sources;
 
+    /// What the join that made the set could not decide.
+    fn undecided(set: &Self::Set) -> Undecided;
+
     /// Draws the order of each epoch.
     fn sampler(&self, set: &Self::Set) -> Sampler;
 
@@ -114,9 +117,18 @@ impl Sources {
                 undecided.extend(began.expect_same(&field, now)?);
             }
         }
-        if self.from.is_empty() && !self.teacher.is_empty() {
-            undecided.push("data: what the run began with is not recorded, so nothing was compared".into());
-        }
+        let began = self.from.keys().any(|name| name != WEIGHTS);
+        let lacking: Vec<String> = match (began, self.teacher.is_empty()) {
+            (true, _) => {
+                let lacking = now.from.keys().filter(|name| *name != WEIGHTS && !self.from.contains_key(*name));
+                lacking.map(|name| format!("data.{name}")).collect()
+            }
+            (false, false) => vec!["data".into()],
+            // It has not begun.
+            (false, true) => Vec::new(),
+        };
+        let remark = |name| format!("{name}: what the run began with is not recorded, so nothing was compared");
+        undecided.extend(lacking.into_iter().map(remark));
         if !self.teacher.is_empty() && !now.teacher.is_empty() && self.teacher != now.teacher {
             let problem = format!("learns from {:?}, the run began with {:?}", now.teacher, self.teacher);
             return Err(Error::argument("data", problem, "resume with the data the run began with"));

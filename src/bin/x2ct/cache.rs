@@ -104,6 +104,7 @@ fn build(args: BuildArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let (kind, of_texts) = texts.provenance();
     let texts_file = args.text.as_ref().or(args.reports.as_ref()).unwrap_or(&args.out);
     chain.settle(texts_file, Ok(of_texts.undecided(kind)))?;
+    chain.settle(texts_file, texts.expect_cts(&volumes))?;
     chain.lacks(&args.volumes, volumes.ids(), texts_file, texts.ids());
     chain.settle(&args.checkpoint, teacher.undecided(&volumes, &texts))?;
     let stop = stop_flag()?;

@@ -92,7 +92,9 @@ impl Chain {
 
     /// Says what is doubtful of how a file was made and records it.
     pub fn warn(&mut self, file: &Path, what: &str) {
-        self.provenance = "unknown";
+        if self.provenance != "forced" {
+            self.provenance = "unknown";
+        }
         self.note(file, what);
     }
 

@@ -105,16 +105,27 @@ fn radiograph_encoder(
     let (of_cache, of_radiographs) = (cache.provenance(), radiographs.provenance());
     let mut chain = Chain::new(args.trust);
     chain.settle(cache_path, checkpoint.sources.expect_alike("cache", &of_cache))?;
-    match (checkpoint.sources.expect_alike("radiographs", &of_radiographs), args.force) {
-        (Err(Error::Argument { what, problem, .. }), true) => chain.force(path, &format!("{what}: {problem}")),
-        (alike, _) => chain.settle(path, alike)?,
-    }
+    let undecided = match (checkpoint.sources.expect_alike("radiographs", &of_radiographs), args.force) {
+        (Err(Error::Argument { what, problem, .. }), true) => {
+            chain.force(path, &format!("{what}: {problem}"));
+            Vec::new()
+        }
+        (alike, _) => alike.map_err(|e| e.of_file(path))?,
+    };
     for (name, digest) in
         [("checkpoint", &checkpoint.digest()), ("cache", &of_cache.digest), ("radiographs", &of_radiographs.digest)]
     {
         chain.holds(name, digest);
     }
+    of_radiographs.from.iter().for_each(|(name, from)| chain.holds(name, &from.digest));
     let set = TrainingSet::join(device, &radiographs, &cache).map_err(|e| e.of_file(cache_path))?;
+    // One warning for each file that lacks something.
+    let (of_path, of_cache_path) = match radiographs.cts().is_unknown() {
+        true => ([undecided, set.undecided].concat(), Vec::new()),
+        false => (undecided, set.undecided),
+    };
+    chain.settle(path, Ok(of_path))?;
+    chain.settle(cache_path, Ok(of_cache_path))?;
     chain.lacks(path, &set.ids, cache_path, &cache.ids);
     let labels = labels_of(args, path, &set.ids, &mut chain)?;
     let embeddings = Trainer::resume(device, checkpoint)?.embed(&set.images)?;
@@ -135,12 +146,13 @@ fn ct_encoder(args: &EvalArgs, common: &Common, checkpoint: &Path, path: &Path) 
     let texts = Texts::read(args.text.as_deref(), args.cache.as_deref())?;
     let (volumes, stop) = (VolumeSet::read(path)?, stop_flag()?);
     let mut chain = Chain::new(args.trust);
+    let texts_file = args.text.as_ref().or(args.cache.as_ref()).unwrap_or(&args.dataset);
     chain.settle(path, teacher.undecided(&volumes, &texts))?;
+    chain.settle(texts_file, texts.expect_cts(&volumes))?;
     let (of_volumes, of_texts) = (volumes.provenance()?, texts.provenance().1);
     let digests = [("checkpoint", teacher.digest()), ("volumes", &of_volumes.digest), ("text", &of_texts.digest)];
     digests.into_iter().for_each(|(name, digest)| chain.holds(name, digest));
     of_volumes.from.iter().for_each(|(name, from)| chain.holds(name, &from.digest));
-    let texts_file = args.text.as_ref().or(args.cache.as_ref()).unwrap_or(&args.dataset);
     chain.lacks(path, volumes.ids(), texts_file, texts.ids());
     let labels = labels_of(args, path, volumes.ids(), &mut chain)?;
     let mut progress = Progress::new("embedding", "volumes", volumes.ids().len() as u64);

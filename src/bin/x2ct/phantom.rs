@@ -79,7 +79,7 @@ pub fn run(args: PhantomArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let mut written = Vec::new();
     for data in &splits {
         let path = cache_path(&args.out, data.split);
-        cache(&set, data).write(&path)?;
+        cache(&set, data)?.write(&path)?;
         written.push((data, path));
     }
     let count = |split| splits.iter().find(|d| d.split == split).map_or(0, |d| d.volumes.len());

@@ -77,7 +77,8 @@ fn train<C: Task>(
     files::check_folder(out)?;
     let set = read(device, config)?;
     let (stop, mut chain) = (stop_flag()?, Chain::new(args.trust));
-    chain.settle(&args.config, Ok(C::sources(&set).undecided()))?;
+    let undecided = C::sources(&set).undecided().into_iter().chain(C::undecided(&set));
+    chain.settle(&args.config, Ok(undecided.collect()))?;
     let trained = run_logged(device, config, &set, args.restart, &mut chain, &stop);
     let Trained { trainer, log, steps, note, kept } = trained.map_err(|e| e.of_file(&args.config))?;
     if let Some(note) = &note {

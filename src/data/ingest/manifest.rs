@@ -53,6 +53,9 @@ pub(super) struct Row {
     pub error: String,
     /// What is doubtful of the volume, in sentences.
     pub warnings: String,
+    /// Digest of the CT; no column, since it stands in the packed files. Empty where an earlier version made the row.
+    #[serde(default)]
+    pub ct: String,
 }
 
 impl Row {
@@ -140,7 +143,7 @@ impl Table<'_> {
                 }
                 let (facts, rest) = cells[3..].split_at(FACTS.len());
                 let (facts, digests) = (facts.to_vec(), rest[2..2 + self.views.len()].to_vec());
-                Ok(Row { status, facts, digests, error, warnings })
+                Ok(Row { status, facts, digests, error, warnings, ct: String::new() })
             })
             .collect();
         let rows = rows?;

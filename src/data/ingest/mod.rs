@@ -35,7 +35,7 @@
 //! Volumes that failed are tried again whenever a run is taken up, and when it is called again after it ended: a file that
 //! vanished or a network disk that did not answer heals without a word. A run that ended without failures is left as it is. A
 //! folder that holds radiographs made with other options, of other volumes or by another version is refused, unless `restart`
-//! is set.
+//! is set. Rows of a folder that does not record the digest of their CT are made again.
 
 mod ahead;
 mod manifest;
@@ -54,7 +54,9 @@ use manifest::{FACTS, Row, Status, Table};
 use work::Work;
 
 use super::ct_rate::{CtRate, HuSource, Volume, VolumeName};
+use super::cts::Cts;
 use super::pixels;
+use super::provenance::of_ct;
 use super::radiographs::{self, Description, Mapped};
 use crate::archive::Digest;
 use crate::ct::{
@@ -310,14 +312,14 @@ impl<'a> Run<'a> {
     }
 
     /// Whether a volume's file is what the row was made of: of its size, and older than the run or of its digest. One that is
-    /// gone is taken for what it was.
+    /// gone is taken for what it was; of one that is there the row knows the digest of the CT.
     fn is_as_read(&self, row: &Row, volume: &Volume, since: SystemTime) -> bool {
         let path = self.data.path(volume);
         let Ok(status) = std::fs::metadata(&path) else { return true };
         let [size, digest] = [0, 1].map(|fact| row.facts.get(fact).map_or("", String::as_str));
         let older = status.modified().is_ok_and(|modified| modified < since);
         let same = || std::fs::read(&path).is_ok_and(|bytes| blake3::hash(&bytes).to_hex().as_str() == digest);
-        status.is_file() && status.len().to_string() == size && (older || same())
+        status.is_file() && !row.ct.is_empty() && status.len().to_string() == size && (older || same())
     }
 
     fn table(&self) -> Table<'_> {
@@ -353,7 +355,10 @@ impl<'a> Run<'a> {
             }
             sets.push(set);
         }
-        let recorded = recorded?;
+        let mut recorded = recorded?;
+        recorded.iter_mut().filter(|row| row.is_packed()).enumerate().for_each(|(place, row)| {
+            row.ct = sets[0].cts.of(place).to_string();
+        });
         let written = std::fs::metadata(self.manifest()).and_then(|status| status.modified());
         let recorded: Vec<Option<Row>> = recorded.into_iter().map(Some).collect();
         let stands = self.standing(&recorded, written.unwrap_or(SystemTime::UNIX_EPOCH));
@@ -420,6 +425,7 @@ impl<'a> Run<'a> {
     fn finish(&self, work: Work, rows: Vec<Row>) -> Result<Ingested> {
         let made: Vec<usize> = (0..rows.len()).filter(|&at| rows[at].is_packed()).collect();
         let ids: Vec<String> = made.iter().map(|&at| self.volumes[at].name.to_string()).collect();
+        let cts = Cts::new(made.iter().map(|&at| rows[at].ct.clone()).collect());
         for (i, view) in self.views().into_iter().enumerate() {
             let digests: Option<Vec<Digest>> = made.iter().map(|&at| work::digest(&rows[at].digests[i])).collect();
             let digests = digests.ok_or_else(|| Error::argument("digest", "is none", "this is a defect"))?;
@@ -433,6 +439,7 @@ impl<'a> Run<'a> {
                 view,
                 source: &self.source,
                 made: &made,
+                cts: &cts,
                 shard: self.options.shard,
                 run: &self.digest,
             };
@@ -541,6 +548,6 @@ fn read(device: &Device, data: &CtRate, row: &Volume, force: bool) -> Result<(Ct
         volume.slope.to_string(),
         volume.intercept.to_string(),
     ];
-    let row = Row { status, facts: facts.into(), warnings, ..Default::default() };
+    let row = Row { status, facts: facts.into(), warnings, ct: of_ct(&volume), ..Default::default() };
     Ok((volume, row))
 }

@@ -17,6 +17,7 @@ pub use teacher::{CtTeacher, Texts};
 use super::gradient::{BatchLoss, cut};
 use super::{Run, Sampler, Sources, StepRows, Task, Trainer, weights};
 use crate::autograd::Var;
+use crate::data::provenance::Undecided;
 use crate::data::rows;
 use crate::data::volumes::VolumeSet;
 use crate::nn::models::{CtClip, DcFormer, TokenReduction};
@@ -106,6 +107,10 @@ impl Task for CtTrainConfig {
 
     fn sources(set: &CtTrainingSet) -> Sources {
         set.sources.clone()
+    }
+
+    fn undecided(set: &CtTrainingSet) -> Undecided {
+        set.undecided.clone()
     }
 
     fn sampler(&self, set: &CtTrainingSet) -> Sampler {

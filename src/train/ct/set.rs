@@ -6,6 +6,7 @@ use super::super::Sources;
 use super::super::task::scan;
 use crate::Result;
 use crate::data::cache::EmbeddingCache;
+use crate::data::provenance::Undecided;
 use crate::data::rows;
 use crate::data::text::TextFeatures;
 use crate::data::volumes::{VolumeLoader, VolumeSet};
@@ -23,6 +24,8 @@ pub struct CtTrainingSet {
     pub frozen: bool,
     /// Where it comes from.
     pub sources: Sources,
+    /// What the join could not decide.
+    pub undecided: Undecided,
 }
 
 impl CtTrainingSet {
@@ -35,22 +38,29 @@ impl CtTrainingSet {
         let digest = text.settings_digest.get(..8).unwrap_or(&text.settings_digest);
         let teacher = format!("{} {digest}", text.encoder);
         let sources = Sources::new(&teacher, [("volumes", volumes.provenance()?), ("text", text.provenance())]);
-        Ok(Self::new(device, volumes, rows, text.dim, false, sources))
+        Ok(Self::new(device, volumes, (rows, text.dim, false), sources, Vec::new()))
     }
 
     /// Joins volumes and a cache's report embeddings on the id.
     ///
     /// # Errors
-    /// Names the first volume that has no embedding; volumes whose content has to be read and cannot be.
+    /// Names the first volume that has no embedding, or one of another CT; volumes whose content has to be read and cannot be.
     pub fn with_embeddings(device: &Device, volumes: VolumeSet, cache: &EmbeddingCache) -> Result<Self> {
-        let found = cache.rows_of(volumes.ids())?;
+        let (found, undecided) = cache.join("volumes", volumes.ids(), volumes.cts())?;
         let rows = rows::select(&cache.report, cache.dim, &found);
         let sources = Sources::new(&cache.teacher, [("volumes", volumes.provenance()?), ("cache", cache.provenance())]);
-        Ok(Self::new(device, volumes, rows, cache.dim, true, sources))
+        Ok(Self::new(device, volumes, (rows, cache.dim, true), sources, undecided))
     }
 
-    fn new(device: &Device, volumes: VolumeSet, text: Vec<f32>, dim: usize, frozen: bool, sources: Sources) -> Self {
-        CtTrainingSet { volumes: VolumeLoader::new(device, Arc::new(volumes)), text, dim, frozen, sources }
+    fn new(
+        device: &Device,
+        volumes: VolumeSet,
+        (text, dim, frozen): (Vec<f32>, usize, bool),
+        sources: Sources,
+        undecided: Undecided,
+    ) -> Self {
+        let volumes = VolumeLoader::new(device, Arc::new(volumes));
+        CtTrainingSet { volumes, text, dim, frozen, sources, undecided }
     }
 
     /// One id a row.

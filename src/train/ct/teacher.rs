@@ -11,7 +11,7 @@ use serde_json::json;
 use super::super::{Checkpoint, Trainer};
 use super::CtTrainConfig;
 use super::parts::Parts;
-use crate::data::cache::EmbeddingCache;
+use crate::data::cache::{EmbeddingCache, Embeddings};
 use crate::data::provenance::{Provenance, Undecided};
 use crate::data::rows;
 use crate::data::text::TextFeatures;
@@ -66,6 +66,17 @@ impl Texts {
             }
         };
         Ok([rows, prompts[0].clone(), prompts[1].clone()])
+    }
+
+    /// Whether they belong to the very CTs of the volumes, joined on the id. A report says of no CT that it is its own, embeddings do.
+    ///
+    /// # Errors
+    /// Names the first volume that has no embedding, or one of another CT.
+    pub fn expect_cts(&self, volumes: &VolumeSet) -> Result<Undecided> {
+        match self {
+            Texts::Features(_) => Ok(Vec::new()),
+            Texts::Embeddings(c) => Ok(c.join("volumes", volumes.ids(), volumes.cts())?.1),
+        }
     }
 
     /// What the texts are, and the name of their kind in a configuration.
@@ -154,6 +165,7 @@ impl CtTeacher {
         if let Some(cache) = &before
             && (&cache.made, &cache.ids) == (&wanted.made, &wanted.ids)
             && (&cache.volume_digests, &cache.report_digests) == (&wanted.volume_digests, &wanted.report_digests)
+            && cache.cts == wanted.cts
         {
             progress(cache.ids.len());
             return Ok(cache.clone());
@@ -171,14 +183,15 @@ impl CtTeacher {
     }
 
     /// The cache of these volumes and texts but for its embeddings.
-    fn outline(&self, volumes: &VolumeSet, texts: &Texts) -> Result<EmbeddingCache> {
+    fn outline(&self, volumes: &VolumeSet, texts: &Texts) -> Result<Embeddings> {
         self.expect(volumes, texts)?;
+        texts.expect_cts(volumes)?;
         let (of_volumes, (_, of_texts)) = (volumes.provenance()?, texts.provenance());
         let described = json!([of_volumes.settings, of_texts.settings]).to_string();
         let [reports, ..] = texts.rows(volumes.ids())?;
         let width = reports.len() / volumes.ids().len();
         let hex = |bytes: &[u8]| blake3::hash(bytes).to_hex().to_string();
-        Ok(EmbeddingCache {
+        Ok(Embeddings {
             ids: volumes.ids().to_vec(),
             ct: Vec::new(),
             report: Vec::new(),
@@ -190,18 +203,19 @@ impl CtTeacher {
             preprocessing_digest: hex(described.as_bytes()),
             volume_digests: volumes.digests()?.iter().map(|&d| blake3::Hash::from(d).to_hex().to_string()).collect(),
             report_digests: reports.chunks(width).map(|row| hex(bytemuck::cast_slice(row))).collect(),
+            cts: volumes.cts().clone(),
             made: Provenance::made(Default::default(), [("volumes", of_volumes), ("reports", of_texts)]),
         })
     }
 
-    fn parts(&self, folder: Option<&Path>, outline: &EmbeddingCache) -> Result<Parts> {
+    fn parts(&self, folder: Option<&Path>, outline: &Embeddings) -> Result<Parts> {
         Parts::open(folder, [&self.checkpoint_digest, &preparation(outline)], outline.dim)
     }
 
     /// An outline with its embeddings.
     fn fill(
         &self,
-        outline: EmbeddingCache,
+        outline: Embeddings,
         volumes: Arc<VolumeSet>,
         texts: &Texts,
         parts: &mut Parts,
@@ -209,13 +223,14 @@ impl CtTeacher {
         progress: &mut dyn FnMut(usize),
     ) -> Result<EmbeddingCache> {
         let [report, prompts_positive, prompts_negative] = texts.rows(volumes.ids())?;
-        Ok(EmbeddingCache {
+        let embeddings = Embeddings {
             ct: self.embed_volumes(volumes, &outline.volume_digests, parts, stop, progress)?,
             report: self.trainer.embed_texts(&report)?,
             prompts_positive: self.trainer.embed_texts(&prompts_positive)?,
             prompts_negative: self.trainer.embed_texts(&prompts_negative)?,
             ..outline
-        })
+        };
+        Ok(embeddings.into())
     }
 
     /// What cannot be decided about volumes and texts, which [`CtTeacher::cache`] takes, because it is not recorded.
@@ -280,6 +295,6 @@ impl CtTeacher {
 }
 
 /// How the volumes of a cache were prepared, as text.
-fn preparation(cache: &EmbeddingCache) -> String {
+fn preparation(cache: &Embeddings) -> String {
     cache.made.from.get("volumes").map_or(String::new(), |volumes| json!(volumes.settings).to_string())
 }

@@ -172,8 +172,13 @@ pub fn run(args: DemoArgs, common: &Common) -> anyhow::Result<ExitCode> {
     train.radiographs.write(&plan.config.data.radiographs)?;
     test.radiographs.write(&out.join("test.radiographs.safetensors"))?;
     train.cache.write(&plan.config.data.cache)?;
-    test.cache.write(out.join("test.cache.safetensors"))?;
+    let held_out = out.join("test.cache.safetensors");
+    test.cache.write(&held_out)?;
     let mut chain = Chain::new(Trust { strict: false });
+    chain.settle(&plan.config.data.cache, Ok(set.undecided.clone()))?;
+    let of_held_out = &test.radiographs;
+    let joined = test.cache.join("radiographs", of_held_out.ids(), of_held_out.cts());
+    chain.settle(&held_out, joined.map(|(_, undecided)| undecided))?;
     let Trained { trainer, log: steps, note, .. } =
         run_logged(&device, &plan.config, &set, restart, &mut chain, &stop)?;
     say_trained_before("encoder", note.is_some());
@@ -183,21 +188,24 @@ pub fn run(args: DemoArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let encoder = Scores::of(&embeddings, &targets)?;
     let ridge = Scores::of(&ridge_from_pixels(&train, &test)?, &targets)?;
     let ceiling = Scores::of(&test.cache.ct, &targets)?;
+    let (checkpoint, sources) = (trainer.checkpoint()?.digest(), TrainConfig::sources(&set));
+    chain.holds("checkpoint", &checkpoint);
+    sources.from.iter().for_each(|(name, from)| chain.holds(name, &from.digest));
     let run = Outcome {
         seconds: start.elapsed().as_secs_f64(),
         device: device.description(),
         teacher: test.cache.teacher.clone(),
         learned,
         steps,
-        checkpoint: trainer.checkpoint()?.digest(),
-        sources: TrainConfig::sources(&set),
+        checkpoint,
+        sources,
         scores: [encoder, ridge, ceiling],
     };
     let summary = run.summary(&plan);
     let text = serde_json::to_string_pretty(&summary)? + "\n";
     files::write_atomic(out.join("summary.json"), text.as_bytes())?;
     run.write_page(&out, &plan, &test, &embeddings)?;
-    Report::new("demo").with_all(summary)?.finish(common.json, || run.print(&out))
+    chain.report(Report::new("demo").with_all(summary)?)?.finish(common.json, || run.print(&out))
 }
 
 /// When options act.

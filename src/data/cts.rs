@@ -1,0 +1,130 @@
+//! Which CTs the rows of a file were made of, so that rows of equal ids and other patients are told apart.
+//!
+//! Radiographs, prepared volumes and embedding caches record the digest of every row's CT ([`of_ct`](super::provenance::of_ct)) in
+//! the metadata entry `ct_digests`: a JSON array with one string a row, empty where it is not known. Where all are known, the
+//! provenance has a part `ct`, whose digest is that of all ids and digests. Files of earlier versions and of other writers may
+//! lack both.
+//!
+//! Whatever is joined on ids is compared row by row ([`Cts::expect_same`]).
+
+use serde_json::json;
+
+use super::provenance::{Content, Provenance, Undecided, short};
+use crate::archive::{Archive, Writer};
+use crate::{Error, Result};
+
+const KEY: &str = "ct_digests";
+/// What [`Provenance::from`] calls them.
+const PART: &str = "ct";
+
+/// The digest of the CT that each row was made of; empty where it is not known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cts(Vec<String>);
+
+impl Cts {
+    /// Of these digests, one a row, empty where the row's is not known.
+    pub fn new(digests: Vec<String>) -> Self {
+        Cts(if digests.iter().all(String::is_empty) { Vec::new() } else { digests })
+    }
+
+    /// Of the rows of several files, each with its number of rows, one after the other.
+    pub fn of_parts(parts: impl IntoIterator<Item = (Cts, usize)>) -> Self {
+        let padded = |(cts, rows): (Cts, usize)| {
+            let mut digests = cts.0;
+            digests.resize(rows, String::new());
+            digests
+        };
+        Cts::new(parts.into_iter().flat_map(padded).collect())
+    }
+
+    /// The digest of a row's CT; empty where it is not known.
+    pub fn of(&self, row: usize) -> &str {
+        self.0.get(row).map_or("", String::as_str)
+    }
+
+    /// Whether no row's CT is known.
+    pub fn is_unknown(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Refuses another number of digests than rows; none at all are those of rows whose CTs are not known.
+    ///
+    /// # Errors
+    /// Names both numbers.
+    pub fn expect_rows(&self, rows: usize) -> Result<()> {
+        if self.0.is_empty() || self.0.len() == rows {
+            return Ok(());
+        }
+        Err(Error::argument(KEY, format!("there are {} for {rows} ids", self.0.len()), "pass one a row"))
+    }
+
+    /// The entry of a file with so many rows; of one without it no CT is known.
+    ///
+    /// # Errors
+    /// An entry that is no such array.
+    pub fn read(archive: &Archive, rows: usize) -> Result<Self> {
+        if archive.get(KEY).is_err() {
+            return Ok(Cts::default());
+        }
+        let digests: Vec<String> = archive.get_json(KEY)?;
+        if digests.len() != rows {
+            let problem = format!("has {} {KEY} for {rows} ids", digests.len());
+            return Err(Error::file(archive.path(), problem, "make the file again"));
+        }
+        Ok(Cts::new(digests))
+    }
+
+    /// Adds the entry to a file that is being written.
+    pub fn record(&self, archive: &mut Writer) {
+        if !self.0.is_empty() {
+            archive.set(KEY, json!(self.0).to_string());
+        }
+    }
+
+    /// How rows with these ids were made, with these CTs as its part `ct` where all of them are known, else without such a part.
+    pub fn add_to(&self, mut made: Provenance, ids: &[String]) -> Provenance {
+        made.from.remove(PART);
+        let known = self.0.len() == ids.len() && self.0.iter().all(|digest| !digest.is_empty());
+        if known && !ids.is_empty() {
+            let pairs = ids.iter().zip(&self.0);
+            let content = pairs.fold(Content::of("CTs"), |content, (id, ct)| content.and(id).and(ct));
+            let part = Provenance::made(Default::default(), []).holding(content.digest(), ids.len());
+            made.from.insert(PART.into(), part);
+        }
+        made
+    }
+
+    /// Compares the CTs of rows that are joined: those of `ids`, which are all of `what`, with the `rows` of `others` in `theirs`.
+    ///
+    /// # Errors
+    /// Names the first id whose two rows are of different CTs, with both digests.
+    pub fn expect_same(
+        &self,
+        what: &str,
+        ids: &[String],
+        (others, theirs, rows): (&str, &Cts, &[usize]),
+    ) -> Result<Undecided> {
+        let pairs: Vec<[&str; 2]> = rows.iter().enumerate().map(|(i, &row)| [self.of(i), theirs.of(row)]).collect();
+        let differs = |pair: &[&str; 2]| pair.iter().all(|digest| !digest.is_empty()) && pair[0] != pair[1];
+        if let Some(first) = pairs.iter().position(differs) {
+            let more = match pairs.iter().filter(|pair| differs(pair)).count() - 1 {
+                0 => String::new(),
+                count => format!(" (and {count} more ids differ)"),
+            };
+            let [mine, other] = pairs[first].map(short);
+            let problem = format!("{}: the {what} are of the CT {mine}, the {others} of {other}{more}", ids[first]);
+            return Err(Error::argument(KEY, problem, format!("use {what} and {others} of the same CT files")));
+        }
+        let unknown: [usize; 2] = [0, 1].map(|side| pairs.iter().filter(|pair| pair[side].is_empty()).count());
+        let lacking: Vec<&str> =
+            [what, others].into_iter().zip(unknown).filter(|(_, count)| *count > 0).map(|(name, _)| name).collect();
+        let (count, all) = (unknown[0].max(unknown[1]), pairs.len());
+        Ok(match lacking[..] {
+            [] => Vec::new(),
+            _ => vec![format!(
+                "{}: of which CTs {count} of {all} rows were made is not recorded, so these were not compared",
+                lacking.join(" and ")
+            )],
+        })
+    }
+}
