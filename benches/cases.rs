@@ -56,8 +56,8 @@ pub struct Case {
     pub run: Box<dyn FnMut() -> Result<()>>,
 }
 
-/// What is done with each case as it is made. A case is dropped, and its tensors with it, before the next is made: memory
-/// holds one at a time.
+/// What is done with each case as it is made. A case is dropped, and its tensors with it, before the next is made, but for the
+/// cases of one layer, which share theirs.
 pub type Each<'a> = dyn FnMut(Case) -> Result<()> + 'a;
 
 type MakeCases = fn(&Device, &mut Each) -> Result<()>;

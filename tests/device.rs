@@ -329,7 +329,8 @@ fn every_target_holds_every_kernel_and_its_constants() {
                 continue;
             }
             targets += 1;
-            let symbols = elf_symbols(&std::fs::read(&file).unwrap());
+            let elf = Elf(std::fs::read(&file).unwrap());
+            let (symbols, alignments) = (elf.symbols(), elf.shared_alignments());
             for entry in family.entries {
                 assert!(symbols.contains_key(entry.name), "{} has no {}", file.display(), entry.name);
                 let table = &symbols[&format!("{}_config", entry.name)];
@@ -347,34 +348,99 @@ fn every_target_holds_every_kernel_and_its_constants() {
                 ];
                 let want: Vec<u8> = want.concat().iter().flat_map(|word| word.to_le_bytes()).collect();
                 assert_eq!(table, &want, "{}: {}_config", file.display(), entry.name);
+                // The tiles of wgmma are swizzled by their addresses.
+                if entry.name.contains("wgmma") && !absent && shared_bytes > 0 {
+                    let alignment = alignments.get(entry.name);
+                    assert!(alignment.is_some_and(|&bytes| bytes >= 1024), "{}: {alignment:?}", entry.name);
+                }
             }
         }
         assert!(targets > 0, "{} has no machine code", family.name);
     }
 }
 
-/// The symbols of a 64-bit little-endian ELF file and what they hold.
-fn elf_symbols(elf: &[u8]) -> HashMap<String, Vec<u8>> {
-    let number =
-        |at: usize, bytes: usize| elf[at..at + bytes].iter().rev().fold(0, |value, &byte| value << 8 | byte as usize);
-    let section = |index: usize| number(0x28, 8) + index * number(0x3a, 2);
-    let mut symbols = HashMap::new();
-    for index in 0..number(0x3c, 2) {
-        const SYMBOL_TABLE: usize = 2;
-        if number(section(index) + 4, 4) != SYMBOL_TABLE {
-            continue;
-        }
-        let (start, size) = (number(section(index) + 0x18, 8), number(section(index) + 0x20, 8));
-        let strings = number(section(number(section(index) + 0x28, 4)) + 0x18, 8);
-        for symbol in (start..start + size).step_by(24) {
-            let name = &elf[strings + number(symbol, 4)..];
-            let name = String::from_utf8_lossy(&name[..name.iter().position(|&byte| byte == 0).unwrap()]).into_owned();
-            let (home, value, bytes) = (number(symbol + 6, 2), number(symbol + 8, 8), number(symbol + 16, 8));
-            const OCCUPIES_NO_SPACE: usize = 8;
-            let held = home > 0 && home < 0xff00 && number(section(home) + 4, 4) != OCCUPIES_NO_SPACE;
-            let at = if held { number(section(home) + 0x18, 8) + value } else { 0 };
-            symbols.insert(name, if held { elf[at..at + bytes].to_vec() } else { Vec::new() });
-        }
+/// A 64-bit little-endian ELF file.
+struct Elf(Vec<u8>);
+
+impl Elf {
+    fn number(&self, at: usize, bytes: usize) -> usize {
+        self.0[at..at + bytes].iter().rev().fold(0, |value, &byte| value << 8 | byte as usize)
     }
-    symbols
+
+    /// Where the headers of its sections are.
+    fn sections(&self) -> Vec<usize> {
+        (0..self.number(0x3c, 2)).map(|index| self.number(0x28, 8) + index * self.number(0x3a, 2)).collect()
+    }
+
+    /// The bytes of a section, from its first.
+    fn content(&self, section: usize) -> usize {
+        self.number(section + 0x18, 8)
+    }
+
+    fn text(&self, at: usize) -> String {
+        let text = &self.0[at..];
+        String::from_utf8_lossy(&text[..text.iter().position(|&byte| byte == 0).unwrap()]).into_owned()
+    }
+
+    /// Its symbols and what they hold.
+    fn symbols(&self) -> HashMap<String, Vec<u8>> {
+        const SYMBOL_TABLE: usize = 2;
+        const OCCUPIES_NO_SPACE: usize = 8;
+        let (sections, kind) = (self.sections(), |section: usize| self.number(section + 4, 4));
+        let mut symbols = HashMap::new();
+        for &table in sections.iter().filter(|&&section| kind(section) == SYMBOL_TABLE) {
+            let (start, size) = (self.content(table), self.number(table + 0x20, 8));
+            let strings = self.content(sections[self.number(table + 0x28, 4)]);
+            for symbol in (start..start + size).step_by(24) {
+                let home = self.number(symbol + 6, 2);
+                let (value, bytes) = (self.number(symbol + 8, 8), self.number(symbol + 16, 8));
+                let held = home > 0 && home < 0xff00 && kind(sections[home]) != OCCUPIES_NO_SPACE;
+                let at = if held { self.content(sections[home]) + value } else { 0 };
+                let name = self.text(strings + self.number(symbol, 4));
+                symbols.insert(name, if held { self.0[at..at + bytes].to_vec() } else { Vec::new() });
+            }
+        }
+        symbols
+    }
+
+    /// The alignment of each kernel's shared memory.
+    fn shared_alignments(&self) -> HashMap<String, usize> {
+        let sections = self.sections();
+        let names = self.content(sections[self.number(0x3e, 2)]);
+        let named = sections.iter().map(|&section| (self.text(names + self.number(section, 4)), section));
+        named
+            .filter_map(|(name, section)| {
+                Some((name.strip_prefix(".nv.shared.")?.to_string(), self.number(section + 0x30, 8)))
+            })
+            .collect()
+    }
+}
+
+/// A family is loaded when it is first used: opening a GPU must not compile what it may never run.
+#[cfg(feature = "cuda")]
+#[test]
+fn families_are_loaded_on_their_first_use_even_while_capturing() {
+    use x2ct::device::CudaLauncher;
+    use x2ct::device::cudarc::driver::{CudaContext, result, sys};
+    use x2ct::kernels::Launcher;
+    // Says that there is no GPU, where there is none.
+    if devices().iter().all(|(_, device)| device.is_host()) {
+        return;
+    }
+    let stream = CudaContext::new(0).unwrap().new_stream().unwrap();
+    let launcher = CudaLauncher::new(&stream, FAMILIES).unwrap();
+    assert_eq!(launcher.loaded().len(), 1, "{:?}", launcher.loaded());
+    let mut others = FAMILIES.iter().filter(|family| !launcher.loaded().contains(&family.name));
+    let (first, second) = (others.next().unwrap(), others.next().unwrap());
+    launcher.config(first.entries[0]).unwrap();
+    launcher.config(first.entries[0]).unwrap();
+    assert!(launcher.loaded().len() == 2 && launcher.loaded().contains(&first.name), "{:?}", launcher.loaded());
+    let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+    // Safety: the stream is alive, and its graph is destroyed.
+    unsafe {
+        result::stream::begin_capture(stream.cu_stream(), mode).unwrap();
+        launcher.config(second.entries[0]).unwrap();
+        result::graph::destroy(result::stream::end_capture(stream.cu_stream()).unwrap()).unwrap();
+    }
+    assert!(launcher.loaded().contains(&second.name), "{:?}", launcher.loaded());
 }

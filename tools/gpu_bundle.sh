@@ -52,7 +52,7 @@ system: $(uname -m), needs $needs
 END
 
 # The kernels are in both programs. A dictionary that reaches from one to the other stores them once: gzip's does not.
-tar -C "$bundle" -cf - x2ct x2ct_tests tests | xz -T1 --lzma2=preset=6,dict=256MiB >"$bundle/programs.tar.xz"
+tar -C "$bundle" -cf - x2ct x2ct_tests tests | xz -T1 --lzma2=preset=6,dict=512MiB >"$bundle/programs.tar.xz"
 rm -r "$bundle/x2ct" "$bundle/x2ct_tests" "$bundle/tests"
 
 size_kb=$(du -sk "$bundle" | cut -f1)

@@ -55,7 +55,7 @@ TOML
 
 # What one device makes, in a folder of its own.
 everything() {
-    local on=$1 pid code
+    local on=$1 pid code steps
     # Projection: every mode and projector.
     run drr "../${volumes[0]}" --out mean.safetensors --device "$on"
     for projector in siddon joseph trilinear; do
@@ -70,14 +70,21 @@ everything() {
     run preprocess "${inputs[@]}" --preset ct-clip-v2 --dtype bf16 --out prepared --pack volumes.safetensors --device "$on"
     # Training a radiograph encoder, interrupted once it has written a checkpoint, then resumed to the end.
     radiograph_run 6 >run.toml
-    echo "+ x2ct train run.toml, interrupted"
-    "$x2ct" train run.toml --device "$on" &
-    pid=$!
-    while kill -0 $pid 2>/dev/null && [ ! -e run/checkpoint.safetensors ]; do sleep 0.02; done
-    # Not the interrupt of a terminal: the shell lets processes behind it ignore that.
-    kill -TERM $pid 2>/dev/null || true
-    wait $pid || { code=$? && [ $code -eq 130 ] || [ $code -eq 143 ]; }
-    echo "stopped after $(wc -l <run/log.jsonl) of 12 steps"
+    # A quick device may come to the end first: then once more.
+    for _ in 1 2 3 4 5 6; do
+        rm -rf run
+        echo "+ x2ct train run.toml, interrupted"
+        "$x2ct" train run.toml --device "$on" &
+        pid=$!
+        while kill -0 $pid 2>/dev/null && [ ! -e run/checkpoint.safetensors ]; do sleep 0.01; done
+        # Not the interrupt of a terminal: the shell lets processes behind it ignore that.
+        kill -TERM $pid 2>/dev/null || true
+        wait $pid || { code=$? && [ $code -eq 130 ] || [ $code -eq 143 ]; }
+        steps=$(wc -l <run/log.jsonl)
+        echo "stopped after $steps of 12 steps"
+        [ "$steps" -eq 12 ] || break
+    done
+    [ "$steps" -lt 12 ] || { echo "the training could not be stopped before its end" && return 1; }
     run train run.toml --device "$on"
     [ "$(wc -l <run/log.jsonl)" -eq 12 ]
     # A CT encoder from volumes and reports, and the cache that it makes.

@@ -18,6 +18,7 @@ bundle() { # FOLDER: a bundle of stand-ins
 echo "x2ct $1 ${2:-}:" $(env | grep ^X2CT_ | sort) >>"$ENVIRONMENT"
 case "$1 $2" in
     "check --device") [[ "$*" != *bad* ]] ;;
+    "bench slow") echo $$ >slow.pid && sleep 60 ;;
     "bench --list") printf '%s\n' quick broken stuck late ;;
     "bench broken") echo "x2ct: planted" && exit 1 ;;
     bench\ *)
@@ -30,7 +31,7 @@ esac
 STUB
     cat >"$1/x2ct_tests" <<'STUB'
 #!/usr/bin/env bash
-all=(device::opens ops::good::adds ops::hangs::waits ops::hangs::after ops::faults::before ops::faults::breaks ops::faults::victim shim::planted_on_cuda)
+all=(shim::bulk_copies_arrive_in_any_order ops::good::hopper::multiplies device::opens ops::good::adds ops::hangs::waits ops::hangs::after ops::faults::before ops::faults::breaks ops::faults::victim shim::planted_on_cuda)
 echo "x2ct_tests $*:" $(env | grep ^X2CT_ | sort) >>"$ENVIRONMENT"
 wanted=() exact=false list=false
 while [ $# -gt 0 ]; do
@@ -74,6 +75,7 @@ if [[ "$*" == *planted* ]]; then
     [ $tool = racecheck ] || exit 99
     exit 0
 fi
+[[ $tool != racecheck || "$*" != *bulk* && "$*" != *hopper* ]] || exit 99
 exec "$@"
 STUB
     printf '#!/bin/sh\necho "Stand-in GPU"\n' >"$1/bin/nvidia-smi"
@@ -112,6 +114,10 @@ expect "bench quick" "passed:*"
 expect "bench broken" "failed: exit status 1; x2ct: planted*"
 expect "bench stuck" "timed out:*"
 expect "bench late" "passed:*"
+# A tool that does not pass right kernels is not asked about those of their kind.
+expect "sanitizer racecheck on bulk copies" "skipped: it does not pass kernels that are right*"
+grep -qE 'hopper.*X2CT_PLAIN_ALLOC' "$ENVIRONMENT" || fail "hopper tests run under no sanitizer"
+awk -F'\t' '$1 == "sanitizer racecheck ops::good"' "$at/b/results/status.tsv" | grep -q passed || fail "racecheck: $(result "sanitizer racecheck ops::good")"
 [[ "$(result peers)" == skipped:* || "$(result "peers copy")" != "" ]] || fail "peers: neither skipped nor run"
 
 # Each step had its own variables and no other's.
@@ -135,6 +141,11 @@ run 1 FILTER=broken "$at/b/run.sh" bench
 expect "bench broken" "passed:*"
 expect "bench stuck" "timed out:*"
 expect "tests ops::good" "passed:*"
+
+# Called without a step, it runs nothing that has a verdict.
+: >"$ENVIRONMENT"
+run 1 SANITIZER_FILTER=ops::good "$at/b/run.sh"
+grep -E '^x2ct bench (quick|broken|stuck)|--exact' "$ENVIRONMENT" && fail "what had a verdict was run again"
 
 # Killed, and called again without a step, it goes on: finished families stay, and are not measured again.
 cp "$at/out/results.tar.gz" "$at/kept.tar.gz"
@@ -164,6 +175,26 @@ cp "$at/kept.tar.gz" "$at/b/results.tar.gz"
 : >"$ENVIRONMENT"
 run 1 BUDGET=0 "$at/b/run.sh"
 expect "tests ops::good" "passed:*"
+
+# What cannot be found is not passed.
+run 1 FILTER=nonsense "$at/b/run.sh" test bench
+grep -q "no test and no family has nonsense" "$at/said" || fail "a filter that fits nothing is not told"
+sed -i 's/"bench --list") .*/"bench --list") exit 1 ;;/' "$at/b/x2ct"
+run 1 "$at/b/run.sh" bench
+expect bench "failed: the program lists no family"
+
+# Ended, it ends what runs, at once; what it had is there.
+rm -rf "$at/b" "$at/out" && bundle "$at/b"
+sed -i "s/'%s.n' quick broken stuck late/'%s\\\\n' quick slow/" "$at/b/x2ct"
+env PATH="$at/b/bin:$PATH" OUT="$at/out" "$at/b/run.sh" bench >"$at/said" 2>&1 &
+pid=$!
+for _ in $(seq 100); do [ -e "$at/b/slow.pid" ] && break; sleep 0.1; done
+begun=$SECONDS
+kill -TERM $pid
+wait $pid && fail "ended with 0 by TERM"
+[ $((SECONDS - begun)) -le 5 ] || fail "TERM waited $((SECONDS - begun)) s"
+! kill -0 "$(cat "$at/b/slow.pid")" 2>/dev/null || fail "what ran when TERM came runs on"
+grep -qF '| quick | a | 2 us |' "$at/out/RESULTS.md" || fail "what was measured before TERM is not in RESULTS.md"
 
 # A budget ends the call in time; what was cut short has no verdict.
 rm -rf "$at/b" && bundle "$at/b"

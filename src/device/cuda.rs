@@ -2,7 +2,7 @@
 //!
 //! One context, one set of loaded kernels and one memory pool per GPU and process; every handle has a stream of its own.
 //! Three variables of the environment help to find a defect: `X2CT_SYNC=1` waits after each launch and names the kernel
-//! that failed, `X2CT_POISON=1` fills new memory with NaN, `X2CT_PLAIN_ALLOC=1` allocates without a pool, so that
+//! that failed (where one thread launches: a failure is the whole context's), `X2CT_POISON=1` fills new memory with NaN, `X2CT_PLAIN_ALLOC=1` allocates without a pool, so that
 //! compute-sanitizer sees every buffer.
 
 use std::ffi::c_void;

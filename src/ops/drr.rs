@@ -518,7 +518,7 @@ impl Op for MeanProjection {
         gradient.expect("gradient of the volume", device, volume.shape(), dtype)?;
         let mean = self.params(&source)?;
         let lines = Tensor::empty(device, mean.lines, DType::F32, "gradient of lines")?;
-        // The resize is linear: no value decides which part of the gradient passes, so the lines' values are not needed.
+        // The resize has no limits: the lines' values, which were not kept, are not read.
         mean.grid.gradient(&lines, image, upstream, &lines, Write::Overwrite)?;
         let params =
             DrrMeanParams { image: lines.ptr(), gradient: gradient.ptr(), accumulate: write.flag(), ..mean.params };

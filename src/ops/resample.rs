@@ -301,7 +301,8 @@ impl Grid {
         Ok(out)
     }
 
-    /// The gradient of `source`, given that of `out`.
+    /// The gradient of `source`, given that of `out`. The source's values are read only where limits decide which part of the
+    /// gradient passes.
     pub(super) fn gradient(
         &self,
         source: &Tensor,
@@ -313,8 +314,9 @@ impl Grid {
         let device = source.device();
         upstream.expect("gradient of the resampled volume", device, &self.shape, out.dtype())?;
         gradient.expect("gradient of the volume", device, source.shape(), source.dtype())?;
+        let limited = self.params.stored_low > f32::NEG_INFINITY || self.params.stored_high < f32::INFINITY;
         let params = ResampleParams {
-            volume: source.ptr(),
+            volume: if limited { source.ptr() } else { DevicePtr::NULL },
             out: out.ptr(),
             upstream: upstream.ptr(),
             gradient: gradient.ptr(),

@@ -4,7 +4,7 @@ use x2ct::ops::conv2d::Conv2d;
 use x2ct::ops::gemm::{Backend, Method, Precision};
 use x2ct::tensor::{DType, Tensor};
 
-use crate::support::{assert_close, backends, devices, host, normal, round_bf16, tensor_core_bound};
+use crate::support::{assert_close, backends, devices, host, normal, round_bf16, sum_bound, tensor_core_bound};
 
 /// Images, channels in and out, height and width, filter, stride, padding.
 #[derive(Clone, Copy, Debug)]
@@ -123,6 +123,7 @@ fn convolutions_and_their_gradients_agree_with_f64() {
                     assert_close(&format!("{what} dx"), &get(&x), &want.dx, bound);
                     let of_dw = match (parameters, dtype) {
                         (DType::F32, DType::Bf16) => tensor_core_bound(n * want.out[0] * want.out[1]),
+                        (DType::F32, DType::F32) if !tf32 => sum_bound(n * want.out[0] * want.out[1]),
                         _ => bound,
                     };
                     assert_close(&format!("{what} dw"), &get(&w), &want.dw, of_dw);

@@ -77,7 +77,13 @@ pub fn backends(device: &Device) -> Vec<Backend> {
 /// for sm_90a.
 pub fn devices_with_wgmma() -> Vec<(String, Device)> {
     let mut all = devices();
-    all.retain(|(_, device)| x2ct::kernels::contrastive::check_wgmma(device.launcher()).is_ok());
+    all.retain(|(name, device)| match x2ct::kernels::contrastive::check_wgmma(device.launcher()) {
+        Ok(()) => true,
+        Err(why) => {
+            println!("SKIPPED on {name}: {why}");
+            false
+        }
+    });
     all
 }
 

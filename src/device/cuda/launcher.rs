@@ -59,6 +59,12 @@ impl CudaLauncher {
         &self.stream
     }
 
+    /// The families whose kernels are loaded: the smallest, and those of which something was used.
+    pub fn loaded(&self) -> Vec<&'static str> {
+        let modules = self.modules.families.iter().flatten();
+        modules.filter(|module| module.loaded.get().is_some()).map(|module| module.family.name).collect()
+    }
+
     /// `cuda:N`.
     pub(super) fn name(&self) -> &str {
         &self.modules.device
@@ -435,36 +441,6 @@ mod tests {
         let other = parse_config(&table([256, 2, 0, 48, 0, 1, 1, 1, 1]), 40).unwrap_err();
         assert!(other.contains("48 bytes in the module, 40 in this build"), "{other}");
         assert!(parse_config(&table([250, 2, 0, 40, 0, 1, 1, 1, 1]), 40).unwrap_err().contains("250 threads"));
-    }
-
-    /// On a GPU; opening one must not compile what it may never run.
-    #[test]
-    fn families_are_loaded_on_their_first_use_even_while_capturing() {
-        use crate::kernels::FAMILIES;
-        if let Err(why) = driver::device_count("cuda") {
-            println!("SKIPPED on CUDA: {why}");
-            return;
-        }
-        let stream = CudaContext::new(0).unwrap().new_stream().unwrap();
-        let launcher = CudaLauncher::new(&stream, FAMILIES).unwrap();
-        let loaded = || {
-            let of = |module: &&Module| module.loaded.get().is_some();
-            launcher.modules.families.iter().flatten().filter(of).map(|module| module.family.name).collect::<Vec<_>>()
-        };
-        assert_eq!(loaded().len(), 1, "{:?}", loaded());
-        let mut others = FAMILIES.iter().filter(|family| !loaded().contains(&family.name));
-        let (first, second) = (others.next().unwrap(), others.next().unwrap());
-        launcher.config(first.entries[0]).unwrap();
-        launcher.config(first.entries[0]).unwrap();
-        assert!(loaded().len() == 2 && loaded().contains(&first.name), "{:?}", loaded());
-        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        // Safety: the stream is alive, and its graph is destroyed.
-        unsafe {
-            result::stream::begin_capture(stream.cu_stream(), mode).unwrap();
-            launcher.config(second.entries[0]).unwrap();
-            result::graph::destroy(result::stream::end_capture(stream.cu_stream()).unwrap()).unwrap();
-        }
-        assert!(loaded().contains(&second.name), "{:?}", loaded());
     }
 
     #[test]
