@@ -193,7 +193,7 @@ impl Archive {
     /// Maps an archive of `format` and verifies its structure and length, not its content: to look at the metadata of many
     /// files, which are [`Archive::read`] later.
     pub fn open(path: &Path, format: &str, what: &str, advice: &str) -> Result<Self> {
-        let file = std::fs::File::open(path).map_err(|e| Error::io(path, &format!("open the {what}"), &e))?;
+        let file = files::open(path).map_err(|e| Error::io(path, &format!("open the {what}"), &e))?;
         // SAFETY: the map is only read. Archives are replaced by renaming, never written in place.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, &format!("map the {what}"), &e))?;
         Self::parse(path, map, format).map_err(|problem| Error::file(path, problem, advice))

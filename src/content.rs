@@ -4,6 +4,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::files;
 
 /// Bytes from a file's start that tell its content; signatures lie within, and so does the first line of a table.
 const START: usize = 4096;
@@ -34,6 +35,7 @@ pub enum Content {
     Png,
     Jpeg,
     Jpeg2000,
+    JpegXl,
     Tiff,
     Gif,
     Bmp,
@@ -60,6 +62,10 @@ pub enum Content {
     Table,
     /// Any other text.
     Text,
+    /// Text in UTF-16, with a byte-order mark or without.
+    Utf16,
+    /// Text in UTF-32, with a byte-order mark or without.
+    Utf32,
     /// None of these.
     Unknown,
 }
@@ -92,7 +98,7 @@ impl Content {
         if matches!(bytes, [0x80, 2..=5, ..]) {
             return Content::Pickle;
         }
-        text(bytes).unwrap_or(Content::Unknown)
+        wide_text(bytes).or_else(|| text(bytes)).unwrap_or(Content::Unknown)
     }
 
     /// As [`Content::of`] the first bytes of these: as many as are read of a file.
@@ -108,7 +114,7 @@ impl Content {
         let path = path.as_ref();
         let failed = |e: std::io::Error| Error::io(path, "read", &e);
         let mut start = Vec::new();
-        std::fs::File::open(path).map_err(failed)?.take(START as u64).read_to_end(&mut start).map_err(failed)?;
+        files::open(path).map_err(failed)?.take(START as u64).read_to_end(&mut start).map_err(failed)?;
         Ok(Content::of(&start))
     }
 
@@ -128,6 +134,7 @@ impl Content {
             Content::Png => "a PNG image",
             Content::Jpeg => "a JPEG image",
             Content::Jpeg2000 => "a JPEG 2000 image",
+            Content::JpegXl => "a JPEG XL image",
             Content::Tiff => "a TIFF image",
             Content::Gif => "a GIF image",
             Content::Bmp => "a BMP image",
@@ -148,6 +155,8 @@ impl Content {
             Content::Json => "JSON",
             Content::Table => "a text table",
             Content::Text => "a text file",
+            Content::Utf16 => "UTF-16 text",
+            Content::Utf32 => "UTF-32 text",
             Content::Unknown => "of a format not known here",
         }
     }
@@ -161,6 +170,7 @@ impl Content {
                 "a server's answer was saved in its place: log in or take the direct link, and download again"
             }
             Content::Zip | Content::Tar | Content::Compressed => "unpack it first",
+            Content::Utf16 | Content::Utf32 => "save it as UTF-8",
             Content::TorchZip | Content::Pickle => {
                 "convert it to safetensors in Python, with safetensors.torch.save_file"
             }
@@ -179,13 +189,15 @@ impl std::fmt::Display for Content {
 }
 
 /// Byte offset, magic, what it says; the first that fits counts.
-const SIGNATURES: [(usize, &[u8], Content); 30] = [
+const SIGNATURES: [(usize, &[u8], Content); 32] = [
     (0, b"\x1f\x8b", Content::Gzip),
     (128, b"DICM", Content::Dicom),
     (0, b"\x89PNG\r\n\x1a\n", Content::Png),
     (0, b"\xff\xd8\xff", Content::Jpeg),
     (0, b"\x00\x00\x00\x0cjP  \r\n\x87\n", Content::Jpeg2000),
     (0, b"\xff\x4f\xff\x51", Content::Jpeg2000),
+    (0, b"\x00\x00\x00\x0cJXL \r\n\x87\n", Content::JpegXl),
+    (0, b"\xff\x0a", Content::JpegXl),
     (0, b"II*\0", Content::Tiff),
     (0, b"MM\0*", Content::Tiff),
     (0, b"II+\0", Content::Tiff),
@@ -259,11 +271,29 @@ fn is_bare_dicom(bytes: &[u8]) -> bool {
     explicit || u32::from_le_bytes(rest) <= 1024
 }
 
-fn text(bytes: &[u8]) -> Option<Content> {
-    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
-        // UTF-16 as spreadsheets save it: a character of every pair is zero in most languages.
-        return bytes[2..].contains(&0).then_some(Content::Text);
+/// UTF-32 and UTF-16, as spreadsheets save them: by their marks, and without one where most characters are ASCII.
+fn wide_text(bytes: &[u8]) -> Option<Content> {
+    let starts = |mark: &[u8]| bytes.starts_with(mark);
+    if starts(b"\xff\xfe\0\0") || starts(b"\0\0\xfe\xff") || is_wide::<4>(bytes) {
+        return Some(Content::Utf32);
     }
+    // The marks alone are a JPEG's or an MP3's too; a byte of most pairs is zero in most languages.
+    let marked = (starts(b"\xff\xfe") || starts(b"\xfe\xff")) && bytes[2..].contains(&0);
+    (marked || is_wide::<2>(bytes)).then_some(Content::Utf16)
+}
+
+/// Whether most of the first 64 groups of N bytes are zeros and one ASCII character, in one byte order.
+fn is_wide<const N: usize>(bytes: &[u8]) -> bool {
+    let groups = &bytes.as_chunks::<N>().0[..(bytes.len() / N).min(64)];
+    let printed = |byte: u8| matches!(byte, b' '..=b'~' | b'\t' | b'\r' | b'\n');
+    let ascii = |at: usize| {
+        let holds = |group: &&[u8; N]| (0..N).all(|i| if i == at { printed(group[i]) } else { group[i] == 0 });
+        groups.iter().filter(holds).count()
+    };
+    groups.len() > 2 && ascii(0).max(ascii(N - 1)) * 2 > groups.len()
+}
+
+fn text(bytes: &[u8]) -> Option<Content> {
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
         // Cut inside a character.

@@ -61,6 +61,7 @@ impl Error {
         let hint = match error.kind() {
             NotFound => "check the path",
             PermissionDenied => "check the permissions of the file and its folder",
+            InvalidInput => "name a plain file, and write what comes from a pipe or a device to one first",
             StorageFull | QuotaExceeded => "free some space and run again",
             _ => "check the disk and run again",
         };

@@ -1,15 +1,45 @@
-//! Output files: complete or absent, never half-written; and paths as text.
+//! Files to read, which are plain ones; output files, complete or absent, never half-written; and paths as text.
 
+use std::collections::HashMap;
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use atomic_write_file::AtomicWriteFile;
 use serde::Serializer;
 
 use crate::error::{Error, Result};
+
+mod unfinished;
+pub(crate) use unfinished::Unfinished;
+
+/// Opens a file to read.
+///
+/// # Errors
+/// What is no plain file: opening a pipe waits for somebody to write to it, and a device may never end.
+pub fn open(path: impl AsRef<Path>) -> std::io::Result<File> {
+    let path = path.as_ref();
+    let kind = path.metadata()?.file_type();
+    if kind.is_file() {
+        return File::open(path);
+    }
+    let what = match () {
+        () if kind.is_dir() => "a folder",
+        () if kind.is_fifo() => "a pipe",
+        () if kind.is_socket() => "a socket",
+        () => "a device",
+    };
+    Err(std::io::Error::new(ErrorKind::InvalidInput, format!("it is {what}, not a file")))
+}
+
+/// All bytes of a file, which is opened as [`open`] does.
+pub fn read(path: impl AsRef<Path>) -> std::io::Result<Vec<u8>> {
+    let mut file = open(path)?;
+    let mut bytes = Vec::with_capacity(file.metadata().map_or(0, |status| status.len() as usize));
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
 
 /// Writes `bytes` to `path` atomically: a temporary file in the same folder, synced, then renamed over the old one. A
 /// crash, a full disk or a kill leaves the old file, or none. A new file gets the usual mode (0644 under the usual
@@ -26,7 +56,7 @@ pub fn write_atomic_with(path: impl AsRef<Path>, fill: impl FnOnce(&mut dyn Writ
     let refuse = |e: std::io::Error| Error::io(path, "write", &e);
     match Target::of(path)? {
         Target::File(target) => {
-            let mut file = BufWriter::with_capacity(1 << 20, AtomicWriteFile::open(target).map_err(refuse)?);
+            let mut file = BufWriter::with_capacity(1 << 20, Unfinished::begin(&target).map_err(refuse)?);
             fill(&mut file)?;
             file.into_inner().map_err(|e| refuse(e.into_error()))?.commit().map_err(refuse)
         }
@@ -43,43 +73,39 @@ pub fn check_writable(path: impl AsRef<Path>) -> Result<()> {
     let path = path.as_ref();
     match Target::of(path)? {
         Target::File(target) => {
-            AtomicWriteFile::open(target).and_then(AtomicWriteFile::discard).map_err(|e| Error::io(path, "write", &e))
+            Unfinished::begin(&target).and_then(Unfinished::discard).map_err(|e| Error::io(path, "write", &e))
         }
         // To open one could wait for its reader, or end what the reader waits for.
         Target::Stream(_) => Ok(()),
     }
 }
 
-/// Removes what a process that was killed while it wrote `path` has left: hidden files beside it, `.NAME.` and six letters or
-/// digits. Nobody else may be writing `path` now.
+/// Removes what processes that were killed while they wrote `path` have left: hidden files beside it, `.NAME.` and six letters or
+/// digits. A living process's file stays. To write `path` does this too, and goes on where it cannot.
 pub fn remove_unfinished(path: impl AsRef<Path>) -> Result<()> {
-    let path = path.as_ref();
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let begin = format!(".{}.", lossy(path.file_name().unwrap_or_default()));
-    let failed = |e: std::io::Error| Error::io(folder, "read the folder", &e);
-    for entry in std::fs::read_dir(folder).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let name = lossy(entry.file_name());
-        let random = name.strip_prefix(&begin).unwrap_or_default();
-        if random.len() == 6 && random.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-            let path = entry.path();
-            std::fs::remove_file(&path).map_err(|e| Error::io(&path, "remove what a killed run left", &e))?;
-        }
-    }
-    Ok(())
+    unfinished::sweep(path.as_ref())
 }
 
 /// Refuses an output that is one of the inputs, by whatever name: to write it would lose what is read.
 pub fn check_apart<P: AsRef<Path>>(output: impl AsRef<Path>, inputs: impl IntoIterator<Item = P>) -> Result<()> {
-    let output = output.as_ref();
-    let Ok(file) = output.canonicalize() else { return Ok(()) };
-    match inputs.into_iter().find(|input| input.as_ref().canonicalize().is_ok_and(|input| input == file)) {
-        Some(input) if file.is_file() => {
-            let problem = format!("is the same file as the input {}", input.as_ref().display());
-            Err(Error::file(output, problem, "name another file to write"))
+    check_all_apart([output], inputs)
+}
+
+/// [`check_apart`] of several outputs.
+pub fn check_all_apart<O: AsRef<Path>, I: AsRef<Path>>(
+    outputs: impl IntoIterator<Item = O>,
+    inputs: impl IntoIterator<Item = I>,
+) -> Result<()> {
+    let inputs: HashMap<PathBuf, I> =
+        inputs.into_iter().filter_map(|input| Some((input.as_ref().canonicalize().ok()?, input))).collect();
+    for output in outputs {
+        let file = output.as_ref().canonicalize().ok().filter(|file| file.is_file());
+        if let Some(input) = file.and_then(|file| inputs.get(&file)) {
+            let problem = format!("is the same file as the input {}", lossy(input));
+            return Err(Error::file(output, problem, "name another file to write"));
         }
-        _ => Ok(()),
     }
+    Ok(())
 }
 
 /// What stands behind an output path.
@@ -146,7 +172,7 @@ pub fn check_folder(path: impl AsRef<Path>) -> Result<()> {
         return Err(Error::file(path, problem, "name another folder"));
     }
     let failed = |e: std::io::Error| Error::io(path, "write to the folder", &e);
-    AtomicWriteFile::open(existing.join("x2ct")).and_then(AtomicWriteFile::discard).map_err(failed)
+    Unfinished::begin(&existing.join("x2ct")).and_then(Unfinished::discard).map_err(failed)
 }
 
 /// A path as text for messages and JSON: what is not UTF-8 becomes U+FFFD. (serde refuses such a path.)

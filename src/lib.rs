@@ -22,6 +22,7 @@ pub mod eval;
 pub mod files;
 pub mod kernels;
 pub mod labels;
+pub mod limits;
 pub mod nn;
 pub mod ops;
 pub mod philox;

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::content::Content;
 use crate::error::{Error, Result};
+use crate::files;
 
 /// Whether a table may have columns beside the wanted ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +54,8 @@ pub struct BadRow {
     pub about: Option<String>,
     /// What is wrong.
     pub problem: String,
+    /// Whether an equal row stands before it, which counts: nothing is lost with this one.
+    pub spare: bool,
 }
 
 /// The rows of a table by a key.
@@ -74,7 +77,7 @@ impl Table {
     /// [`Others::Refused`] columns beside them.
     pub fn open(path: impl AsRef<Path>, wanted: &[&'static str], others: Others, hint: &str) -> Result<Self> {
         let path = path.as_ref();
-        let bytes = std::fs::read(path).map_err(|e| match e.kind() {
+        let bytes = files::read(path).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied => {
                 Error::io(path, "open the table", &e)
             }
@@ -139,8 +142,14 @@ impl Table {
     /// A row from its cells and its bytes.
     fn row(&self, line: usize, cells: csv::ByteRecord, bytes: &[u8]) -> Result<Row<'_>, BadRow> {
         let about = cells.get(self.at[0]).and_then(|cell| std::str::from_utf8(cell).ok()).map(str::to_string);
-        let bad =
-            |problem: String| BadRow { table: self.path.clone(), line, column: None, about: about.clone(), problem };
+        let bad = |problem: String| BadRow {
+            table: self.path.clone(),
+            line,
+            column: None,
+            about: about.clone(),
+            problem,
+            spare: false,
+        };
         let several_lines = cells.iter().any(|cell| cell.contains(&b'\n'));
         if several_lines && bytes.iter().filter(|&&b| b == b'"').count() % 2 == 1 {
             let lines = bytes.trim_ascii().iter().filter(|&&b| b == b'\n').count();
@@ -172,8 +181,9 @@ impl Table {
                         keyed.rows.insert(key, value);
                     }
                     Some((line, cells)) if *cells == row.cells => {
-                        keyed.bad.push(row.bad(0, format!("{key} stands on line {line} already, in the same words")));
-                        keyed.bad.last_mut().expect("just pushed").about = None;
+                        let problem =
+                            format!("{key} stands on line {line} already, in the same words, and counts once");
+                        keyed.bad.push(BadRow { about: None, spare: true, ..row.bad(0, problem) });
                     }
                     Some((line, _)) => {
                         let problem = format!("{key} stands on line {line} already, in other words; neither counts");
@@ -218,6 +228,7 @@ impl Row<'_> {
             column: Some(self.table.wanted[column]),
             about,
             problem,
+            spare: false,
         }
     }
 }
@@ -239,7 +250,8 @@ impl BadRow {
     /// The row as an error, whose field is the row's place.
     pub fn error(&self) -> Error {
         let (path, field, problem) = (self.table.clone(), Some(self.place()), self.problem.clone());
-        Error::File { path, field, problem, hint: "correct the row or remove it".into() }
+        let hint = if self.spare { "remove one of the two" } else { "correct the row or remove it" };
+        Error::File { path, field, problem, hint: hint.into() }
     }
 }
 
@@ -281,17 +293,13 @@ impl Lines<'_> {
 
 /// What bytes are that are no table, and what to do about it.
 fn no_table(bytes: &[u8]) -> Option<(String, &'static str)> {
-    let marked = bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff");
-    // In most languages one byte of every pair is zero.
-    let pairs = bytes.chunks_exact(2).take(64);
-    let zero = |byte: usize| pairs.clone().filter(|pair| pair[byte] == 0).count() * 2 > pairs.len();
-    if marked || zero(0) || zero(1) {
-        return Some(("is UTF-16 text".into(), "save it as comma-separated text in UTF-8"));
-    }
     match Content::of_start(bytes) {
         // Text in another encoding is for the rows to name.
         Content::Empty | Content::Table | Content::Text | Content::Unknown => None,
         Content::Zip => Some(("is a zip archive or an Excel workbook".into(), "save it as comma-separated text (CSV)")),
+        wide @ (Content::Utf16 | Content::Utf32) => {
+            Some((format!("is {wide}"), "save it as comma-separated text in UTF-8"))
+        }
         Content::Gzip => Some(("is compressed by gzip".into(), "decompress it with `gunzip`")),
         other => Some((format!("is {other}, not a table"), other.remedy().unwrap_or("pass the table itself"))),
     }

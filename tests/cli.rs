@@ -357,6 +357,8 @@ const BAD: &[(&str, &[&str])] = &[
     ("check absent.safetensors", &["absent.safetensors: cannot read"]),
     ("check train.cache.safetensors", &["no golden case among 1 file(s): train.cache.safetensors (x2ct-cache-1)"]),
     ("check good.toml", &["good.toml: is not a whole safetensors file"]),
+    ("drr volume.nii.gz --mode attenuation --pitch 1e300 --out x.png", &["--pitch: is 1e300; give a number from 0.001 to 100 mm"]),
+    ("drr volume.nii.gz --rescale 1e300,0 --out x.png", &["--rescale: the slope is 1e300"]),
     ("bench pointwise --baseline good.toml", &["good.toml: is no output of `x2ct bench --json`"]),
     ("bench mixers --batch 1", &["one value a channel", "--batch 2"]),
 ];
@@ -395,6 +397,7 @@ const USAGE: &[(&str, &[&str])] = &[
     ("predict i.png --checkpoint k --cache c --nearest 0", &["0 is not in 1..=1000"]),
     ("predict i.png --checkpoint k --cache c --split valid", &["`--split` has no effect here: it acts with --dataset"]),
     ("bench --list --seconds 3", &["'--list'", "'--seconds <SECONDS>'"]),
+    ("model resnet18 --batch 4 --micro-batch 5", &["--micro-batch 5 is more than the batch of 4"]),
     ("chek x", &["'chek'", "'check'"]),
     ("check", &["<FILES>"]),
 ];

@@ -241,6 +241,9 @@ fn what_is_no_table_is_recognised() {
         ("\u{feff}\n<html>", "HTML page"),
         ("PK\u{3}\u{4}", "Excel workbook"),
         ("V\0o\0l\0", "UTF-16"),
+        ("\0V\0o\0l", "UTF-16"),
+        ("V\0\0\0o\0\0\0l\0\0\0", "UTF-32"),
+        ("\0\0\0V\0\0\0o\0\0\0l", "UTF-32"),
     ] {
         for relative in [REPORTS, LABELS, METADATA] {
             assert_says(&error_after(relative, |_| text.into()), &[says]);
@@ -264,13 +267,25 @@ fn a_bad_row_is_named_by_line_and_column_and_costs_itself() {
     assert_says(&error, &["line 2", "ZSpacing", "\"-1.5\""]);
     let error = bad_row_after(METADATA, &[0], |t| t.replacen(",1.5,", ",None,", 1));
     assert_says(&error, &["line 2", "ZSpacing", "\"None\""]);
+    for number in ["nan", "NaN", "inf", "-inf", "1e400", "0", "1;5"] {
+        let error = bad_row_after(METADATA, &[0], |t| t.replacen(",1.5,", &format!(",{number},"), 1));
+        assert_says(
+            &error,
+            &["line 2, column ZSpacing", &format!("{number:?} is not a positive number of mm, or empty")],
+        );
+        let error = bad_row_after(METADATA, &[1], |t| t.replacen("[0.9, 0.9]", &format!("[0.9, {number}]"), 1));
+        assert_says(&error, &["line 3, column XYSpacing"]);
+    }
     let error = bad_row_after(LABELS, &[2], |t| t[..t.len() - 12].to_string());
     assert_says(&error, &["line 4", "fields, the header 19"]);
     // Two rows of one volume that differ: neither counts. The same row twice: once.
     let error = bad_row_after(REPORTS, &[0, 1], |t| t.replacen("valid_1_a_2", "valid_1_a_1", 1));
     assert_says(&error, &["line 5", "valid_1_a_1 stands on line 2 already, in other words"]);
     let error = bad_row_after(LABELS, &[], |t| format!("{t}{}\n", t.lines().last().unwrap()));
-    assert_says(&error, &["line 5", "valid_2_a_1 stands on line 4 already, in the same words"]);
+    assert_says(
+        &error,
+        &["line 5", "valid_2_a_1 stands on line 4 already, in the same words, and counts once; remove one of the two"],
+    );
     // A quote that is never closed would swallow all rows below it.
     let error = bad_row_after(REPORTS, &[2], |t| {
         t.replacen("Größe normal.,", "Größe normal.,\"", 1) + "rows,below\nare,swallowed\n"

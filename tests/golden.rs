@@ -375,7 +375,7 @@ fn a_folder_is_gone_through_in_order_and_other_files_are_named() {
     // A file that was named, one that cannot be read and one that lost its metadata are for the reader to refuse.
     let cases = ["a.golden", "b.safetensors", "cut.safetensors", "nameless.safetensors", "notes.md"];
     assert_eq!(names(&found.cases), cases);
-    let passed_over: Vec<&str> = found.passed_over.iter().map(|f| f.is.as_str()).collect();
+    let passed_over: Vec<&str> = found.passed_over.iter().map(|f| f.reason.as_str()).collect();
     assert_eq!(passed_over, ["x2ct-cache-1", "no safetensors file", "safetensors without golden metadata"]);
     assert!(matches!(&found.unreadable[..], [error] if error.to_string().contains("missing")));
 }

@@ -80,6 +80,8 @@ const CT: &str = "--checkpoint ct/checkpoint.safetensors --volumes valid.volumes
 const ROW: [&str; 10] = ["file", "case", "op", "tensor", "max_abs", "rel_l2", "limit", "margin", "pass", "reason"];
 /// Keys that objects are listed under: a result's rows, what stands beside every result, and the two of a model.
 const LISTS: [&str; 5] = ["rows", "warnings", "passed_over", "stages", "layers"];
+/// The rows of `x2ct drr` of several volumes.
+const VOLUMES: (&str, Kind) = ("rows", Kind::Rows(&["input", "volume", "outputs", "padding_voxels", "forced"]));
 const CHAIN: [(&str, Kind); 2] = [("provenance", Kind::Text), ("digests", Kind::Object)];
 
 #[test]
@@ -103,7 +105,7 @@ fn every_command_that_ends_well_prints_one_shape() {
     let phantom = "phantom --out . --train 8 --valid 6 --shape 24x24x24 --spacing 12";
     holds(phantom, &[("dataset", Text), ("train", Number), ("valid", Number), ("teacher", Text), ("caches", List)]);
     holds(&format!("drr {volume} --out ap.png"), &[("output", Text), ("settings", Object), ("passed_over", List)]);
-    let many = [("out", Text), ("volumes", Number), ("views", List), ("forced", List), ("passed_over", List)];
+    let many = [("out", Text), ("volumes", Number), ("views", List), ("forced", List), ("passed_over", List), VOLUMES];
     holds("drr dataset --out pictures/", &many);
     let packed = [("files", List), ("manifest", Text), ("radiographs", Number), ("preprocessing_digest", Text)];
     for split in ["train", "valid"] {

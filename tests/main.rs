@@ -12,6 +12,8 @@ mod device;
 mod dicom;
 #[cfg(feature = "dicom")]
 mod dicom_codecs;
+#[cfg(feature = "cli")]
+mod doors;
 mod eval;
 #[cfg(feature = "cli")]
 mod folders;

@@ -377,10 +377,10 @@ fn a_configuration_says_what_is_wrong_with_it() {
         ("[model]", "micro_batch = 4\n[model]\nvq = 16", "micro_batch: must be left out with model.vq"),
         ("text_features", "vq = 0\ntext_features", "model.vq: is 0, must be from 1 to 1048576"),
         ("out", "epochs = 0\nout", "epochs: is 0, must be from 1 to 1000000"),
-        ("[data]", "[loss]\nscale = 0.0\n[data]", "loss.scale: is 0.0, must be from 0.0001 to 10000.0"),
+        ("[data]", "[loss]\nscale = 0.0\n[data]", "loss.scale: is 0, must be from 0.0001 to 10000"),
         ("[data]", "[loss]\ntemperature = 0.1\n[data]", "line 6: unknown field `temperature`"),
         ("[data]", "[optimizer]\nlr = 1e-3\nblr = 1e-3\n[data]", "optimizer.lr: stands beside blr; give one of them"),
-        ("[data]", "[optimizer]\nblr = -1.0\n[data]", "optimizer.blr: is -1.0, must be above 0.0 and at most 1e30"),
+        ("[data]", "[optimizer]\nblr = -1.0\n[data]", "optimizer.blr: is -1, must be above 0 and at most 1e30"),
         ("[data]", "[optimizer]\ndecay = \"some\"\n[data]", "line 6: decay: unknown variant `some`"),
         ("[data]", "[augmentation]\n[data]", "unknown field `augmentation`"),
     ] {

@@ -3,18 +3,18 @@
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use atomic_write_file::AtomicWriteFile;
 use safetensors::Dtype;
 use serde_json::json;
 
 use super::{CHECKSUM, Digest, companion};
+use crate::files::Unfinished;
 use crate::{Error, Result};
 
 /// A file under way: a tensor of rows with its companion of digests. It appears, whole, with [`TensorStream::finish`], and never
 /// if that is not reached.
 pub struct TensorStream {
     path: PathBuf,
-    file: AtomicWriteFile,
+    file: Unfinished,
     /// The checksum so far: metadata, names and sizes. Of the data it covers the companion alone.
     checksum: blake3::Hasher,
     /// Where the checksum goes once it is known.
@@ -64,7 +64,7 @@ impl TensorStream {
         header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
 
         let failed = |e: std::io::Error| Error::io(path, "write", &e);
-        let mut file = AtomicWriteFile::open(path).map_err(failed)?;
+        let mut file = Unfinished::begin(path).map_err(failed)?;
         file.write_all(&(header.len() as u64).to_le_bytes()).map_err(failed)?;
         file.write_all(header.as_bytes()).map_err(failed)?;
         let row_bytes = bytes / rows.max(1);

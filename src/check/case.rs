@@ -15,7 +15,7 @@ use crate::device::Device;
 use crate::nn::models::DcFormer;
 use crate::nn::{ParameterBuilder, Parameters, StateDict};
 use crate::tensor::Shape;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// The format that a golden file names in its metadata.
 pub const FORMAT: &str = "x2ct-golden-1";
@@ -73,7 +73,7 @@ impl Case {
     /// All name the file and the field: no safetensors file, another format, metadata that the format does not know, attributes
     /// that stand twice, a tolerance that is none, a tensor of another type than f32 or i64, empty, or not finite, no `out.`.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", &e))?;
+        let bytes = files::read(path).map_err(|e| Error::io(path, "read", &e))?;
         let broken = |e| Error::file(path, format!("is not a whole safetensors file ({e})"), HINT);
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(broken)?;
         let metadata = header.metadata().clone().unwrap_or_default();

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::case::FORMAT;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// The golden cases among some files and folders.
 #[derive(Debug, Default)]
@@ -25,8 +25,8 @@ pub struct Found {
 pub struct PassedOver {
     /// Where it is.
     pub file: String,
-    /// What it is.
-    pub is: String,
+    /// Why: what it is.
+    pub reason: String,
 }
 
 impl Found {
@@ -62,8 +62,8 @@ impl Found {
         Ok(())
     }
 
-    fn pass_over(&mut self, path: &Path, is: impl Into<String>) {
-        self.passed_over.push(PassedOver { file: path.to_string_lossy().into_owned(), is: is.into() });
+    fn pass_over(&mut self, path: &Path, reason: impl Into<String>) {
+        self.passed_over.push(PassedOver { file: path.to_string_lossy().into_owned(), reason: reason.into() });
     }
 }
 
@@ -107,7 +107,7 @@ fn expects_something(header: &Value) -> bool {
 fn header(path: &Path) -> std::io::Result<Option<Value>> {
     /// What the safetensors format allows.
     const MOST: u64 = 100_000_000;
-    let mut file = std::fs::File::open(path)?;
+    let mut file = files::open(path)?;
     let mut length = [0; 8];
     let bytes = file.metadata()?.len();
     if bytes < 10 {

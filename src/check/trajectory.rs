@@ -19,7 +19,7 @@ pub(super) const NAMES: [&str; 2] = ["trajectory.resnet18", "trajectory.dcformer
 /// Where the model's first state stands.
 const FIRST: &str = "state.0.";
 
-/// What is trained.
+/// The model that is trained.
 trait Trained {
     fn parameters(&self) -> &Parameters;
 

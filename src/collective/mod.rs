@@ -17,10 +17,10 @@ pub use nccl::Nccl;
 
 /// The ranks of a run, seen from one of them.
 pub trait Collective {
-    /// Which this is, from 0.
+    /// The number of this rank, from 0.
     fn rank(&self) -> usize;
 
-    /// How many there are.
+    /// The number of all ranks.
     fn ranks(&self) -> usize;
 
     /// `whole` becomes every rank's `part`, one after the other in the order of the ranks.

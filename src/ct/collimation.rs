@@ -8,6 +8,7 @@ use super::view::View;
 use super::volume::CtVolume;
 use crate::Result;
 use crate::error::Error;
+use crate::limits::{rounded, short};
 
 /// How a detector's size, pixels and place are chosen where [`RadiographOptions::size`] and [`RadiographOptions::pitch`] leave
 /// them open. Where both are given the detector is centred on the central ray.
@@ -71,7 +72,12 @@ impl RadiographOptions {
                 self.framed(volume, pitch, [1, 1])?;
                 let size = field.map(|mm| (mm / pitch).ceil());
                 if size.iter().any(|n| *n > MOST) {
-                    let problem = format!("{pitch} mm make {:.0} x {:.0} pixels of this patient", size[0], size[1]);
+                    let problem = format!(
+                        "{} mm make {} x {} pixels of this patient",
+                        short(pitch),
+                        rounded(size[0]),
+                        rounded(size[1])
+                    );
                     return Err(Error::argument("pitch", problem, format!("give more, or a size; {MOST} is the most")));
                 }
                 (pitch, size.map(|n| n as usize))

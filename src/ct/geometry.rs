@@ -8,6 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
+use crate::limits::short;
 
 /// Smallest and largest voxel edge in millimetres that an [`Affine`] accepts: far outside any scanner, far inside f64.
 const SPACING_LIMITS: (f64, f64) = (1e-6, 1e6);
@@ -32,14 +33,14 @@ impl Affine {
         };
         for (r, row) in rows.iter().enumerate() {
             if let Some(c) = row.iter().position(|v| !v.is_finite()) {
-                return Err(refuse(format!("entry [{r}][{c}] is {}", row[c])));
+                return Err(refuse(format!("entry [{r}][{c}] is {}", short(row[c]))));
             }
         }
         let affine = Affine { rows };
         let spacing = affine.spacing();
         for (axis, length) in spacing.iter().enumerate() {
             if !(SPACING_LIMITS.0..=SPACING_LIMITS.1).contains(length) {
-                return Err(refuse(format!("voxels are {length} mm long on axis {axis}")));
+                return Err(refuse(format!("voxels are {} mm long on axis {axis}", short(length))));
             }
         }
         if affine.determinant().abs() < SINGULAR * spacing.iter().product::<f64>() {

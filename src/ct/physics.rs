@@ -4,6 +4,7 @@ use super::image::{GrayImage, percentiles};
 use super::volume::{CtVolume, HuSource, Voxels};
 use crate::Result;
 use crate::error::Error;
+use crate::limits::short;
 
 use rayon::prelude::*;
 
@@ -41,7 +42,7 @@ pub const ENERGIES: (f64, f64) = (20.0, 150.0);
 pub fn mu_water_at(kev: f64) -> Result<f64> {
     let (first, last) = ENERGIES;
     if !(first..=last).contains(&kev) {
-        return Err(Error::argument("energy", format!("is {kev} keV"), format!("give {first} to {last}")));
+        return Err(Error::argument("energy", format!("is {} keV", short(kev)), format!("give {first} to {last}")));
     }
     let above = WATER.iter().position(|&(e, _)| e >= kev).unwrap_or(WATER.len());
     let first = above.clamp(2, WATER.len() - 2) - 2;

@@ -4,6 +4,7 @@ use super::pose::rotation_matrix;
 use super::view::{Geometry, Projection, View};
 use crate::Result;
 use crate::error::Error;
+use crate::limits::short;
 
 /// The imaging system moved from a standard projection: first turned about the isocentre as a C-arm is, then by a free
 /// rotation about it, then shifted. The default moves nothing.
@@ -80,10 +81,10 @@ impl Placement {
         let refuse = |what: &str, problem: String, hint: &str| Err(Error::argument(what, problem, hint));
         let Placement { primary_angle, secondary_angle, rotation, translation } = *self;
         if !(-180.0..=180.0).contains(&primary_angle) {
-            return refuse("primary angle", format!("is {primary_angle}"), "give -180 to 180 degrees");
+            return refuse("primary angle", format!("is {}", short(primary_angle)), "give -180 to 180 degrees");
         }
         if !(-90.0..=90.0).contains(&secondary_angle) {
-            return refuse("secondary angle", format!("is {secondary_angle}"), "give -90 to 90 degrees");
+            return refuse("secondary angle", format!("is {}", short(secondary_angle)), "give -90 to 90 degrees");
         }
         if !rotation.iter().chain(&translation).all(|v| v.is_finite()) {
             let problem = format!("rotation {rotation:?}, translation {translation:?}");

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::Result;
 use crate::device::Device;
 use crate::error::Error;
+use crate::limits::short;
 use crate::ops::drr::{DrrView, ImageAxis, LineIntegral, MeanProjection, Projector, Quantity, Response, Views};
 use crate::ops::resample::resized;
 use crate::ops::volume::DeviceVolume;
@@ -553,7 +554,7 @@ fn mean_plane(
 fn on_grid(image: &Tensor, [dy, dx]: [f64; 2], size: [usize; 2], pitch: f64) -> Result<Tensor> {
     const AIR: f32 = -1000.0;
     if !(pitch > 0.0 && pitch.is_finite()) {
-        return Err(Error::argument("pitch", format!("is {pitch} mm"), "give a positive number"));
+        return Err(Error::argument("pitch", format!("is {} mm", short(pitch)), "give a positive number"));
     }
     let [_, rows, columns] = image.dims("mean HU")?;
     let first = |n: usize, to: usize, step: f64| n as f64 / 2.0 - step * (to as f64 - 1.0) / 2.0;

@@ -1,8 +1,6 @@
 //! One entry for every format a CT comes in, told apart by first bytes and kind of path, not by name.
 
-use std::fs::File;
 use std::io::Read as _;
-use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use bytemuck::Pod;
@@ -12,6 +10,7 @@ use super::{nifti, radchest};
 use crate::content::Content;
 use crate::device::{Device, HostArray, HostMemory};
 use crate::error::{Error, Result};
+use crate::files;
 
 /// What a reader is told beside the path.
 #[derive(Clone, Copy, Default)]
@@ -98,22 +97,15 @@ impl Problem {
 /// All bytes of a file.
 pub(super) fn read_file(path: &Path) -> Result<FileBytes> {
     let failed = |e: std::io::Error| Error::io(path, "read", &e);
-    let kind = std::fs::metadata(path).map_err(failed)?.file_type();
-    // A device may never end. A pipe does, and shells make them of commands.
-    if !kind.is_file() && !kind.is_fifo() {
-        let what = if kind.is_dir() { "a folder" } else { "a device" };
-        return Err(Error::file(path, format!("is {what}, not a file"), "name a file"));
-    }
-    let mut file = File::open(path).map_err(failed)?;
-    let status = file.metadata().map_err(failed)?;
-    let length = usize::try_from(status.len()).unwrap_or(usize::MAX);
-    if status.is_file() && length > 0 {
+    let mut file = files::open(path).map_err(failed)?;
+    let length = usize::try_from(file.metadata().map_err(failed)?.len()).unwrap_or(usize::MAX);
+    if length > 0 {
         let memory = HostMemory::plain(length);
         let mut memory = memory.ok_or_else(|| failed(std::io::ErrorKind::OutOfMemory.into()))?;
         file.read_exact(&mut memory.bytes_mut()[..length]).map_err(failed)?;
         return Ok(FileBytes(memory.finish(0, length)));
     }
-    // A pipe, or a file of a kind that has no length.
+    // A file of a kind that has no length.
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).map_err(failed)?;
     Ok(FileBytes(bytes.into()))

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use crate::Result;
 use crate::device::Device;
 use crate::error::Error;
+use crate::limits::short;
 use crate::ops::drr::{DrrView, Views};
 
 use super::geometry::Affine;
@@ -169,7 +170,7 @@ impl View {
         size: [usize; 2],
     ) -> Result<Self> {
         if !(pitch > 0.0 && pitch.is_finite()) {
-            return Err(Error::argument("pitch", format!("is {pitch} mm"), "give a positive number"));
+            return Err(Error::argument("pitch", format!("is {} mm", short(pitch)), "give a positive number"));
         }
         if !isocentre.iter().all(|v: &f64| v.is_finite()) {
             return Err(Error::argument("isocentre", format!("is {isocentre:?}"), "give three finite millimetres"));
@@ -179,7 +180,8 @@ impl View {
             Geometry::Parallel => (isocentre, Beam::Parallel { direction: beam }),
             Geometry::Cone { sdd, sod } => {
                 if !(sod > 0.0 && sdd >= sod && sdd.is_finite()) {
-                    let problem = format!("source to isocentre {sod} mm, source to detector {sdd} mm");
+                    let problem =
+                        format!("source to isocentre {} mm, source to detector {} mm", short(sod), short(sdd));
                     return Err(Error::argument("cone beam", problem, "give 0 < sod <= sdd"));
                 }
                 (along(isocentre, sdd - sod, beam), Beam::Cone { source: along(isocentre, -sod, beam) })

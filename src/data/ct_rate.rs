@@ -370,9 +370,10 @@ impl CtRate {
         left_out.extend(lacks.map(|name| LeftOut { name, file: metadata_at.clone(), why: Why::Lacks }));
         let data = CtRate { root: root.into(), split, hu_source, volumes, left_out, bad_rows };
         if data.volumes.is_empty() {
-            if let Some(bad) = data.bad_rows.first() {
+            let mut unusable = data.bad_rows.iter().filter(|bad| !bad.spare);
+            if let Some(bad) = unusable.next() {
                 let Error::File { path, field, problem, hint } = bad.error() else { unreachable!("a row has a file") };
-                let others = data.bad_rows.len() - 1;
+                let others = unusable.count();
                 let problem = format!("{problem} ({others} other rows cannot be used either, and no volume is left)");
                 return Err(Error::File { path, field, problem, hint });
             }

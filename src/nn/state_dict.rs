@@ -8,7 +8,7 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::Parameters;
 use crate::tensor::Shape;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Named tensors as `state_dict()` gives them: PyTorch's names, shapes and element order, as f32.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -28,7 +28,7 @@ impl StateDict {
 
     /// Reads a safetensors file of f32, f16, bf16 or f64 tensors; of others (such as `num_batches_tracked`) name and type alone.
     pub fn read(path: &Path) -> Result<Self> {
-        Self::from_bytes(path, &std::fs::read(path).map_err(|e| Error::io(path, "read", &e))?)
+        Self::from_bytes(path, &files::read(path).map_err(|e| Error::io(path, "read", &e))?)
     }
 
     /// [`StateDict::read`] of a file's bytes; `path` only labels errors.

@@ -11,6 +11,7 @@ use crate::device::{Buffer, Device};
 use crate::kernels::drr::{self as kernel, DrrMeanParams, DrrParams};
 pub use crate::kernels::drr::{DrrView, Projector, Variant};
 use crate::kernels::{DevicePtr, Write};
+use crate::limits::short;
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
@@ -323,7 +324,7 @@ impl LineIntegral {
         }
         let step = self.step.unwrap_or((views.shortest / 2.0) as f32);
         if !(step > 0.0 && step.is_finite()) {
-            return Err(Error::argument("trilinear step", format!("is {step} mm"), "give a positive number"));
+            return Err(Error::argument("trilinear step", format!("is {} mm", short(step)), "give a positive number"));
         }
         if !(self.gain.is_finite() && self.shift.is_finite()) {
             let problem = format!("{} or shift {} is not finite", self.gain, self.shift);

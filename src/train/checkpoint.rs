@@ -1,6 +1,7 @@
 //! Checkpoints: everything a run needs to go on exactly where it was.
 
 use std::path::Path;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +14,7 @@ use crate::tensor::Shape;
 use crate::{Error, Result};
 
 pub(super) const FORMAT: &str = "x2ct-checkpoint-1";
+const SKIPPED: &str = "skipped_in_a_row";
 const ADVICE: &str = "use an earlier checkpoint, or train again";
 
 /// Where in a run.
@@ -37,6 +39,8 @@ pub struct Checkpoint<C = TrainConfig> {
     pub position: Position,
     /// Steps the optimizer has taken; fewer than the position's where a non-finite gradient was skipped.
     pub optimizer_steps: u64,
+    /// Steps in a row, up to the position, that were skipped.
+    pub skipped_in_a_row: usize,
     /// What it learned from.
     pub sources: Sources,
     /// Parameters and buffers.
@@ -54,6 +58,7 @@ impl<C: Task> Checkpoint<C> {
         archive.set("config", serde_json::json!(self.config).to_string());
         archive.set("position", serde_json::json!(self.position).to_string());
         archive.set("optimizer_steps", self.optimizer_steps.to_string());
+        archive.set(SKIPPED, self.skipped_in_a_row.to_string());
         archive.set("task", C::NAME);
         archive.set("teacher", self.sources.teacher.as_str());
         self.provenance().record(&mut archive);
@@ -87,13 +92,13 @@ impl<C: Task> Checkpoint<C> {
             dict.tensors.insert(rest.into(), (Shape::from(shape), data));
         }
         let [model, exp_avg, exp_avg_sq] = dicts;
-        let steps = archive.get("optimizer_steps")?;
+        // Earlier versions did not keep the second.
+        let skipped = archive.texts().get(SKIPPED).map_or("0", String::as_str);
         let mut checkpoint = Checkpoint {
             config: archive.get_json("config")?,
             position: archive.get_json("position")?,
-            optimizer_steps: steps
-                .parse()
-                .map_err(|_| Error::file(path, format!("optimizer_steps is {steps:?}, not a number"), ADVICE))?,
+            optimizer_steps: number(path, "optimizer_steps", archive.get("optimizer_steps")?)?,
+            skipped_in_a_row: number(path, SKIPPED, skipped)?,
             sources: Sources::new(archive.get("teacher")?, []),
             model,
             exp_avg,
@@ -163,6 +168,11 @@ impl<C: Task> Checkpoint<C> {
         }
         Ok(undecided)
     }
+}
+
+/// A whole number of a checkpoint.
+fn number<T: FromStr>(path: &Path, key: &str, text: &str) -> Result<T> {
+    text.parse().map_err(|_| Error::file(path, format!("{key} is {text:?}, not a number"), ADVICE))
 }
 
 /// A flat arena (such as a moment) as named tensors.

@@ -1,6 +1,6 @@
 //! Configuration files: TOML, of either kind of run.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::limits::HINT;
 use super::{CtTrainConfig, Task, TrainConfig};
@@ -32,11 +32,22 @@ pub(super) fn read<C: Task>(path: &Path) -> Result<C> {
     let text = text(path)?;
     let mut config: C = toml::from_str(&text).map_err(|e| Error::file(path, mistake(&text, &e), HINT))?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    for p in config.paths() {
-        *p = folder.join(files::expand(p).map_err(|e| Error::file(path, e.to_string(), HINT))?);
+    for (key, named) in config.paths() {
+        *named = folder.join(expand(key, named).map_err(|e| e.of_file(path))?);
     }
     config.check().map_err(|e| e.of_file(path))?;
     Ok(config)
+}
+
+/// A path of the configuration as a shell would read it.
+fn expand(key: &str, path: &Path) -> Result<PathBuf> {
+    if path.as_os_str().is_empty() {
+        return Err(Error::argument(key, "is empty, and names no file or folder", HINT));
+    }
+    files::expand(path).map_err(|e| match e {
+        Error::File { path, problem, hint, .. } => Error::argument(key, format!("{}: {problem}", path.display()), hint),
+        other => other,
+    })
 }
 
 /// The text of a file that may be a configuration.
@@ -50,7 +61,7 @@ fn text(path: &Path) -> Result<String> {
         Content::Empty | Content::Text | Content::Table | Content::Json => (),
         content => return refuse(content),
     }
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", &e))?;
+    let bytes = files::read(path).map_err(|e| Error::io(path, "read", &e))?;
     String::from_utf8(bytes).or_else(|_| refuse(Content::Unknown))
 }
 

@@ -1,8 +1,9 @@
 //! Numbers of a configuration, checked where they enter: what is wrong names the key, the value and the range.
 
-use std::fmt::Debug;
+use std::fmt::{Display, LowerExp};
 use std::ops::{Bound, RangeBounds};
 
+use crate::limits::{self, Outside};
 use crate::{Error, Result};
 
 /// Most passes over the data, and most epochs a schedule is planned for.
@@ -15,35 +16,24 @@ pub(super) const STEPS: usize = 1 << 40;
 /// Advice about a configuration.
 pub(super) const HINT: &str = "correct the configuration";
 
-/// Refuses a value outside a range; NaN is outside of every one.
-pub(super) fn within<T: Copy + Debug + PartialOrd>(field: &str, value: T, range: impl RangeBounds<T>) -> Result<()> {
-    if range.contains(&value) {
-        return Ok(());
-    }
-    let bounds = match (range.start_bound(), range.end_bound()) {
-        (Bound::Included(low), Bound::Included(high)) => format!("from {low:?} to {high:?}"),
-        (Bound::Included(low), Bound::Excluded(high)) => format!("at least {low:?} and below {high:?}"),
-        (Bound::Excluded(low), Bound::Included(high)) => format!("above {low:?} and at most {high:?}"),
-        (low, high) => format!("within {low:?} and {high:?}"),
-    };
-    Err(Error::argument(field, format!("is {value:?}, must be {bounds}"), HINT))
+/// What can be checked.
+pub(super) trait Number: Copy + PartialOrd + Display + LowerExp {}
+
+impl<T: Copy + PartialOrd + Display + LowerExp> Number for T {}
+
+/// Refuses a value outside a range.
+pub(super) fn within<T: Number>(field: &str, value: T, range: impl RangeBounds<T>) -> Result<()> {
+    limits::check(value, range)
+        .map_err(|Outside { value, range }| Error::argument(field, format!("is {value}, must be {range}"), HINT))
 }
 
 /// [`within`] of a value that may be absent.
-pub(super) fn within_if<T: Copy + Debug + PartialOrd>(
-    field: &str,
-    value: Option<T>,
-    range: impl RangeBounds<T>,
-) -> Result<()> {
+pub(super) fn within_if<T: Number>(field: &str, value: Option<T>, range: impl RangeBounds<T>) -> Result<()> {
     value.map_or(Ok(()), |value| within(field, value, range))
 }
 
 /// [`within`] of each of several values.
-pub(super) fn within_each<T: Copy + Debug + PartialOrd>(
-    field: &str,
-    values: &[T],
-    range: impl RangeBounds<T> + Clone,
-) -> Result<()> {
+pub(super) fn within_each<T: Number>(field: &str, values: &[T], range: impl RangeBounds<T> + Clone) -> Result<()> {
     values.iter().try_for_each(|&value| within(field, value, range.clone()))
 }
 

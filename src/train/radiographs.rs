@@ -50,8 +50,11 @@ impl Task for TrainConfig {
         self.check_all()
     }
 
-    fn paths(&mut self) -> Vec<&mut PathBuf> {
-        [&mut self.out, &mut self.data.radiographs, &mut self.data.cache].into_iter().chain(&mut self.weights).collect()
+    fn paths(&mut self) -> Vec<(&'static str, &mut PathBuf)> {
+        let data = &mut self.data;
+        let needed =
+            [("out", &mut self.out), ("data.radiographs", &mut data.radiographs), ("data.cache", &mut data.cache)];
+        needed.into_iter().chain(self.weights.as_mut().map(|path| ("weights", path))).collect()
     }
 
     fn model(&self, b: &mut ParameterBuilder) -> Result<RadiographEncoder> {

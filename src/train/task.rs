@@ -37,8 +37,8 @@ pub trait Task: Clone + PartialEq + Serialize + DeserializeOwned {
     /// Refuses values that cannot be trained with, naming the field.
     fn check(&self) -> Result<()>;
 
-    /// All paths of the configuration: those of a file are relative to its folder.
-    fn paths(&mut self) -> Vec<&mut PathBuf>;
+    /// All paths of the configuration, with their keys: those of a file are relative to its folder.
+    fn paths(&mut self) -> Vec<(&'static str, &mut PathBuf)>;
 
     /// Registers the model.
     fn model(&self, b: &mut ParameterBuilder) -> Result<Self::Model>;
@@ -165,7 +165,7 @@ impl Sources {
 /// runs apart.
 pub(super) fn identity<C: Task>(config: &C) -> Map<String, Value> {
     let mut config = config.clone();
-    for path in config.paths() {
+    for (_, path) in config.paths() {
         *path = PathBuf::new();
     }
     let mut fields = fields(json!(config));
@@ -226,6 +226,14 @@ impl Run<'_> {
         within("epochs", self.epochs, 1..=EPOCHS)?;
         // A pair has no negatives alone.
         within("batch", self.batch, 2..=BATCH)?;
+        if let Some(part) = self.micro_batch.filter(|part| *part > self.batch) {
+            let problem = format!("is {part}, more than the batch of {}, of which it is a part", self.batch);
+            return Err(Error::argument(
+                "micro_batch",
+                problem,
+                "lower it, or leave it out for the whole batch in one pass",
+            ));
+        }
         within("checkpoint_steps", self.checkpoint_steps, 1..=STEPS)?;
         within("max_skipped_steps", self.max_skipped_steps, 0..=STEPS)?;
         within("schedule.warmup_steps", self.schedule.warmup_steps, 0..=STEPS)?;

@@ -116,6 +116,7 @@ impl<C: Task> Trainer<C> {
         trainer.optimizer.set_steps(checkpoint.optimizer_steps)?;
         trainer.position = checkpoint.position;
         trainer.updates = checkpoint.optimizer_steps;
+        trainer.skipped_in_a_row = checkpoint.skipped_in_a_row;
         trainer.sources = checkpoint.sources.clone();
         Ok(trainer)
     }
@@ -126,6 +127,7 @@ impl<C: Task> Trainer<C> {
             config: self.config.clone(),
             position: self.position,
             optimizer_steps: self.updates,
+            skipped_in_a_row: self.skipped_in_a_row,
             sources: self.sources.clone(),
             model: StateDict::of(&self.parameters)?,
             exp_avg: named(&self.parameters, self.optimizer.exp_avg())?,

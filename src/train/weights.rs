@@ -7,7 +7,7 @@ use safetensors::SafeTensors;
 use super::{Checkpoint, Task, checkpoint};
 use crate::data::provenance::Provenance;
 use crate::nn::{Parameters, StateDict};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// What training loops and larger models put before the names of a model, in any sequence.
 const PREFIXES: [&str; 16] = [
@@ -34,7 +34,7 @@ const PREFIXES: [&str; 16] = [
 /// # Errors
 /// A file that is no safetensors file, is damaged, is of another kind of run or holds no weights.
 pub(super) fn read<C: Task>(path: &Path) -> Result<(StateDict, Provenance)> {
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read the weights", &e))?;
+    let bytes = files::read(path).map_err(|e| Error::io(path, "read the weights", &e))?;
     let header = SafeTensors::read_metadata(&bytes);
     let format = header.ok().and_then(|(_, header)| header.metadata().as_ref()?.get("format").cloned());
     match format.as_deref() {

@@ -2,11 +2,17 @@
 //! checked before anything is written.
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 use serde_json::Value;
-use x2ct::train::{ScheduleConfig, ScheduleKind};
+use x2ct::archive::{Archive, Writer};
+use x2ct::data::cache::EmbeddingCache;
+use x2ct::data::radiographs::RadiographSet;
+use x2ct::train::{Checkpoint, ScheduleConfig, ScheduleKind, TrainConfig, Trainer, TrainingSet};
+use x2ct::{Device, Error};
 
 use crate::cli::{configuration, json, prepare, succeed, x2ct};
+use crate::support::Recorder;
 
 /// A folder with the data of [`prepare`].
 fn data() -> tempfile::TempDir {
@@ -285,4 +291,51 @@ fn steps_without_an_update_are_counted_and_end_the_run() {
     let checkpoint = read(&at, "checkpoint.safetensors");
     assert!(failed(&at, true).contains("4 steps in a row, up to step "));
     assert!(read(&at, "checkpoint.safetensors") == checkpoint && read(&at, "log.jsonl") == log.as_bytes());
+}
+
+/// A run that is stopped after every step knows on resuming how many were skipped before.
+#[test]
+fn skipped_steps_are_counted_over_resumptions() {
+    let data = data();
+    let data = data.path();
+    let at = run(data, "diverges", 40, "max_skipped_steps = 3", "").join("run.toml");
+    std::fs::write(&at, std::fs::read_to_string(&at).unwrap().replace("lr = 1e-3", "lr = 1e5")).unwrap();
+    let (device, config) = (Device::host(), TrainConfig::read(&at).unwrap());
+    let radiographs = RadiographSet::read(&config.data.radiographs).unwrap();
+    let set = TrainingSet::join(&device, &radiographs, &EmbeddingCache::read(&config.data.cache).unwrap()).unwrap();
+    let whole = Trainer::new(&device, &config)
+        .and_then(|mut trainer| trainer.run(&set, &mut Recorder::default(), &AtomicBool::new(false)))
+        .unwrap_err()
+        .to_string();
+    assert!(whole.contains("4 steps in a row, up to step "), "{whole}");
+
+    let file = data.join("stopped.safetensors");
+    Trainer::new(&device, &config).unwrap().checkpoint().unwrap().write(&file).unwrap();
+    let resumed = |checkpoint: &Checkpoint| {
+        let stop = AtomicBool::new(false);
+        let stop_after = Some((checkpoint.position.step + 1, &stop));
+        let mut recorder = Recorder { stop_after, write_to: Some(file.clone()), ..Default::default() };
+        Trainer::resume(&device, checkpoint).unwrap().run(&set, &mut recorder, &stop).unwrap_err()
+    };
+    let error = loop {
+        let checkpoint = Checkpoint::read(&file).unwrap();
+        assert!(checkpoint.position.step < 80, "it never ends");
+        match resumed(&checkpoint) {
+            Error::Interrupted(_) => {}
+            error => break error.to_string(),
+        }
+    };
+    assert_eq!(error, whole);
+    let last = Checkpoint::<TrainConfig>::read(&file).unwrap();
+    assert_eq!(last.skipped_in_a_row, 3);
+    // A checkpoint of before this was kept counts none.
+    let archive = Archive::read(&file, "x2ct-checkpoint-1", "checkpoint", "").unwrap();
+    let tensors: Vec<_> = archive.names().map(|name| (name, archive.f32(name).unwrap())).collect();
+    let mut older = Writer::new("x2ct-checkpoint-1");
+    let texts = archive.texts().iter().filter(|(key, _)| !["skipped_in_a_row", "checksum"].contains(&key.as_str()));
+    texts.for_each(|(key, text)| older.set(key, text));
+    tensors.iter().for_each(|(name, (shape, data))| older.put_f32(name, shape, data));
+    older.write(&data.join("older.safetensors")).unwrap();
+    let older = Checkpoint::<TrainConfig>::read(&data.join("older.safetensors")).unwrap();
+    assert_eq!((older.skipped_in_a_row, older.position, older.digest()), (0, last.position, last.digest()));
 }

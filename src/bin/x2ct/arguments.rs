@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use clap::builder::{PossibleValuesParser, RangedU64ValueParser, TypedValueParser};
 use x2ct::data::ct_rate::Split;
+use x2ct::limits::{self, Outside};
 
 /// `AxB...` as N numbers from 1 to 16384.
 pub fn sizes<const N: usize>(text: &str) -> Result<[usize; N], String> {
@@ -32,20 +33,17 @@ pub fn count(range: RangeInclusive<u64>) -> RangedU64ValueParser<usize> {
 /// A number from `low` to `high`.
 pub fn within(low: f64, high: f64) -> impl Fn(&str) -> Result<f64, String> + Clone + Send + Sync + 'static {
     move |text| {
-        let number = text.trim().parse().ok().filter(|number| (low..=high).contains(number));
-        number.ok_or_else(|| format!("give a number from {low} to {high}"))
+        let number = text.trim().parse().unwrap_or(f64::NAN);
+        limits::check(number, low..=high).map(|()| number).map_err(|outside| format!("give a number {}", outside.range))
     }
 }
 
 /// Refuses a number that is not in `range`, naming both; `unit` completes "from A to B".
 pub fn expect_within(option: &str, value: Option<f64>, range: RangeInclusive<f64>, unit: &str) -> x2ct::Result<()> {
-    match value.filter(|value| !range.contains(value)) {
-        None => Ok(()),
-        Some(value) => {
-            let hint = format!("give a number from {} to {} {unit}", range.start(), range.end());
-            Err(x2ct::Error::argument(option, format!("is {value}"), hint))
-        }
-    }
+    let outside = |Outside { value, range }| {
+        x2ct::Error::argument(option, format!("is {value}"), format!("give a number {range} {unit}"))
+    };
+    value.map_or(Ok(()), |value| limits::check(value, range)).map_err(outside)
 }
 
 /// A value that the library reads from one of these names.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::builder::PossibleValuesParser;
 use serde::{Deserialize, Serialize};
 use x2ct::table::first_of;
-use x2ct::{Device, Error};
+use x2ct::{Device, Error, files};
 
 use crate::Common;
 use crate::arguments::within;
@@ -93,6 +93,7 @@ pub fn run(args: BenchArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let baseline = args.baseline.as_deref().map(Baseline::read).transpose()?;
     let mut times = Times { device: device.description(), rows: Vec::new() };
     if let Some(path) = &args.out {
+        files::check_apart(path, &args.baseline)?;
         write_times(path, &times)?;
     }
     if !common.json {
@@ -156,7 +157,7 @@ fn measured(device: &Device, mut case: cases::Case, budget: Duration) -> x2ct::R
 fn write_times(path: &Path, times: &Times) -> x2ct::Result<()> {
     let text = serde_json::to_vec_pretty(times)
         .map_err(|e| Error::file(path, format!("cannot hold the figures: {e}"), "report this"))?;
-    x2ct::files::write_atomic(path, &text)
+    files::write_atomic(path, &text)
 }
 
 /// The median of some times, and half the distance between their quartiles.
@@ -179,7 +180,7 @@ const AGAIN: &str = "write it again with `x2ct bench --json` or --out";
 impl Baseline {
     fn read(path: &Path) -> x2ct::Result<Self> {
         let refuse = |problem: String| Error::file(path, problem, AGAIN);
-        let text = std::fs::read(path).map_err(|e| Error::io(path, "read the baseline", &e))?;
+        let text = files::read(path).map_err(|e| Error::io(path, "read the baseline", &e))?;
         let times: Times =
             serde_json::from_slice(&text).map_err(|e| refuse(format!("is no output of `x2ct bench --json`: {e}")))?;
         let mut medians = BTreeMap::new();

@@ -104,5 +104,5 @@ fn print_passed_over(files: &[PassedOver]) {
 }
 
 fn names(files: &[PassedOver]) -> String {
-    files.iter().map(|f| format!("{} ({})", f.file, f.is)).collect::<Vec<_>>().join(", ")
+    files.iter().map(|f| format!("{} ({})", f.file, f.reason)).collect::<Vec<_>>().join(", ")
 }

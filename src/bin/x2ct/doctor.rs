@@ -7,9 +7,11 @@ use x2ct::Device;
 use x2ct::kernels::FAMILIES;
 
 use crate::Common;
-use crate::output::Report;
+use crate::output::{Failure, Report};
 
 /// Say what this build and this machine can do, and how to fix what is missing
+///
+/// A device that is asked for with --device is tried, and the exit code is 1 where it cannot be used.
 #[derive(clap::Args)]
 pub struct DoctorArgs {}
 
@@ -17,6 +19,7 @@ pub fn run(_: DoctorArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let kernels: usize = FAMILIES.iter().map(|f| f.entries.len()).sum();
     let for_cuda = FAMILIES.iter().all(|f| f.fatbin.is_some());
     let fatbin_bytes: usize = FAMILIES.iter().filter_map(|f| f.fatbin).map(<[u8]>::len).sum();
+    let (name, asked) = (&common.device, common.device());
     let host = Device::parse("host");
     let cuda = Device::parse("cuda:0");
     let text = |device: &x2ct::Result<Device>| match device {
@@ -26,9 +29,14 @@ pub fn run(_: DoctorArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let targets = option_env!("X2CT_CUDA_TARGETS").unwrap_or("");
     let report = Report::new("doctor").with_all(json!({
             "version": env!("CARGO_PKG_VERSION"), "kernels": kernels, "families": FAMILIES.len(),
+            "device": {"name": name, "usable": asked.is_ok(), "text": text(&asked)},
             "host": {"usable": host.is_ok(), "text": text(&host)},
             "cuda": {"compiled": for_cuda, "targets": targets, "fatbin_bytes": fatbin_bytes, "usable": cuda.is_ok(), "text": text(&cuda)},
-        }))?;
+        }))?
+        .failing(asked.as_ref().err().map(Failure::from));
+    if let Err(error) = &asked {
+        remark!("x2ct: {error}");
+    }
     report.finish(common.json, || {
         say!("x2ct {}: {kernels} kernels in {} families", env!("CARGO_PKG_VERSION"), FAMILIES.len());
         say!("host:         {}", text(&host));
@@ -39,5 +47,6 @@ pub fn run(_: DoctorArgs, common: &Common) -> anyhow::Result<ExitCode> {
             say!("              fix: tools/install_nvcc.sh && cargo build --release");
         }
         say!("CUDA device:  {}", text(&cuda));
+        say!("--device {name}: {}", text(&asked));
     })
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use x2ct::content::Content;
 use x2ct::ct::nifti;
 use x2ct::table::first_of;
-use x2ct::{Error, Result};
+use x2ct::{Error, Result, files};
 
 use crate::output::{Failure, Warning};
 
@@ -251,7 +251,7 @@ fn content(path: &Path) -> Result<Content> {
     }
     let mut packed = Vec::new();
     let failed = |e: std::io::Error| Error::io(path, "read", &e);
-    std::fs::File::open(path).map_err(failed)?.take(256 << 10).read_to_end(&mut packed).map_err(failed)?;
+    files::open(path).map_err(failed)?.take(256 << 10).read_to_end(&mut packed).map_err(failed)?;
     Ok(match Content::of_start(&nifti::start(&packed)) {
         inner @ (Content::Nifti | Content::NiftiPair | Content::Tar) => inner,
         _ => Content::Gzip,

@@ -50,7 +50,12 @@ impl ModelArgs {
             (false, _, Some(_)) => {
                 Err(usage(format!("--reduction is a DCFormer's, and {} has a mean over pixels", self.name)))
             }
-            _ => Ok(()),
+            _ => match self.micro_batch.zip(self.batch) {
+                Some((part, batch)) if part > batch => {
+                    Err(usage(format!("--micro-batch {part} is more than the batch of {batch}, of which it is a part")))
+                }
+                _ => Ok(()),
+            },
         }
     }
 

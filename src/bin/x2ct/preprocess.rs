@@ -47,8 +47,6 @@ pub struct PreprocessArgs {
 }
 
 pub fn run(args: PreprocessArgs, common: &Common) -> anyhow::Result<ExitCode> {
-    effect::check(&[args.source.metadata_rule(&args.paths)])?;
-    args.source.check()?;
     let device = common.device()?;
     let mut preset = Preset::named(&args.preset)?;
     if args.clip_after {
@@ -56,10 +54,13 @@ pub fn run(args: PreprocessArgs, common: &Common) -> anyhow::Result<ExitCode> {
     }
     let dtype = if args.dtype == "bf16" { DType::Bf16 } else { DType::F32 };
     let inputs = Inputs::of(&args.paths)?.flat();
+    let volumes = || inputs.volumes.iter().map(|input| &input.path);
+    effect::check(&[args.source.metadata_rule(volumes())])?;
+    args.source.check()?;
     let outputs = outputs(&inputs, &args.out)?;
+    files::check_all_apart(outputs.iter().chain(&args.pack), volumes())?;
     if let Some(pack) = &args.pack {
         files::check_writable(pack)?;
-        files::check_apart(pack, inputs.volumes.iter().map(|input| &input.path))?;
         volumes::check_layout(&preset)?;
     }
     inputs.tell(|line| remark!("{line}"));

@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use clap::ValueEnum;
+use x2ct::content::Content;
 use x2ct::ct::{self, CtVolume, HuSource, ReadOptions, plausibility, radchest};
 use x2ct::data::ct_rate;
-use x2ct::{Device, Error, Result};
+use x2ct::limits::short;
+use x2ct::{Device, Error, Result, files};
 
 use crate::arguments::numbers;
 use crate::effect::Rule;
@@ -73,23 +75,23 @@ impl SourceArgs {
             return Err(Error::argument("--hu-source csv", problem, "pass it with --metadata"));
         }
         if let Some(table) = &self.metadata {
-            std::fs::File::open(table).map_err(|e| Error::io(table, "open the table", &e))?;
+            files::open(table).map_err(|e| Error::io(table, "open the table", &e))?;
         }
         if let Some([slope, _]) = self.rescale
             && !(slope != 0.0 && slope.abs() <= 1e6)
         {
             return Err(Error::argument(
                 "--rescale",
-                format!("the slope is {slope}"),
+                format!("the slope is {}", short(slope)),
                 "give one from -1e6 to 1e6, not 0",
             ));
         }
         Ok(())
     }
 
-    /// When the table acts on these paths: whatever lies in a folder may be an .npz.
-    pub fn metadata_rule(&self, paths: &[PathBuf]) -> Rule {
-        let acts = self.hu_source == HuSourceName::Csv || paths.iter().any(|path| path.is_dir() || is_npz(path));
+    /// When the table acts: on volumes that are found at these paths.
+    pub fn metadata_rule<P: AsRef<Path>>(&self, volumes: impl IntoIterator<Item = P>) -> Rule {
+        let acts = self.hu_source == HuSourceName::Csv || volumes.into_iter().any(|path| is_npz(path.as_ref()));
         Rule::new("metadata", acts, "--hu-source csv, or RadChest-CT's .npz")
     }
 
@@ -106,7 +108,7 @@ impl SourceArgs {
     /// voxels of a RadChest-CT `.npz` are HU, and its table has their size.
     pub fn open(&self, path: &Path, device: &Device) -> Result<Opened> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let is_npz = !path.is_dir() && is_npz(path);
+        let is_npz = self.metadata.is_some() && is_npz(path);
         let table = self.metadata.as_deref();
         let radchest = table.filter(|_| is_npz).map(|table| self.radchest(table, &name)).transpose()?;
         let row = match table.filter(|_| !is_npz && self.hu_source == HuSourceName::Csv) {
@@ -145,6 +147,8 @@ impl SourceArgs {
     }
 }
 
+/// Whether a file is an .npz, by its name or its content.
 fn is_npz(path: &Path) -> bool {
-    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("npz"))
+    let named = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("npz"));
+    !path.is_dir() && (named || Content::of_file(path).is_ok_and(|content| content == Content::Npz))
 }

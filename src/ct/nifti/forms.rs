@@ -16,6 +16,7 @@
 use crate::ct::geometry::Affine;
 use crate::ct::read::Problem;
 use crate::ct::volume::AffineSource;
+use crate::limits::short;
 
 /// Relative difference of voxel sizes that is more than a writer's rounding.
 const SCALE: f64 = 0.01;
@@ -94,5 +95,5 @@ fn differ(a: [f64; 3], b: [f64; 3]) -> bool {
 }
 
 fn text(sizes: [f64; 3]) -> String {
-    sizes.map(|v| ((v * 1e4).round() / 1e4).to_string()).join(" x ")
+    sizes.map(|v| short((v * 1e4).round() / 1e4)).join(" x ")
 }

@@ -8,6 +8,7 @@ use crate::content::Content;
 use crate::ct::geometry::{Affine, AxisCodes};
 use crate::ct::read::Problem;
 use crate::ct::volume::AffineSource;
+use crate::limits::short;
 
 /// Length of the NIfTI-1 header, which is also its first field.
 pub(super) const NIFTI1_LENGTH: usize = 348;
@@ -110,7 +111,7 @@ impl Header {
     /// Reads and checks the header at the start of `bytes`, which may go on behind it.
     pub fn parse(bytes: &[u8]) -> Result<Header, Problem> {
         let Some(first) = bytes.first_chunk::<4>() else {
-            return Err(short(bytes.len(), NIFTI1_LENGTH));
+            return Err(cut_short(bytes.len(), NIFTI1_LENGTH));
         };
         let Some((length, big_endian)) = Header::recognise(bytes) else {
             let first = i32::from_le_bytes(*first);
@@ -119,6 +120,8 @@ impl Header {
                     format!("not a NIfTI file: it starts with {first} where 348 (NIfTI-1) or 540 (NIfTI-2) must stand"),
                     "give a .nii or .nii.gz file",
                 ),
+                // What comes here has been decompressed.
+                Content::Gzip => Problem::new("is compressed by gzip twice", "decompress it once with `gunzip`"),
                 content => Problem::new(
                     format!("is {content}, no CT volume"),
                     content.remedy().unwrap_or("give a .nii or .nii.gz file"),
@@ -126,7 +129,7 @@ impl Header {
             });
         };
         let Some(header) = bytes.get(..length) else {
-            return Err(short(bytes.len(), length));
+            return Err(cut_short(bytes.len(), length));
         };
         let fields = Fields { bytes: header, big_endian };
         if length == NIFTI1_LENGTH {
@@ -190,7 +193,7 @@ impl Header {
     }
 }
 
-fn short(length: usize, needed: usize) -> Problem {
+fn cut_short(length: usize, needed: usize) -> Problem {
     Problem::new(
         format!("the file ends after {length} bytes, inside the {needed}-byte header"),
         "the file is truncated: copy or download it again",
@@ -231,7 +234,7 @@ fn scaling(slope: f64, intercept: f64) -> Result<(f32, f32), Problem> {
     }
     let fits = |name: &str, value: f64| {
         let rounded = value as f32;
-        if rounded.is_finite() { Ok(rounded) } else { Err(damaged(format!("{name} is {value}"))) }
+        if rounded.is_finite() { Ok(rounded) } else { Err(damaged(format!("{name} is {}", short(value)))) }
     };
     Ok((fits("scl_slope", slope)?, fits("scl_inter", intercept)?))
 }
@@ -322,7 +325,7 @@ impl Raw {
             let size = self.pixdim[axis + 1];
             let unset = size == 0.0 && axis == 2 && self.dim[0] == 2;
             if !(unset || size.is_finite() && size > 0.0) {
-                return Err(damaged(format!("pixdim[{}] is {size}: voxels need a size", axis + 1)));
+                return Err(damaged(format!("pixdim[{}] is {}: voxels need a size", axis + 1, short(size))));
             }
             *edge = if unset { unit } else { size * unit };
         }
@@ -341,7 +344,10 @@ impl Raw {
         }
         // Writers differ in their care; a quaternion longer than this is damage.
         if square.is_nan() || rest < -1e-5 {
-            return Err(damaged(format!("quatern_b, quatern_c, quatern_d ({b}, {c}, {d}) are longer than 1")));
+            return Err(damaged(format!(
+                "quatern_b, quatern_c, quatern_d ({}) are longer than 1",
+                [b, c, d].map(short).join(", ")
+            )));
         }
         Ok([rest.max(0.0).sqrt(), b, c, d])
     }
@@ -391,7 +397,7 @@ impl Fields<'_> {
         };
         let offset = self.f32(108);
         if offset.fract() != 0.0 {
-            return Err(damaged(format!("vox_offset is {offset}")));
+            return Err(damaged(format!("vox_offset is {}", short(offset))));
         }
         Ok(Raw {
             pair,

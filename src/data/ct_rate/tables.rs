@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use super::{Acquisition, CtRate, HuSource, Places, Report, Split, Volume, VolumeName};
+use crate::content::Content;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::labels;
@@ -99,7 +100,7 @@ fn acquisition(row: &Row) -> Result<Acquisition, BadRow> {
     let alike = |sizes: &&[f64]| sizes.iter().all(|size| positive(size) && (size / sizes[0] - 1.0).abs() < 0.01);
     let spacing_xy = sizes.as_deref().filter(alike).map(|sizes| sizes[0]).filter(|size| size.is_finite());
     let spacing_z = match row.text(z).trim() {
-        "" | "nan" | "NaN" => None,
+        "" => None,
         _ => Some(row.number(z).filter(positive).ok_or_else(|| row.refuse(z, "a positive number of mm, or empty"))?),
     };
     Ok(Acquisition {
@@ -126,8 +127,11 @@ pub(super) struct NoChest {
 impl NoChest {
     /// The list, empty where there is no file.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
+        let text = match files::read(path) {
+            Ok(bytes) => String::from_utf8(bytes).map_err(|e| {
+                let content = Content::of_start(e.as_bytes());
+                Error::file(path, format!("is {content}, not text in UTF-8"), "save the list as that")
+            })?,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(e) => return Err(Error::io(path, "read the list", &e)),
         };

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Columns between `file` and the digests: what is known of a volume that could be read.
 pub(super) const FACTS: [&str; 8] =
@@ -115,7 +115,7 @@ impl Table<'_> {
     pub fn read(&self, path: &Path) -> Result<Vec<Row>> {
         let refuse =
             |problem: String| Error::file(path, problem, "write to another folder, or begin anew there with --restart");
-        let text = std::fs::read(path).map_err(|e| Error::io(path, "read the manifest", &e))?;
+        let text = files::read(path).map_err(|e| Error::io(path, "read the manifest", &e))?;
         let mut csv = csv::Reader::from_reader(&text[..]);
         if csv.headers().is_ok_and(|found| found.iter().all(|column| column != "manifest_version")) {
             return Err(refuse("is a manifest of version 1, whose volumes were not checked to be chest CTs".into()));

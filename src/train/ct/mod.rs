@@ -55,10 +55,11 @@ impl Task for CtTrainConfig {
         self.check_all()
     }
 
-    fn paths(&mut self) -> Vec<&mut PathBuf> {
-        let data = &mut self.data;
-        let optional = [&mut self.weights, &mut data.text, &mut data.cache].into_iter().flatten();
-        [&mut self.out, &mut data.volumes].into_iter().chain(optional).collect()
+    fn paths(&mut self) -> Vec<(&'static str, &mut PathBuf)> {
+        let CtDataConfig { volumes, text, cache } = &mut self.data;
+        let optional = [("weights", &mut self.weights), ("data.text", text), ("data.cache", cache)];
+        let optional = optional.into_iter().filter_map(|(key, path)| Some((key, path.as_mut()?)));
+        [("out", &mut self.out), ("data.volumes", volumes)].into_iter().chain(optional).collect()
     }
 
     fn model(&self, b: &mut ParameterBuilder) -> Result<CtClip> {

@@ -40,22 +40,22 @@ pub struct DemoArgs {
     /// Folder for the results; an interrupted demo goes on where it stopped
     #[arg(long, default_value = "x2ct-demo")]
     out: PathBuf,
-    /// Whose embeddings the radiographs learn from
+    /// The teacher, whose embeddings the radiographs learn from
     #[arg(long, value_enum, default_value = "phantom")]
     teacher: TeacherName,
     /// More patients and longer training: up to 20 minutes on two cores, longer with --teacher dcformer
     #[arg(long)]
     full: bool,
-    /// Of patients, initial weights and order
+    /// Seed of patients, initial weights and order
     #[arg(long, default_value_t = 1024)]
     seed: u64,
     /// Training patients
     #[arg(long, value_parser = count(2..=1_000_000))]
     patients: Option<usize>,
-    /// Passes over them
+    /// Passes over the training patients
     #[arg(long, value_parser = count(1..=100_000))]
     epochs: Option<usize>,
-    /// Passes of the CT encoder over them, with --teacher dcformer
+    /// Passes of the CT encoder over the training patients, with --teacher dcformer
     #[arg(long, value_parser = count(1..=100_000))]
     teacher_epochs: Option<usize>,
     /// Patients held out: the gallery
@@ -274,7 +274,7 @@ struct Outcome {
     seconds: f64,
     device: String,
     teacher: String,
-    /// Of a teacher that was trained.
+    /// The scores and log of a teacher that was trained.
     learned: Option<teacher::Learned>,
     /// The radiograph encoder's log.
     steps: Vec<StepLog>,

@@ -12,7 +12,7 @@ use x2ct::data::ct_rate::{CtRate, HuSource};
 use x2ct::data::ingest::{self, IngestOptions, Pictures};
 use x2ct::files;
 use x2ct::ops::image::PixelType;
-use x2ct::table::first_of;
+use x2ct::table::{BadRow, first_of};
 
 use super::DrrArgs;
 use crate::Common;
@@ -77,6 +77,8 @@ pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
             format!("{} volume(s) without a row in any table, passed over: {}", unlisted.len(), first_of(&unlisted));
         warnings.push(Warning::new(data.folder(), says));
     }
+    let (spare, bad_rows): (Vec<&BadRow>, Vec<&BadRow>) = data.bad_rows.iter().partition(|row| row.spare);
+    warnings.extend(spare.iter().map(|row| Warning::new(&row.table, format!("{}: {}", row.place(), row.problem))));
     warnings.iter().for_each(|warning| remark!("{}", warning.line()));
     let passed_over: Vec<PassedOver> = unlisted
         .iter()
@@ -85,11 +87,11 @@ pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
             reason: "no table has a row for it".into(),
         })
         .collect();
-    for bad in data.bad_rows.iter().take(BAD_ROWS_SHOWN) {
+    for bad in bad_rows.iter().take(BAD_ROWS_SHOWN) {
         remark!("x2ct: its volume is left out: {}", bad.error());
     }
-    if data.bad_rows.len() > BAD_ROWS_SHOWN {
-        remark!("x2ct: and {} more rows that cannot be used", data.bad_rows.len() - BAD_ROWS_SHOWN);
+    if bad_rows.len() > BAD_ROWS_SHOWN {
+        remark!("x2ct: and {} more rows that cannot be used", bad_rows.len() - BAD_ROWS_SHOWN);
     }
     let encode = |made: &Radiograph| encode_png(&made.image, &projection.png(made), &made.description());
     let settings = json!(projection.picture());
@@ -140,7 +142,7 @@ pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
             "forced": forced, "passed_over": passed_over,
         }))?
         .warning(warnings)
-        .failing(data.bad_rows.iter().map(|bad| Failure::from(&bad.error())))
+        .failing(bad_rows.iter().map(|bad| Failure::from(&bad.error())))
         .failing(failures);
     let code = report.finish(common.json, || {
         for file in &made.files {

@@ -3,39 +3,54 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use serde_json::json;
-use x2ct::ct::Radiograph;
+use serde_json::{Value, json};
+use x2ct::ct::physics::padding_voxels;
+use x2ct::ct::{Projection, Radiograph};
 use x2ct::data::ingest::ahead;
 use x2ct::{Error, files};
 
-use super::DrrArgs;
+use super::{DrrArgs, row};
 use crate::Common;
+use crate::effect;
 use crate::inputs::{Input, Inputs};
 use crate::output::{Failure, Report, Warning};
 use crate::source::Opened;
 use crate::terminal::{Progress, stop_flag};
 
+/// What was made of one volume.
+struct Made {
+    /// As JSON lists it.
+    row: Value,
+    warnings: Vec<Warning>,
+    /// The volume, where it was only taken by force.
+    forced: Option<String>,
+}
+
 pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let start = Instant::now();
     let (device, projection, source) = (common.device()?, &args.projection, &args.source);
-    source.check()?;
     let options = super::check(&device, projection)?;
     let ending = args.pictures.as_deref().unwrap_or("png");
     let inputs = Inputs::of(&args.paths)?;
-    files::create_folder(&args.out)?;
-    files::check_writable(args.out.join(".x2ct"))?;
-    let (jobs, stop) = (&inputs.volumes, stop_flag()?);
-    let mut progress = Progress::new("radiographs", "volumes", jobs.len() as u64);
-    inputs.tell(|line| progress.say(line));
-    let (mut done, mut failed, mut warnings, mut forced_in) = (0, Vec::new(), Vec::new(), Vec::new());
-    let picture = |job: &Input, view: &str| {
+    let jobs = &inputs.volumes;
+    effect::check(&[source.metadata_rule(jobs.iter().map(|job| &job.path))])?;
+    source.check()?;
+    let picture = |job: &Input, view: Projection| {
         let mut name = job.name.clone().into_os_string();
         if projection.views.len() > 1 {
-            name.push(format!("-{view}"));
+            name.push(format!("-{}", view.name()));
         }
         name.push(format!(".{ending}"));
         args.out.join(name)
     };
+    let pictures = jobs.iter().flat_map(|job| projection.views.iter().map(|view| picture(job, *view)));
+    files::check_all_apart(pictures, jobs.iter().map(|job| &job.path))?;
+    files::create_folder(&args.out)?;
+    files::check_writable(args.out.join(".x2ct"))?;
+    let stop = stop_flag()?;
+    let mut progress = Progress::new("radiographs", "volumes", jobs.len() as u64);
+    inputs.tell(|line| progress.say(line));
+    let (mut done, mut failed, mut made_of) = (0, Vec::new(), Vec::new());
     ahead(
         jobs,
         &stop,
@@ -46,20 +61,24 @@ pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
                 let made = Radiograph::all(&device, &volume, &projection.views, &options)?;
                 let doubts = super::doubts(&volume, &made, source.force)?;
                 warnings.extend(doubts.into_iter().map(|doubt| Warning::new(&job.path, doubt)));
+                let mut outputs = Vec::new();
                 for (&view, image) in projection.views.iter().zip(&made) {
-                    let path = picture(job, view.name());
+                    let path = picture(job, view);
                     path.parent().map_or(Ok(()), files::create_folder)?;
                     super::write(&path, image, projection)?;
+                    outputs.push(row::of_picture(&path, view, image, projection)?);
                 }
-                Ok((warnings, forced))
+                let input = files::lossy(&job.path);
+                let row = json!({
+                    "input": input, "volume": row::of_volume(&volume), "outputs": outputs,
+                    "padding_voxels": padding_voxels(&volume, options.hu), "forced": forced,
+                });
+                Ok(Made { row, warnings, forced: forced.then_some(input) })
             });
             match made {
-                Ok((found, forced)) => {
-                    if forced {
-                        forced_in.push(files::lossy(&job.path));
-                    }
-                    found.iter().for_each(|warning| progress.say(&warning.line()));
-                    warnings.push((at, found));
+                Ok(made) => {
+                    made.warnings.iter().for_each(|warning| progress.say(&warning.line()));
+                    made_of.push((at, made));
                 }
                 Err(error) if error.is_of_device() => return Err(error),
                 Err(error) => {
@@ -78,15 +97,19 @@ pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
         return Err(Error::Interrupted(format!("after {done} of {} volumes", jobs.len())).into());
     }
     failed.sort_by_key(|(at, _)| *at);
-    warnings.sort_by_key(|(at, _)| *at);
-    forced_in.sort();
+    made_of.sort_by_key(|(at, _)| *at);
     let (total, out) = (jobs.len() + inputs.failed.len(), args.out.display());
     let (made, passed) = (jobs.len() - failed.len(), inputs.passed_over.len());
-    let warnings = inputs.warnings.iter().cloned().chain(warnings.into_iter().flat_map(|(_, found)| found));
+    let (mut rows, mut warnings, mut forced_in) = (Vec::new(), inputs.warnings.clone(), Vec::new());
+    for (_, made) in made_of {
+        rows.push(made.row);
+        warnings.extend(made.warnings);
+        forced_in.extend(made.forced);
+    }
     let report = Report::new("drr")
         .with_all(json!({
             "out": files::lossy(&args.out), "volumes": made, "views": projection.views, "seconds": start.elapsed().as_secs_f64(),
-            "forced": forced_in, "passed_over": inputs.passed_over,
+            "rows": rows, "forced": forced_in, "passed_over": inputs.passed_over,
         }))?
         .warning(warnings)
         .failing(inputs.failed.iter().cloned())

@@ -3,6 +3,7 @@
 mod dataset;
 mod many;
 mod one;
+mod row;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -89,10 +90,6 @@ fn rules(args: &DrrArgs, alone: bool) -> Vec<Rule> {
         Rule::new("pictures", !alone, "several volumes, a folder or a data set"),
         Rule::new("rescale", !dataset, "files, while a data set's HU are the files' or the table's (--hu-source)"),
     ]);
-    // A data set has a table of its own, and says so itself.
-    if !dataset {
-        rules.push(args.source.metadata_rule(&args.paths));
-    }
     rules
 }
 

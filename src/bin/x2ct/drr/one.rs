@@ -4,16 +4,15 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use clap::ValueEnum;
 use serde_json::json;
 use x2ct::ct::physics::padding_voxels;
 use x2ct::ct::{Radiograph, image, padding_pixels};
 use x2ct::{Error, files};
 
-use super::DrrArgs;
+use super::{DrrArgs, row};
 use crate::Common;
+use crate::effect;
 use crate::output::{Report, Warning};
-use crate::projection::GeometryName;
 use crate::source::Opened;
 
 pub fn run(file: &Path, args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
@@ -23,6 +22,7 @@ pub fn run(file: &Path, args: &DrrArgs, common: &Common) -> anyhow::Result<ExitC
         return Err(Error::argument("--view", "several views do not go into one image", hint).into());
     }
     let options = projection.options()?;
+    effect::check(&[args.source.metadata_rule([file])])?;
     args.source.check()?;
     image::check_format(&args.out)?;
     files::check_writable(&args.out)?;
@@ -39,34 +39,21 @@ pub fn run(file: &Path, args: &DrrArgs, common: &Common) -> anyhow::Result<ExitC
     let project = begin.elapsed().as_secs_f64() - read;
     super::write(&args.out, &made, projection)?;
     let seconds = begin.elapsed().as_secs_f64();
-    let (picture, pitch, png) = (&made.image, made.pitch, projection.png(&made));
-    let (low, high) = picture.limits();
-    let [dark, bright] = picture.window(png.window)?;
-    let value = |name: Option<clap::builder::PossibleValue>| name.map(|n| n.get_name().to_string());
     let padding = padding_voxels(&volume, options.hu);
     if common.json {
-        let cone = projection.geometry == GeometryName::Cone;
         let report = json!({
-            "input": files::lossy(file), "output": files::lossy(&args.out), "device": device.name(),
-            "volume": {
-                "shape": volume.shape, "spacing_mm": volume.spacing(), "axis_codes": volume.axis_codes().to_string(),
-            },
-            "mode": options.mode, "view": options.view, "geometry": value(projection.geometry.to_possible_value()),
-            "projector": made.entries.get("projector"),
-            "sdd_mm": cone.then_some(projection.sdd), "sod_mm": cone.then_some(projection.sod),
-            "size": [picture.height, picture.width], "pitch_mm": pitch, "min": low, "max": high,
-            "window": {
-                "low": dark, "high": bright, "rule": png.window.rule(), "curve": png.curve,
-            },
-            "film": made.exposure, "collimation": made.entries.get("collimation"),
+            "input": files::lossy(file), "device": device.name(), "volume": row::of_volume(&volume),
             "isocentre_mm": options.isocentre.unwrap_or_else(|| volume.affine.centre(volume.shape)),
-            "settings": made.entries, "letters": png.letters.is_some(),
             "padding_voxels": padding, "padding_pixels": padding_pixels(&device, &volume, &options)?,
             "seconds": {"read": read, "project": project, "total": seconds},
             "forced": forced, "passed_over": [],
         });
-        return Report::new("drr").with_all(report)?.warning(warnings).finish(true, || ());
+        let picture = row::of_picture(&args.out, options.view, &made, projection)?;
+        let report = Report::new("drr").with_all(report)?.with_all(picture)?;
+        return report.warning(warnings).finish(true, || ());
     } else {
+        let (picture, pitch) = (&made.image, made.pitch);
+        let (low, high) = picture.limits();
         say!(
             "{}: {} x {} pixels of {pitch:.3} mm, {low:.4} to {high:.4} {}, {seconds:.2} s on {}",
             args.out.display(),

@@ -15,7 +15,7 @@ pub fn log_path(out: &Path) -> PathBuf {
 
 /// The steps of a log up to the one of the checkpoint (later ones will be done, and logged, again), and what is wrong with it.
 pub fn read(path: &Path, until: usize) -> (Vec<StepLog>, Option<String>) {
-    let bytes = match std::fs::read(path) {
+    let bytes = match files::read(path) {
         Ok(bytes) => bytes,
         Err(error) => {
             return (Vec::new(), Some(format!("cannot be read ({error}), and begins again after step {until}")));
