@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use dicom_core::value::DataSetSequence;
 use dicom_core::{DataElement, PrimitiveValue, VR};
 use dicom_dictionary_std::tags;
+use dicom_object::InMemDicomObject;
 use serde_json::Value;
 use x2ct::ct::{self, CtVolume, HuSource, image};
 
@@ -88,12 +90,60 @@ fn what_is_not_decoded_is_named_with_what_to_do() {
     let refused = |name: &str| ct::read(pair(name).path()).unwrap_err().to_string();
     let extended = refused("jpeg_extended_12_bits.dcm");
     assert!(extended.contains("JPEG extended") && extended.contains("1.2.840.10008.1.2.4.51"), "{extended}");
+    assert!(extended.contains("it is a lossy JPEG of 12 bits a sample, and only 8 are decoded here"), "{extended}");
     assert!(extended.contains("gdcmconv --raw"), "{extended}");
+    for (syntax, name) in [
+        ("1.2.840.10008.1.2.4.110", "JPEG XL"),
+        ("1.2.840.10008.1.2.4.112", "JPEG XL"),
+        ("1.2.840.10008.1.2.4.100", "video"),
+    ] {
+        let folder = pair("jpeg_baseline.dcm");
+        for slice in ["1", "2"] {
+            let path = folder.path().join(slice);
+            std::fs::write(&path, with_syntax(std::fs::read(&path).unwrap(), syntax)).unwrap();
+        }
+        let error = ct::read(folder.path()).unwrap_err().to_string();
+        let expected = format!("its pixels ({name}, transfer syntax {syntax}): this compression is not decoded here");
+        assert!(error.contains(&expected), "{error}");
+    }
     #[cfg(not(feature = "jpegls"))]
     {
         let ls = refused("jpeg_ls.dcm");
         assert!(ls.contains("JPEG-LS") && ls.contains("--features jpegls") && ls.contains("cmake"), "{ls}");
     }
+}
+
+/// A file in JPEG baseline that says it is in another syntax, whose identifier is one longer.
+fn with_syntax(mut bytes: Vec<u8>, syntax: &str) -> Vec<u8> {
+    const BASELINE: &[u8] = b"1.2.840.10008.1.2.4.50";
+    let at = bytes.windows(BASELINE.len()).position(|window| window == BASELINE).unwrap();
+    bytes.splice(at..at + BASELINE.len(), format!("{syntax}\0").bytes());
+    bytes[at - 2] += 2;
+    // The length of the group, behind the preamble, its mark and the element's head.
+    bytes[140] += 2;
+    bytes
+}
+
+#[test]
+fn a_table_of_modality_values_is_refused_of_a_ct_and_said_of_a_radiograph() {
+    let table = |path: &Path| {
+        let mut object = dicom_object::open_file(path).unwrap();
+        let mut item = InMemDicomObject::new_empty();
+        item.put(DataElement::new(tags::MODALITY_LUT_TYPE, VR::LO, PrimitiveValue::from("HU")));
+        object.put(DataElement::new(tags::MODALITY_LUT_SEQUENCE, VR::SQ, DataSetSequence::from(vec![item])));
+        object
+    };
+    let folder = pair("rle.dcm");
+    let slice = folder.path().join("2");
+    table(&slice).write_to_file(&slice).unwrap();
+    let error = ct::read(folder.path()).unwrap_err().to_string();
+    assert!(error.contains("2: has ModalityLUTSequence (0028,3000)") && error.contains("RescaleSlope"), "{error}");
+    let path = folder.path().join("dx");
+    table(&file("radiograph_monochrome2.dcm")).write_to_file(&path).unwrap();
+    let plain = image::read_radiograph(file("radiograph_monochrome2.dcm")).unwrap();
+    let read = image::read_radiograph(&path).unwrap();
+    assert_eq!(read.image, plain.image);
+    assert!(read.remarks.len() == 1 && read.remarks[0].contains("ModalityLUTSequence (0028,3000), is not applied"));
 }
 
 #[test]

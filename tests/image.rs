@@ -287,3 +287,103 @@ fn pictures_and_nifti_carry_the_digest_of_their_settings() {
     assert_eq!((&said["digest"], &said["window_low"]), (&digest.clone().into(), &"-1000".into()));
     assert_eq!(image::read(folder.path().join("a.nii")).unwrap(), sample());
 }
+
+/// A JPEG that a DICOM file holds.
+fn jpeg_of(name: &str) -> Vec<u8> {
+    let bytes = std::fs::read(crate::support::checkout("tests/dicom_files").join(name)).unwrap();
+    let at = bytes.windows(3).rposition(|window| window == [0xff, 0xd8, 0xff]).unwrap();
+    bytes[at..].to_vec()
+}
+
+/// EXIF data with an orientation behind another entry.
+fn exif(orientation: u16, big_endian: bool) -> Vec<u8> {
+    let short = |v: u16| if big_endian { v.to_be_bytes() } else { v.to_le_bytes() };
+    let long = |v: u32| if big_endian { v.to_be_bytes() } else { v.to_le_bytes() };
+    let mut bytes = if big_endian { b"MM\0*".to_vec() } else { b"II*\0".to_vec() };
+    bytes.extend(long(8));
+    bytes.extend(short(2));
+    for (tag, value) in [(0x0100, 20), (0x0112, orientation)] {
+        bytes.extend([short(tag), short(3)].concat());
+        bytes.extend(long(1));
+        bytes.extend([short(value), short(0)].concat());
+    }
+    bytes.extend(long(0));
+    bytes
+}
+
+/// Where the first row and the first column of the stored image are shown (EXIF 2.32, table 6): places of pixels.
+fn shown(orientation: u16, [h, w]: [usize; 2], [row, column]: [usize; 2]) -> [usize; 2] {
+    let ends = [
+        "",
+        "top left",
+        "top right",
+        "bottom right",
+        "bottom left",
+        "left top",
+        "right top",
+        "right bottom",
+        "left bottom",
+    ];
+    let (rows, columns) = ends[usize::from(orientation)].split_once(' ').unwrap();
+    let mut place = [0; 2];
+    for (end, index, count) in [(rows, row, h), (columns, column, w)] {
+        let axis = usize::from(["left", "right"].contains(&end));
+        place[axis] = if ["top", "left"].contains(&end) { index } else { count - 1 - index };
+    }
+    place
+}
+
+#[test]
+fn exif_orientation_of_jpeg_and_png_is_applied_and_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let jpeg = jpeg_of("jpeg_baseline.dcm");
+    let picture = GrayImage::new((0..24 * 20).map(|i| (i % 251) as f32).collect(), 24, 20).unwrap();
+    let path = folder.path().join("plain.png");
+    image::write(&path, &picture, &PngOptions { depth: Depth::Eight, ..Default::default() }, 1.0).unwrap();
+    let png = std::fs::read(&path).unwrap();
+    let in_jpeg = |data: &[u8]| {
+        let length = (data.len() as u16 + 8).to_be_bytes();
+        [&jpeg[..2], &[0xff, 0xe1], &length, b"Exif\0\0", data, &jpeg[2..]].concat()
+    };
+    let in_png = |data: &[u8]| {
+        let chunk = [b"eXIf", data].concat();
+        let mut crc = libdeflater::Crc::new();
+        crc.update(&chunk);
+        // Behind the signature and IHDR.
+        [&png[..33], &(data.len() as u32).to_be_bytes(), &chunk, &crc.sum().to_be_bytes(), &png[33..]].concat()
+    };
+    let read = |bytes: &[u8]| {
+        let path = folder.path().join("picture");
+        std::fs::write(&path, bytes).unwrap();
+        image::read_radiograph(&path).unwrap()
+    };
+    for plain in [&jpeg, &png].map(|bytes| read(bytes)) {
+        assert_eq!(([plain.image.height, plain.image.width], &plain.remarks[..]), ([24, 20], &[][..]));
+    }
+    for (orientation, big_endian) in (1..=8).flat_map(|orientation| [(orientation, false), (orientation, true)]) {
+        let data = exif(orientation, big_endian);
+        for (bytes, plain) in [(in_jpeg(&data), read(&jpeg).image), (in_png(&data), read(&png).image)] {
+            let found = read(&bytes);
+            let size = if orientation < 5 { [24, 20] } else { [20, 24] };
+            assert_eq!([found.image.height, found.image.width], size, "{orientation}");
+            for (row, column) in (0..24).flat_map(|row| (0..20).map(move |column| (row, column))) {
+                let [y, x] = shown(orientation, [24, 20], [row, column]);
+                let (is, was) = (found.image.pixels[y * size[1] + x], plain.pixels[row * 20 + column]);
+                assert_eq!(is, was, "{orientation}: pixel {row} {column}");
+            }
+            let said = found.remarks.join("");
+            let expected = format!("Its EXIF orientation, {orientation}, is applied: ");
+            assert!(said.starts_with(&expected) != (orientation == 1), "{orientation}: {said}");
+        }
+    }
+    // Damage to it is no damage to the picture.
+    for data in [&b""[..], b"MM\0*", b"II*\0\xff\xff\xff\xff", &exif(6, true)[..20], &exif(9, false), b"Exif"] {
+        assert_eq!(read(&in_jpeg(data)).image, read(&jpeg).image);
+    }
+}
+
+#[test]
+fn a_jpeg_of_twelve_bits_is_named() {
+    let error = image::read_bytes(&jpeg_of("jpeg_extended_12_bits.dcm"), "x.jpg").unwrap_err().to_string();
+    assert_eq!(error, "x.jpg: is a lossy JPEG of 12 bits a sample, and only 8 are decoded here; convert it to PNG");
+}

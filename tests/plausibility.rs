@@ -32,12 +32,16 @@ fn a_chest_is_neither_refused_nor_doubted() {
     for volume in [chest(), changed(|hu| hu), changed(|hu| if hu < -990.0 { -2048.0 } else { hu })] {
         assert_eq!(check(&volume, HuSource::AlreadyHu), []);
     }
+    for (patient, shape, spacing) in [(1, [96, 96, 80], 3.5), (2, [40, 40, 40], 9.0), (3, [128, 128, 64], 2.8)] {
+        let volume = Patient::new(5, patient, &PhantomConfig::default()).voxelise(shape, [spacing; 3]).unwrap();
+        assert_eq!(check(&volume, HuSource::AlreadyHu), [], "patient {patient}");
+    }
 }
 
 #[test]
 fn known_mistakes_are_found() {
     use Level::{Doubt, Refuse};
-    let cases: [(&str, CtVolume, Level, &str); 18] = [
+    let cases: [(&str, CtVolume, Level, &str); 19] = [
         ("constant", changed(|_| 40.0), Refuse, "all of its voxels are 40"),
         ("0 to 1", changed(|hu| hu + 1000.0).scaled(1.0 / 2000.0), Refuse, "air and tissue differ"),
         ("unsigned padding", changed(|hu| if hu < -950.0 { 63536.0 } else { hu }), Refuse, "read as an unsigned one"),
@@ -51,6 +55,7 @@ fn known_mistakes_are_found() {
         ("twice", changed(|hu| hu - 1024.0), Doubt, "where no substance is"),
         ("by 12", changed(|hu| 12.0 * hu), Doubt, "where no substance is"),
         ("background of 0", changed(|hu| if hu < -950.0 { 0.0 } else { hu }), Doubt, "exactly 0 HU"),
+        ("all air", changed(|hu| (hu / 10.0 - 800.0).min(-700.0)), Refuse, "all of it is air, below -300 HU"),
         ("two values", changed(|hu| if hu < -500.0 { -1000.0 } else { 40.0 }), Doubt, "2 different values"),
         ("slab", slab(8), Doubt, "too thin for a chest"),
         ("micrometres", rescaled(1e-3), Refuse, "mm; voxel sizes in another unit"),
@@ -81,6 +86,79 @@ fn a_source_or_a_detector_inside_the_volume_is_told() {
     assert_eq!(told(Geometry::Cone { sdd: 1800.0, sod: 1500.0 }), None);
     assert!(told(Geometry::Cone { sdd: 1800.0, sod: 100.0 }).unwrap().starts_with("The X-ray source lies inside"));
     assert!(told(Geometry::Cone { sdd: 1600.0, sod: 1500.0 }).unwrap().starts_with("The detector lies inside"));
+}
+
+/// A function of the voxel's place, rounded or not.
+fn computed(hu: impl Fn([f32; 3]) -> f32, rounded: bool) -> CtVolume {
+    let [nx, ny, nz] = SHAPE;
+    let place = |i: usize| [i % nx, i / nx % ny, i / nx / ny].map(|n| n as f32);
+    let value = |i| if rounded { hu(place(i)).round() } else { hu(place(i)) };
+    let voxels: Vec<f32> = (0..nx * ny * nz).map(value).collect();
+    CtVolume { voxels: voxels.into(), slope: 1.0, intercept: 0.0, ..chest() }
+}
+
+#[test]
+fn a_ramp_is_doubted() {
+    let ramps: [(&str, &dyn Fn([f32; 3]) -> f32); 6] = [
+        ("x", &|[x, _, _]| 31.0 * x - 1000.0),
+        ("y", &|[_, y, _]| 29.3 * y - 1000.0),
+        ("z", &|[_, _, z]| 37.5 * z - 1000.0),
+        ("diagonal", &|[x, y, z]| 11.7 * x + 9.1 * y + 8.3 * z - 1000.0),
+        ("wave", &|[x, y, _]| 900.0 * (x / 12.0).sin() * (y / 15.0).cos() - 100.0),
+        ("well", &|[x, y, z]| (x - 32.0).powi(2) + (y - 28.0).powi(2) + (z - 24.0).powi(2) - 1000.0),
+    ];
+    for (what, hu) in ramps {
+        for rounded in [false, true] {
+            let found = check(&computed(hu, rounded), HuSource::AlreadyHu);
+            let hit =
+                found.iter().any(|f| f.level == Level::Doubt && f.text.contains("a computed ramp looks like this"));
+            assert!(hit, "{what}, rounded {rounded}: {found:?}");
+        }
+    }
+}
+
+/// Planes of one value between others, wherever they lie; those at the ends are padding.
+#[test]
+fn planes_that_were_filled_are_doubted_and_numbered() {
+    let [nx, ny, _] = SHAPE;
+    let filled = |axis: usize, planes: &[usize], value: f32| {
+        let mut voxels = chest().hu_f32(HuSource::AlreadyHu);
+        for (i, voxel) in voxels.iter_mut().enumerate() {
+            if planes.contains(&[i % nx, i / nx % ny, i / nx / ny][axis]) {
+                *voxel = value;
+            }
+        }
+        CtVolume { voxels: voxels.into(), slope: 1.0, intercept: 0.0, ..chest() }
+    };
+    for value in [0.0, -1024.0, -3024.0, 40.0] {
+        let found = check(&filled(2, &[10, 11, 12, 20, 47], value), HuSource::AlreadyHu);
+        let says = "4 of its 48 planes along voxel axis 2, counted from 0, hold one value and lie between others that do not: \
+                    10 to 12, 20; missing slices";
+        let hits = found.iter().filter(|f| f.level == Level::Doubt && f.text.starts_with(says)).count();
+        assert_eq!(hits, 1, "{value}: {found:?}");
+    }
+    let found = check(&filled(1, &[30], -1024.0), HuSource::AlreadyHu);
+    assert!(found.iter().any(|f| f.text.starts_with("1 of its 56 planes along voxel axis 1")), "{found:?}");
+    for (axis, planes) in [(2, [0, 1, 2, 46, 47]), (0, [0, 1, 61, 62, 63])] {
+        assert_eq!(check(&filled(axis, &planes, -1024.0), HuSource::AlreadyHu), [], "axis {axis}");
+    }
+}
+
+/// An image of other physics whose air happens to be at -1000.
+#[test]
+fn tissue_that_spreads_over_all_values_is_doubted() {
+    let mut random = noise();
+    let sound = chest();
+    let voxels: Vec<f32> = sound
+        .hu_f32(HuSource::AlreadyHu)
+        .into_iter()
+        .map(|hu| if hu < -300.0 { hu } else { (1800.0 * random() - 300.0).round() })
+        .collect();
+    let found = check(&CtVolume { voxels: voxels.into(), slope: 1.0, intercept: 0.0, ..sound }, HuSource::AlreadyHu);
+    assert!(
+        found.iter().any(|f| f.level == Level::Doubt && f.text.contains("MR images and a wrong slope")),
+        "{found:?}"
+    );
 }
 
 trait Scaled {

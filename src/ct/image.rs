@@ -1,5 +1,6 @@
 //! Radiographs as files: 8- and 16-bit PNG, safetensors and NIfTI out; these, JPEG and DICOM in.
 
+mod exif;
 mod read;
 
 use std::collections::BTreeMap;

@@ -7,6 +7,7 @@ pub mod collimation;
 pub mod dicom;
 pub mod geometry;
 pub mod image;
+mod jpeg;
 pub mod nifti;
 pub mod phantom;
 pub mod physics;

@@ -17,14 +17,21 @@
 //! | air (below -300 HU) | < 0.1 % | | lungs and surroundings are air; crops of the mediastinum are not |
 //! | tissue (-300 HU and above) | < 0.5 % | < 0.01 % | vessels are 5 % of a lung |
 //! | soft tissue (-200 to 200 HU) | < 0.5 % | | as before |
+//! | soft tissue, of all tissue | < 40 % | | 80 % and more of a chest, the rest is bone; MR images spread, whatever their air is scaled to |
 //! | commonest 25 HU of air | above -750 HU | | air outside the patient is -1000 HU, lungs are -900 to -800 |
 //! | exactly 0 HU | > 20 % | | a background set to 0; water and tissue are noisy |
 //! | below -1150 HU, the commonest value aside | > 2 % | | no substance is there, and padding is one value |
 //! | mean step between neighbours over mean deviation | > 1 | | 1.4 for noise, 0.1 to 0.3 for CT |
+//! | mean second difference over mean slope of neighbours | < 0.2 | | 1.5 for CT, 2 for sharp edges; 0.2 for CT enlarged eight times, 0 for a computed ramp |
+//! | planes that hold one value, between planes that do not | 1 or more | | missing slices that were filled; at the ends they are padding |
 //! | different whole numbers | <= 16 | <= 128 small ones | a label mask |
 //!
 //! Shares are of the voxels that are no padding (below -1024 HU), except for the row that is about those. Counts are of whole HU,
 //! so the findings are the same on every machine and for any number of threads.
+
+mod places;
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -33,6 +40,9 @@ use super::physics::PADDING_BELOW_HU;
 use super::view::{Beam, View};
 use super::volume::{CtVolume, HuSource, Voxels};
 use crate::error::{Error, Result};
+use crate::limits::{rounded, short};
+use crate::table::first_of;
+use places::Blank;
 
 /// How much a finding weighs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,9 +68,15 @@ pub fn check(volume: &CtVolume, source: HuSource) -> Vec<Finding> {
     geometry(volume, &mut found);
     let (slope, _) = volume.hu_scale(source);
     found.doubt(slope < 0.0, || {
-        format!("its HU fall where its stored values rise (a slope of {slope}); inverted values look like this")
+        format!(
+            "its HU fall where its stored values rise (a slope of {}); inverted values look like this",
+            short(slope)
+        )
     });
     content(&Counts::of(volume, source), &mut found);
+    if found.0.iter().all(|finding| finding.level == Level::Doubt) {
+        places(volume, source, &mut found);
+    }
     found.0.sort_by_key(|finding| std::cmp::Reverse(finding.level));
     found.0
 }
@@ -198,7 +214,7 @@ fn geometry(volume: &CtVolume, found: &mut Findings) {
     let spacing = volume.spacing();
     let extent: [f64; 3] = std::array::from_fn(|a| spacing[a] * volume.shape[a] as f64);
     let (longest, shortest) = (extent.into_iter().fold(0.0, f64::max), extent.into_iter().fold(f64::MAX, f64::min));
-    let all = extent.map(short).join(" x ");
+    let all = extent.map(rounded).join(" x ");
     let farthest = volume.affine.voxel_to_world([0.0; 3]).into_iter().fold(0.0, |far: f64, mm| far.max(mm.abs()));
     found.refuse(!(farthest <= 1e5), || format!("its first voxel lies {farthest:.3e} mm from the origin"));
     let unit = |factor: &str| {
@@ -213,16 +229,9 @@ fn geometry(volume: &CtVolume, found: &mut Findings) {
         found.doubt(longest >= 100.0 && shortest < 60.0, || format!("it measures {all} mm, too thin for a chest"));
     }
     let (finest, coarsest) = (spacing.into_iter().fold(f64::MAX, f64::min), spacing.into_iter().fold(0.0, f64::max));
-    let edges = || spacing.map(short).join(" x ");
+    let edges = || spacing.map(rounded).join(" x ");
     found.doubt(longest >= 10.0 && finest < 0.1, || format!("its voxels are {} mm, finer than CT's", edges()));
     found.doubt(longest <= 3000.0 && coarsest > 60.0, || format!("its voxels are {} mm, coarser than CT's", edges()));
-}
-
-/// Three significant digits.
-fn short(value: f64) -> String {
-    let digits = (2 - value.abs().max(1e-9).log10().floor() as i32).clamp(0, 9) as usize;
-    let text = format!("{value:.digits$}");
-    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_string() } else { text }
 }
 
 fn content(counts: &Counts, found: &mut Findings) {
@@ -230,8 +239,8 @@ fn content(counts: &Counts, found: &mut Findings) {
         return;
     }
     let (low, high) = (counts.low, counts.high);
-    let range = || format!("its values are {} to {}", short(low), short(high));
-    if found.refuse(low == high, || format!("all of its voxels are {}", short(low))) {
+    let range = || format!("its values are {} to {}", rounded(low), rounded(high));
+    if found.refuse(low == high, || format!("all of its voxels are {}", rounded(low))) {
         return;
     }
     if counts.is_mask() {
@@ -289,7 +298,8 @@ fn content(counts: &Counts, found: &mut Findings) {
     if let Some(text) = misscaling {
         found.doubt(true, || text);
     }
-    if found.refuse(tissue < 0.0001, || format!("all but {} of it is air, below -300 HU", percent(tissue))) {
+    let all = if tissue == 0.0 { "all".into() } else { format!("all but {}", percent(tissue)) };
+    if found.refuse(tissue < 0.0001, || format!("{all} of it is air, below -300 HU")) {
         return;
     }
     found.doubt(air < 0.001, || {
@@ -308,10 +318,51 @@ fn content(counts: &Counts, found: &mut Findings) {
     found.doubt(counts.kinds() <= 16, || format!("it has only {} different values, as a mask has", counts.kinds()));
     found.doubt(counts.roughness() > 1.0, || "its voxels have nothing to do with their neighbours, as noise".into());
     found.doubt(soft < 0.005, || format!("it has no soft tissue: {} of it is between -200 and 200 HU", percent(soft)));
+    found.doubt(soft >= 0.005 && soft < 0.4 * tissue, || {
+        format!(
+            "only {} of what is more than air in it is soft tissue, -200 to 200 HU, and most of a chest is; MR images and a wrong \
+             slope look like this",
+            percent(soft / tissue)
+        )
+    });
     found.doubt(air >= 0.001 && tissue < 0.005, || format!("only {} of it is more than air", percent(tissue)));
     found.doubt(middle < 200 && air >= 0.001, || {
         format!("nearly all of its voxels are within {middle} HU of each other")
     });
+}
+
+/// What the places of voxels tell.
+fn places(volume: &CtVolume, source: HuSource, found: &mut Findings) {
+    let (slope, intercept) = volume.hu_scale(source);
+    let (blank, bend) = match &volume.voxels {
+        Voxels::I16(v) => {
+            (places::blank(v, volume.shape), places::bend(v, volume.shape, |&v| slope * f32::from(v) + intercept))
+        }
+        Voxels::F32(v) => (places::blank(v, volume.shape), places::bend(v, volume.shape, |&v| slope * v + intercept)),
+    };
+    for Blank { axis, runs, count } in blank {
+        let run = |run: &Range<usize>| match run.len() {
+            1 => run.start.to_string(),
+            _ => format!("{} to {}", run.start, run.end - 1),
+        };
+        found.doubt(true, || {
+            format!(
+                "{count} of its {} planes along voxel axis {axis}, counted from 0, hold one value and lie between others that do \
+                 not: {}; missing slices that were filled look like this",
+                volume.shape[axis],
+                first_of(runs.iter().map(run))
+            )
+        });
+    }
+    if let Some(bend) = bend.filter(|bend| *bend < 0.2) {
+        found.doubt(true, || {
+            format!(
+                "its values change in straight lines from voxel to voxel, without texture or noise; a computed ramp looks like \
+                 this (second differences are {} of the slope, 1.5 in CT)",
+                rounded(bend)
+            )
+        });
+    }
 }
 
 /// What a volume without air looks like, where that is a known mistake.
@@ -344,7 +395,7 @@ fn misscaled(counts: &Counts) -> Option<String> {
 }
 
 fn percent(share: f64) -> String {
-    format!("{} %", short(100.0 * share))
+    format!("{} %", rounded(100.0 * share))
 }
 
 const PADDING: i32 = PADDING_BELOW_HU as i32;

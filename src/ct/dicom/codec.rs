@@ -3,6 +3,7 @@
 use jpeg_decoder::PixelFormat;
 
 use super::pixels::{Layout, samples};
+use crate::ct::jpeg;
 
 /// Samples as they are.
 pub(super) fn none(data: &[u8], layout: Layout) -> Result<Vec<u16>, String> {
@@ -61,7 +62,9 @@ fn unpack(mut data: &[u8], count: usize) -> Option<Vec<u8>> {
 pub(super) fn jpeg(data: &[u8], layout: Layout) -> Result<Vec<u16>, String> {
     let mut decoder = jpeg_decoder::Decoder::new(data);
     decoder.set_max_decoding_buffer_size(2 * layout.area());
-    decoder.read_info().map_err(|e| e.to_string())?;
+    let problem =
+        |e: jpeg_decoder::Error| jpeg::beyond(&e).map_or_else(|| e.to_string(), |what| format!("it is {what}"));
+    decoder.read_info().map_err(problem)?;
     let info = decoder.info().ok_or("it has no frame")?;
     expect_size([info.height.into(), info.width.into()], layout)?;
     let size = match info.pixel_format {
@@ -69,7 +72,7 @@ pub(super) fn jpeg(data: &[u8], layout: Layout) -> Result<Vec<u16>, String> {
         PixelFormat::L16 => 2,
         PixelFormat::RGB24 | PixelFormat::CMYK32 => return Err("it is in colour".into()),
     };
-    let bytes = decoder.decode().map_err(|e| e.to_string())?;
+    let bytes = decoder.decode().map_err(problem)?;
     Ok(samples(&bytes, size, u16::from_ne_bytes))
 }
 

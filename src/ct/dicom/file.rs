@@ -1,6 +1,5 @@
 //! One DICOM file: its elements by name, with errors that name them.
 
-use std::fs::File;
 use std::io::{BufReader, Cursor, Read};
 use std::path::Path;
 
@@ -10,6 +9,7 @@ use dicom_object::file::ReadPreamble;
 use dicom_object::{DefaultDicomObject, FileMetaTableBuilder, InMemDicomObject, OpenFileOptions, Tag};
 
 use crate::error::{Error, Result};
+use crate::files;
 
 /// Reads a file, or what stands before the element `until` in it. Files without the preamble and its mark, and without the
 /// group that names their transfer syntax, are read as the little-endian syntax that they look like.
@@ -19,7 +19,7 @@ pub(super) fn open(path: &Path, until: Option<Tag>) -> Result<DefaultDicomObject
     };
     let failed = |e: std::io::Error| Error::io(path, "read", &e);
     let mut start = Vec::new();
-    File::open(path).map_err(failed)?.take(132).read_to_end(&mut start).map_err(failed)?;
+    files::open(path).map_err(failed)?.take(132).read_to_end(&mut start).map_err(failed)?;
     let mut options = OpenFileOptions::new();
     if let Some(tag) = until {
         options = options.read_until(tag);
@@ -35,7 +35,7 @@ pub(super) fn open(path: &Path, until: Option<Tag>) -> Result<DefaultDicomObject
         let meta = meta.media_storage_sop_class_uid("").media_storage_sop_instance_uid("");
         meta.build().and_then(|meta| meta.write(&mut lead)).map_err(|e| unreadable(&e))?;
     }
-    let rest = BufReader::new(File::open(path).map_err(failed)?);
+    let rest = BufReader::new(files::open(path).map_err(failed)?);
     let whole = options.read_preamble(ReadPreamble::Never).from_reader(Cursor::new(lead).chain(rest));
     whole.map_err(|e| unreadable(&e))
 }

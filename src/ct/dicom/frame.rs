@@ -161,6 +161,10 @@ fn frames(fields: Fields) -> Result<Vec<Frame>> {
     if photometric != "MONOCHROME2" {
         return Err(fields.refuse(format!("PhotometricInterpretation is {photometric}, a CT's is MONOCHROME2")));
     }
+    if fields.has(tags::MODALITY_LUT_SEQUENCE) {
+        let problem = "has ModalityLUTSequence (0028,3000): its HU are given by a table, which is not read";
+        return Err(Error::file(fields.path, problem, "export it with RescaleSlope and RescaleIntercept"));
+    }
     let layout = Layout::of(fields)?;
     let count =
         if fields.has(tags::NUMBER_OF_FRAMES) { fields.integer(tags::NUMBER_OF_FRAMES, "NumberOfFrames")? } else { 1 };

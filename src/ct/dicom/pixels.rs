@@ -111,7 +111,7 @@ impl<'a> Pixels<'a> {
             | uids::HTJ2K => codec::jpeg_2000,
             uids::JPEGLS_LOSSLESS | uids::JPEGLS_NEAR_LOSSLESS => codec::jpeg_ls,
             uids::ENCAPSULATED_UNCOMPRESSED_EXPLICIT_VR_LITTLE_ENDIAN => codec::none,
-            _ => |_, _| Err("is not read here".into()),
+            _ => |_, _| Err("this compression is not decoded here".into()),
         };
         let data = self.object.frame_pixel_data(index as u32).unwrap_or_default();
         let decoded = decode(&data, self.layout).and_then(|samples| match samples.len() == self.layout.area() {

@@ -51,6 +51,12 @@ pub fn radiograph(path: impl AsRef<Path>) -> Result<Stored> {
     let mut values: Vec<f64> = samples.iter().map(|&s| slope * f64::from(layout.value(s)) + intercept).collect();
 
     let mut remarks = Vec::new();
+    if fields.has(tags::MODALITY_LUT_SEQUENCE) {
+        remarks.push(
+            "Its modality LUT, the table ModalityLUTSequence (0028,3000), is not applied: its stored values are taken."
+                .into(),
+        );
+    }
     match Shown::of(fields)? {
         Some(shown) => {
             let most = f64::from((1u32 << layout.bits) - 1);

@@ -6,12 +6,14 @@ use std::path::Path;
 
 use jpeg_decoder::PixelFormat;
 
+use super::exif::Orientation;
 use super::{FORMAT, GrayImage};
 use crate::archive::Archive;
 use crate::content::Content;
-use crate::ct::nifti;
 use crate::ct::volume::HuSource;
+use crate::ct::{jpeg, nifti};
 use crate::error::{Error, Result};
+use crate::files;
 
 /// Largest image that is read: four times the biggest detector's pixels; a header that claims more is damaged.
 const MAX_PIXELS: u64 = 1 << 26;
@@ -33,6 +35,17 @@ impl From<GrayImage> for Stored {
     }
 }
 
+impl Stored {
+    /// As it is meant to be shown by its EXIF data.
+    fn shown(mut self, exif: Option<&[u8]>) -> Self {
+        if let Some(orientation) = exif.and_then(Orientation::of) {
+            self.image = orientation.apply(&self.image);
+            self.remarks.push(orientation.remark());
+        }
+        self
+    }
+}
+
 /// The pixels of [`read_radiograph`].
 ///
 /// # Errors
@@ -49,7 +62,7 @@ pub fn read(path: impl AsRef<Path>) -> Result<GrayImage> {
 /// - safetensors: the tensor `image` of `x2ct drr`.
 /// - DICOM: one grey frame, see [`crate::ct::dicom::radiograph`].
 ///
-/// No mirroring; no inversion, but of DICOM's MONOCHROME1.
+/// No mirroring and turning but by the EXIF orientation of PNG and JPEG; no inversion, but of DICOM's MONOCHROME1.
 ///
 /// # Errors
 /// [`Error::File`]: unreadable, damaged or truncated, more than 2^26 pixels, a NIfTI with more than one slice, another
@@ -60,7 +73,7 @@ pub fn read_radiograph(path: impl AsRef<Path>) -> Result<Stored> {
         Content::Dicom => read_dicom(path),
         Content::Safetensors => read_safetensors(path),
         _ => {
-            let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", &e))?;
+            let bytes = files::read(path).map_err(|e| Error::io(path, "read", &e))?;
             decode(&bytes, path)
         }
     }
@@ -138,8 +151,10 @@ fn grey(samples: &[f64], channels: usize, [height, width]: [usize; 2]) -> Result
 }
 
 fn read_jpeg(bytes: &[u8], path: &Path) -> Result<Stored> {
-    let damaged =
-        |e: jpeg_decoder::Error| Error::file(path, format!("not a sound JPEG: {e}"), "copy or export the image again");
+    let damaged = |e: jpeg_decoder::Error| match jpeg::beyond(&e) {
+        Some(what) => Error::file(path, format!("is {what}"), "convert it to PNG"),
+        None => Error::file(path, format!("not a sound JPEG: {e}"), "copy or export the image again"),
+    };
     let mut decoder = jpeg_decoder::Decoder::new(bytes);
     decoder.read_info().map_err(damaged)?;
     let info = decoder.info().ok_or_else(|| Error::file(path, "a JPEG without an image", "export it again"))?;
@@ -154,7 +169,8 @@ fn read_jpeg(bytes: &[u8], path: &Path) -> Result<Stored> {
         PixelFormat::L16 => data.as_chunks::<2>().0.iter().map(|&b| f64::from(u16::from_ne_bytes(b))).collect(),
         _ => data.iter().map(|&b| f64::from(b)).collect(),
     };
-    grey(&samples, channels, [info.height.into(), info.width.into()])
+    let stored = grey(&samples, channels, [info.height.into(), info.width.into()])?;
+    Ok(stored.shown(decoder.exif_data()))
 }
 
 fn read_png(bytes: &[u8], path: &Path) -> Result<Stored> {
@@ -183,5 +199,6 @@ fn read_png(bytes: &[u8], path: &Path) -> Result<Stored> {
     // Other programs write texts too; only `x2ct drr` writes these together.
     let ours = ["mode", "view", "digest"].iter().all(|name| settings.contains_key(*name));
     let stored = grey(&samples, color.samples(), [height as usize, width as usize])?;
-    Ok(Stored { settings: if ours { settings } else { BTreeMap::new() }, ..stored })
+    let stored = Stored { settings: if ours { settings } else { BTreeMap::new() }, ..stored };
+    Ok(stored.shown(reader.info().exif_metadata.as_deref()))
 }
