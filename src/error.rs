@@ -86,6 +86,18 @@ impl Error {
         self
     }
 
+    /// The first of several errors, each of which cost its own `what`, such as "volumes", where none is left.
+    pub fn with_others(self, others: usize, what: &str) -> Self {
+        let all =
+            if others == 0 { String::new() } else { format!("{others} other {what} cannot be used either, and ") };
+        let more = |problem: String| format!("{problem} ({all}none is left)");
+        match self {
+            Error::File { path, field, problem, hint } => Error::File { path, field, problem: more(problem), hint },
+            Error::Argument { what, problem, hint } => Error::Argument { what, problem: more(problem), hint },
+            other => other,
+        }
+    }
+
     /// A [`Error::Argument`].
     pub fn argument(what: impl Into<String>, problem: impl Into<String>, hint: impl Into<String>) -> Self {
         Error::Argument { what: what.into(), problem: problem.into(), hint: hint.into() }

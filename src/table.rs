@@ -242,9 +242,9 @@ impl BadRow {
         }
     }
 
-    /// Whether the row is about this volume, named without an ending.
-    pub fn is_about(&self, name: &str) -> bool {
-        self.about.as_ref().is_some_and(|about| about.trim().trim_end_matches(".nii.gz") == name)
+    /// The volume the row is about, named without an ending, where the name could be read.
+    pub fn volume(&self) -> Option<&str> {
+        self.about.as_ref().map(|about| about.trim().trim_end_matches(".nii.gz"))
     }
 
     /// The row as an error, whose field is the row's place.

@@ -348,7 +348,7 @@ const BAD: &[(&str, &[&str])] = &[
     ("EVAL --checkpoint flipped.checkpoint.safetensors --cache train.cache.safetensors", &["flipped.checkpoint.safetensors: ", "was changed or damaged"]),
     ("EVAL --checkpoint train.cache.safetensors --cache train.cache.safetensors", &["train.cache.safetensors: has format \"x2ct-cache-1\", not \"x2ct-checkpoint-1\""]),
     ("EVAL --checkpoint checkpoint.safetensors --cache other.cache.safetensors", &["other.cache.safetensors: cache: teacher: trained on phantom teacher, these are CT-CLIP (digests "]),
-    ("EVAL --checkpoint checkpoint.safetensors --cache train.cache.safetensors", &["valid_predicted_labels.csv: has no row for 4 volume(s) of train: train_1_a_1, "]),
+    ("EVAL --checkpoint checkpoint.safetensors --cache train.cache.safetensors", &["valid_predicted_labels.csv: train_1_a_1: has no row for this volume of train (3 other volumes"]),
     ("predict volume.nii.gz --checkpoint checkpoint.safetensors --cache other.cache.safetensors", &["other.cache.safetensors: cache: teacher: trained on phantom teacher, these are CT-CLIP"]),
     // Devices, golden files, benches, models.
     ("train good.toml --device tpu", &["tpu: no such device", "cuda:N"]),

@@ -414,8 +414,9 @@ fn volumes_that_a_table_lacks_are_named_with_it_and_other_places_are_found() {
     let text = fs::read_to_string(&reports).unwrap();
     fs::write(&reports, text.replace("valid_1_a_2", "valid_8_a_1")).unwrap();
     let lacks = |what: &str| format!("has no row for {what} volume(s) that another table has: ");
+    let labels = || ct_rate::labels_of(root.path(), Split::Valid).unwrap();
     assert_eq!(
-        ct_rate::disagreements(root.path(), Split::Valid),
+        ct_rate::disagreements(root.path(), Split::Valid, &labels().1),
         [
             (reports.clone(), lacks("1") + "valid_1_a_2"),
             (read.left_out[0].file.clone(), lacks("2") + "valid_2_a_1, valid_8_a_1"),
@@ -424,8 +425,8 @@ fn volumes_that_a_table_lacks_are_named_with_it_and_other_places_are_found() {
     );
     // The labels by themselves know what they know, whatever the other tables lack.
     fs::remove_file(reports).unwrap();
-    assert_eq!(ct_rate::disagreements(root.path(), Split::Valid).len(), 1);
-    let (found, labels) = ct_rate::labels_of(root.path(), Split::Valid).unwrap();
+    let (found, labels) = labels();
+    assert_eq!(ct_rate::disagreements(root.path(), Split::Valid, &labels).len(), 1);
     assert_eq!(found, read.left_out[0].file);
     assert_eq!(labels.order, [name("valid_1_a_1"), name("valid_1_a_2")]);
     assert_eq!(labels.rows[&name("valid_1_a_2")], written.volumes[1].labels);

@@ -61,7 +61,7 @@ fn tables_that_disagree_are_told_apart() {
     // Labels are: it is the table that is named, not the data set.
     edit(at, LABELS, without("valid_8_a_1"));
     let (code, _, said) = run(at, eval);
-    let says = format!("{LABELS}: has no row for 1 volume(s) of valid.cache.safetensors: valid_8_a_1");
+    let says = format!("{LABELS}: valid_8_a_1: has no row for this volume of valid.cache.safetensors");
     assert!(code == Some(1) && said.contains(&says), "{said}");
     // A row that is there and cannot be used is named by its line, be the lines' ends as they may, and a mark before them.
     let spoil = |table: &str| format!("\u{feff}{}", table.replace("valid_8_a_1.nii.gz,", "valid_8_a_1.nii.gz,maybe"));

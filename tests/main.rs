@@ -28,6 +28,8 @@ mod joins;
 mod json;
 mod layout;
 #[cfg(feature = "cli")]
+mod left_out;
+#[cfg(feature = "cli")]
 mod malformed;
 mod nifti;
 mod nifti_forms;

@@ -13,7 +13,7 @@ use x2ct::tensor::DType;
 use x2ct::train::{CtDataConfig, CtLossConfig, CtTeacher, CtTrainConfig, OptimizerConfig, Texts, Trainer};
 use x2ct::{Device, Error};
 
-const FEATURES: usize = 64;
+pub const FEATURES: usize = 64;
 
 fn study() -> PhantomStudy {
     PhantomStudy { seed: 7, shape: [24, 20, 28], spacing: [14.0, 16.0, 12.0] }
@@ -29,7 +29,7 @@ fn texts(volumes: &VolumeSet, words: usize) -> Texts {
     Texts::Features(grams.features(volumes.ids().to_vec(), &reports).unwrap())
 }
 
-fn config(text_features: Option<usize>) -> CtTrainConfig {
+pub fn config(text_features: Option<usize>) -> CtTrainConfig {
     let encoder = DcFormerConfig {
         channels: [4, 4, 8, 8, 16],
         kernels: [5, 3, 3, 3],
@@ -172,7 +172,7 @@ fn what_the_model_was_not_trained_on_is_refused() {
     let error = refused(&Texts::Features(narrow));
     assert!(error.contains("16 columns") && error.contains("takes 64"), "{error}");
     let error = refused(&texts(&volumes(1), 1));
-    assert!(error.contains("none of the report of phantom_7_1"), "{error}");
+    assert!(error.contains("phantom_7_1: there are no text features of its report"), "{error}");
     let cache = teacher.cache(volumes(2), &Texts::Features(good), &never, &mut |_| {}).unwrap();
     let error = refused(&Texts::Embeddings(cache));
     assert!(error.contains("the model has a text tower"), "{error}");
@@ -339,8 +339,25 @@ pub mod circle {
         failed(
             "cache build --checkpoint ct/checkpoint.safetensors --volumes valid.volumes.safetensors \
              --text train.text.safetensors --out x.safetensors",
-            "valid_1_a_1",
+            "train.text.safetensors: valid_1_a_1: there are no text features of its report (5 other volumes cannot be used",
         );
+
+        // Text features of other options are told by the option, with the file.
+        for (option, trained, other) in [("--features", "64", "32"), ("--words", "2", "3")] {
+            let options = ["--features 64", "--words 2"]
+                .map(|o| o.replace(&format!("{option} {trained}"), &format!("{option} {other}")));
+            succeed(at, &format!("cache text --dataset . --split valid {} --out other", options.join(" ")));
+            for command in ["eval --dataset .", "cache build --out x.safetensors"] {
+                failed(
+                    &format!(
+                        "{command} --checkpoint ct/checkpoint.safetensors --volumes valid.volumes.safetensors --text other"
+                    ),
+                    &format!(
+                        "other: {option}: the model was trained on {option} {trained}, these are of {option} {other} (digests "
+                    ),
+                );
+            }
+        }
     }
 
     #[test]

@@ -34,7 +34,8 @@ fn stored(volume: usize, dtype: DType) -> Vec<u8> {
 }
 
 fn preset() -> Preset {
-    Preset { size: None, ..Preset::dcformer() }
+    // Values as they come: [`voxel`] is no Hounsfield unit.
+    Preset { size: None, window: None, pre_clip: None, ..Preset::dcformer() }
 }
 
 fn in_memory(dtype: DType) -> VolumeSet {
@@ -135,10 +136,13 @@ fn what_no_chest_ct_comes_out_as_is_not_loaded() {
         infinite[at..].copy_from_slice(&bytes(f32::NEG_INFINITY));
         let mut not_a_number = stored(1, dtype);
         not_a_number[..dtype.size()].copy_from_slice(&bytes(f32::NAN));
+        // Two zeros that differ in a bit.
+        let zeros: Vec<u8> = (0..VOXELS).flat_map(|i| bytes(if i % 3 == 0 { -0.0 } else { 0.0 })).collect();
         for (data, says) in [
-            (bytes(0.5).repeat(VOXELS), "train_2_a_1 is one value everywhere"),
-            (infinite, "train_2_a_1 has 1 voxels that are not finite"),
-            (not_a_number, "train_2_a_1 has 1 voxels that are not finite"),
+            (bytes(0.5).repeat(VOXELS), "is one value everywhere"),
+            (zeros, "is one value everywhere"),
+            (infinite, "has 1 voxels that are not finite"),
+            (not_a_number, "has 1 voxels that are not finite"),
         ] {
             folder_of(folder.path(), dtype);
             let path = folder.path().join("train_2_a_1.safetensors");
@@ -151,6 +155,41 @@ fn what_no_chest_ct_comes_out_as_is_not_loaded() {
             let packed = folder.path().join("packed");
             assert!(set.write(&packed).unwrap_err().to_string().contains(says));
             assert!(!packed.exists());
+        }
+    }
+}
+
+/// A preset with a window gives -1 to 1, and its padding; one that clips gives what it clips to.
+#[test]
+fn values_that_the_preset_does_not_give_are_not_loaded() {
+    let device = Device::host();
+    let load = |preset: Preset, dtype: DType, extremes: [f32; 2]| {
+        let voxels = (0..VOXELS).map(|i| extremes[i % 2]);
+        let bytes = match dtype {
+            DType::F32 => voxels.flat_map(f32::to_le_bytes).collect(),
+            DType::Bf16 => voxels.flat_map(|v| half::bf16::from_f32(v).to_le_bytes()).collect(),
+        };
+        let set = VolumeSet::new(vec!["a".into()], SHAPE, dtype, bytes, preset).unwrap();
+        set.load(&device, &[0]).map(drop).map_err(|e| e.to_string())
+    };
+    let hu = Preset { window: None, ..Preset::dcformer() };
+    let padded = Preset { pad: -2.0, ..Preset::dcformer() };
+    for (preset, extremes, refused) in [
+        (Preset::dcformer(), [-1.0, 1.0], None),
+        (Preset::dcformer(), [-1.0, 1.0078125], None),
+        (Preset::dcformer(), [-1.0, 1.5], Some("a: has values from -1 to 1.5, and preset dcformer gives -1 to 1")),
+        (Preset::dcformer(), [-1000.0, 1.0], Some("a: has values from -1000 to 1, and preset dcformer gives -1 to 1")),
+        (padded, [-2.0, 1.0], None),
+        (hu.clone(), [-1000.0, 1000.0], None),
+        (hu, [-1000.0, 3072.0], Some("a: has values from -1000 to 3072, and preset dcformer gives -1000 to 1000")),
+        (preset(), [-4096.0, 4096.0], None),
+    ] {
+        for dtype in [DType::F32, DType::Bf16] {
+            let loaded = load(preset.clone(), dtype, extremes);
+            match refused {
+                None => assert_eq!(loaded, Ok(())),
+                Some(says) => assert!(loaded.as_ref().is_err_and(|e| e.contains(says)), "{loaded:?}"),
+            }
         }
     }
 }

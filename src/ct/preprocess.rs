@@ -112,6 +112,12 @@ impl Preset {
         blake3::hash(&json).to_hex().to_string()
     }
 
+    /// Least and largest value of the volumes it prepares; `None` where it bounds them by nothing.
+    pub fn range(&self) -> Option<[f32; 2]> {
+        let [low, high] = if self.window.is_some() { [-1.0, 1.0] } else { self.pre_clip? };
+        Some([low.min(self.pad), high.max(self.pad)])
+    }
+
     /// Voxels after the resize of `[x, y, z]` voxels of `spacing` mm.
     pub fn resized(&self, shape: [usize; 3], spacing: [f64; 3]) -> [usize; 3] {
         std::array::from_fn(|a| resized(shape[a], spacing[a], self.spacing[a]))

@@ -91,6 +91,11 @@ impl VolumeName {
         format!("{}_{}", self.patient_name(), self.scan)
     }
 
+    /// The scan of a volume by its id: [`scan_name`](Self::scan_name), or the id where it is no volume name.
+    pub fn scan_of(id: &str) -> String {
+        id.parse::<VolumeName>().map_or_else(|_| id.to_string(), |name| name.scan_name())
+    }
+
     /// `train_1_a_2.nii.gz`, the key of every table.
     pub fn file_name(&self) -> String {
         format!("{self}.nii.gz")
@@ -247,17 +252,22 @@ pub fn reports_of(root: impl AsRef<Path>, split: Split) -> Result<(PathBuf, Keye
 }
 
 /// Where the tables of a split disagree: each one that lacks volumes which another has, with a sentence's rest that says how many
-/// and names the first. A table that cannot be read has no part in it.
-pub fn disagreements(root: impl AsRef<Path>, split: Split) -> Vec<(PathBuf, String)> {
+/// and names the first. `labels` are the split's ([`labels_of`]); another table that cannot be read has no part in it.
+pub fn disagreements(
+    root: impl AsRef<Path>,
+    split: Split,
+    labels: &Keyed<VolumeName, [bool; labels::COUNT]>,
+) -> Vec<(PathBuf, String)> {
     let places = Places { root: root.as_ref(), split };
-    fn names<T>(keyed: Keyed<VolumeName, T>) -> BTreeSet<VolumeName> {
-        let bad: Vec<VolumeName> = keyed.bad.iter().filter_map(volume_of).collect();
-        keyed.order.into_iter().chain(bad).collect()
+    fn names<T>(keyed: &Keyed<VolumeName, T>) -> BTreeSet<VolumeName> {
+        keyed.order.iter().cloned().chain(keyed.bad.iter().filter_map(volume_of)).collect()
     }
+    let reports = tables::reports(&places.reports(), split);
+    let metadata = tables::metadata(&places.metadata(), split, HuSource::AlreadyHu);
     let tables = [
-        (places.reports(), tables::reports(&places.reports(), split).map(names)),
-        (places.labels(), tables::labels(&places.labels(), split).map(names)),
-        (places.metadata(), tables::metadata(&places.metadata(), split, HuSource::AlreadyHu).map(names)),
+        (places.reports(), reports.as_ref().map(names)),
+        (places.labels(), Ok(names(labels))),
+        (places.metadata(), metadata.as_ref().map(names)),
     ];
     let tables: Vec<_> = tables.into_iter().filter_map(|(file, names)| Some((file, names.ok()?))).collect();
     let all: BTreeSet<&VolumeName> = tables.iter().flat_map(|(_, names)| names).collect();
@@ -314,7 +324,7 @@ pub struct CtRate {
 
 /// The volume that a bad row is about.
 fn volume_of(bad: &BadRow) -> Option<VolumeName> {
-    bad.about.as_ref()?.parse().ok()
+    bad.volume()?.parse().ok()
 }
 
 impl CtRate {
@@ -372,10 +382,7 @@ impl CtRate {
         if data.volumes.is_empty() {
             let mut unusable = data.bad_rows.iter().filter(|bad| !bad.spare);
             if let Some(bad) = unusable.next() {
-                let Error::File { path, field, problem, hint } = bad.error() else { unreachable!("a row has a file") };
-                let others = unusable.count();
-                let problem = format!("{problem} ({others} other rows cannot be used either, and no volume is left)");
-                return Err(Error::File { path, field, problem, hint });
+                return Err(bad.error().with_others(unusable.count(), "rows"));
             }
             let why = data.warnings().into_iter().map(|(file, why)| format!("{} {why}", file.display()));
             let why = why.collect::<Vec<_>>().join("; ");

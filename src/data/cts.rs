@@ -47,6 +47,11 @@ impl Cts {
         self.0.is_empty()
     }
 
+    /// Those of some of the rows, by their places.
+    pub fn select(&self, rows: &[usize]) -> Self {
+        Cts::new(rows.iter().map(|&row| self.of(row).to_string()).collect())
+    }
+
     /// Refuses another number of digests than rows; none at all are those of rows whose CTs are not known.
     ///
     /// # Errors

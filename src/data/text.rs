@@ -23,7 +23,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::provenance::{Content, Provenance, fields};
+use super::provenance::{Content, Provenance, fields, short};
 use super::{rows, words};
 use crate::archive::{Archive, Writer};
 use crate::labels::{self, Wording};
@@ -214,6 +214,21 @@ impl HashedNgrams {
         };
         text.validate()?;
         Ok(text)
+    }
+
+    /// Refuses features of this encoder that were made with another option of `x2ct cache text` than those of a training.
+    pub(crate) fn expect_options(trained: &Provenance, found: &Provenance) -> Result<()> {
+        for (setting, option) in [("dim", "--features"), ("max_n", "--words")] {
+            if let (Some(a), Some(b)) = (trained.settings.get(setting), found.settings.get(setting))
+                && a != b
+            {
+                let digests = [&trained.digest, &found.digest].map(|digest| short(digest)).join(" and ");
+                let problem =
+                    format!("the model was trained on {option} {a}, these are of {option} {b} (digests {digests})");
+                return Err(Error::argument(option, problem, format!("make them with `x2ct cache text {option} {a}`")));
+            }
+        }
+        Ok(())
     }
 
     fn description(&self) -> serde_json::Value {

@@ -11,7 +11,11 @@
 //! of other writers may lack; of a packed file `ids`, a JSON array of N distinct strings, `ct_digests` ([`super::cts`]) and
 //! `provenance`. Files of `x2ct-volume-1`, which have no companion, are read as well.
 //!
-//! Opening a set reads no voxel. Every volume is verified when it is loaded.
+//! Opening a set reads no voxel, but those of files without a digest. Every volume is verified when it is loaded. One that cannot be
+//! used is refused by name: [`VolumeSet::read`] and [`VolumeSet::load`] stop there, [`VolumeSet::read_usable`] leaves it out.
+
+mod content;
+mod read;
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -48,12 +52,23 @@ pub struct VolumeSet {
     shape: [usize; 3],
     dtype: DType,
     preset: Preset,
-    source: Source,
+    source: Arc<Source>,
     /// BLAKE3 of each stored volume, once known.
     digests: OnceLock<Vec<Digest>>,
+    /// The place of each volume in the source.
+    places: Vec<usize>,
     cts: Cts,
     /// False for files that are without a digest of their voxels.
     known: bool,
+}
+
+/// A volume that is left out of a set, and why.
+#[derive(Debug, Clone)]
+pub struct LeftOut {
+    /// What the set would call it.
+    pub id: String,
+    /// What is wrong, with the file.
+    pub error: Error,
 }
 
 enum Source {
@@ -64,24 +79,22 @@ enum Source {
     Packed(Archive),
 }
 
-/// One volume's file as it was found: shape, type, preset, digest of the voxels and of the CT they were made of.
-type Found = ([usize; 3], DType, Preset, Option<Digest>, Option<String>);
-
 impl VolumeSet {
     /// A set in memory: `voxels` are [ids, D, H, W], stored as `dtype`, little-endian.
     ///
     /// # Errors
     /// No volume, an id twice, another number of bytes than ids, shape and type say.
     pub fn new(ids: Vec<String>, shape: [usize; 3], dtype: DType, voxels: Vec<u8>, preset: Preset) -> Result<Self> {
-        let (source, digests) = (Source::Memory(Vec::new()), OnceLock::new());
-        let set = VolumeSet { ids, shape, dtype, preset, source, digests, cts: Cts::default(), known: true };
+        let (source, digests) = (Source::Memory(Vec::new()).into(), OnceLock::new());
+        let places = (0..ids.len()).collect();
+        let set = VolumeSet { ids, shape, dtype, preset, source, digests, places, cts: Cts::default(), known: true };
         if voxels.len() != set.ids.len() * set.volume_bytes() || voxels.is_empty() {
             let (bytes, n, kind) = (voxels.len(), set.ids.len(), dtype.name());
             let problem = format!("{bytes} bytes for {n} volumes of {shape:?} {kind}");
             return Err(Error::argument("volumes", problem, "pass whole volumes, and at least one"));
         }
         check_ids(&set.ids).map_err(|problem| Error::argument("volumes", problem, "name each once"))?;
-        Ok(VolumeSet { source: Source::Memory(voxels), ..set })
+        Ok(VolumeSet { source: Source::Memory(voxels).into(), ..set })
     }
 
     /// The set with the digest of the CT that each volume was made of ([`of_ct`](super::provenance::of_ct)).
@@ -94,78 +107,26 @@ impl VolumeSet {
         Ok(VolumeSet { cts, ..self })
     }
 
-    /// Opens a set: a packed file, one volume's file, or a folder with a file for each volume, whose names are the ids.
+    /// The set of some of its volumes: `rows` are their places in it, in the order they are to have. Panics where one is none.
     ///
     /// # Errors
-    /// No such file, another format, a file cut short, volumes of different shapes, types or presets, an axis order that
-    /// is not DCFormer's.
-    pub fn read(path: &Path) -> Result<Self> {
-        if path.is_dir() {
-            return Self::read_files(files_of(path)?);
+    /// No row.
+    pub fn select(&self, rows: &[usize]) -> Result<Self> {
+        if rows.is_empty() {
+            return Err(Error::argument("volumes", "none of them is left", "pass at least one that can be used"));
         }
-        match Archive::open(path, PACKED, "volumes", AGAIN) {
-            Ok(archive) => Self::read_packed(archive),
-            // One volume is a set as well.
-            Err(error) => open_one(path).map_err(|_| error).and_then(|_| Self::read_files(vec![path.to_path_buf()])),
-        }
-    }
-
-    /// As [`Self::read`] of a folder or of one volume's file, without some of the files.
-    ///
-    /// # Errors
-    /// Those of [`Self::read`]; no file is left.
-    pub fn read_except(path: &Path, except: &[PathBuf]) -> Result<Self> {
-        let mut files = if path.is_dir() { files_of(path)? } else { vec![path.to_path_buf()] };
-        files.retain(|file| !except.contains(file));
-        if files.is_empty() {
-            return Err(Error::file(path, "no volume is left that could be prepared", AGAIN));
-        }
-        Self::read_files(files)
-    }
-
-    fn read_files(files: Vec<PathBuf>) -> Result<Self> {
-        // Headers alone; the files are many and large.
-        let described = files.par_iter().map(|file| describe_one(file)).collect::<Result<Vec<Found>>>()?;
-        let (shape, dtype, preset, ..) = described[0].clone();
-        if let Some(i) = described.iter().position(|(s, d, p, ..)| (s, d, p) != (&shape, &dtype, &preset)) {
-            let (other, kind, name) = (described[i].0, described[i].1.name(), &described[i].2.name);
-            let problem = format!(
-                "is {other:?} {kind} of preset {name}, {} is {shape:?} {} of preset {}",
-                files[0].display(),
-                dtype.name(),
-                preset.name
-            );
-            return Err(Error::file(&files[i], problem, "prepare all volumes of a set with one preset and type"));
-        }
-        let (found, cts): (Vec<_>, Vec<_>) = described.into_iter().map(|(.., digest, ct)| (digest, ct)).unzip();
-        let found: Option<Vec<Digest>> = found.into_iter().collect();
-        let cts = Cts::new(cts.into_iter().map(Option::unwrap_or_default).collect());
-        let known = found.is_some();
-        let digests = found.map_or_else(OnceLock::new, OnceLock::from);
-        let id = |file: &PathBuf| file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let ids = files.iter().map(id).collect();
-        Ok(VolumeSet { ids, shape, dtype, preset, source: Source::Files(files), digests, cts, known })
-    }
-
-    fn read_packed(archive: Archive) -> Result<Self> {
-        let path = archive.path().to_path_buf();
-        let ids: Vec<String> = archive.get_json("ids")?;
-        let (dtype, shape, preset) = describe(&archive)?;
-        let shape = match shape {
-            &[n, d, h, w] if n == ids.len() && n * d * h * w > 0 => [d, h, w],
-            _ => {
-                let problem = format!("volume has the shape {shape:?} for {} ids", ids.len());
-                return Err(Error::file(&path, problem, AGAIN));
-            }
-        };
-        check_ids(&ids).map_err(|problem| Error::file(&path, problem, AGAIN))?;
-        let digests = OnceLock::from(archive.digests(VOLUME)?.to_vec());
-        let cts = Cts::read(&archive, ids.len())?;
-        let set = VolumeSet { ids, shape, dtype, preset, source: Source::Packed(archive), digests, cts, known: true };
-        if let Source::Packed(archive) = &set.source {
-            Provenance::read(archive, &set.provenance()?.digest)?;
-        }
-        Ok(set)
+        let digests: Option<Vec<Digest>> = self.digests.get().map(|all| rows.iter().map(|&row| all[row]).collect());
+        Ok(VolumeSet {
+            ids: rows.iter().map(|&row| self.ids[row].clone()).collect(),
+            shape: self.shape,
+            dtype: self.dtype,
+            preset: self.preset.clone(),
+            source: self.source.clone(),
+            digests: digests.map_or_else(OnceLock::new, OnceLock::from),
+            places: rows.iter().map(|&row| self.places[row]).collect(),
+            cts: self.cts.select(rows),
+            known: self.known,
+        })
     }
 
     /// Writes the set as one packed file, whole or not at all, one volume in memory at a time; each read twice where its digest is not known.
@@ -211,17 +172,22 @@ impl VolumeSet {
         self.preset.digest()
     }
 
-    /// BLAKE3 of the stored bytes of every volume, in order. Reads all of them where their files are without.
+    /// BLAKE3 of the stored bytes of every volume, in order.
     ///
     /// # Errors
-    /// A file that has become unreadable or was damaged.
+    /// A volume in memory that [`Self::load`] would refuse.
     pub fn digests(&self) -> Result<&[Digest]> {
         if let Some(digests) = self.digests.get() {
             return Ok(digests);
         }
-        let read = |i| self.with_stored(i, |data| *blake3::hash(data).as_bytes());
-        let digests = (0..self.ids.len()).into_par_iter().map(read).collect::<Result<Vec<Digest>>>()?;
+        let read = (0..self.ids.len()).into_par_iter().map(|row| self.read_digest(row));
+        let digests = read.collect::<Result<Vec<Digest>>>()?;
         Ok(self.digests.get_or_init(|| digests))
+    }
+
+    /// BLAKE3 of the stored bytes of one volume.
+    fn read_digest(&self, index: usize) -> Result<Digest> {
+        self.with_stored(index, |data| *blake3::hash(data).as_bytes())
     }
 
     /// What the set holds, whatever it is stored in, and how it was prepared.
@@ -251,19 +217,43 @@ impl VolumeSet {
         self.shape.iter().product::<usize>() * self.dtype.size()
     }
 
+    /// An error about one volume, with the file it is stored in, or its id in a file of several.
+    pub fn error_of(&self, index: usize, error: Error) -> Error {
+        match error {
+            Error::File { problem, hint, .. } => self.refuse(index, problem, hint),
+            Error::Argument { what, problem, hint } => self.refuse(index, format!("{what}: {problem}"), hint),
+            other => other,
+        }
+    }
+
+    fn refuse(&self, index: usize, problem: String, hint: impl Into<String>) -> Error {
+        let id = self.ids[index].clone();
+        match &*self.source {
+            Source::Memory(_) => Error::argument(id, problem, hint),
+            Source::Packed(archive) => {
+                Error::File { path: archive.path().to_path_buf(), field: Some(id), problem, hint: hint.into() }
+            }
+            Source::Files(files) => Error::file(&files[self.places[index]], problem, hint),
+        }
+    }
+
     /// What `f` makes of the stored bytes of one volume, [D, H, W], which are verified first.
     fn with_stored<R>(&self, index: usize, f: impl FnOnce(&[u8]) -> R) -> Result<R> {
-        let bytes = self.volume_bytes();
-        match &self.source {
-            Source::Memory(all) => Ok(f(&all[index * bytes..][..bytes])),
+        let (bytes, at) = (self.volume_bytes(), self.places[index]);
+        match &*self.source {
+            Source::Memory(all) => {
+                let data = &all[at * bytes..][..bytes];
+                self.check_content(index, data)?;
+                Ok(f(data))
+            }
             Source::Packed(archive) => {
-                archive.verify_rows(VOLUME, index..index + 1)?;
-                let data = &archive.tensor(VOLUME)?.2[index * bytes..][..bytes];
-                self.check_content(archive.path(), index, data)?;
+                archive.verify_rows(VOLUME, at..at + 1).map_err(|e| self.error_of(index, e))?;
+                let data = &archive.tensor(VOLUME)?.2[at * bytes..][..bytes];
+                self.check_content(index, data)?;
                 Ok(f(data))
             }
             Source::Files(files) => {
-                let archive = open_one(&files[index])?;
+                let archive = read::open_one(&files[at])?;
                 if archive.digests(VOLUME).is_ok() {
                     archive.verify_rows(VOLUME, 0..1)?;
                 }
@@ -276,31 +266,12 @@ impl VolumeSet {
                 let replaced = recorded.is_some_and(other) || archive.get("preset_digest")? != self.preset.digest();
                 if data.len() != bytes || replaced {
                     let problem = "was replaced by another volume while it was in use";
-                    return Err(Error::file(&files[index], problem, "run again"));
+                    return Err(self.refuse(index, problem.into(), "run again"));
                 }
-                self.check_content(&files[index], index, data)?;
+                self.check_content(index, data)?;
                 Ok(f(data))
             }
         }
-    }
-
-    /// Refuses a stored volume that no chest CT comes out as: one value everywhere, or voxels that are not finite.
-    fn check_content(&self, path: &Path, index: usize, data: &[u8]) -> Result<()> {
-        let voxel = self.dtype.size();
-        // Periodic by one voxel: every byte is the one a voxel before it.
-        let constant = data[voxel..] == data[..data.len() - voxel];
-        // The sign and the exponent are the last two bytes of both types.
-        let endless = data.chunks_exact(voxel).filter(|bytes| {
-            let exponent = u16::from_le_bytes([bytes[voxel - 2], bytes[voxel - 1]]);
-            exponent & 0x7f80 == 0x7f80
-        });
-        let problem = match (constant, endless.count()) {
-            (_, count @ 1..) => format!("has {count} voxels that are not finite"),
-            (true, _) => "is one value everywhere: no chest CT".into(),
-            (false, 0) => return Ok(()),
-        };
-        let hint = "check the CT it was made of, and leave it out";
-        Err(Error::file(path, format!("{} {problem}", self.ids[index]), hint))
     }
 
     /// Volumes as the model takes them, [rows, 1, H, W, D], in device memory.
@@ -358,45 +329,6 @@ impl VolumeSet {
     }
 }
 
-/// A file of one volume, of either version; of the old one all of it is verified here.
-fn open_one(path: &Path) -> Result<Archive> {
-    match Archive::open(path, OLD, "volume", AGAIN) {
-        Ok(_) => Archive::read(path, OLD, "volume", AGAIN),
-        Err(_) => Archive::read(path, ONE, "volume", AGAIN),
-    }
-}
-
-fn describe_one(file: &Path) -> Result<Found> {
-    // Of the old version, whose checksum covers the voxels, the structure alone.
-    let archive = match Archive::open(file, OLD, "volume", AGAIN) {
-        Ok(archive) => archive,
-        Err(_) => Archive::read(file, ONE, "volume", AGAIN)?,
-    };
-    let (dtype, shape, preset) = describe(&archive)?;
-    let &[1, d, h, w] = shape else {
-        return Err(Error::file(file, format!("volume has the shape {shape:?}, not [1, D, H, W]"), AGAIN));
-    };
-    let (digest, ct) = (archive.digests(VOLUME).ok().map(|digests| digests[0]), archive.get("ct_digest").ok());
-    Ok(([d, h, w], dtype, preset, digest, ct.map(String::from)))
-}
-
-/// Type, shape and preset of a file.
-fn describe(archive: &Archive) -> Result<(DType, &[usize], Preset)> {
-    let refuse = |problem: String| Error::file(archive.path(), problem, AGAIN);
-    let (dtype, shape, _) = archive.tensor(VOLUME)?;
-    let dtype = match dtype {
-        Dtype::F32 => DType::F32,
-        Dtype::BF16 => DType::Bf16,
-        _ => return Err(refuse(format!("volume is {dtype:?}, not F32 or BF16"))),
-    };
-    let preset: Preset = archive.get_json("preset")?;
-    if preset.digest() != archive.get("preset_digest")? {
-        return Err(refuse("its preset_digest is not that of its preset".into()));
-    }
-    check_layout(&preset).map_err(|error| error.of_file(archive.path()))?;
-    Ok((dtype, shape, preset))
-}
-
 /// Refuses a preset whose volumes no model takes.
 ///
 /// # Errors
@@ -407,25 +339,6 @@ pub fn check_layout(preset: &Preset) -> Result<()> {
     }
     let problem = format!("{} stores z, y, x; DCFormer takes z, x, y", preset.name);
     Err(Error::argument("preset", problem, "prepare the volumes with a DCFormer or CT-CLIP preset"))
-}
-
-/// The volumes of a folder, in the order of their names; at least one.
-fn files_of(folder: &Path) -> Result<Vec<PathBuf>> {
-    let unreadable = |e: std::io::Error| Error::io(folder, "read the folder", &e);
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(unreadable)? {
-        let path = entry.map_err(unreadable)?.path();
-        // Hidden files are unfinished ones.
-        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        if !hidden && path.extension().is_some_and(|e| e == "safetensors") {
-            files.push(path);
-        }
-    }
-    if files.is_empty() {
-        return Err(Error::file(folder, "no .safetensors file is there", AGAIN));
-    }
-    files.sort();
-    Ok(files)
 }
 
 fn check_ids(ids: &[String]) -> Result<(), String> {

@@ -2,7 +2,9 @@
 //!
 //! Query `i` belongs to gallery entry `i`, scores are dot products of L2-normalised rows (cosines), and a query is a
 //! hit at `k` if fewer than `k` entries score strictly higher. So a tie never depends on the order of the gallery;
-//! reconstructions of one scan, whose reports are equal, tie by construction.
+//! reconstructions of one scan, whose reports are equal, tie by construction. The price: where an encoder gives everything the
+//! same embedding, every query is a hit. [`distinct`] counts how many embeddings differ, and [`collapse`] says when so few do that
+//! recall means nothing.
 
 use crate::data::rows;
 use crate::device::Device;
@@ -58,6 +60,24 @@ impl Recall {
 /// Recall at `k` of a random ranking.
 pub fn chance(k: usize, gallery: usize) -> f64 {
     (k as f64 / gallery.max(1) as f64).min(1.0)
+}
+
+/// How many of the rows, `[rows, dim]`, differ from each other, bit for bit.
+pub fn distinct(embeddings: &[f32], dim: usize) -> usize {
+    let bytes = bytemuck::cast_slice::<f32, u8>(embeddings);
+    bytes.chunks_exact(dim.max(1) * size_of::<f32>()).collect::<HashSet<_>>().len()
+}
+
+/// A sentence's rest about embeddings of which at most half as many are `distinct` as there are `scans`, the most that equal
+/// reconstructions explain: ties then decide their ranks. `what` the embeddings are of, and how many `rows` there are.
+pub fn collapse(what: &str, distinct: usize, rows: usize, scans: usize) -> Option<String> {
+    let of_scans = if scans < rows { format!(", which are of {scans} scans,") } else { String::new() };
+    (2 * distinct <= scans).then(|| {
+        format!(
+            "only {distinct} of {rows} embeddings of the {what}{of_scans} are distinct: ties count in favour of the right item, \
+             so recall and median rank say nothing"
+        )
+    })
 }
 
 /// Ranks of the true partners between `first` and `second`, both `[pairs, dim]` with normalised rows, on the host (on the

@@ -63,6 +63,21 @@ pub struct Retrieval {
     pub report_to_cxr: Recall,
     /// Recall at 5 of a random order.
     pub chance_r5: f64,
+    /// How many embeddings differ from each other; where they are few, ties make recall mean nothing
+    /// ([`retrieval::collapse`]).
+    pub distinct: Distinct,
+}
+
+/// How many embeddings of each kind differ from each other, bit for bit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Distinct {
+    /// Of the radiographs, where there are some.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub radiographs: Option<usize>,
+    /// Of the CTs.
+    pub ct: usize,
+    /// Of the reports.
+    pub report: usize,
 }
 
 /// Zero-shot detection: a softmax over the cosines with a label's two prompts.
@@ -80,6 +95,8 @@ pub struct ZeroShot {
     pub prevalence: f64,
     /// Labels with both classes present.
     pub labels_defined: usize,
+    /// Labels whose two prompts have one embedding: whatever their truth is, all logits are 0, and the area is one half.
+    pub equal_prompts: Vec<&'static str>,
     /// Per label.
     pub labels: Vec<LabelScore>,
     /// Predictions cut at one half.
@@ -151,6 +168,11 @@ impl Scores {
             cxr_to_report: Recall::from_ranks(&report.forward)?,
             report_to_cxr: Recall::from_ranks(&report.backward)?,
             chance_r5: retrieval::chance(5, gallery),
+            distinct: Distinct {
+                radiographs: Some(retrieval::distinct(embeddings, t.dim)),
+                ct: retrieval::distinct(t.ct, t.dim),
+                report: retrieval::distinct(t.report, t.dim),
+            },
         };
         Ok(Scores { gallery, retrieval, zero_shot: ZeroShot::of(embeddings, &targets.zero_shot())? })
     }
@@ -165,6 +187,8 @@ pub struct ClipRetrieval {
     pub text_from_image: Recall,
     /// Recall at 1, 10 and 50 of a random order.
     pub chance: [f64; 3],
+    /// How many embeddings differ from each other, as in [`Retrieval::distinct`].
+    pub distinct: Distinct,
 }
 
 /// Scores of a language-image model, as DCFormer is evaluated.
@@ -192,6 +216,11 @@ impl ClipScores {
             image_from_text: Recall::from_ranks(&ranks.forward)?,
             text_from_image: Recall::from_ranks(&ranks.backward)?,
             chance: [1, 10, 50].map(|k| retrieval::chance(k, gallery)),
+            distinct: Distinct {
+                radiographs: None,
+                ct: retrieval::distinct(ct, targets.dim),
+                report: retrieval::distinct(report, targets.dim),
+            },
         };
         Ok(ClipScores { gallery, scale: targets.scale, retrieval, zero_shot: ZeroShot::of(ct, targets)? })
     }
@@ -221,6 +250,7 @@ impl ZeroShot {
             ap_micro: ap.micro,
             prevalence: t.labels.iter().filter(|&&p| p).count() as f64 / t.labels.len() as f64,
             labels_defined: auc.defined,
+            equal_prompts: zero_shot::equal_prompts(t.prompts_positive, t.prompts_negative, t.dim),
             thresholded,
             probabilities: logits.into_iter().map(|logit| zero_shot::probability(logit) as f32).collect(),
         })

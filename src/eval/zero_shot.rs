@@ -3,6 +3,7 @@
 
 use crate::data::rows;
 use crate::error::{Error, Result};
+use crate::labels;
 
 /// Logits of presence, `[samples, labels]`: `scale * (cos(x, positive) - cos(x, negative))`, whose sigmoid is element 0 of the
 /// softmax over the two. Ranks (areas, average precision, operating points) are taken of these: their order is that of the
@@ -38,6 +39,20 @@ pub fn logits(embeddings: &[f32], positive: &[f32], negative: &[f32], dim: usize
         .flat_map(|x| direction.chunks_exact(dim).map(move |d| (x, d)))
         .map(|(x, d)| scale * x.iter().zip(d).map(|(&x, d)| f64::from(x) * d).sum::<f64>())
         .collect())
+}
+
+/// The labels, in the order of [`labels::NAMES`], whose two prompts have equal embeddings, `[labels, dim]`: nothing tells presence
+/// from absence, and every logit is 0.
+pub fn equal_prompts(positive: &[f32], negative: &[f32], dim: usize) -> Vec<&'static str> {
+    let pairs = positive.chunks_exact(dim.max(1)).zip(negative.chunks_exact(dim.max(1)));
+    labels::NAMES.iter().zip(pairs).filter(|(_, (p, n))| p == n).map(|(name, _)| *name).collect()
+}
+
+/// A sentence's rest about labels of [`equal_prompts`], if there are some.
+pub fn doubt_of_prompts(equal: &[&str]) -> Option<String> {
+    let says =
+        "the two prompts have one embedding, so the probability is one half and the AUC too, whatever an image shows";
+    (!equal.is_empty()).then(|| format!("of {} {says}", equal.join(", ")))
 }
 
 /// The probability of presence of a logit.

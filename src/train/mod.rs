@@ -23,7 +23,7 @@ mod weights;
 pub use augment::Augmentation;
 pub use checkpoint::{Checkpoint, Position};
 pub use config::{DataConfig, LossConfig, MAX_SKIPPED_STEPS, TrainConfig};
-pub use ct::{CtDataConfig, CtLossConfig, CtTeacher, CtTrainConfig, CtTrainingSet, Texts};
+pub use ct::{CtDataConfig, CtLossConfig, CtTeacher, CtTrainConfig, CtTrainingSet, Texts, Watch};
 pub use file::AnyConfig;
 pub use gradient::{BatchLoss, gradients, micro_batches};
 pub use memory::StepMemory;

@@ -1,9 +1,9 @@
 //! Radiographs and teacher embeddings, joined.
 
 use super::Sources;
-use super::task::scan;
 use crate::Result;
 use crate::data::cache::EmbeddingCache;
+use crate::data::ct_rate::VolumeName;
 use crate::data::provenance::Undecided;
 use crate::data::radiographs::RadiographSet;
 use crate::data::rows;
@@ -54,6 +54,6 @@ impl TrainingSet {
 
     /// What two rows must not share in a batch: the scan, or the id where it is not a CT-RATE name.
     pub fn scans(&self) -> impl Iterator<Item = String> {
-        self.ids.iter().map(|id| scan(id))
+        self.ids.iter().map(|id| VolumeName::scan_of(id))
     }
 }

@@ -265,8 +265,3 @@ impl Run<'_> {
         Err(Error::argument(field, problem, hint))
     }
 }
-
-/// What two rows must not share in a batch: the scan of a CT-RATE volume name, or the id where it is none.
-pub(super) fn scan(id: &str) -> String {
-    id.parse::<crate::data::ct_rate::VolumeName>().map_or_else(|_| id.to_string(), |name| name.scan_name())
-}

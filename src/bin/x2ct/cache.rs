@@ -7,15 +7,15 @@ use serde_json::json;
 use x2ct::data::ct_rate::{CtRate, HuSource};
 use x2ct::data::provenance::Provenance;
 use x2ct::data::text::HashedNgrams;
-use x2ct::data::volumes::VolumeSet;
 use x2ct::files;
-use x2ct::train::{CtTeacher, Texts};
+use x2ct::train::CtTeacher;
 
 use crate::Common;
 use crate::arguments::{count, split};
 use crate::chain::{Chain, Trust};
-use crate::output::{Failure, Report};
-use crate::terminal::{Progress, stop_flag};
+use crate::embedding::Material;
+use crate::output::Report;
+use crate::terminal::stop_flag;
 
 /// Make the embedding cache that a radiograph encoder learns from, with a CT encoder of your own as the teacher
 #[derive(clap::Args)]
@@ -33,7 +33,8 @@ enum CacheCommand {
 /// Embed volumes and reports with a trained CT encoder; run again, it does what is left or has changed
 ///
 /// A volume is embedded once: again only if its content, its preparation or the checkpoint is another. Finished embeddings are kept
-/// in FILE.parts until the cache is whole. Name the cache in the configuration of `x2ct train` (data.cache)
+/// in FILE.parts until the cache is whole. A volume that cannot be read or has no text is left out and named; the cache holds the
+/// others, and the exit code is then 1: run again when it is mended. Name the cache in the configuration of `x2ct train` (data.cache)
 /// to train a radiograph encoder on it.
 #[derive(clap::Args)]
 struct BuildArgs {
@@ -44,7 +45,7 @@ struct BuildArgs {
     #[arg(long)]
     volumes: PathBuf,
     /// Text features of the reports, for a model with a text tower
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", required_unless_present = "reports")]
     text: Option<PathBuf>,
     /// For a model without: the embedding cache on whose report embeddings it was trained
     #[arg(long, value_name = "FILE", conflicts_with = "text")]
@@ -95,33 +96,25 @@ fn build(args: BuildArgs, common: &Common) -> anyhow::Result<ExitCode> {
         &args.out,
         [Some(&args.checkpoint), Some(&args.volumes), args.text.as_ref(), args.reports.as_ref()].into_iter().flatten(),
     )?;
-    let volumes = VolumeSet::read(&args.volumes)?;
-    let texts = Texts::read(args.text.as_deref(), args.reports.as_deref())?;
     let teacher = CtTeacher::read(&device, &args.checkpoint)?;
     let mut chain = Chain::new(args.trust);
-    let of_volumes = volumes.provenance()?;
-    chain.settle(&args.volumes, Ok(of_volumes.undecided("volumes")))?;
-    let (kind, of_texts) = texts.provenance();
-    let texts_file = args.text.as_ref().or(args.reports.as_ref()).unwrap_or(&args.out);
+    let material =
+        Material::read(&teacher, &args.volumes, [args.text.as_deref(), args.reports.as_deref()], &mut chain)?;
+    let ([volumes_file, texts_file], (kind, of_texts)) = (material.files(), material.texts.provenance());
+    chain.settle(volumes_file, Ok(material.volumes.provenance()?.undecided("volumes")))?;
     chain.settle(texts_file, Ok(of_texts.undecided(kind)))?;
-    chain.settle(texts_file, texts.expect_cts(&volumes))?;
-    chain.lacks(&args.volumes, volumes.ids(), texts_file, texts.ids());
-    chain.settle(&args.checkpoint, teacher.undecided(&volumes, &texts))?;
     let stop = stop_flag()?;
-    let mut before = None;
-    let mut progress = Progress::new("embedding", "volumes", volumes.ids().len() as u64);
-    let cache = teacher.write_cache(volumes, &texts, &args.out, &stop, &mut |done| {
-        before.get_or_insert(done);
-        progress.set(done as u64, "");
-    });
-    progress.finish("");
-    let cache = cache?;
-    let embedded = cache.ids.len() - before.unwrap_or(0);
+    let (cache, before) = material
+        .embed(&mut chain, |volumes, texts, watch| teacher.write_cache(volumes, texts, &args.out, &stop, watch))?;
+    let embedded = cache.ids.len() - before;
+    let made = cache.provenance();
     chain.holds("checkpoint", teacher.digest());
-    chain.holds("volumes", &of_volumes.digest);
-    of_volumes.from.iter().for_each(|(name, from)| chain.holds(name, &from.digest));
+    if let Some(of_volumes) = made.from.get("volumes") {
+        chain.holds("volumes", &of_volumes.digest);
+        of_volumes.from.iter().for_each(|(name, from)| chain.holds(name, &from.digest));
+    }
     chain.holds(kind, &of_texts.digest);
-    chain.holds("cache", &cache.provenance().digest);
+    chain.holds("cache", &made.digest);
     let report = Report::new("cache").with_all(json!({
         "cache": files::lossy(&args.out), "volumes": cache.ids.len(), "embedded": embedded, "dim": cache.dim, "teacher": cache.teacher,
         "checkpoint_digest": cache.checkpoint_digest, "preprocessing_digest": cache.preprocessing_digest,
@@ -140,12 +133,7 @@ fn text(args: TextArgs, common: &Common) -> anyhow::Result<ExitCode> {
     for (table, says) in data.warnings() {
         chain.doubt(&table, &says, "complete the table")?;
     }
-    for bad in &data.bad_rows {
-        remark!("x2ct: left out: {}", bad.error());
-        if args.trust.strict {
-            return Err(bad.error().into());
-        }
-    }
+    data.bad_rows.iter().try_for_each(|bad| chain.fail(bad.error()))?;
     let (ids, reports): (Vec<String>, Vec<String>) =
         data.volumes.iter().map(|v| (v.name.to_string(), v.report.text())).unzip();
     let text = HashedNgrams { dim: args.features, max_n: args.words }.features(ids, &reports)?;
@@ -157,8 +145,7 @@ fn text(args: TextArgs, common: &Common) -> anyhow::Result<ExitCode> {
         "text": files::lossy(&args.out), "reports": text.ids.len(), "features": text.dim, "encoder": text.encoder,
         "settings_digest": text.settings_digest,
     }))?;
-    let failed = data.bad_rows.iter().map(|bad| Failure::from(&bad.error()));
-    chain.report(report)?.failing(failed).finish(common.json, || {
+    chain.report(report)?.finish(common.json, || {
         say!("{}: {} reports, {} {}", args.out.display(), text.ids.len(), text.dim, text.encoder);
     })
 }

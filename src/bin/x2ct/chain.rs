@@ -1,6 +1,6 @@
 //! What commands say of the provenance of their inputs: a warning for what is not recorded, a refusal under `--strict`, and the
 //! keys `provenance` (`recorded`, `unknown`, or `forced` of inputs that do not belong together), `digests` and `warnings` of the
-//! report.
+//! report; and what of them costs itself alone, under `failed`.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -10,12 +10,12 @@ use x2ct::Error;
 use x2ct::data::provenance::Undecided;
 use x2ct::table::{BadRow, first_of};
 
-use crate::output::{Report, Warning};
+use crate::output::{Failure, Report, Warning};
 
 /// How much a command takes on trust.
 #[derive(clap::Args, Clone, Copy)]
 pub struct Trust {
-    /// Refuse what is otherwise warned of: files that do not say how they were made, tables that lack rows
+    /// Refuse what is otherwise warned of or left out: files that do not say how they were made, tables that lack rows
     #[arg(long)]
     pub strict: bool,
 }
@@ -25,13 +25,14 @@ pub struct Chain {
     trust: Trust,
     digests: Map<String, Value>,
     warnings: Vec<Warning>,
+    failed: Vec<Failure>,
     provenance: &'static str,
 }
 
 impl Chain {
     /// No inputs yet.
     pub fn new(trust: Trust) -> Self {
-        Chain { trust, digests: Map::new(), warnings: Vec::new(), provenance: "recorded" }
+        Chain { trust, digests: Map::new(), warnings: Vec::new(), failed: Vec::new(), provenance: "recorded" }
     }
 
     /// An input whose content has this digest.
@@ -84,6 +85,27 @@ impl Chain {
         })
     }
 
+    /// One file or row that is left out because of this error, which `say` is to say and the report lists.
+    ///
+    /// # Errors
+    /// Under `--strict` that error.
+    pub fn fail_saying(&mut self, error: x2ct::Error, say: impl FnOnce(&str)) -> x2ct::Result<()> {
+        if self.trust.strict {
+            return Err(error);
+        }
+        say(&format!("x2ct: left out: {error}"));
+        self.failed.push(Failure::from(&error));
+        Ok(())
+    }
+
+    /// [`Self::fail_saying`] on standard error.
+    ///
+    /// # Errors
+    /// Under `--strict` the error.
+    pub fn fail(&mut self, error: x2ct::Error) -> x2ct::Result<()> {
+        self.fail_saying(error, |line| remark!("{line}"))
+    }
+
     /// An input that does not belong to the others and is taken all the same.
     pub fn force(&mut self, file: &Path, what: &str) {
         self.provenance = "forced";
@@ -119,6 +141,7 @@ impl Chain {
 
     /// Adds what was found to a report.
     pub fn report(self, report: Report) -> anyhow::Result<Report> {
-        Ok(report.with_all(json!({"provenance": self.provenance, "digests": self.digests}))?.warning(self.warnings))
+        let report = report.with_all(json!({"provenance": self.provenance, "digests": self.digests}))?;
+        Ok(report.warning(self.warnings).failing(self.failed))
     }
 }

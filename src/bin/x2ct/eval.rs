@@ -1,32 +1,37 @@
 //! `x2ct eval`: retrieval and zero-shot detection on a held-out set, of a radiograph encoder or of a CT teacher.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use x2ct::data::cache::EmbeddingCache;
-use x2ct::data::ct_rate;
+use x2ct::data::ct_rate::{self, VolumeName};
 use x2ct::data::radiographs::RadiographSet;
-use x2ct::data::volumes::VolumeSet;
-use x2ct::eval::retrieval::Recall;
+use x2ct::data::rows;
+use x2ct::eval::retrieval::{self, Recall};
 use x2ct::eval::scores::{ClipScores, Scores, Targets, ZeroShot, ZeroShotTargets};
+use x2ct::eval::zero_shot;
 use x2ct::labels;
-use x2ct::table::first_of;
-use x2ct::train::{Checkpoint, CtTeacher, Texts, Trainer, TrainingSet};
+use x2ct::table::BadRow;
+use x2ct::train::{Checkpoint, CtTeacher, Trainer, TrainingSet};
 use x2ct::{Device, Error, files};
 
 use crate::Common;
 use crate::arguments::{split, within};
 use crate::chain::{Chain, Trust};
 use crate::effect::{self, Rule};
+use crate::embedding::Material;
 use crate::output::{Report, usage};
-use crate::terminal::{Progress, print_table, stop_flag};
+use crate::terminal::{print_table, stop_flag};
 
 /// Score a radiograph encoder, a CT encoder or a teacher's cache: retrieval both ways, zero-shot detection
 ///
 /// A radiograph encoder: --checkpoint, --radiographs and the teacher's --cache of the same volumes. A CT encoder: --checkpoint,
 /// --volumes and --text (or the --cache it was trained on). A teacher by what it left: --cache alone. CT and report are then each
 /// other's gallery, as DCFormer is evaluated.
+///
+/// A volume without usable labels, that cannot be read or has no text is left out of all scores, retrieval included, so that all are
+/// of the same volumes, and named; the exit code is then 1.
 #[derive(clap::Args)]
 pub struct EvalArgs {
     /// Checkpoint of `x2ct train`
@@ -83,8 +88,8 @@ pub fn run(args: EvalArgs, common: &Common) -> anyhow::Result<ExitCode> {
             let (mut chain, provenance) = (Chain::new(args.trust), cache.provenance());
             chain.settle(path, Ok(provenance.undecided("cache")))?;
             chain.holds("cache", &provenance.digest);
-            let labels = labels_of(&args, path, &cache.ids, &mut chain)?;
-            ct_teacher(&args, common, &cache, &labels, args.scale.unwrap_or(1.0), chain)
+            let labels = Labels::read(&args, path, &cache.ids, &mut chain)?;
+            ct_teacher(&args, common, (path, &cache), &labels, args.scale.unwrap_or(1.0), chain)
         }
         _ => Err(usage(
             "pass --checkpoint with --radiographs and --cache, or with --volumes and --text, or --cache alone",
@@ -127,101 +132,152 @@ fn radiograph_encoder(
     chain.settle(path, Ok(of_path))?;
     chain.settle(cache_path, Ok(of_cache_path))?;
     chain.lacks(path, &set.ids, cache_path, &cache.ids);
-    let labels = labels_of(args, path, &set.ids, &mut chain)?;
+    let labels = Labels::read(args, path, &set.ids, &mut chain)?;
+    let (ids, rows) = labels.known_of(&set.ids);
+    let [ct, report] = [&set.ct, &set.report].map(|all| rows::select(all, set.dim, &rows));
     let embeddings = Trainer::resume(device, checkpoint)?.embed(&set.images)?;
     let targets = Targets {
-        ct: &set.ct,
-        report: &set.report,
+        ct: &ct,
+        report: &report,
         prompts_positive: &cache.prompts_positive,
         prompts_negative: &cache.prompts_negative,
-        labels: &labels,
+        labels: &labels.of(&ids),
         dim: set.dim,
     };
-    let scores = Scores::of(&embeddings, &targets)?;
-    finish(args, common, &scores, &scores.zero_shot, chain, || print_scores(&scores, &set.teacher))
+    let scores = Scores::of(&rows::select(&embeddings, set.dim, &rows), &targets)?;
+    let distinct = scores.retrieval.distinct;
+    let encoder = args.checkpoint.as_deref().unwrap_or(path);
+    let counted = [("radiographs", distinct.radiographs, encoder), ("CTs", Some(distinct.ct), cache_path)];
+    note_ties(&mut chain, &ids, counted.into_iter().chain([("reports", Some(distinct.report), cache_path)]));
+    finish(args, common, &scores, (cache_path, &scores.zero_shot), chain, || print_scores(&scores, &set.teacher))
 }
 
 fn ct_encoder(args: &EvalArgs, common: &Common, checkpoint: &Path, path: &Path) -> anyhow::Result<ExitCode> {
+    let texts = [args.text.as_deref(), args.cache.as_deref()];
+    if texts == [None; 2] {
+        return Err(usage("pass --text, or --cache for a model without a text tower"));
+    }
     let teacher = CtTeacher::read(&common.device()?, checkpoint)?;
-    let texts = Texts::read(args.text.as_deref(), args.cache.as_deref())?;
-    let (volumes, stop) = (VolumeSet::read(path)?, stop_flag()?);
     let mut chain = Chain::new(args.trust);
-    let texts_file = args.text.as_ref().or(args.cache.as_ref()).unwrap_or(&args.dataset);
-    chain.settle(path, teacher.undecided(&volumes, &texts))?;
-    chain.settle(texts_file, texts.expect_cts(&volumes))?;
-    let (of_volumes, of_texts) = (volumes.provenance()?, texts.provenance().1);
-    let digests = [("checkpoint", teacher.digest()), ("volumes", &of_volumes.digest), ("text", &of_texts.digest)];
+    let mut material = Material::read(&teacher, path, texts, &mut chain)?;
+    let labels = Labels::read(args, path, material.volumes.ids(), &mut chain)?;
+    let (_, rows) = labels.known_of(material.volumes.ids());
+    material.volumes = material.volumes.select(&rows)?;
+    let (stop, text) = (stop_flag()?, material.texts.provenance().1.digest);
+    let (cache, _) = material.embed(&mut chain, |volumes, texts, watch| teacher.cache(volumes, texts, &stop, watch))?;
+    let of_volumes = cache.made.from.get("volumes").cloned().unwrap_or_default();
+    let digests = [("checkpoint", teacher.digest()), ("volumes", &of_volumes.digest), ("text", &text)];
     digests.into_iter().for_each(|(name, digest)| chain.holds(name, digest));
     of_volumes.from.iter().for_each(|(name, from)| chain.holds(name, &from.digest));
-    chain.lacks(path, volumes.ids(), texts_file, texts.ids());
-    let labels = labels_of(args, path, volumes.ids(), &mut chain)?;
-    let mut progress = Progress::new("embedding", "volumes", volumes.ids().len() as u64);
-    let cache = teacher.cache(volumes, &texts, &stop, &mut |done| progress.set(done as u64, ""));
-    progress.finish("");
     let scale = args.scale.unwrap_or(f64::from(teacher.config().loss.scale));
-    ct_teacher(args, common, &cache?, &labels, scale, chain)
+    ct_teacher(args, common, (checkpoint, &cache), &labels, scale, chain)
 }
 
 fn ct_teacher(
     args: &EvalArgs,
     common: &Common,
-    cache: &EmbeddingCache,
-    labels: &[bool],
+    (made_by, cache): (&Path, &EmbeddingCache),
+    labels: &Labels,
     scale: f64,
-    chain: Chain,
+    mut chain: Chain,
 ) -> anyhow::Result<ExitCode> {
+    let (ids, rows) = labels.known_of(&cache.ids);
+    let [ct, report] = [&cache.ct, &cache.report].map(|all| rows::select(all, cache.dim, &rows));
     let targets = ZeroShotTargets {
         prompts_positive: &cache.prompts_positive,
         prompts_negative: &cache.prompts_negative,
-        labels,
+        labels: &labels.of(&ids),
         dim: cache.dim,
         scale,
     };
-    let scores = ClipScores::of(&cache.ct, &cache.report, &targets)?;
-    finish(args, common, &scores, &scores.zero_shot, chain, || print_clip_scores(&scores, &cache.teacher))
+    let scores = ClipScores::of(&ct, &report, &targets)?;
+    let distinct = scores.retrieval.distinct;
+    let counted = [("CTs", Some(distinct.ct), made_by), ("reports", Some(distinct.report), made_by)];
+    note_ties(&mut chain, &ids, counted);
+    finish(args, common, &scores, (made_by, &scores.zero_shot), chain, || print_clip_scores(&scores, &cache.teacher))
+}
+
+/// Says which embeddings are so few that ties decide: of what, how many are distinct, and the file they come from.
+fn note_ties<'a>(
+    chain: &mut Chain,
+    ids: &[String],
+    counted: impl IntoIterator<Item = (&'static str, Option<usize>, &'a Path)>,
+) {
+    let scans = ids.iter().map(|id| VolumeName::scan_of(id)).collect::<HashSet<_>>().len();
+    for (what, distinct, file) in counted {
+        if let Some(says) = distinct.and_then(|n| retrieval::collapse(what, n, ids.len(), scans)) {
+            chain.note(file, &says);
+        }
+    }
 }
 
 fn finish(
     args: &EvalArgs,
     common: &Common,
     scores: &impl serde::Serialize,
-    zero_shot: &ZeroShot,
-    chain: Chain,
+    (prompts_file, zero_shot): (&Path, &ZeroShot),
+    mut chain: Chain,
     print: impl FnOnce(),
 ) -> anyhow::Result<ExitCode> {
+    if let Some(says) = zero_shot::doubt_of_prompts(&zero_shot.equal_prompts) {
+        chain.note(prompts_file, &says);
+    }
     if let Some(path) = &args.csv {
         files::write_atomic(path, zero_shot.csv(chain.digests()).as_bytes())?;
     }
     chain.report(Report::new("eval").with_all(scores)?)?.finish(common.json, print)
 }
 
-/// [ids, 18], in the order of `ids`, those of `file`. Where the tables of the data set disagree is a doubt.
-///
-/// # Errors
-/// An id that the label table has no usable row for.
-fn labels_of(args: &EvalArgs, file: &Path, ids: &[String], chain: &mut Chain) -> x2ct::Result<Vec<bool>> {
-    let split = split(&args.split);
-    let (table, labels) = ct_rate::labels_of(&args.dataset, split)?;
-    let known: HashMap<String, &[bool; labels::COUNT]> =
-        labels.rows.iter().map(|(name, labels)| (name.to_string(), labels)).collect();
-    let lacking: Vec<&String> = ids.iter().filter(|id| !known.contains_key(*id)).collect();
-    if let Some(first) = lacking.first() {
-        if let Some(bad) = labels.bad.iter().find(|bad| bad.is_about(first)) {
-            return Err(bad.error());
+/// The labels of volumes, by id.
+struct Labels(HashMap<String, [bool; labels::COUNT]>);
+
+impl Labels {
+    /// Those of `ids`, which are the volumes of `file`. A volume without costs itself; where the tables of the data set disagree is a
+    /// doubt.
+    ///
+    /// # Errors
+    /// Under `--strict` the first volume without, or doubt; no volume with labels.
+    fn read(args: &EvalArgs, file: &Path, ids: &[String], chain: &mut Chain) -> x2ct::Result<Self> {
+        let split = split(&args.split);
+        let (table, labels) = ct_rate::labels_of(&args.dataset, split)?;
+        let known: HashMap<String, _> = labels.rows.iter().map(|(name, row)| (name.to_string(), *row)).collect();
+        let lacking: HashSet<&str> = ids.iter().map(String::as_str).filter(|id| !known.contains_key(*id)).collect();
+        let (bad, others): (Vec<BadRow>, Vec<BadRow>) =
+            labels.bad.iter().cloned().partition(|bad| bad.volume().is_some_and(|id| lacking.contains(id)));
+        let bad: HashMap<&str, &BadRow> = bad.iter().rev().filter_map(|bad| Some((bad.volume()?, bad))).collect();
+        chain.leave_out(&others)?;
+        let mut errors = ids.iter().filter(|id| lacking.contains(id.as_str())).map(|id| match bad.get(id.as_str()) {
+            Some(bad) => bad.error(),
+            None => Error::File {
+                path: table.clone(),
+                field: Some(id.clone()),
+                problem: format!("has no row for this volume of {}", file.display()),
+                hint: "pass the data set and split of the volumes, or complete the table".into(),
+            },
+        });
+        if lacking.len() == ids.len()
+            && let Some(first) = errors.next()
+        {
+            return Err(first.with_others(ids.len() - 1, "volumes"));
         }
-        let problem =
-            format!("has no row for {} volume(s) of {}: {}", lacking.len(), file.display(), first_of(&lacking));
-        let bad = labels.bad.first().map_or(String::new(), |bad| format!("; {}: {}", bad.place(), bad.problem));
-        let hint = "pass the data set and split of the volumes, or complete the table";
-        return Err(Error::file(&table, problem + &bad, hint));
+        errors.try_for_each(|error| chain.fail(error))?;
+        for (table, says) in ct_rate::disagreements(&args.dataset, split, &labels) {
+            chain.doubt(&table, &says, "complete the table")?;
+        }
+        let listed: Vec<String> = labels.order.iter().map(|name| name.to_string()).collect();
+        chain.lacks(file, ids, &table, &listed);
+        Ok(Labels(known))
     }
-    chain.leave_out(&labels.bad)?;
-    for (table, says) in ct_rate::disagreements(&args.dataset, split) {
-        chain.doubt(&table, &says, "complete the table")?;
+
+    /// The ids that have labels, and their rows among `ids`.
+    fn known_of(&self, ids: &[String]) -> (Vec<String>, Vec<usize>) {
+        ids.iter().enumerate().filter(|(_, id)| self.0.contains_key(*id)).map(|(row, id)| (id.clone(), row)).unzip()
     }
-    let listed: Vec<String> = labels.order.iter().map(|name| name.to_string()).collect();
-    chain.lacks(file, ids, &table, &listed);
-    Ok(ids.iter().flat_map(|id| *known[id]).collect())
+
+    /// [ids, 18], of ids that have labels.
+    fn of(&self, ids: &[String]) -> Vec<bool> {
+        ids.iter().flat_map(|id| self.0[id]).collect()
+    }
 }
 
 fn print_scores(s: &Scores, teacher: &str) {

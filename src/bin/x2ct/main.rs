@@ -20,6 +20,7 @@ mod demo;
 mod doctor;
 mod drr;
 mod effect;
+mod embedding;
 mod eval;
 mod inputs;
 mod log;

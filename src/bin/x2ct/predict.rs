@@ -68,6 +68,10 @@ pub fn run(args: PredictArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let cache = EmbeddingCache::read(&args.cache)?;
     let (mut chain, of_cache) = (Chain::new(args.trust), cache.provenance());
     chain.settle(&args.cache, checkpoint.sources.expect_alike("cache", &of_cache))?;
+    let equal = zero_shot::equal_prompts(&cache.prompts_positive, &cache.prompts_negative, cache.dim);
+    if let Some(says) = zero_shot::doubt_of_prompts(&equal) {
+        chain.note(&args.cache, &says);
+    }
     chain.holds("checkpoint", &checkpoint.digest());
     chain.holds("cache", &of_cache.digest);
     let trainer = Trainer::resume(&device, &checkpoint)?;

@@ -4,6 +4,8 @@ mod config;
 mod parts;
 mod set;
 mod teacher;
+mod texts;
+mod watch;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -12,7 +14,9 @@ use std::path::PathBuf;
 
 pub use config::{CtDataConfig, CtLossConfig, CtTrainConfig};
 pub use set::CtTrainingSet;
-pub use teacher::{CtTeacher, Texts};
+pub use teacher::CtTeacher;
+pub use texts::Texts;
+pub use watch::Watch;
 
 use super::gradient::{BatchLoss, cut};
 use super::{Run, Sampler, Sources, StepRows, Task, Trainer, weights};

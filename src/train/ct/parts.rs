@@ -45,7 +45,6 @@ impl Parts {
             fresh: Vec::new(),
         };
         let Some(folder) = folder else { return Ok(parts) };
-        create_folder(folder)?;
         while parts.read(&part(folder, parts.count))? {
             parts.count += 1;
         }
@@ -96,6 +95,7 @@ impl Parts {
     /// Writes what is done and not kept yet as a part.
     pub fn keep(&mut self) -> Result<()> {
         let (Some(folder), false) = (&self.folder, self.fresh.is_empty()) else { return Ok(()) };
+        create_folder(folder)?;
         let ct = self.select(&self.fresh)?;
         let mut archive = Writer::new(FORMAT);
         archive.set("checkpoint", self.origin[0].as_str());
@@ -118,9 +118,9 @@ impl Parts {
         Ok(all)
     }
 
-    /// Removes the folder.
+    /// Removes the folder, if something was kept.
     pub fn close(self) -> Result<()> {
-        let Some(folder) = &self.folder else { return Ok(()) };
+        let Some(folder) = self.folder.as_ref().filter(|folder| folder.exists()) else { return Ok(()) };
         std::fs::remove_dir_all(folder).map_err(|e| Error::io(folder, "remove the folder", &e))
     }
 }

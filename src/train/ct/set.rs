@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::super::Sources;
-use super::super::task::scan;
 use crate::Result;
 use crate::data::cache::EmbeddingCache;
+use crate::data::ct_rate::VolumeName;
 use crate::data::provenance::Undecided;
 use crate::data::rows;
 use crate::data::text::TextFeatures;
@@ -70,6 +70,6 @@ impl CtTrainingSet {
 
     /// What two rows must not share in a batch: see [`super::super::TrainingSet::scans`].
     pub fn scans(&self) -> impl Iterator<Item = String> {
-        self.ids().iter().map(|id| scan(id))
+        self.ids().iter().map(|id| VolumeName::scan_of(id))
     }
 }

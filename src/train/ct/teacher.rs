@@ -1,6 +1,7 @@
 //! A trained CT encoder as a frozen teacher: what it says of volumes and reports, as the embedding cache that a radiograph encoder
 //! learns from.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,84 +10,17 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::super::{Checkpoint, Trainer};
-use super::CtTrainConfig;
 use super::parts::Parts;
+use super::{CtTrainConfig, Texts, Watch};
 use crate::data::cache::{EmbeddingCache, Embeddings};
 use crate::data::provenance::{Provenance, Undecided};
-use crate::data::rows;
-use crate::data::text::TextFeatures;
-use crate::data::volumes::{VolumeLoader, VolumeSet};
+use crate::data::text::HashedNgrams;
+use crate::data::volumes::{LeftOut, VolumeLoader, VolumeSet};
 use crate::device::Device;
 use crate::{Error, Result};
 
 /// How often finished embeddings are kept.
 const KEEP_EVERY: Duration = Duration::from_secs(20);
-
-/// The text side of a data set.
-pub enum Texts {
-    /// Features for the model's text tower.
-    Features(TextFeatures),
-    /// Embeddings of the shared space, for a model without one: those of a cache.
-    Embeddings(EmbeddingCache),
-}
-
-impl Texts {
-    /// Text features of the one file or the embeddings of the other.
-    ///
-    /// # Errors
-    /// Both or neither; a file that cannot be read.
-    pub fn read(features: Option<&Path>, cache: Option<&Path>) -> Result<Self> {
-        match (features, cache) {
-            (Some(path), None) => TextFeatures::read(path).map(Texts::Features),
-            (None, Some(path)) => EmbeddingCache::read(path).map(Texts::Embeddings),
-            _ => Err(Error::argument(
-                "texts",
-                "there are both or neither of text features and cache",
-                "give one of them",
-            )),
-        }
-    }
-
-    /// Whose texts they are.
-    pub fn ids(&self) -> &[String] {
-        match self {
-            Texts::Features(t) => &t.ids,
-            Texts::Embeddings(c) => &c.ids,
-        }
-    }
-
-    /// Rows [ids, dim] in the order of `ids`, and the prompts' [18, dim], positive and negative.
-    fn rows(&self, ids: &[String]) -> Result<[Vec<f32>; 3]> {
-        let (rows, prompts) = match self {
-            Texts::Features(t) => {
-                (t.select(ids.iter().map(String::as_str))?, [&t.prompts_positive, &t.prompts_negative])
-            }
-            Texts::Embeddings(c) => {
-                (rows::select(&c.report, c.dim, &c.rows_of(ids)?), [&c.prompts_positive, &c.prompts_negative])
-            }
-        };
-        Ok([rows, prompts[0].clone(), prompts[1].clone()])
-    }
-
-    /// Whether they belong to the very CTs of the volumes, joined on the id. A report says of no CT that it is its own, embeddings do.
-    ///
-    /// # Errors
-    /// Names the first volume that has no embedding, or one of another CT.
-    pub fn expect_cts(&self, volumes: &VolumeSet) -> Result<Undecided> {
-        match self {
-            Texts::Features(_) => Ok(Vec::new()),
-            Texts::Embeddings(c) => Ok(c.join("volumes", volumes.ids(), volumes.cts())?.1),
-        }
-    }
-
-    /// What the texts are, and the name of their kind in a configuration.
-    pub fn provenance(&self) -> (&'static str, Provenance) {
-        match self {
-            Texts::Features(t) => ("text", t.provenance()),
-            Texts::Embeddings(c) => ("cache", c.provenance()),
-        }
-    }
-}
 
 /// A trained CT encoder with its text side, frozen.
 pub struct CtTeacher {
@@ -125,29 +59,30 @@ impl CtTeacher {
         self.trainer.config()
     }
 
-    /// The embeddings of volumes, of their reports and of the prompts. `progress` is told how many volumes are done; `stop` ends the
-    /// work with [`Error::Interrupted`].
+    /// The embeddings of volumes, of their reports and of the prompts. `watch` is told how many volumes are done, and of those that
+    /// cannot be read or have no text: where it lets the work go on, the cache is that of the others. `stop` ends the work with
+    /// [`Error::Interrupted`].
     ///
     /// # Errors
-    /// Volumes of another preprocessing than the model was trained on, or that cannot be read; texts that a volume is missing from or
-    /// that do not fit the model.
+    /// Volumes of another preprocessing than the model was trained on, or none that can be used; texts that do not fit the model;
+    /// what `watch` does not let pass.
     pub fn cache(
         &self,
         volumes: impl Into<Arc<VolumeSet>>,
         texts: &Texts,
         stop: &AtomicBool,
-        progress: &mut dyn FnMut(usize),
+        watch: &mut dyn Watch,
     ) -> Result<EmbeddingCache> {
-        let volumes = volumes.into();
+        let volumes = self.usable(volumes.into(), texts, watch)?;
         let outline = self.outline(&volumes, texts)?;
         let mut parts = self.parts(None, &outline)?;
-        self.fill(outline, volumes, texts, &mut parts, stop, progress)
+        self.fill(outline, volumes, texts, &mut parts, stop, watch)
     }
 
     /// [`CtTeacher::cache`] to a file, of which no more is computed than has changed: a volume is embedded unless an earlier cache
     /// there, of the same model, or the folder `OUT.parts` holds the embedding of its content. Finished embeddings are kept in that
     /// folder about three times a minute and when the work stops, and the folder is gone when the file is there. A file that is
-    /// this cache already is left as it is. Equal bytes, however they came about.
+    /// this cache already is left as it is. Equal bytes, however they came about; a volume whose embedding is known is not read again.
     ///
     /// # Errors
     /// Those of [`CtTeacher::cache`], parts of another model, a file that cannot be written.
@@ -157,9 +92,9 @@ impl CtTeacher {
         texts: &Texts,
         out: &Path,
         stop: &AtomicBool,
-        progress: &mut dyn FnMut(usize),
+        watch: &mut dyn Watch,
     ) -> Result<EmbeddingCache> {
-        let volumes = volumes.into();
+        let volumes = self.usable(volumes.into(), texts, watch)?;
         let wanted = self.outline(&volumes, texts)?;
         let before = EmbeddingCache::read(out).ok().filter(|cache| cache.checkpoint_digest == self.checkpoint_digest);
         if let Some(cache) = &before
@@ -167,7 +102,7 @@ impl CtTeacher {
             && (&cache.volume_digests, &cache.report_digests) == (&wanted.volume_digests, &wanted.report_digests)
             && cache.cts == wanted.cts
         {
-            progress(cache.ids.len());
+            watch.done(cache.ids.len());
             return Ok(cache.clone());
         }
         let mut folder = out.as_os_str().to_owned();
@@ -176,16 +111,32 @@ impl CtTeacher {
         if let Some(cache) = before.filter(|cache| preparation(cache) == preparation(&wanted)) {
             parts.know(&cache.volume_digests, &cache.ct);
         }
-        let cache = self.fill(wanted, volumes, texts, &mut parts, stop, progress)?;
+        let cache = self.fill(wanted, volumes, texts, &mut parts, stop, watch)?;
         cache.write(out)?;
         parts.close()?;
         Ok(cache)
     }
 
+    /// The volumes that have a text, which fit the model as the texts do.
+    fn usable(&self, volumes: Arc<VolumeSet>, texts: &Texts, watch: &mut dyn Watch) -> Result<Arc<VolumeSet>> {
+        self.undecided_volumes(&volumes)?;
+        self.undecided_texts(texts)?;
+        texts.expect_cts(&volumes)?;
+        let (ids, known) = (volumes.ids(), texts.ids().iter().collect::<HashSet<_>>());
+        let (rows, lacking): (Vec<usize>, Vec<usize>) = (0..ids.len()).partition(|&row| known.contains(&ids[row]));
+        match (&rows[..], &lacking[..]) {
+            (_, []) => return Ok(volumes),
+            ([], [first, others @ ..]) => return Err(texts.lack(&ids[*first]).with_others(others.len(), "volumes")),
+            _ => (),
+        }
+        for row in lacking {
+            watch.left_out(LeftOut { id: ids[row].clone(), error: texts.lack(&ids[row]) })?;
+        }
+        volumes.select(&rows).map(Arc::new)
+    }
+
     /// The cache of these volumes and texts but for its embeddings.
     fn outline(&self, volumes: &VolumeSet, texts: &Texts) -> Result<Embeddings> {
-        self.expect(volumes, texts)?;
-        texts.expect_cts(volumes)?;
         let (of_volumes, (_, of_texts)) = (volumes.provenance()?, texts.provenance());
         let described = json!([of_volumes.settings, of_texts.settings]).to_string();
         let [reports, ..] = texts.rows(volumes.ids())?;
@@ -212,7 +163,7 @@ impl CtTeacher {
         Parts::open(folder, [&self.checkpoint_digest, &preparation(outline)], outline.dim)
     }
 
-    /// An outline with its embeddings.
+    /// An outline with its embeddings, without the volumes that cannot be read.
     fn fill(
         &self,
         outline: Embeddings,
@@ -220,11 +171,19 @@ impl CtTeacher {
         texts: &Texts,
         parts: &mut Parts,
         stop: &AtomicBool,
-        progress: &mut dyn FnMut(usize),
+        watch: &mut dyn Watch,
     ) -> Result<EmbeddingCache> {
+        let rows = self.embed_volumes(&volumes, &outline.volume_digests, parts, stop, watch)?;
+        let (volumes, outline) = if rows.len() == volumes.ids().len() {
+            (volumes, outline)
+        } else {
+            let readable = volumes.select(&rows)?;
+            let outline = self.outline(&readable, texts)?;
+            (Arc::new(readable), outline)
+        };
         let [report, prompts_positive, prompts_negative] = texts.rows(volumes.ids())?;
         let embeddings = Embeddings {
-            ct: self.embed_volumes(volumes, &outline.volume_digests, parts, stop, progress)?,
+            ct: parts.select(&outline.volume_digests)?,
             report: self.trainer.embed_texts(&report)?,
             prompts_positive: self.trainer.embed_texts(&prompts_positive)?,
             prompts_negative: self.trainer.embed_texts(&prompts_negative)?,
@@ -233,64 +192,73 @@ impl CtTeacher {
         Ok(embeddings.into())
     }
 
-    /// What cannot be decided about volumes and texts, which [`CtTeacher::cache`] takes, because it is not recorded.
+    /// What cannot be decided about volumes, which [`CtTeacher::cache`] takes, because it is not recorded.
     ///
     /// # Errors
-    /// Volumes or texts of other settings than the model was trained on, naming the first that differs.
-    pub fn undecided(&self, volumes: &VolumeSet, texts: &Texts) -> Result<Undecided> {
-        let (sources, (kind, texts)) = (self.trainer.sources(), texts.provenance());
-        let mut undecided = sources.expect_alike("volumes", &volumes.provenance()?)?;
-        undecided.extend(sources.expect_alike(kind, &texts)?);
-        Ok(undecided)
+    /// Volumes of other settings than the model was trained on, naming the first that differs.
+    pub fn undecided_volumes(&self, volumes: &VolumeSet) -> Result<Undecided> {
+        self.trainer.sources().expect_alike("volumes", &volumes.provenance()?)
     }
 
-    fn expect(&self, volumes: &VolumeSet, texts: &Texts) -> Result<()> {
-        let problem = match (texts, self.config().model.text_features) {
-            (Texts::Features(t), Some(wanted)) if t.dim != wanted => {
-                format!("have {} columns, the model's text tower takes {wanted}", t.dim)
-            }
-            (Texts::Features(_), None) => "are features, and the model has no text tower".into(),
-            (Texts::Embeddings(_), Some(_)) => "are embeddings, and the model has a text tower for features".into(),
-            (Texts::Embeddings(c), None) if c.dim != self.config().model.embedding => {
-                format!("have {} columns, the model's space has {}", c.dim, self.config().model.embedding)
-            }
-            _ => return self.undecided(volumes, texts).map(drop),
-        };
-        Err(Error::argument("texts", problem, "pass the kind of texts that the model was trained on"))
+    /// The same of texts.
+    ///
+    /// # Errors
+    /// Texts of another kind, width or settings than the model was trained on, naming the first that differs.
+    pub fn undecided_texts(&self, texts: &Texts) -> Result<Undecided> {
+        let (sources, (kind, found)) = (self.trainer.sources(), texts.provenance());
+        if let Some(trained) = sources.from.get(kind) {
+            HashedNgrams::expect_options(trained, &found)?;
+        }
+        texts.expect_model(&self.config().model)?;
+        sources.expect_alike(kind, &found)
     }
 
-    /// [volumes, dim], L2-normalised. Volume by volume, so that the bits of each depend on nothing else.
+    /// Embeds what `parts` do not hold yet, volume by volume, so that the bits of each depend on nothing else. Gives the rows of the
+    /// volumes whose embeddings are there then: all but those that cannot be read.
     fn embed_volumes(
         &self,
-        volumes: Arc<VolumeSet>,
+        volumes: &Arc<VolumeSet>,
         digests: &[String],
         parts: &mut Parts,
         stop: &AtomicBool,
-        progress: &mut dyn FnMut(usize),
-    ) -> Result<Vec<f32>> {
+        watch: &mut dyn Watch,
+    ) -> Result<Vec<usize>> {
         let todo: Vec<u32> = (0..digests.len() as u32).filter(|&row| !parts.hold(&digests[row as usize])).collect();
-        let mut done = digests.len() - todo.len();
-        progress(done);
-        let loader = VolumeLoader::new(self.trainer.parameters().device(), volumes);
+        let (mut done, mut bad) = (digests.len() - todo.len(), Vec::new());
+        watch.done(done);
+        let loader = VolumeLoader::new(self.trainer.parameters().device(), volumes.clone());
         let mut kept = Instant::now();
         for (i, &row) in todo.iter().enumerate() {
             if stop.load(Ordering::Relaxed) {
                 parts.keep()?;
                 return Err(Error::Interrupted(format!("after {done} of {} volumes", digests.len())));
             }
-            let volume = loader.load(&[row])?;
+            let volume = loader.load(&[row]);
             if let Some(&next) = todo.get(i + 1) {
                 loader.ahead(&[next]);
             }
-            parts.add(&digests[row as usize], self.trainer.embed_batch(&volume)?);
+            let row = row as usize;
+            match volume.and_then(|volume| self.trainer.embed_batch(&volume)) {
+                Ok(embedding) => parts.add(&digests[row], embedding),
+                Err(error) if error.is_of_device() || matches!(error, Error::OutOfMemory { .. }) => return Err(error),
+                Err(error) => {
+                    let error = volumes.error_of(row, error);
+                    watch.left_out(LeftOut { id: volumes.ids()[row].clone(), error: error.clone() })?;
+                    bad.push((row, error));
+                }
+            }
             if kept.elapsed() >= KEEP_EVERY {
                 parts.keep()?;
                 kept = Instant::now();
             }
             done += 1;
-            progress(done);
+            watch.done(done);
         }
-        parts.select(digests)
+        if bad.len() == digests.len() {
+            return Err(bad.swap_remove(0).1.with_others(bad.len(), "volumes"));
+        }
+        let bad: HashSet<usize> = bad.into_iter().map(|(row, _)| row).collect();
+        Ok((0..digests.len()).filter(|row| !bad.contains(row)).collect())
     }
 }
 

@@ -11,6 +11,7 @@ use x2ct::data::phantom_set::{PhantomSet, PhantomStudy};
 use x2ct::data::provenance::short;
 use x2ct::data::rows;
 use x2ct::eval::probe::RidgeRegression;
+use x2ct::eval::retrieval;
 use x2ct::eval::scores::Scores;
 use x2ct::nn::models::EncoderConfig;
 use x2ct::ops::image::Normalization;
@@ -191,6 +192,17 @@ pub fn run(args: DemoArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let (checkpoint, sources) = (trainer.checkpoint()?.digest(), TrainConfig::sources(&set));
     chain.holds("checkpoint", &checkpoint);
     sources.from.iter().for_each(|(name, from)| chain.holds(name, &from.digest));
+    let rows = encoder.gallery;
+    for (who, what, scores) in [
+        ("encoder", "radiographs", &encoder),
+        ("ridge regression", "radiographs", &ridge),
+        ("teacher", "CTs", &ceiling),
+    ] {
+        let distinct = scores.retrieval.distinct.radiographs.unwrap_or(rows);
+        if let Some(says) = retrieval::collapse(what, distinct, rows, rows) {
+            chain.note(who.as_ref(), &says);
+        }
+    }
     let run = Outcome {
         seconds: start.elapsed().as_secs_f64(),
         device: device.description(),
