@@ -63,6 +63,8 @@ fn rows_of_one_id_and_two_cts_are_refused() {
     assert_eq!(join(&other).map(drop).unwrap_err().to_string(), says);
     let error = CtTrainingSet::with_embeddings(&device, volumes(7), &other).map(drop).unwrap_err().to_string();
     assert_eq!(error, says.replace("radiographs", "volumes"));
+    let error = patients(7).radiographs.with_cts(vec!["a".into(); 3]).map(drop).unwrap_err().to_string();
+    assert_eq!(error, "ct_digests: there are 3 for 4 ids; pass one a row");
     // One of them, and in another order.
     let mut one = ours.cache.clone();
     let mut cts = digests(&ours.cache.cts);
@@ -178,6 +180,11 @@ fn make(data: &CtRate, out: &Path, shard: [usize; 2], stop: bool) -> usize {
 
 /// A packed file as earlier versions wrote it.
 fn forget(path: &Path) {
+    rewrite(path, None);
+}
+
+/// A packed file with another list of CTs.
+fn rewrite(path: &Path, digests: Option<&str>) {
     let old = Archive::read(path, "x2ct-radiographs-2", "radiographs", "").unwrap();
     let mut new = Writer::new("x2ct-radiographs-2");
     for (key, value) in
@@ -190,6 +197,9 @@ fn forget(path: &Path) {
             value = entry.to_string();
         }
         new.set(key, value);
+    }
+    if let Some(digests) = digests {
+        new.set("ct_digests", digests);
     }
     let (dtype, shape, data) = old.tensor("image").unwrap();
     let bytes = data.len() / shape[0];
@@ -232,6 +242,11 @@ fn packed_radiographs_know_their_cts_in_shards_and_after_they_were_taken_up_agai
     forget(&path("whole/ap.safetensors"));
     assert!(read("whole").cts().is_unknown() && packed("whole") != before);
     assert_eq!((make(&data, &path("whole"), [1, 1], false), packed("whole") == before), (0, true), "made again");
+    // A list of other rows is none.
+    rewrite(&path("whole/ap.safetensors"), Some("[\"a\"]"));
+    let error = RadiographSet::read(&path("whole")).map(drop).unwrap_err().to_string();
+    assert!(error.contains("ap.safetensors: has 1 ct_digests for 5 ids; make the file again"), "{error}");
+    std::fs::write(path("whole/ap.safetensors"), &before).unwrap();
     // A CT that is gone stands as it was, and stays unknown.
     forget(&path("whole/ap.safetensors"));
     std::fs::rename(data.path(&data.volumes[1]), path("away")).unwrap();

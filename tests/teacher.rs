@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use x2ct::data::cache::EmbeddingCache;
+use x2ct::data::cts::Cts;
 use x2ct::data::phantom_set::PhantomStudy;
 use x2ct::data::text::HashedNgrams;
 use x2ct::data::volumes::VolumeSet;
@@ -135,6 +136,27 @@ fn a_cache_embeds_what_has_changed_and_nothing_else() {
     }
 }
 
+/// A cache of an earlier version, which knows no CTs, learns of them without being computed again.
+#[test]
+fn a_cache_learns_of_its_cts() {
+    let folder = tempfile::tempdir().unwrap();
+    let (teacher, never) = (teacher(folder.path()), AtomicBool::new(false));
+    let out = folder.path().join("cache.safetensors");
+    let build = || {
+        let mut seen = Vec::new();
+        let texts = texts(&volumes(3), 1);
+        let cache = teacher.write_cache(volumes(3), &texts, &out, &never, &mut |n| seen.push(n)).unwrap();
+        (cache, seen, std::fs::read(&out).unwrap())
+    };
+    let (mut cache, seen, bytes) = build();
+    assert_eq!((&cache.cts, seen), (volumes(3).cts(), vec![0, 1, 2, 3]));
+    cache.cts = Cts::default();
+    cache.write(&out).unwrap();
+    assert!(std::fs::read(&out).unwrap() != bytes);
+    let (cache, seen, again) = build();
+    assert_eq!((&cache.cts, seen, again == bytes), (volumes(3).cts(), vec![3], true));
+}
+
 #[test]
 fn parts_of_another_run_are_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -194,6 +216,12 @@ fn a_model_without_a_text_tower_hands_the_embeddings_on() {
     assert_eq!(cache.prompts_positive, first.prompts_positive);
     assert!(cache.report.iter().zip(&first.report).all(|(a, b)| (a - b).abs() < 1e-6));
     assert_ne!(cache.ct, first.ct);
+    // Reports of other patients of the same ids.
+    let mut other = first.clone();
+    other.cts = Cts::new(vec!["0".repeat(64); 4]);
+    let error = second.cache(volumes(4), &Texts::Embeddings(other), &never, &mut |_| {}).unwrap_err().to_string();
+    assert!(error.starts_with("ct_digests: phantom_7_0: the volumes are of the CT "), "{error}");
+    assert!(error.contains(", the embeddings of 000000000000 (and 3 more ids differ); "), "{error}");
 }
 
 #[cfg(feature = "cli")]

@@ -249,11 +249,17 @@ fn a_run_on_files_that_changed_is_refused() {
     let at = run(data, "began", 1, "", "");
     train(&at);
     let began = FILES.map(|file| read(&at, file));
-    succeed(data, "phantom --out others --seed 4 --train 4 --valid 1 --shape 16x16x16 --spacing 24");
+    for (dataset, seed, count) in [("others", 4, 4), ("fewer", 3, 3)] {
+        succeed(
+            data,
+            &format!("phantom --out {dataset} --seed {seed} --train {count} --valid 1 --shape 16x16x16 --spacing 24"),
+        );
+    }
     let (file, kept) = (data.join("train/ap.safetensors"), data.join("kept"));
     std::fs::rename(&file, &kept).unwrap();
     for (dataset, options, view, says) in [
-        ("others", "", "ap", "content: the run began on 4 rows of digest "),
+        ("others", "", "ap", "ct_digests: train_1_a_1: the radiographs are of the CT "),
+        ("fewer", "", "ap", "data.radiographs.ct: content: the run began on 4 rows of digest "),
         (".", "--view lateral", "lateral", "view: trained on ap, these are lateral"),
         (".", "--mode film", "ap", "mode: trained on mean-hu, these are film"),
     ] {
@@ -264,7 +270,7 @@ fn a_run_on_files_that_changed_is_refused() {
         for epochs in [1, 3] {
             run(data, "began", epochs, "", "");
             let error = refused(&at);
-            assert!(error.contains("radiographs: ") && error.contains(says), "{error}");
+            assert!(error.contains("radiographs") && error.contains(says), "{error}");
         }
     }
     std::fs::rename(&kept, &file).unwrap();
