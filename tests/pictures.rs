@@ -34,6 +34,23 @@ fn chest(thick: f64) -> CtVolume {
     CtVolume::new(voxels.into(), shape, affine).unwrap()
 }
 
+/// The same with shoulders: 380 mm of tissue and two bones of 700 HU across the upper fifth, where a lateral view looks through
+/// most.
+fn with_shoulders(volume: CtVolume) -> CtVolume {
+    let [columns, rows, slices] = volume.shape;
+    let mut voxels: Vec<i16> = (0..volume.voxels.len()).map(|i| volume.voxels.get(i) as i16).collect();
+    for (i, voxel) in voxels.iter_mut().enumerate().skip(columns * rows * slices * 4 / 5) {
+        let (x, y) = (4.0 * ((i % columns) as f64 - 47.5), 4.0 * ((i / columns % rows) as f64 - 36.5));
+        let inside = |cx: f64, rx: f64, ry: f64| ((x - cx) / rx).powi(2) + (y / ry).powi(2) < 1.0;
+        if inside(150.0, 22.0, 22.0) || inside(-150.0, 22.0, 22.0) {
+            *voxel = 700;
+        } else if inside(0.0, 190.0, 90.0) && *voxel == -1000 {
+            *voxel = 20;
+        }
+    }
+    CtVolume { voxels: voxels.into(), ..volume }
+}
+
 const CONE: Geometry = Geometry::Cone { sdd: 1800.0, sod: 1500.0 };
 
 fn make(volume: &CtVolume, options: &RadiographOptions) -> Radiograph {
@@ -115,16 +132,17 @@ fn the_outline_fills_the_frame_of_every_view_and_is_not_cut() {
 
 #[test]
 fn nothing_in_the_body_is_burnt_out() {
-    let volume = chest(5.0);
-    for (view, placement) in views() {
+    for (volume, (view, placement)) in
+        [chest(5.0), with_shoulders(chest(5.0))].iter().flat_map(|v| views().map(move |at| (v, at)))
+    {
         let of = |film| {
             let options =
                 RadiographOptions { mode: Mode::Film, view, placement, film, geometry: CONE, ..Default::default() };
             let p = make(
-                &volume,
+                volume,
                 &RadiographOptions { mode: Mode::Attenuation, projector: Some(Projector::Joseph), ..options.clone() },
             );
-            let made = make(&volume, &options);
+            let made = make(volume, &options);
             let inside: Vec<f32> =
                 made.image.pixels.iter().zip(&p.image.pixels).filter(|(_, p)| **p > 0.5).map(|(&g, _)| g).collect();
             let share =

@@ -358,6 +358,17 @@ pub mod circle {
             let said = String::from_utf8(output.stderr).unwrap();
             assert!(!output.status.success() && said.contains(says), "{arguments}: {said}");
         };
+        // A teacher of the same name that learned otherwise is another teacher.
+        std::fs::write(at.join("other.toml"), CT.replacen("out = \"ct\"", "out = \"other\"\nseed = 7", 1)).unwrap();
+        succeed(at, "train other.toml");
+        let other = "cache build --checkpoint other/checkpoint.safetensors --volumes valid.volumes.safetensors \
+                     --text valid.text.safetensors --out other.safetensors";
+        assert_eq!(json(at, other)["teacher"], valid["teacher"]);
+        for command in ["eval --radiographs valid/ap.safetensors --dataset .", "predict image.png"] {
+            let arguments = format!("{command} --checkpoint cxr/checkpoint.safetensors --cache other.safetensors");
+            failed(&arguments, "cache: checkpoint: trained on ");
+            failed(&arguments, "(digests ");
+        }
         failed("eval --checkpoint ct/checkpoint.safetensors --dataset .", "--volumes and --text");
         failed(
             "cache build --checkpoint cxr/checkpoint.safetensors --volumes valid.volumes.safetensors \
