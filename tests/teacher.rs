@@ -448,7 +448,8 @@ pub mod circle {
             "<dt>seed</dt><dd>1024</dd>",
             concat!("<dt>version</dt><dd>x2ct ", env!("CARGO_PKG_VERSION")),
             "--patients 24 --held-out 8",
-            "(commit ",
+            // A release build of a checkout names it, another says that none is known.
+            "commit ",
             // No encoder of one epoch finds all eight: the rank of a report that it missed is told.
             "rank ",
         ] {
