@@ -44,6 +44,29 @@ fn doctor_tries_the_device_that_is_asked_for() {
     assert!(succeed(folder.path(), "doctor --device host").contains("\n--device host: host processor"));
 }
 
+/// A device that is not there is refused by commands that compute on none as well.
+#[test]
+fn no_command_passes_over_the_device_it_is_given() {
+    let folder = folder();
+    for command in [
+        "bench --list",
+        "bench pointwise",
+        "model resnet18",
+        "phantom --out x",
+        "train good.toml",
+        "check checkpoint.safetensors",
+        "drr volume.nii.gz --out x.png",
+        "preprocess volume.nii.gz --preset x2ct --out x",
+        "cache text --dataset . --out x",
+        "eval --cache train.cache.safetensors --dataset . --split train",
+        "predict ap.png --checkpoint checkpoint.safetensors --cache train.cache.safetensors",
+    ] {
+        let output = x2ct(folder.path(), &format!("{command} --device tpu"));
+        assert_eq!(output.status.code(), Some(1), "{command}: {}", said(&output));
+        assert!(said(&output).starts_with("x2ct: tpu: no such device"), "{command}: {}", said(&output));
+    }
+}
+
 #[test]
 fn an_empty_path_is_wrong_usage_of_every_option_that_takes_one() {
     let folder = tempfile::tempdir().unwrap();

@@ -2,8 +2,8 @@
 
 use x2ct::Device;
 use x2ct::ct::phantom::{Patient, PhantomConfig};
-use x2ct::ct::plausibility::{Level, check, examine_view};
-use x2ct::ct::{Affine, AxisCodes, CtVolume, Geometry, HuSource, Mode, Radiograph, RadiographOptions};
+use x2ct::ct::plausibility::{Level, check, examine_image, examine_picture, examine_view};
+use x2ct::ct::{Affine, AxisCodes, CtVolume, Geometry, GrayImage, HuSource, Mode, Radiograph, RadiographOptions};
 
 const SHAPE: [usize; 3] = [64, 56, 48];
 
@@ -159,6 +159,22 @@ fn tissue_that_spreads_over_all_values_is_doubted() {
         found.iter().any(|f| f.level == Level::Doubt && f.text.contains("MR images and a wrong slope")),
         "{found:?}"
     );
+}
+
+/// Values of any size are named in a few letters.
+#[test]
+fn what_a_picture_holds_is_said_shortly() {
+    let picture = |value: fn(usize) -> f32| GrayImage::new((0..900).map(value).collect(), 30, 30).unwrap();
+    for (image, says) in [
+        (picture(|_| 3e38), "all of its pixels are 3e38"),
+        (picture(|_| -0.25), "all of its pixels are -0.25"),
+        (picture(|i| if i == 7 { -3e38 } else { 1e-30 }), "(1e-30 to 1e-30 of -3e38 to 1e-30)"),
+    ] {
+        let error = examine_picture(&image, false).unwrap_err().to_string();
+        assert!(error.contains(says) && error.len() < 200, "{error}");
+    }
+    let error = examine_image(&picture(|_| 3e38), false).unwrap_err().to_string();
+    assert!(error.contains("the radiograph is 3e38 everywhere"), "{error}");
 }
 
 trait Scaled {

@@ -121,8 +121,10 @@ pub fn examine_image(image: &GrayImage, force: bool) -> Result<Option<String>> {
     if high > low {
         return Ok(None);
     }
-    let text =
-        format!("the radiograph is {low} everywhere: nothing of the volume reaches the detector, or it has no content");
+    let text = format!(
+        "the radiograph is {} everywhere: nothing of the volume reaches the detector, or it has no content",
+        short(low)
+    );
     if force {
         Ok(Some(text))
     } else {
@@ -143,10 +145,14 @@ const MIDDLE: [f32; 2] = [0.5, 99.5];
 pub fn examine_picture(image: &GrayImage, force: bool) -> Result<Option<String>> {
     let ((low, high), [dark, bright]) = (image.limits(), percentiles(image.pixels.clone(), MIDDLE).unwrap_or_default());
     let text = if low == high {
-        format!("all of its pixels are {low}")
+        format!("all of its pixels are {}", short(low))
     } else if bright - dark <= (high - low) / 256.0 {
         format!(
-            "all but 1 % of its pixels are within one of 256 greys of each other ({dark} to {bright} of {low} to {high})"
+            "all but 1 % of its pixels are within one of 256 greys of each other ({} to {} of {} to {})",
+            short(dark),
+            short(bright),
+            short(low),
+            short(high)
         )
     } else if let Some(count) = few_values(&image.pixels) {
         format!("it has only {count} different greys, as a mask or a drawing has")

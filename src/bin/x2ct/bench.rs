@@ -86,6 +86,7 @@ pub fn run(args: BenchArgs, common: &Common) -> anyhow::Result<ExitCode> {
     }
     let families = || cases::FAMILIES.iter().map(|(name, _)| *name);
     if args.list {
+        common.expect_device()?;
         let report = Report::new("bench").with("rows", families().collect::<Vec<_>>())?;
         return report.finish(common.json, || families().for_each(|name| say!("{name}")));
     }
