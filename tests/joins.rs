@@ -102,6 +102,11 @@ fn tables_that_disagree_are_told_apart() {
         assert!(code == Some(1) && said.contains(table) && !at.join("strict").exists(), "{said}");
         restore(table, before);
     }
+    // A row that stands twice in the same words counts once.
+    restore(LABELS, &(labels.clone() + labels.lines().last().unwrap() + "\n"));
+    let (code, warnings, said) = run(at, &format!("{features} twice"));
+    assert!(code == Some(0) && warnings.len() == 1 && warnings[0].contains("line 10"), "{warnings:?} {said}");
+    restore(LABELS, &labels);
     let output = x2ct(at, &format!("{features} whole --strict --json"));
     let object = assert_report("cache text", &output, "cache");
     let text = x2ct::data::text::TextFeatures::read(at.join("whole")).unwrap().provenance();

@@ -8,6 +8,7 @@ use x2ct::data::ct_rate::{CtRate, HuSource};
 use x2ct::data::provenance::Provenance;
 use x2ct::data::text::HashedNgrams;
 use x2ct::files;
+use x2ct::table::BadRow;
 use x2ct::train::CtTeacher;
 
 use crate::Common;
@@ -133,7 +134,9 @@ fn text(args: TextArgs, common: &Common) -> anyhow::Result<ExitCode> {
     for (table, says) in data.warnings() {
         chain.doubt(&table, &says, "complete the table")?;
     }
-    data.bad_rows.iter().try_for_each(|bad| chain.fail(bad.error()))?;
+    let (spare, bad): (Vec<BadRow>, Vec<BadRow>) = data.bad_rows.iter().cloned().partition(|row| row.spare);
+    chain.leave_out(&spare)?;
+    bad.iter().try_for_each(|bad| chain.fail(bad.error()))?;
     let (ids, reports): (Vec<String>, Vec<String>) =
         data.volumes.iter().map(|v| (v.name.to_string(), v.report.text())).unzip();
     let text = HashedNgrams { dim: args.features, max_n: args.words }.features(ids, &reports)?;
