@@ -119,7 +119,9 @@ fn a_radiograph_without_labels_is_left_out_of_all_scores() {
     let eval = "eval --checkpoint checkpoint.safetensors --radiographs train/ap.safetensors \
                 --cache train.cache.safetensors --dataset . --split train";
     let data = CtRate::read(at, Split::Train, HuSource::AlreadyHu).unwrap();
-    edit(&at.join(LABELS.replace("valid", "train")), "train_2_a_1", |line| Some(line.replacen(",0", ",", 1)));
+    let table = at.join(LABELS.replace("valid", "train"));
+    let whole = std::fs::read_to_string(&table).unwrap();
+    edit(&table, "train_2_a_1", |line| Some(line.replacen(",0", ",", 1)));
     let (object, failed) = leaves_out(at, eval);
     assert!(failed.len() == 1 && failed[0].contains("line 3, column"), "{failed:?}");
 
@@ -143,6 +145,16 @@ fn a_radiograph_without_labels_is_left_out_of_all_scores() {
     };
     let expected = serde_json::to_value(Scores::of(&embeddings, &targets).unwrap()).unwrap();
     assert_eq!((expected["gallery"].as_u64(), scores(&object)), (Some(3), scores(&expected)));
+
+    // Nor does one cost more that the cache has no embedding of.
+    std::fs::write(&table, whole).unwrap();
+    some(&cache, |id| id != "train_2_a_1").write(at.join("three")).unwrap();
+    let eval = eval.replace("train.cache.safetensors", "three");
+    let (object, failed) = leaves_out(at, &eval);
+    let says = "three: train_2_a_1: has no embedding for this radiograph of train/ap.safetensors";
+    assert!(failed.len() == 1 && failed[0].contains(says), "{failed:?}");
+    assert_eq!(scores(&object), scores(&expected));
+    assert!(refused(at, &format!("{eval} --strict")).contains(says));
 }
 
 /// Six volumes of noise in the folder `volumes` and the file `packed`, an untrained encoder, text features in `text`.

@@ -13,7 +13,7 @@ use x2ct::eval::scores::{ClipScores, Scores, Targets, ZeroShot, ZeroShotTargets}
 use x2ct::eval::zero_shot;
 use x2ct::labels;
 use x2ct::table::BadRow;
-use x2ct::train::{Checkpoint, CtTeacher, Trainer, TrainingSet};
+use x2ct::train::{Checkpoint, CtTeacher, Trainer};
 use x2ct::{Device, Error, files};
 
 use crate::Common;
@@ -30,8 +30,8 @@ use crate::terminal::{print_table, stop_flag};
 /// --volumes and --text (or the --cache it was trained on). A teacher by what it left: --cache alone. CT and report are then each
 /// other's gallery, as DCFormer is evaluated.
 ///
-/// A volume without usable labels, that cannot be read or has no text is left out of all scores, retrieval included, so that all are
-/// of the same volumes, and named; the exit code is then 1.
+/// A volume without usable labels, that cannot be read, has no text or no embedding is left out of all scores, retrieval included, so
+/// that all are of the same volumes, and named; the exit code is then 1.
 #[derive(clap::Args)]
 pub struct EvalArgs {
     /// Checkpoint of `x2ct train`
@@ -123,33 +123,67 @@ fn radiograph_encoder(
         chain.holds(name, digest);
     }
     of_radiographs.from.iter().for_each(|(name, from)| chain.holds(name, &from.digest));
-    let set = TrainingSet::join(device, &radiographs, &cache).map_err(|e| e.of_file(cache_path))?;
+    let embedded = embedded_of(&radiographs, path, &cache, cache_path, &mut chain)?;
+    let taken: Vec<String> = embedded.iter().map(|&row| radiographs.ids()[row].clone()).collect();
+    let (_, of_join) =
+        cache.join("radiographs", &taken, &radiographs.cts().select(&embedded)).map_err(|e| e.of_file(cache_path))?;
     // One warning for each file that lacks something.
     let (of_path, of_cache_path) = match radiographs.cts().is_unknown() {
-        true => ([undecided, set.undecided].concat(), Vec::new()),
-        false => (undecided, set.undecided),
+        true => ([undecided, of_join].concat(), Vec::new()),
+        false => (undecided, of_join),
     };
     chain.settle(path, Ok(of_path))?;
     chain.settle(cache_path, Ok(of_cache_path))?;
-    chain.lacks(path, &set.ids, cache_path, &cache.ids);
-    let labels = Labels::read(args, path, &set.ids, &mut chain)?;
-    let (ids, rows) = labels.known_of(&set.ids);
-    let [ct, report] = [&set.ct, &set.report].map(|all| rows::select(all, set.dim, &rows));
-    let embeddings = Trainer::resume(device, checkpoint)?.embed(&set.images)?;
+    chain.lacks(path, radiographs.ids(), cache_path, &cache.ids);
+    let labels = Labels::read(args, path, &taken, &mut chain)?;
+    let (ids, labelled) = labels.known_of(&taken);
+    let images: Vec<usize> = labelled.iter().map(|&row| embedded[row]).collect();
+    let (dim, rows) = (cache.dim, cache.rows_of(&ids)?);
+    let [ct, report] = [&cache.ct, &cache.report].map(|all| rows::select(all, dim, &rows));
+    let embeddings = Trainer::resume(device, checkpoint)?.embed(&radiographs.upload(device)?)?;
     let targets = Targets {
         ct: &ct,
         report: &report,
         prompts_positive: &cache.prompts_positive,
         prompts_negative: &cache.prompts_negative,
         labels: &labels.of(&ids),
-        dim: set.dim,
+        dim,
     };
-    let scores = Scores::of(&rows::select(&embeddings, set.dim, &rows), &targets)?;
+    let scores = Scores::of(&rows::select(&embeddings, dim, &images), &targets)?;
     let distinct = scores.retrieval.distinct;
     let encoder = args.checkpoint.as_deref().unwrap_or(path);
     let counted = [("radiographs", distinct.radiographs, encoder), ("CTs", Some(distinct.ct), cache_path)];
     note_ties(&mut chain, &ids, counted.into_iter().chain([("reports", Some(distinct.report), cache_path)]));
-    finish(args, common, &scores, (cache_path, &scores.zero_shot), chain, || print_scores(&scores, &set.teacher))
+    finish(args, common, &scores, (cache_path, &scores.zero_shot), chain, || print_scores(&scores, &cache.teacher))
+}
+
+/// The rows of the radiographs that the cache has embeddings of. Each other costs itself.
+///
+/// # Errors
+/// Under `--strict` the first other; no radiograph that the cache has an embedding of.
+fn embedded_of(
+    radiographs: &RadiographSet,
+    path: &Path,
+    cache: &EmbeddingCache,
+    cache_path: &Path,
+    chain: &mut Chain,
+) -> x2ct::Result<Vec<usize>> {
+    let known: HashSet<&String> = cache.ids.iter().collect();
+    let (embedded, others): (Vec<usize>, Vec<usize>) =
+        (0..radiographs.ids().len()).partition(|&row| known.contains(&radiographs.ids()[row]));
+    let mut errors = others.iter().map(|&row| Error::File {
+        path: cache_path.into(),
+        field: Some(radiographs.ids()[row].clone()),
+        problem: format!("has no embedding for this radiograph of {}", path.display()),
+        hint: "pass the cache of the same volumes, or complete it".into(),
+    });
+    if embedded.is_empty()
+        && let Some(first) = errors.next()
+    {
+        return Err(first.with_others(others.len() - 1, "radiographs"));
+    }
+    errors.try_for_each(|error| chain.fail(error))?;
+    Ok(embedded)
 }
 
 fn ct_encoder(args: &EvalArgs, common: &Common, checkpoint: &Path, path: &Path) -> anyhow::Result<ExitCode> {
