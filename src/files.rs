@@ -86,7 +86,8 @@ pub fn remove_unfinished(path: impl AsRef<Path>) -> Result<()> {
     unfinished::sweep(path.as_ref())
 }
 
-/// Refuses an output that is one of the inputs, by whatever name: to write it would lose what is read.
+/// Refuses an output that is one of the inputs, by whatever name, or lies in an input folder: to write it would lose what is read,
+/// or be read the next time.
 pub fn check_apart<P: AsRef<Path>>(output: impl AsRef<Path>, inputs: impl IntoIterator<Item = P>) -> Result<()> {
     check_all_apart([output], inputs)
 }
@@ -99,13 +100,25 @@ pub fn check_all_apart<O: AsRef<Path>, I: AsRef<Path>>(
     let inputs: HashMap<PathBuf, I> =
         inputs.into_iter().filter_map(|input| Some((input.as_ref().canonicalize().ok()?, input))).collect();
     for output in outputs {
-        let file = output.as_ref().canonicalize().ok().filter(|file| file.is_file());
-        if let Some(input) = file.and_then(|file| inputs.get(&file)) {
-            let problem = format!("is the same file as the input {}", lossy(input));
-            return Err(Error::file(output, problem, "name another file to write"));
-        }
+        let Some(file) = resolved(output.as_ref()) else { continue };
+        let problem = match file.ancestors().find_map(|at| Some((at, inputs.get(at)?))) {
+            Some((at, input)) if at == file && file.is_file() => {
+                format!("is the same file as the input {}", lossy(input))
+            }
+            Some((at, input)) if at != file => format!("lies in the input folder {}", lossy(input)),
+            _ => continue,
+        };
+        return Err(Error::file(output, problem, "name another file to write"));
     }
     Ok(())
+}
+
+/// Where a path leads, links followed; of what is not there yet, its folder and name.
+fn resolved(path: &Path) -> Option<PathBuf> {
+    path.canonicalize().ok().or_else(|| {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Some(folder.canonicalize().ok()?.join(path.file_name()?))
+    })
 }
 
 /// What stands behind an output path.

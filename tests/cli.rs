@@ -513,8 +513,11 @@ fn bench_keeps_what_it_has_measured() {
     let table =
         succeed(folder.path(), "bench pointwise --variant add --seconds 0.01 --device host --baseline kept.json");
     assert!(table.starts_with("device: ") && table.lines().filter(|line| line.ends_with('x')).count() == 2, "{table}");
-    let output = x2ct(folder.path(), "bench pointwise --variant warp --device host");
+    // What there is stays where nothing is measured.
+    let before = std::fs::read(folder.path().join("kept.json")).unwrap();
+    let output = x2ct(folder.path(), "bench pointwise --variant warp --device host --out kept.json");
     assert!(text(&output.stderr).contains("no case that host would time has `warp` in its name"));
+    assert_eq!(std::fs::read(folder.path().join("kept.json")).unwrap(), before);
 }
 
 /// Every mixer is counted, timed and weighed; at 512x512x256 a decomposed convolution costs least but for pooling, and

@@ -147,6 +147,29 @@ fn a_table_of_modality_values_is_refused_of_a_ct_and_said_of_a_radiograph() {
 }
 
 #[test]
+fn a_radiograph_that_lies_otherwise_is_told_and_a_mammogram_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("dx");
+    let with = |tag, vr, text: &str| {
+        let mut object = dicom_object::open_file(file("radiograph_monochrome2.dcm")).unwrap();
+        let values: Vec<String> = text.split('\\').map(String::from).collect();
+        object.put(DataElement::new(tag, vr, PrimitiveValue::Strs(values.into())));
+        object.write_to_file(&path).unwrap();
+        image::read_radiograph(&path)
+    };
+    for (orientation, told) in [("L\\F", 0), ("A\\F", 0), ("R\\F", 1), ("F\\L", 1), ("L\\H", 1)] {
+        let remarks = with(tags::PATIENT_ORIENTATION, VR::CS, orientation).unwrap().remarks;
+        assert_eq!(
+            remarks.iter().filter(|r| r.contains("mirrored or turned")).count(),
+            told,
+            "{orientation}: {remarks:?}"
+        );
+    }
+    let error = with(tags::MODALITY, VR::CS, "MG").unwrap_err().to_string();
+    assert!(error.contains("is an image of modality MG, not of a chest"), "{error}");
+}
+
+#[test]
 fn damaged_pixels_are_refused_or_other_pixels() {
     for name in [
         "rle.dcm",

@@ -153,6 +153,45 @@ fn an_output_that_is_an_input_is_refused_and_stays() {
 }
 
 #[test]
+fn nothing_is_written_among_what_is_read() {
+    let folder = folder();
+    let at = folder.path();
+    let before = files(at);
+    let eval = "eval --cache train.cache.safetensors --dataset . --split train --csv";
+    for (command, file) in [
+        (eval, "dataset/multi_abnormality_labels/train_predicted_labels.csv"),
+        (eval, "dataset/new.csv"),
+        ("cache text --dataset . --out", "dataset/train_fixed/train_1/train_1_a/train_1_a_1.nii.gz"),
+        ("cache text --dataset . --out", "dataset/text.safetensors"),
+    ] {
+        let output = x2ct(at, &format!("{command} {file}"));
+        let expected = format!("x2ct: {file}: lies in the input folder ./dataset; name another file to write");
+        assert!(output.status.code() == Some(1) && said(&output).contains(&expected), "{command}: {}", said(&output));
+        assert!(files(at) == before, "{command} {file}");
+    }
+    succeed(at, &format!("{eval} labels.csv"));
+}
+
+/// What an earlier run left of a volume that fails now is named: nothing takes it for new.
+#[test]
+fn outputs_of_an_earlier_run_are_told_where_their_volume_fails() {
+    let folder = folder();
+    let at = folder.path();
+    std::fs::create_dir(at.join("scans")).unwrap();
+    for name in ["a", "b"] {
+        std::fs::copy(at.join("volume.nii.gz"), at.join(format!("scans/{name}.nii.gz"))).unwrap();
+    }
+    let commands = ["drr scans --out made/", "preprocess scans --preset x2ct --out made"];
+    commands.iter().for_each(|command| drop(succeed(at, command)));
+    std::fs::write(at.join("scans/b.nii.gz"), "no volume").unwrap();
+    for (command, old) in commands.iter().zip(["made/b.png", "made/b.safetensors"]) {
+        let output = x2ct(at, command);
+        let expected = format!("{old}: Is of an earlier run, and its volume failed in this one.");
+        assert!(output.status.code() == Some(1) && said(&output).contains(&expected), "{command}: {}", said(&output));
+    }
+}
+
+#[test]
 fn what_is_no_plain_file_is_refused_by_name_and_never_waited_for() {
     let folder = folder();
     let at = folder.path();

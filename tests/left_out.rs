@@ -170,15 +170,44 @@ fn study(at: &Path) {
     write_texts(&at.join("text"), &ids);
 }
 
+#[test]
+fn volumes_that_do_not_say_their_cts_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    study(at);
+    let build = |volumes: &str| {
+        format!("cache build --checkpoint checkpoint.safetensors --volumes {volumes} --text text --out {volumes}.cache")
+    };
+    let told = |report: &serde_json::Value| {
+        let says = "volumes: of which CTs 1 of 6 were made is not recorded";
+        report["warnings"].as_array().unwrap().iter().filter(|warning| warning["warning"] == says).count()
+    };
+    assert_eq!(told(&json(at, &build("volumes"))), 0);
+    std::fs::create_dir(at.join("unknown")).unwrap();
+    for i in 1..=6 {
+        let name = format!("valid_{i}_a_1.safetensors");
+        match i {
+            2 => write_volume(&at.join("unknown").join(name), SHAPE, &noise(1)),
+            _ => drop(std::fs::copy(at.join("volumes").join(&name), at.join("unknown").join(&name)).unwrap()),
+        }
+    }
+    let report = json(at, &build("unknown"));
+    assert_eq!((told(&report), &report["provenance"]), (1, &"unknown".into()), "{}", report["warnings"]);
+}
+
 fn noise(seed: u64) -> Vec<f32> {
     normal(seed, SHAPE.iter().product()).into_iter().map(|v| v.clamp(-1.0, 1.0)).collect()
 }
 
 fn write_volume(path: &Path, [d, h, w]: [usize; 3], voxels: &[f32]) {
     let preset = Preset { size: None, ..Preset::dcformer() };
-    let metadata = [("preset", json!(preset).to_string()), ("preset_digest", preset.digest())];
-    let mut stream = TensorStream::create(path, ONE, &metadata, "volume", Dtype::F32, &[1, d, h, w]).unwrap();
-    stream.append(&voxels.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>()).unwrap();
+    let bytes = voxels.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+    let ct = blake3::hash(&bytes).to_hex().to_string();
+    let metadata = [("preset", json!(preset).to_string()), ("preset_digest", preset.digest()), ("ct_digest", ct)];
+    // Without its CT where that is not to be known.
+    let known = if path.to_string_lossy().contains("unknown") { 2 } else { 3 };
+    let mut stream = TensorStream::create(path, ONE, &metadata[..known], "volume", Dtype::F32, &[1, d, h, w]).unwrap();
+    stream.append(&bytes).unwrap();
     stream.finish().unwrap();
 }
 

@@ -359,9 +359,9 @@ pub mod circle {
             assert!(!output.status.success() && said.contains(says), "{arguments}: {said}");
         };
         // A teacher of the same name that learned otherwise is another teacher.
-        std::fs::write(at.join("other.toml"), CT.replacen("out = \"ct\"", "out = \"other\"\nseed = 7", 1)).unwrap();
-        succeed(at, "train other.toml");
-        let other = "cache build --checkpoint other/checkpoint.safetensors --volumes valid.volumes.safetensors \
+        std::fs::write(at.join("ct2.toml"), CT.replacen("out = \"ct\"", "out = \"ct2\"\nseed = 7", 1)).unwrap();
+        succeed(at, "train ct2.toml");
+        let other = "cache build --checkpoint ct2/checkpoint.safetensors --volumes valid.volumes.safetensors \
                      --text valid.text.safetensors --out other.safetensors";
         assert_eq!(json(at, other)["teacher"], valid["teacher"]);
         for command in ["eval --radiographs valid/ap.safetensors --dataset .", "predict image.png"] {

@@ -380,7 +380,7 @@ fn a_configuration_says_what_is_wrong_with_it() {
         ("[data]", "[loss]\nscale = 0.0\n[data]", "loss.scale: is 0, must be from 0.0001 to 10000"),
         ("[data]", "[loss]\ntemperature = 0.1\n[data]", "line 6: unknown field `temperature`"),
         ("[data]", "[optimizer]\nlr = 1e-3\nblr = 1e-3\n[data]", "optimizer.lr: stands beside blr; give one of them"),
-        ("[data]", "[optimizer]\nblr = -1.0\n[data]", "optimizer.blr: is -1, must be above 0 and at most 1e30"),
+        ("[data]", "[optimizer]\nblr = -1.0\n[data]", "optimizer.blr: is -1, must be from 1e-30 to 1e30"),
         ("[data]", "[optimizer]\ndecay = \"some\"\n[data]", "line 6: decay: unknown variant `some`"),
         ("[data]", "[augmentation]\n[data]", "unknown field `augmentation`"),
     ] {

@@ -479,6 +479,11 @@ impl CtRate {
     }
 }
 
+/// The folder of a data set's volumes and tables.
+pub fn files_of(root: &Path) -> PathBuf {
+    root.join("dataset")
+}
+
 fn folder(root: &Path, split: Split, hu_source: HuSource) -> PathBuf {
     let suffix = match hu_source {
         HuSource::CsvRescale => "",

@@ -99,6 +99,13 @@ impl Cts {
         made
     }
 
+    /// What is to be said where the CTs of some of so many rows are not known.
+    pub fn undecided(&self, what: &str, rows: usize) -> Undecided {
+        let unknown = (0..rows).filter(|&row| self.of(row).is_empty()).count();
+        let says = || format!("{what}: of which CTs {unknown} of {rows} were made is not recorded");
+        (unknown > 0).then(says).into_iter().collect()
+    }
+
     /// Compares the CTs of rows that are joined: those of `ids`, which are all of `what`, with the `rows` of `others` in `theirs`.
     ///
     /// # Errors

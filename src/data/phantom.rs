@@ -95,9 +95,10 @@ pub fn write_dataset(
                 let volume = row(set, split, number, &patient);
                 let path = volume.name.path(root, HuSource::AlreadyHu);
                 path.parent().map_or(Ok(()), create_folder)?;
-                // Volumes appear whole; what was damaged since is made again.
-                if !nifti::read(&path).is_ok_and(|kept| kept.shape == set.shape) {
-                    nifti::write(&path, &patient.voxelise(set.shape, set.spacing)?)?;
+                // What was damaged or exchanged since is made again.
+                let made = patient.voxelise(set.shape, set.spacing)?;
+                if !nifti::read(&path).is_ok_and(|kept| (kept.shape, &kept.voxels) == (made.shape, &made.voxels)) {
+                    nifti::write(&path, &made)?;
                 }
                 progress(written.fetch_add(1, Ordering::Relaxed) + 1, total)?;
                 Ok((volume, patient))

@@ -46,7 +46,8 @@ impl Augmentation {
         for (field, [low, high]) in
             [("augmentation.crop_scale", self.crop_scale), ("augmentation.crop_ratio", self.crop_ratio)]
         {
-            within(field, low, 0.01..=100.0)?;
+            // A crop is never larger than the image: a scale above 1 alone would change nothing.
+            within(field, low, 0.01..=if field.ends_with("scale") { 1.0 } else { 100.0 })?;
             within(field, high, low..=100.0)?;
         }
         within("augmentation.shift", self.shift, 0.0..1.0)?;

@@ -1,7 +1,7 @@
 //! Numbers of a configuration, checked where they enter: what is wrong names the key, the value and the range.
 
 use std::fmt::{Display, LowerExp};
-use std::ops::{Bound, RangeBounds};
+use std::ops::RangeBounds;
 
 use crate::limits::{self, Outside};
 use crate::{Error, Result};
@@ -35,11 +35,6 @@ pub(super) fn within_if<T: Number>(field: &str, value: Option<T>, range: impl Ra
 /// [`within`] of each of several values.
 pub(super) fn within_each<T: Number>(field: &str, values: &[T], range: impl RangeBounds<T> + Clone) -> Result<()> {
     values.iter().try_for_each(|&value| within(field, value, range.clone()))
-}
-
-/// Numbers above 0 and at most `high`.
-pub(super) fn positive<T: Default>(high: T) -> (Bound<T>, Bound<T>) {
-    (Bound::Excluded(T::default()), Bound::Included(high))
 }
 
 /// The first of (field, good, what is wrong) that is not good, as an error.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::limits::{check_fields, positive, within, within_each, within_if};
+use super::limits::{check_fields, within, within_each, within_if};
 use crate::nn::Parameters;
 use crate::ops::optim::{Group, Hyper};
 use crate::{Error, Result};
@@ -107,9 +107,15 @@ impl OptimizerConfig {
         check_fields(&[
             ("optimizer.lr", self.lr.is_none() || self.blr.is_none(), "stands beside blr; give one of them"),
             ("optimizer.lr", self.lr.is_some() || self.blr.is_some(), "is missing, and so is blr; give one of them"),
+            (
+                "optimizer.max_norm",
+                self.max_norm == 0.0 || !(self.max_norm < 1e-12),
+                "is less than 1e-12, and would let nothing be learned; give 0 for no limit",
+            ),
         ])?;
-        within_if("optimizer.lr", self.lr, positive(1e30))?;
-        within_if("optimizer.blr", self.blr, positive(1e30))?;
+        // Less than the least moves no f32 weight.
+        within_if("optimizer.lr", self.lr, 1e-30..=1e30)?;
+        within_if("optimizer.blr", self.blr, 1e-30..=1e30)?;
         within_each("optimizer.betas", &self.betas, 0.0..1.0)?;
         // What f32 holds at full precision.
         within("optimizer.eps", self.eps, 1e-37..=1.0)?;

@@ -95,7 +95,7 @@ pub fn run(args: BenchArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let mut times = Times { device: device.description(), rows: Vec::new() };
     if let Some(path) = &args.out {
         files::check_apart(path, &args.baseline)?;
-        write_times(path, &times)?;
+        files::check_writable(path)?;
     }
     if !common.json {
         print_device(&device, &times.device);
@@ -128,6 +128,9 @@ pub fn run(args: BenchArgs, common: &Common) -> anyhow::Result<ExitCode> {
     if let (Some(variant), true, true) = (&args.variant, times.rows.is_empty(), failed.is_empty()) {
         let problem = format!("no case that {} would time has `{variant}` in its name", device.name());
         return Err(Error::argument("--variant", problem, "`x2ct bench FAMILY` shows the names").into());
+    }
+    if let (Some(path), true) = (&args.out, times.rows.is_empty()) {
+        write_times(path, &times)?;
     }
     let doubts = baseline.map_or(Vec::new(), |baseline| baseline.doubts(&times));
     doubts.iter().for_each(|doubt| remark!("{}", doubt.line()));

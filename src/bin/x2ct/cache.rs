@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use serde_json::json;
-use x2ct::data::ct_rate::{CtRate, HuSource};
+use x2ct::data::ct_rate::{self, CtRate, HuSource};
 use x2ct::data::provenance::Provenance;
 use x2ct::data::text::HashedNgrams;
 use x2ct::files;
@@ -129,6 +129,7 @@ fn build(args: BuildArgs, common: &Common) -> anyhow::Result<ExitCode> {
 fn text(args: TextArgs, common: &Common) -> anyhow::Result<ExitCode> {
     common.expect_device()?;
     files::check_writable(&args.out)?;
+    files::check_apart(&args.out, [ct_rate::files_of(&args.dataset)])?;
     let data = CtRate::read(&args.dataset, split(&args.split), HuSource::AlreadyHu)?;
     let mut chain = Chain::new(args.trust);
     for (table, says) in data.warnings() {

@@ -34,7 +34,11 @@ impl<'a> Material<'a> {
         left_out.into_iter().try_for_each(|bad| chain.fail(bad.error))?;
         chain.settle(volumes_file, teacher.undecided_volumes(&volumes))?;
         chain.settle(texts_file, teacher.undecided_texts(&texts))?;
-        chain.settle(texts_file, texts.expect_cts(&volumes))?;
+        // Embeddings are of a CT themselves, features of none.
+        match features {
+            Some(_) => chain.settle(volumes_file, Ok(volumes.cts().undecided("volumes", volumes.ids().len())))?,
+            None => chain.settle(texts_file, texts.expect_cts(&volumes))?,
+        }
         chain.lacks(volumes_file, &ids, texts_file, texts.ids());
         Ok(Material { volumes, texts, volumes_file, texts_file })
     }

@@ -74,7 +74,9 @@ pub fn run(args: EvalArgs, common: &Common) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.csv {
         files::check_writable(path)?;
         let inputs = [&args.checkpoint, &args.radiographs, &args.volumes, &args.text, &args.cache];
-        files::check_apart(path, inputs.into_iter().flatten())?;
+        // A table may lie beside shards or volumes, and nothing among the files of a data set.
+        let inputs = inputs.into_iter().flatten().filter(|input| !input.is_dir()).cloned();
+        files::check_apart(path, inputs.chain([ct_rate::files_of(&args.dataset)]))?;
     }
     match (&args.checkpoint, &args.radiographs, &args.volumes, &args.cache) {
         (Some(checkpoint), Some(radiographs), None, Some(cache)) => {

@@ -108,13 +108,10 @@ pub fn run(args: PreprocessArgs, common: &Common) -> anyhow::Result<ExitCode> {
                 failed.push(Failure::new(path, &error));
             }
         }
-        for old in stale.iter().filter(|old| old.exists()) {
-            let warning =
-                Warning::new(old, "Is of an earlier run, and its volume failed in this one: it is not packed.");
-            remark!("{}", warning.line());
-            warnings.push(warning);
-        }
     }
+    let stale = Warning::stale(&stale);
+    stale.iter().for_each(|warning| remark!("{}", warning.line()));
+    warnings.extend(stale);
     let report = Report::new("preprocess").with_all(json!({
         "preset": preset.name, "preset_digest": preset.digest(), "dtype": dtype.name(), "device": device.name(),
         "rows": rows, "packed": packed, "forced": forced_in, "passed_over": inputs.passed_over,

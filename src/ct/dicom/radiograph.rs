@@ -13,6 +13,8 @@ use crate::error::{Error, Result};
 
 /// Modalities whose images are slices, not projections.
 const SLICES: [&str; 5] = ["CT", "MR", "PT", "NM", "US"];
+/// Modalities of projections, none of which is of a chest.
+const ELSEWHERE: [&str; 4] = ["MG", "PX", "IO", "BMD"];
 
 /// Reads a grey image of one frame, as it is meant to be shown: rescaled, through its first window where it has one (PS3.3,
 /// C.11.2.1.2: linear, linear exact or sigmoid), MONOCHROME1 inverted so that bone is bright, padding darkest. With a window the
@@ -29,6 +31,9 @@ pub fn radiograph(path: impl AsRef<Path>) -> Result<Stored> {
     let modality = fields.some_text(tags::MODALITY).unwrap_or_default();
     if SLICES.contains(&modality.as_str()) {
         return Err(refuse(format!("is an image of modality {modality}, where a radiograph is wanted")));
+    }
+    if ELSEWHERE.contains(&modality.as_str()) {
+        return Err(refuse(format!("is an image of modality {modality}, not of a chest")));
     }
     if !fields.has(tags::ROWS) {
         return Err(refuse(format!("holds no image (modality {modality:?})")));
@@ -56,6 +61,16 @@ pub fn radiograph(path: impl AsRef<Path>) -> Result<Stored> {
             "Its modality LUT, the table ModalityLUTSequence (0028,3000), is not applied: its stored values are taken."
                 .into(),
         );
+    }
+    // Towards the patient's left, front or back along a row, and towards the feet along a column, as radiographs are hung.
+    if let Some(orientation) = fields.some_text(tags::PATIENT_ORIENTATION)
+        && let [row, column, ..] = orientation.split('\\').collect::<Vec<_>>()[..]
+        && (row.starts_with(['R', 'H', 'F']) || !column.starts_with('F'))
+    {
+        remarks.push(format!(
+            "Its rows run towards {row} and its columns towards {column} (PatientOrientation): it is mirrored or turned, and is taken \
+             as it lies."
+        ));
     }
     match Shown::of(fields)? {
         Some(shown) => {

@@ -38,7 +38,8 @@ impl CtTrainingSet {
         let digest = text.settings_digest.get(..8).unwrap_or(&text.settings_digest);
         let teacher = format!("{} {digest}", text.encoder);
         let sources = Sources::new(&teacher, [("volumes", volumes.provenance()?), ("text", text.provenance())]);
-        Ok(Self::new(device, volumes, (rows, text.dim, false), sources, Vec::new()))
+        let undecided = volumes.cts().undecided("volumes", volumes.ids().len());
+        Ok(Self::new(device, volumes, (rows, text.dim, false), sources, undecided))
     }
 
     /// Joins volumes and a cache's report embeddings on the id.

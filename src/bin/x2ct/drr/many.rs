@@ -97,6 +97,9 @@ pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
         return Err(Error::Interrupted(format!("after {done} of {} volumes", jobs.len())).into());
     }
     failed.sort_by_key(|(at, _)| *at);
+    let of_failed = failed.iter().flat_map(|(at, _)| projection.views.iter().map(|view| picture(&jobs[*at], *view)));
+    let stale = Warning::stale(of_failed);
+    stale.iter().for_each(|warning| remark!("{}", warning.line()));
     made_of.sort_by_key(|(at, _)| *at);
     let (total, out) = (jobs.len() + inputs.failed.len(), args.out.display());
     let (made, passed) = (jobs.len() - failed.len(), inputs.passed_over.len());
@@ -106,6 +109,7 @@ pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
         warnings.extend(made.warnings);
         forced_in.extend(made.forced);
     }
+    warnings.extend(stale);
     let report = Report::new("drr")
         .with_all(json!({
             "out": files::lossy(&args.out), "volumes": made, "views": projection.views, "seconds": start.elapsed().as_secs_f64(),
