@@ -71,7 +71,7 @@ pub fn patient(seed: u64, split: Split, number: u32, config: &PhantomConfig) -> 
 
 /// Writes a data set below `root`, patients in parallel, and returns its splits (those that are not empty, train
 /// first). `progress` gets (volumes written, volumes in all) after each volume, from any thread; its error stops the
-/// run. Tables are written last: a set that was stopped has none. Written again, a set keeps the whole volumes it has.
+/// run. Tables are written last: a set that was stopped has none. Written again, a set keeps the volumes that are its own.
 ///
 /// # Errors
 /// Those of [`PhantomDataset::check`], a root that holds another phantom set
