@@ -62,6 +62,27 @@ fn one_bad_image_costs_itself_only() {
 }
 
 #[test]
+fn reports_of_other_patients_are_told() {
+    let workspace = Workspace::with_data();
+    let at = workspace.at();
+    write(at.join("good.png"), |i| (i % 48) as f32 + (i / 48) as f32 * 2.0);
+    let told = |report: &Value| {
+        report["warnings"].to_string().contains("its reports are not those that valid.cache.safetensors")
+    };
+    let predicted = |more: &str| predict(at, &format!("good.png --dataset . --split valid {more}"));
+    let (code, report, said) = predicted("");
+    assert!(code == Some(0) && !told(&report), "{said}");
+    let table = at.join("dataset/radiology_text_reports/validation_reports.csv");
+    let text = std::fs::read_to_string(&table).unwrap();
+    let (head, last) = text.trim_end().rsplit_once('\n').unwrap();
+    std::fs::write(&table, format!("{head}\n{},of,somebody,else,altogether\n", last.split(',').next().unwrap()))
+        .unwrap();
+    let (code, report, said) = predicted("");
+    assert!(code == Some(0) && told(&report), "{said} {report}");
+    assert_eq!(predicted("--strict").0, Some(1));
+}
+
+#[test]
 fn what_a_file_says_of_itself_is_compared_with_the_training() {
     let workspace = Workspace::with_data();
     let at = workspace.at();

@@ -456,6 +456,29 @@ impl CtRate {
         names
     }
 
+    /// Files among the volumes of [`folder`](Self::folder) whose names are not those of volumes; hidden ones do not count.
+    pub fn strangers(&self) -> Vec<PathBuf> {
+        let (mut folders, mut found) = (vec![self.folder()], Vec::new());
+        // The split's folder, its patients', their scans'.
+        for _ in 0..3 {
+            let entries: Vec<std::fs::DirEntry> = folders
+                .par_iter()
+                .flat_map_iter(|folder| std::fs::read_dir(folder).into_iter().flatten().flatten())
+                .collect();
+            folders.clear();
+            for entry in entries {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                match entry.file_type() {
+                    Ok(kind) if kind.is_dir() => folders.push(entry.path()),
+                    _ if name.starts_with('.') || name.parse::<VolumeName>().is_ok() => {}
+                    _ => found.push(entry.path()),
+                }
+            }
+        }
+        found.sort();
+        found
+    }
+
     /// Where volumes are to be had when their folder is not there: another root or another release.
     pub(crate) fn hint_without_folder(&self) -> String {
         if let Some(near) = root_near(&self.root, self.split) {

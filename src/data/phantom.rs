@@ -10,7 +10,7 @@ use serde_json::json;
 use super::cache::{EmbeddingCache, Embeddings};
 use super::ct_rate::{Acquisition, CtRate, HuSource, Report, Split, Volume, VolumeName};
 use super::cts::Cts;
-use super::provenance::{Provenance, fields, of_ct};
+use super::provenance::{Provenance, fields, of_ct, of_reports};
 use crate::ct::nifti;
 use crate::ct::phantom::teacher::{self, Teacher};
 use crate::ct::phantom::{Patient, PhantomConfig, Sex, check_grid};
@@ -146,6 +146,7 @@ pub fn cache(set: &PhantomDataset, data: &CtRate) -> Result<EmbeddingCache> {
     let patient = |volume: &Volume| patient(set.seed, data.split, volume.name.patient, &set.phantom);
     let patients: Vec<Patient> = data.volumes.iter().map(patient).collect();
     let cts = data.volumes.par_iter().map(|volume| Ok(of_ct(&nifti::read(data.path(volume))?)));
+    let reports = data.volumes.iter().map(|volume| (volume.name.to_string(), volume.report.text()));
     let embeddings = Embeddings {
         ids: data.volumes.iter().map(|volume| volume.name.to_string()).collect(),
         ct: patients.iter().flat_map(|patient| teacher.ct(patient)).collect(),
@@ -159,7 +160,7 @@ pub fn cache(set: &PhantomDataset, data: &CtRate) -> Result<EmbeddingCache> {
         volume_digests: Vec::new(),
         report_digests: Vec::new(),
         cts: Cts::new(cts.collect::<Result<_>>()?),
-        made: made(&set.phantom),
+        made: Provenance { from: [("reports".to_string(), of_reports(reports))].into(), ..made(&set.phantom) },
     };
     Ok(embeddings.into())
 }

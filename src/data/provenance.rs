@@ -201,6 +201,12 @@ impl Provenance {
         Some(deeper.unwrap_or((String::new(), self, found)))
     }
 
+    /// The reports that the chain begins with ([`of_reports`]), where it names them.
+    pub fn reports(&self) -> Option<&Provenance> {
+        let reports = self.from.get("reports")?;
+        reports.reports().or(Some(reports)).filter(|reports| !reports.digest.is_empty())
+    }
+
     /// Remarks on everything here that does not say how it was made.
     pub fn undecided(&self, what: &str) -> Undecided {
         if !self.known {
@@ -304,6 +310,17 @@ pub fn of_ct(volume: &CtVolume) -> String {
     content.add(format!("{:?} {:?} {:?}", volume.shape, volume.slope, volume.intercept));
     content.add(affine);
     content.digest()
+}
+
+/// Reports by their ids and texts, in order.
+pub fn of_reports<I: AsRef<str>, T: AsRef<str>>(reports: impl IntoIterator<Item = (I, T)>) -> Provenance {
+    let (mut content, mut rows) = (Content::of("reports"), 0);
+    for (id, text) in reports {
+        content.add(id.as_ref());
+        content.add(text.as_ref());
+        rows += 1;
+    }
+    Provenance::made(Default::default(), []).holding(content.digest(), rows)
 }
 
 /// A digest of content, piece by piece; no two sequences of pieces have the same.

@@ -23,7 +23,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::provenance::{Content, Provenance, fields, short};
+use super::provenance::{Content, Provenance, fields, of_reports, short};
 use super::{rows, words};
 use crate::archive::{Archive, Writer};
 use crate::labels::{self, Wording};
@@ -196,12 +196,7 @@ impl HashedNgrams {
         let settings_digest = blake3::hash(self.description().to_string().as_bytes()).to_hex().to_string();
         let mut settings = fields(self.description());
         settings.insert("settings_digest".into(), json!(settings_digest));
-        let mut reports = Content::of("reports");
-        for (id, text) in ids.iter().zip(texts) {
-            reports.add(id);
-            reports.add(text.as_ref());
-        }
-        let reports = Provenance::made(Default::default(), []).holding(reports.digest(), ids.len());
+        let reports = of_reports(ids.iter().zip(texts));
         let text = TextFeatures {
             ids,
             features: texts.iter().flat_map(|text| self.embed(text.as_ref())).collect(),

@@ -7,8 +7,9 @@ use serde_json::{Map, Value, json};
 use x2ct::ct::image::{self, Stored};
 use x2ct::ct::plausibility;
 use x2ct::data::cache::EmbeddingCache;
-use x2ct::data::ct_rate;
+use x2ct::data::ct_rate::{self, CtRate, HuSource, Split};
 use x2ct::data::pixels;
+use x2ct::data::provenance::{Provenance, of_reports, short};
 use x2ct::eval::{retrieval, zero_shot};
 use x2ct::files;
 use x2ct::labels;
@@ -150,7 +151,28 @@ fn report_texts(args: &PredictArgs, cache: &EmbeddingCache, chain: &mut Chain) -
         let says = format!("has no row for {count} volume(s) of {}: {first}", args.cache.display());
         chain.doubt(&table, &says, "pass the data set and split of the cache")?;
     }
+    if let Some(of_cache) = cache.provenance().reports()
+        && !is_of(of_cache, cache, &texts, root, split(&args.split))
+    {
+        let says = format!(
+            "its reports are not those that {} was made of (digest {})",
+            args.cache.display(),
+            short(&of_cache.digest)
+        );
+        chain.doubt(&table, &says, "pass the data set and split of the cache, as they were")?;
+    }
     Ok(texts)
+}
+
+/// Whether reports are those that a cache was made of: in the order of its ids, or in the data set's.
+fn is_of(recorded: &Provenance, cache: &EmbeddingCache, texts: &Texts, root: &Path, split: Split) -> bool {
+    let by_cache: Option<Vec<_>> = cache.ids.iter().map(|id| Some((id, texts.get(id)?))).collect();
+    let of_data = || {
+        let data = CtRate::read(root, split, HuSource::AlreadyHu).ok()?;
+        Some(of_reports(data.volumes.iter().map(|volume| (volume.name.to_string(), volume.report.text()))))
+    };
+    by_cache.is_some_and(|reports| of_reports(reports).digest == recorded.digest)
+        || of_data().is_some_and(|reports| reports.digest == recorded.digest)
 }
 
 fn print_prediction(

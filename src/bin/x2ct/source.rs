@@ -124,7 +124,10 @@ impl SourceArgs {
             volume.slope = (slope * f64::from(volume.slope)) as f32;
         }
         let verdict = plausibility::examine(&volume, HuSource::AlreadyHu, self.force).map_err(|e| {
-            e.advising("correct the file, give its scaling with --rescale, or go on with --force").of_file(path)
+            e.advising(
+                "correct the file, give its scaling with --rescale where its HU are wrong, or go on with --force",
+            )
+            .of_file(path)
         })?;
         let said = volume.remarks.iter().chain(&verdict.warnings);
         let warnings = said.map(|warning| Warning::new(path, warning)).collect();

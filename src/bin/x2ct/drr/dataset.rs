@@ -77,6 +77,12 @@ pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
             format!("{} volume(s) without a row in any table, passed over: {}", unlisted.len(), first_of(&unlisted));
         warnings.push(Warning::new(data.folder(), says));
     }
+    let strangers = data.strangers();
+    if !strangers.is_empty() {
+        let names: Vec<String> = strangers.iter().map(files::lossy).collect();
+        let says = format!("{} file(s) whose names are no volume's, passed over: {}", names.len(), first_of(&names));
+        warnings.push(Warning::new(data.folder(), says));
+    }
     let (spare, bad_rows): (Vec<&BadRow>, Vec<&BadRow>) = data.bad_rows.iter().partition(|row| row.spare);
     warnings.extend(spare.iter().map(|row| Warning::new(&row.table, format!("{}: {}", row.place(), row.problem))));
     warnings.iter().for_each(|warning| remark!("{}", warning.line()));
@@ -86,6 +92,11 @@ pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
             file: name.path(root, hu_source).to_string_lossy().into_owned(),
             reason: "no table has a row for it".into(),
         })
+        .chain(
+            strangers
+                .iter()
+                .map(|file| PassedOver { file: files::lossy(file), reason: "its name is not that of a volume".into() }),
+        )
         .collect();
     for bad in bad_rows.iter().take(BAD_ROWS_SHOWN) {
         remark!("x2ct: its volume is left out: {}", bad.error());
