@@ -247,5 +247,24 @@ mod cli {
         assert_eq!((&report["packed"], &report["failed"][0]["file"]), (&1.into(), &"b.nii.gz".into()));
         let set = x2ct::data::volumes::VolumeSet::read(&at("packed.safetensors")).unwrap();
         assert_eq!(set.ids(), ["a"]);
+        // What lies among the outputs and is none costs itself alone.
+        std::fs::write(at("made/stray.safetensors"), b"stray").unwrap();
+        let report: Value = serde_json::from_slice(&preprocess(folder.path(), run).stdout).unwrap();
+        let failed: Vec<&str> =
+            report["failed"].as_array().unwrap().iter().filter_map(|f| f["file"].as_str()).collect();
+        assert_eq!((&report["packed"], &failed[..]), (&1.into(), &["b.nii.gz", "made/stray.safetensors"][..]));
+        // So do volumes of another kind, unless they are more than those of this run.
+        let f32s = run.replace("bf16", "f32").replace("b.nii.gz ", "");
+        let packed = |run: &str| {
+            let report: Value = serde_json::from_slice(&preprocess(folder.path(), run).stdout).unwrap();
+            let files = report["failed"].as_array().unwrap().iter().map(|f| f["file"].as_str().unwrap().to_string());
+            (report["packed"].as_u64(), files.collect::<Vec<_>>())
+        };
+        assert_eq!(
+            packed(&f32s),
+            (Some(1), ["made/b.safetensors", "made/stray.safetensors"].map(String::from).to_vec())
+        );
+        std::fs::copy(at("made/b.safetensors"), at("made/c.safetensors")).unwrap();
+        assert_eq!(packed(&f32s), (None, vec!["made/a.safetensors".to_string()]));
     }
 }

@@ -101,8 +101,14 @@ pub fn run(args: PreprocessArgs, common: &Common) -> anyhow::Result<ExitCode> {
     }
     let mut packed = None;
     if let Some(path) = &args.pack {
-        match VolumeSet::read_except(&args.out, &stale).and_then(|set| set.write(path).map(|()| set.ids().len())) {
-            Ok(count) => packed = Some(count),
+        match pack_others(&args.out, &stale, &outputs, path) {
+            Ok((count, left_out)) => {
+                packed = Some(count);
+                for error in left_out {
+                    remark!("x2ct: not packed: {error}");
+                    failed.push(Failure::new(path, &error));
+                }
+            }
             Err(error) => {
                 remark!("x2ct: {error}");
                 failed.push(Failure::new(path, &error));
@@ -121,6 +127,22 @@ pub fn run(args: PreprocessArgs, common: &Common) -> anyhow::Result<ExitCode> {
             say!("{}: {count} volumes packed", path.display());
         }
     })
+}
+
+/// Packs the volumes of a folder but for the stale ones, and says how many. What lies there beside them and is no such volume is left
+/// out, for these reasons.
+///
+/// # Errors
+/// One of the `outputs` of this run is of another kind than most, or cannot be read; no volume is left.
+fn pack_others(folder: &Path, stale: &[PathBuf], outputs: &[PathBuf], path: &Path) -> Result<(usize, Vec<Error>)> {
+    let (set, left_out) = VolumeSet::read_except(folder, stale)?;
+    let mut left_out: Vec<Error> = left_out.into_iter().map(|bad| bad.error).collect();
+    let is_output = |error: &Error| error.place().0.is_some_and(|file| outputs.iter().any(|output| output == file));
+    if let Some(at) = left_out.iter().position(is_output) {
+        return Err(left_out.swap_remove(at));
+    }
+    set.write(path)?;
+    Ok((set.ids().len(), left_out))
 }
 
 /// The file of each volume. A folder is made where `out` is one or has no `.safetensors` name.

@@ -41,18 +41,17 @@ impl VolumeSet {
         }
     }
 
-    /// As [`Self::read`] of a folder or of one volume's file, without some of the files.
+    /// As [`Self::read_usable`] of a folder or of one volume's file, without some of the files.
     ///
     /// # Errors
-    /// Those of [`Self::read`]; no file is left.
-    pub fn read_except(path: &Path, except: &[PathBuf]) -> Result<Self> {
+    /// Those of [`Self::read`] of a single file; no file is left.
+    pub fn read_except(path: &Path, except: &[PathBuf]) -> Result<(Self, Vec<LeftOut>)> {
         let mut files = if path.is_dir() { files_of(path)? } else { vec![path.to_path_buf()] };
         files.retain(|file| !except.contains(file));
         if files.is_empty() {
             return Err(Error::file(path, "no volume is left that could be prepared", AGAIN));
         }
-        let (set, left_out) = Self::read_files(files)?;
-        left_out.into_iter().next().map_or(Ok(set), |bad| Err(bad.error))
+        Self::read_files(files)
     }
 
     fn read_files(files: Vec<PathBuf>) -> Result<(Self, Vec<LeftOut>)> {
