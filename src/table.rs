@@ -4,6 +4,7 @@
 //! is no UTF-8, a cell that is not what it should be) comes out as a [`BadRow`], which names its line, and the other rows stand.
 //! Lines are counted in the file: line ends may be LF, CRLF or CR, cells may hold some, and a byte-order mark is none.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::hash::Hash;
@@ -67,6 +68,25 @@ pub struct Keyed<K, T> {
     pub rows: HashMap<K, T>,
     /// The other rows.
     pub bad: Vec<BadRow>,
+}
+
+impl<K: Eq + Hash, T> Keyed<K, T> {
+    /// What the row of a key holds.
+    ///
+    /// # Errors
+    /// That of a bad row which `is_about` the key, or `lacks` where there is no row.
+    pub fn of<Q: Eq + Hash + ?Sized>(
+        &self,
+        key: &Q,
+        is_about: impl Fn(&BadRow) -> bool,
+        lacks: impl FnOnce() -> Error,
+    ) -> Result<&T>
+    where
+        K: Borrow<Q>,
+    {
+        let bad = || self.bad.iter().find(|bad| is_about(bad)).map_or_else(lacks, BadRow::error);
+        self.rows.get(key).ok_or_else(bad)
+    }
 }
 
 impl Table {

@@ -20,7 +20,7 @@ struct Walk {
 
 constexpr uint32_t kMaxColumns = 32;
 
-// What one thread visits.
+// The vectors that one thread visits.
 struct ColumnThread {
     uint64_t first_row;  // of the block
     uint64_t channel;    // first of the vector

@@ -70,7 +70,7 @@ struct Group {
 
 struct Meeting {
     arrived: usize,
-    /// How often all have met.
+    /// The number of meetings of all ranks so far.
     generation: u64,
     parts: Vec<Option<Tensor>>,
     left: bool,

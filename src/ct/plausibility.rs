@@ -56,7 +56,7 @@ pub enum Level {
 /// One thing about a volume that does not look like a chest CT.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// How much it weighs.
+    /// The finding's weight.
     pub level: Level,
     /// A clause without a full stop: what was measured and, where one is known, the mistake that looks like this.
     pub text: String,

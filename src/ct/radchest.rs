@@ -58,14 +58,9 @@ impl Acquisitions {
     /// A volume that the table does not list, or whose row cannot be used.
     pub fn of(&self, name: &str) -> Result<Acquisition> {
         let wanted = stem(name);
-        if let Some(found) = self.keyed.rows.get(wanted) {
-            return Ok(*found);
-        }
-        let about = |bad: &&BadRow| bad.about.as_deref().is_some_and(|about| stem(about) == wanted);
-        if let Some(bad) = self.keyed.bad.iter().find(about) {
-            return Err(bad.error());
-        }
-        Err(Error::file(&self.table, format!("has no row for {wanted}"), "check the file's name"))
+        let is_about = |bad: &BadRow| bad.about.as_deref().is_some_and(|about| stem(about) == wanted);
+        let lacks = || Error::file(&self.table, format!("has no row for {wanted}"), "check the file's name");
+        self.keyed.of(wanted, is_about, lacks).copied()
     }
 }
 

@@ -107,7 +107,7 @@ impl FromStr for Mode {
 /// How a radiograph is made. The default is X2CT-CLIP's.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RadiographOptions {
-    /// What a pixel is.
+    /// The quantity that a pixel holds.
     pub mode: Mode,
     /// From where.
     pub view: Projection,
@@ -258,7 +258,7 @@ const SHOWN_PERCENTILES: [f32; 2] = [0.5, 99.5];
 /// A radiograph, and all that was decided on the way to it.
 #[derive(Clone, Debug)]
 pub struct Radiograph {
-    /// Its pixels.
+    /// The pixels of the radiograph.
     pub image: GrayImage,
     /// The detector and the beam where they stood. Of mean HU, its plane lies in the middle of the volume.
     pub view: View,

@@ -157,7 +157,7 @@ impl Placed {
         &mut self.memory.bytes_mut()[self.lead..self.lead + self.total]
     }
 
-    /// What follows the header.
+    /// The bytes behind the header.
     pub fn payload(&mut self) -> &mut [u8] {
         let offset = self.offset;
         &mut self.bytes()[offset..]

@@ -218,14 +218,11 @@ impl Acquisitions {
     /// # Errors
     /// A volume that the table does not list, or whose row cannot be used.
     pub fn of(&self, name: &VolumeName) -> Result<Acquisition> {
-        if let Some(found) = self.keyed.rows.get(name) {
-            return Ok(*found);
-        }
-        if let Some(bad) = self.keyed.bad.iter().find(|bad| volume_of(bad).as_ref() == Some(name)) {
-            return Err(bad.error());
-        }
-        let problem = format!("has no row for {}", name.file_name());
-        Err(Error::file(&self.table, problem, "use the table of the volume's own split"))
+        let lacks = || {
+            let problem = format!("has no row for {}", name.file_name());
+            Error::file(&self.table, problem, "use the table of the volume's own split")
+        };
+        self.keyed.of(name, |bad| volume_of(bad).as_ref() == Some(name), lacks).copied()
     }
 }
 

@@ -97,10 +97,11 @@ impl Warning {
         Warning { file: file.as_ref().to_string_lossy().into_owned(), warning: warning.into() }
     }
 
-    /// Those of a command's outputs that are of an earlier run, since their volumes failed in this one.
+    /// Those of a command's outputs that are of an earlier run, since their volumes failed in this one; each is said.
     pub fn stale<P: AsRef<Path>>(outputs: impl IntoIterator<Item = P>) -> Vec<Self> {
         let there = outputs.into_iter().filter(|output| output.as_ref().exists());
-        there.map(|old| Warning::new(old, "Is of an earlier run, and its volume failed in this one.")).collect()
+        let stale = there.map(|old| Warning::new(old, "Is of an earlier run, and its volume failed in this one."));
+        stale.inspect(|warning| remark!("{}", warning.line())).collect()
     }
 
     /// As it is said.

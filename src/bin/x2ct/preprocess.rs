@@ -115,9 +115,7 @@ pub fn run(args: PreprocessArgs, common: &Common) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    let stale = Warning::stale(&stale);
-    stale.iter().for_each(|warning| remark!("{}", warning.line()));
-    warnings.extend(stale);
+    warnings.extend(Warning::stale(&stale));
     let report = Report::new("preprocess").with_all(json!({
         "preset": preset.name, "preset_digest": preset.digest(), "dtype": dtype.name(), "device": device.name(),
         "rows": rows, "packed": packed, "forced": forced_in, "passed_over": inputs.passed_over,

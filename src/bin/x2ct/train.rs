@@ -217,9 +217,9 @@ struct Watch {
     checkpoint: PathBuf,
     log: Log,
     progress: Option<Progress>,
-    /// Of the whole run.
+    /// Skipped steps of the whole run.
     skipped: u64,
-    /// Since the start.
+    /// Images since the start.
     images: u64,
     start: Instant,
 }

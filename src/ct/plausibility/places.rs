@@ -13,7 +13,7 @@ pub(super) struct Blank {
     pub axis: usize,
     /// Runs of them, by index.
     pub runs: Vec<Range<usize>>,
-    /// How many they are.
+    /// The number of blank planes.
     pub count: usize,
 }
 

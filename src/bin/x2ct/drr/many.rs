@@ -99,7 +99,6 @@ pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
     failed.sort_by_key(|(at, _)| *at);
     let of_failed = failed.iter().flat_map(|(at, _)| projection.views.iter().map(|view| picture(&jobs[*at], *view)));
     let stale = Warning::stale(of_failed);
-    stale.iter().for_each(|warning| remark!("{}", warning.line()));
     made_of.sort_by_key(|(at, _)| *at);
     let (total, out) = (jobs.len() + inputs.failed.len(), args.out.display());
     let (made, passed) = (jobs.len() - failed.len(), inputs.passed_over.len());
