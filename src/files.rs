@@ -11,7 +11,9 @@ use serde::Serializer;
 
 use crate::error::{Error, Result};
 
+mod claim;
 mod unfinished;
+pub use claim::Claim;
 pub(crate) use unfinished::Unfinished;
 
 /// Opens a file to read.

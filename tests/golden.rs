@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
-use x2ct::check::{Case, Found, Row};
+use x2ct::check::{Case, Found, Outcome, Row};
 
 use crate::support::{checkout, devices};
 
@@ -31,7 +31,7 @@ fn run(wanted: impl Fn(&str) -> bool) {
             if !wanted(&case.op) {
                 continue;
             }
-            for row in case.run(&device).unwrap_or_else(|e| panic!("{name}: {e}")) {
+            for row in case.run(&device).unwrap_or_else(|e| panic!("{name}: {e}")).rows {
                 assert!(row.pass, "{name}: {row:?}");
                 compared += 1;
             }
@@ -99,11 +99,15 @@ impl Golden {
         self.tensors.get_mut(name).unwrap().2[4 * at..4 * at + 4].copy_from_slice(&value.to_le_bytes());
     }
 
-    fn run(&self) -> x2ct::Result<Vec<Row>> {
+    fn outcome(&self) -> x2ct::Result<Outcome> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("spoiled.safetensors");
         self.write(&path);
         Case::read(&path)?.run(&crate::support::host(Default::default()))
+    }
+
+    fn run(&self) -> x2ct::Result<Vec<Row>> {
+        self.outcome().map(|outcome| outcome.rows)
     }
 }
 
@@ -215,6 +219,14 @@ const FAULTS: &[Fault] = &[
     ("relu_7x131", |g| drop(g.tensors.remove("out.y")), "out.", "nothing would be compared"),
     ("adamw_plain", |g| g.tensors.retain(|name, _| !name.starts_with("out.")), "out.", "nothing would be compared"),
     ("adamw_plain", |g| drop(g.tensors.remove("in.grad.2")), "in.grad.2", "no such tensor"),
+    ("adamw_plain", |g| drop(g.tensors.remove("out.param")), "out.param", "no such tensor"),
+    (
+        "resnet18_w4_projection_eval",
+        |g| drop(g.tensors.remove("out.embedding")),
+        "out.embedding",
+        "no such tensor, and the operation needs it",
+    ),
+    ("relu_7x131", |g| drop(g.tensors.remove("g.in.x")), "up.y", "none to compare with"),
     ("adamw_plain", |g| g.put("in.grad.99", &[1], &[1.0]), "in.grad.99", "no such tensor"),
     ("relu_7x131", |g| g.put("in.mask", &[1], &[1.0]), "in.mask", "`relu` has no such tensor"),
     ("relu_7x131", |g| g.put("param.x", &[1], &[1.0]), "param.x", "`relu` has no such tensor"),
@@ -304,6 +316,29 @@ fn what_cannot_be_compared_fails_with_the_reason() {
     );
     let wrong = failing("relu_7x131", |g| g.poke("out.y", 3, 1e3), "out.y", "more than");
     assert!(wrong.margin.unwrap() > 1.0 && wrong.limit > 0.0);
+}
+
+/// What is computed and has no reference is named; it does not fail the case.
+#[test]
+fn what_a_file_has_no_reference_of_is_named() {
+    let without = |name: &str, gone: &[&str]| {
+        let mut golden = Golden::read(name);
+        gone.iter().for_each(|tensor| drop(golden.tensors.remove(*tensor).unwrap()));
+        let outcome = golden.outcome().unwrap();
+        assert!(outcome.rows.iter().all(|row| row.pass && !gone.contains(&&*row.tensor)));
+        outcome.not_compared
+    };
+    let nothing: [&str; 0] = [];
+    for (name, gone) in [
+        ("adamw_plain", &["out.exp_avg", "out.exp_avg_sq"][..]),
+        ("linear_7x13x5", &["g.w.bias"]),
+        ("batch_norm_n4c7_5x3_train", &["after.running_mean", "after.running_var"]),
+    ] {
+        assert_eq!(without(name, &[]), nothing, "{name}");
+        assert_eq!(without(name, gone), gone, "{name}");
+    }
+    // Evaluation moves no buffer.
+    assert_eq!(without("batch_norm_n3c5_7x1_eval", &[]), nothing);
 }
 
 #[test]

@@ -114,6 +114,39 @@ fn tables_that_disagree_are_told_apart() {
     assert_eq!(object["provenance"], "recorded");
 }
 
+/// A report without a word is embedded as the empty text, as CT-CLIP's code does, and told.
+#[test]
+fn reports_that_say_nothing_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    succeed(at, "phantom --out . --train 3 --valid 8 --shape 16x16x16 --spacing 24");
+    let features = "cache text --dataset . --split valid --features 16 --out";
+    // Clinical information and technique are no part of the text.
+    let silence = |number: usize, sections: &str| {
+        let name = format!("valid_{number}_a_1.nii.gz,");
+        let row = |line: &str| if line.starts_with(&name) { format!("{name}pain,CT,{sections}") } else { line.into() };
+        edit(at, REPORTS, |table| table.lines().map(|line| row(line) + "\n").collect());
+    };
+    for (number, sections) in [(2, ","), (3, "nan,NaN"), (4, "Not given.,Not given."), (5, "\"\"\" ()\"\"\", ' ")] {
+        silence(number, sections);
+    }
+    let output = x2ct(at, &format!("{features} text --json"));
+    let object = assert_report("cache text", &output, "cache");
+    assert_eq!((&object["reports"], &object["empty_reports"]), (&json!(8), &json!(4)), "{object}");
+    let first = "valid_2_a_1, valid_3_a_1, valid_4_a_1, valid_5_a_1";
+    let says = format!("says nothing of 4 volume(s), which get the features of an empty text: {first}");
+    assert_eq!(object["warnings"], json!([{"file": format!("./{REPORTS}"), "warning": says}]));
+    let text = x2ct::data::text::TextFeatures::read(at.join("text")).unwrap();
+    let of = |number: usize| text.select([&*format!("valid_{number}_a_1")]).unwrap();
+    assert!([3, 4, 5].iter().all(|&number| of(number) == of(2)) && of(1) != of(2));
+    let (code, _, said) = run(at, &format!("{features} strict --strict"));
+    assert!(code == Some(1) && said.contains(&says) && !at.join("strict").exists(), "{said}");
+    [1, 6, 7, 8].iter().for_each(|&number| silence(number, ","));
+    let (code, _, said) = run(at, &format!("{features} none"));
+    let says = format!("{REPORTS}: none of its 8 reports says anything; fill in the columns Findings_EN");
+    assert!(code == Some(1) && said.contains(&says) && !at.join("none").exists(), "{said}");
+}
+
 #[test]
 fn predictions_say_which_reports_have_no_text() {
     let folder = tempfile::tempdir().unwrap();

@@ -100,7 +100,7 @@ fn every_command_that_ends_well_prints_one_shape() {
     holds("bench optim --seconds 0.01", &[("device", Text), ("rows", Rows(&["family", "case", "median_us", "runs"]))]);
     holds("bench mixers --size 32x32x16 --batch 3 --seconds 0.01", &[("rows", Rows(&["mixer", "forward_ms"]))]);
     let check = format!("check {}", golden.display());
-    holds(&check, &[("rows", Rows(&ROW)), ("passed_over", List)]);
+    holds(&check, &[("rows", Rows(&ROW)), ("not_compared", Object), ("passed_over", List)]);
 
     let phantom = "phantom --out . --train 8 --valid 6 --shape 24x24x24 --spacing 12";
     holds(phantom, &[("dataset", Text), ("train", Number), ("valid", Number), ("teacher", Text), ("caches", List)]);
@@ -118,11 +118,12 @@ fn every_command_that_ends_well_prints_one_shape() {
     );
 
     std::fs::write(at.join("run.toml"), configuration(at, 1, 4)).unwrap();
-    let trained = with_chain(&[("checkpoint", Text), ("position", Object), ("last", Object)]);
+    let trained = [("checkpoint", Text), ("position", Object), ("last", Object), ("pairs", Number)];
+    let trained = with_chain(&trained);
     holds("train run.toml", &trained);
     for (split, name) in [(Split::Train, "train"), (Split::Valid, "valid")] {
         circle::prepare(at, split);
-        let keys = with_chain(&[("text", Text), ("reports", Number), ("features", Number)]);
+        let keys = with_chain(&[("text", Text), ("reports", Number), ("empty_reports", Number), ("features", Number)]);
         holds(&format!("cache text --dataset . --split {name} --features 64 --out {name}.text"), &keys);
     }
     std::fs::write(at.join("ct.toml"), circle::CT.replace("train.text.safetensors", "train.text")).unwrap();
@@ -134,7 +135,8 @@ fn every_command_that_ends_well_prints_one_shape() {
     holds(&format!("eval {CXR} --radiographs valid --cache valid.cache.safetensors --dataset ."), &scored);
     holds(&format!("eval {CT} --dataset ."), &scored);
     holds("eval --cache built.safetensors --dataset . --csv labels.csv", &scored);
-    let predicted = with_chain(&[("rows", Rows(&["image", "teacher", "probabilities", "reports"]))]);
+    let predicted = [("rows", Rows(&["image", "teacher", "probabilities", "reports"])), ("passed_over", List)];
+    let predicted = with_chain(&predicted);
     holds(&format!("predict ap.png {CXR} --cache train.cache.safetensors --dataset ."), &predicted);
     let demo = [("seconds", Number), ("device", Text), ("retrieval", Object), ("config", Object), ("digests", Object)];
     holds("demo --out demo --patients 16 --held-out 8 --epochs 1", &demo);

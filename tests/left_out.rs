@@ -7,19 +7,19 @@ use std::sync::atomic::AtomicBool;
 use safetensors::Dtype;
 use serde_json::{Value, json};
 use x2ct::archive::TensorStream;
-use x2ct::ct::Preset;
+use x2ct::ct::{Collimation, Preset, RadiographOptions};
 use x2ct::data::cache::EmbeddingCache;
 use x2ct::data::ct_rate::{CtRate, HuSource, Split};
 use x2ct::data::radiographs::RadiographSet;
 use x2ct::data::rows;
 use x2ct::data::text::HashedNgrams;
 use x2ct::data::volumes::{LeftOut, ONE, VolumeSet};
-use x2ct::eval::retrieval;
+use x2ct::eval::retrieval::{self, Spread};
 use x2ct::eval::scores::{Scores, Targets};
 use x2ct::train::{Checkpoint, CtTeacher, Texts, Trainer, TrainingSet, Watch};
 use x2ct::{Device, labels};
 
-use crate::cli::{json, prepare, succeed, text, x2ct};
+use crate::cli::{configuration, json, prepare, succeed, text, x2ct};
 use crate::json::assert_report;
 use crate::support::normal;
 use crate::teacher::{FEATURES, config};
@@ -98,10 +98,20 @@ fn a_volume_without_labels_is_left_out_of_all_scores_of_a_cache() {
         let (object, failed) = leaves_out(at, eval);
         assert!(failed.len() == 1 && failed[0].contains(LABELS) && failed[0].contains(says), "{failed:?}");
         assert_eq!(scores(&object), scores(&expected), "{says}");
+        assert_eq!(object["digests"]["labels"], expected["digests"]["labels"], "{says}");
         let printed = x2ct(at, &format!("{eval} --csv labels.csv"));
         assert!(text(&printed.stdout).contains("gallery: 7 volumes"), "{}", text(&printed.stdout));
         assert!(refused(at, &format!("{eval} --strict")).contains(&says.replace('\\', "")));
     }
+    // The labels that are evaluated are recorded: their values, not how they are written.
+    std::fs::write(&table, &whole).unwrap();
+    let labels = || json(at, eval)["digests"]["labels"].as_str().unwrap().to_string();
+    let before = labels();
+    assert_ne!(before, expected["digests"]["labels"].as_str().unwrap());
+    edit(&table, "valid_3_a_1", |line| Some(line.replacen(",0", ",0.0", 1)));
+    assert_eq!(labels(), before);
+    edit(&table, "valid_3_a_1", |line| Some(line.replacen(",0.0", ",1", 1)));
+    assert_ne!(labels(), before);
     // None is left.
     edit(&table, "valid", |_| None);
     let said = refused(at, eval);
@@ -155,6 +165,55 @@ fn a_radiograph_without_labels_is_left_out_of_all_scores() {
     assert!(failed.len() == 1 && failed[0].contains(says), "{failed:?}");
     assert_eq!(scores(&object), scores(&expected));
     assert!(refused(at, &format!("{eval} --strict")).contains(says));
+}
+
+#[test]
+fn a_radiograph_that_cannot_be_used_costs_itself_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    prepare(at);
+    let file = at.join("train/ap.safetensors");
+    let set = RadiographSet::read(&file).unwrap();
+    let image = |row: usize| set.image(row).to_vec();
+    let write = |name: &str, rows: &[usize], pixels: &dyn Fn(usize) -> Vec<u8>| {
+        let options = RadiographOptions { collimation: Collimation::Volume, ..Default::default() };
+        let ids = rows.iter().map(|&row| set.ids()[row].clone()).collect();
+        let cts = rows.iter().map(|&row| set.cts().of(row).to_string()).collect();
+        let pixels = rows.iter().flat_map(|&row| pixels(row)).collect();
+        let some = RadiographSet::new(ids, set.size(), pixels, set.source().clone(), &options);
+        some.and_then(|some| some.with_cts(cts)?.write(&at.join(name))).unwrap();
+    };
+    let black = |row: usize| if row == 1 { vec![7; image(1).len()] } else { image(row) };
+    write("three", &[0, 2, 3], &image);
+    write("black", &[0, 1, 2, 3], &black);
+    let mut bytes = std::fs::read(&file).unwrap();
+    let begin = bytes.windows(image(1).len()).position(|window| window == image(1)).unwrap();
+    bytes[begin + 9] ^= 4;
+    std::fs::write(at.join("damaged"), bytes).unwrap();
+
+    let eval = |name: &str| {
+        format!(
+            "eval --checkpoint checkpoint.safetensors --cache train.cache.safetensors --dataset . --split train --radiographs {name}"
+        )
+    };
+    let (expected, id) = (json(at, &eval("three")), &set.ids()[1]);
+    for (name, problem) in
+        [("damaged", "was changed or damaged"), ("black", "is one value everywhere: it shows nothing")]
+    {
+        let says = format!("{name}: {id}: {problem}");
+        let (object, failed) = leaves_out(at, &eval(name));
+        assert!(failed.len() == 1 && failed[0].starts_with(&format!("{name}: {id}: ")), "{failed:?}");
+        assert!(failed[0].contains(&says), "{failed:?}");
+        assert_eq!(scores(&object), scores(&expected), "{says}");
+        assert_eq!(object["digests"], expected["digests"], "those of what was evaluated");
+        assert!(refused(at, &format!("{} --strict", eval(name))).contains(&says));
+        std::fs::write(at.join("bad.toml"), configuration(at, 1, 4).replace("train/ap.safetensors", name)).unwrap();
+        let said = refused(at, "train bad.toml");
+        assert!(said.contains(&says) && !at.join("run").exists(), "{said}");
+    }
+    write("dark", &[1, 1 - 1], &|_| vec![0; image(1).len()]);
+    let said = refused(at, &eval("dark"));
+    assert!(said.contains("is one value") && said.contains("(1 other radiographs cannot be used either"), "{said}");
 }
 
 /// Six volumes of noise in the folder `volumes` and the file `packed`, an untrained encoder, text features in `text`.
@@ -442,6 +501,20 @@ fn a_collapsed_encoder_and_equal_prompts_are_told() {
         "{object}"
     );
 
+    // Different, and hardly so.
+    let shifted = |row: &[f32]| row.iter().zip(first).map(|(own, first)| first + 0.01 * own).collect::<Vec<_>>();
+    collapsed.ct = good.ct.chunks(good.dim).flat_map(shifted).collect();
+    rows::l2_normalise("CTs", &mut collapsed.ct, good.dim).unwrap();
+    let object = eval(&collapsed);
+    assert_eq!(object["retrieval"]["distinct"]["ct"], 8);
+    let [sound, alike] = [&sound, &object].map(|of| of["retrieval"]["mean_cosine"]["ct"].as_f64().unwrap());
+    assert!(sound < 0.9 && alike > retrieval::MOST_ALIKE, "{sound} {alike}");
+    let warning = object["warnings"][0]["warning"].as_str().unwrap();
+    let says =
+        format!("the 8 embeddings of the CTs are almost one: the mean cosine of two is {alike:.6}, and from 0.999 on");
+    assert!(warning.starts_with(&says), "{warning}");
+
+    let sound = eval(&good);
     let mut blind = good.clone();
     for label in [2, 5] {
         let row = label * good.dim..(label + 1) * good.dim;
@@ -459,6 +532,7 @@ fn a_collapsed_encoder_and_equal_prompts_are_told() {
 /// Reconstructions of one scan may tie; more equal rows than these explain are told from a half on.
 #[test]
 fn embeddings_that_are_few_are_told() {
+    let spread = |distinct, rows, scans| Spread { rows, scans, distinct, mean_cosine: 0.5 };
     let all = normal(3, 8 * 24);
     let of = |rows: &[usize]| rows::select(&all, 24, rows);
     for (order, count, told) in [
@@ -473,13 +547,16 @@ fn embeddings_that_are_few_are_told() {
         // Every volume a scan; two volumes a scan.
         let scans = [order.len(), order.len() / 2];
         assert_eq!(
-            scans.map(|scans| retrieval::collapse("CTs", count, order.len(), scans).is_some()),
+            scans.map(|scans| retrieval::collapse("CTs", spread(count, order.len(), scans)).is_some()),
             told,
             "{order:?}"
         );
     }
-    assert_eq!(retrieval::collapse("CTs", 1, 1, 1), None, "one is all there is");
-    let says = retrieval::collapse("radiographs", 3, 64, 60).unwrap();
+    // One is all there is, and like itself.
+    assert_eq!(retrieval::collapse("CTs", Spread { mean_cosine: 1.0, ..spread(1, 1, 1) }), None);
+    let mean_cosine = retrieval::mean_cosine(&[1.0, 0.0, 0.0, 1.0, 0.6, 0.8], 2);
+    assert!((mean_cosine - (2.56 + 3.24) / 9.0).abs() < 1e-6, "{mean_cosine}");
+    let says = retrieval::collapse("radiographs", spread(3, 64, 60)).unwrap();
     assert!(
         says.starts_with("only 3 of 64 embeddings of the radiographs, which are of 60 scans, are distinct: ties"),
         "{says}"

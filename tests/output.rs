@@ -192,6 +192,41 @@ fn hang_up_ends_a_run_with_a_checkpoint_and_one_under_nohup_not_at_all() {
 }
 
 #[test]
+fn two_trainings_in_one_folder_are_one_too_many() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    prepare(at);
+    let mut child = start(at, &[]);
+    for arguments in ["train long.toml", "train long.toml --restart"] {
+        let second = command(at, &format!("{arguments} --device host")).output().unwrap();
+        let named = if cfg!(target_os = "linux") { format!(" (process {})", child.id()) } else { String::new() };
+        let says = format!("x2ct: run: another x2ct{named} is at work in it; let that one finish or stop it");
+        assert!(second.status.code() == Some(1) && said(&second).starts_with(&says), "{second:?}");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // What a killed process held is free, and nothing is left of it.
+    let claim = files::Claim::of(at.join("run")).unwrap();
+    let error = files::Claim::of(at.join("run")).map(drop).unwrap_err().to_string();
+    assert!(error.contains("is at work in it"), "{error}");
+    drop(claim);
+    files::Claim::of(at.join("run")).unwrap();
+    let mut left: Vec<_> = std::fs::read_dir(at.join("run")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    left.retain(|name| !name.to_string_lossy().starts_with('.'));
+    left.sort();
+    assert_eq!(left, ["checkpoint.safetensors", "log.jsonl"]);
+}
+
+#[test]
+fn the_version_says_of_which_commit() {
+    let output = command(Path::new("."), "--version").output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    let commit =
+        said.strip_prefix(concat!("x2ct ", env!("CARGO_PKG_VERSION"), " (")).unwrap_or_else(|| panic!("{said}"));
+    assert!(commit.starts_with("commit ") || commit.contains("no commit known"), "{said}");
+}
+
+#[test]
 fn output_goes_through_links_and_into_what_is_no_plain_file() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);

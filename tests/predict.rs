@@ -62,6 +62,37 @@ fn one_bad_image_costs_itself_only() {
 }
 
 #[test]
+fn a_folder_stands_for_the_images_in_it() {
+    let workspace = Workspace::with_data();
+    let at = workspace.at();
+    std::fs::create_dir_all(at.join("images/below")).unwrap();
+    let gradient = |i: usize| (i % 48) as f32 + (i / 48) as f32 * 2.0;
+    let volume = "dataset/valid_fixed/valid_1/valid_1_a/valid_1_a_1.nii.gz";
+    for name in ["below/b.png", "a.nii.gz", "flat.png"] {
+        write(at.join("images").join(name), |i| if name == "flat.png" { 7.0 } else { gradient(i) });
+    }
+    succeed(at, &format!("drr {volume} --out images/c.safetensors"));
+    workspace.write("images/a.copy", &workspace.read("images/below/b.png"));
+    workspace.write("images/notes.txt", b"notes");
+    workspace.write("images/volume.nii.gz", &workspace.read(volume));
+    workspace.write("images/cache.safetensors", &workspace.read("valid.cache.safetensors"));
+    let (code, report, said) = predict(at, "images");
+    let images = ["a.copy", "a.nii.gz", "below/b.png", "c.safetensors"].map(|name| format!("images/{name}"));
+    assert_eq!((code, names(&report, "rows", "image")), (Some(1), images.to_vec()), "{said}");
+    assert_eq!(names(&report, "failed", "file"), ["images/flat.png"]);
+    let others = ["cache.safetensors", "notes.txt", "volume.nii.gz"].map(|name| format!("images/{name}"));
+    assert_eq!(names(&report, "passed_over", "file"), others);
+    assert!(said.contains("passed over 1 (a NIfTI volume, which `x2ct drr` projects): images/volume.nii.gz"), "{said}");
+    let named = predict(at, &images.join(" "));
+    assert_eq!((named.0, &named.1["rows"]), (Some(0), &report["rows"]), "{}", named.2);
+    // A folder without any.
+    let (code, report, said) = predict(at, "dataset images/below");
+    assert_eq!((code, names(&report, "rows", "image").len()), (Some(1), 1), "{said}");
+    assert_eq!(names(&report, "failed", "file"), ["dataset"]);
+    assert!(said.contains("left out: dataset: no image is in it (PNG, JPEG, "), "{said}");
+}
+
+#[test]
 fn reports_of_other_patients_are_told() {
     let workspace = Workspace::with_data();
     let at = workspace.at();

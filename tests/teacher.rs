@@ -158,6 +158,21 @@ fn a_cache_learns_of_its_cts() {
 }
 
 #[test]
+fn two_processes_do_not_make_one_cache() {
+    let folder = tempfile::tempdir().unwrap();
+    let (teacher, never) = (teacher(folder.path()), AtomicBool::new(false));
+    let (out, parts) = (folder.path().join("cache"), folder.path().join("cache.parts"));
+    let make = || teacher.write_cache(volumes(2), &texts(&volumes(2), 1), &out, &never, &mut |_| {});
+    let other = x2ct::files::Claim::of(&parts).unwrap();
+    let error = make().unwrap_err().to_string();
+    assert!(error.contains("cache.parts: another x2ct") && error.contains("is at work in it"), "{error}");
+    assert!(!out.exists() && parts.exists());
+    drop(other);
+    make().unwrap();
+    assert!(out.exists() && !parts.exists());
+}
+
+#[test]
 fn parts_of_another_run_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let (teacher, out) = (teacher(folder.path()), folder.path().join("cache.safetensors"));
@@ -336,13 +351,10 @@ pub mod circle {
         let lines: Vec<_> = written.lines().map(names).collect();
         assert_eq!(
             (lines.len(), &lines[0][..]),
-            (
-                1 + labels::COUNT,
-                &["digest_ct", "digest_text", "digest_volumes", "digest_checkpoint"].map(String::from)[..]
-            )
+            (1 + labels::COUNT, &["digest_labels", "digest_ct", "digest_text", "digest_volumes"].map(String::from)[..])
         );
         let digests =
-            ["ct", "text", "volumes", "checkpoint"].map(|name| scores["digests"][name].as_str().unwrap().to_string());
+            ["labels", "ct", "text", "volumes"].map(|name| scores["digests"][name].as_str().unwrap().to_string());
         assert!(lines[1..].iter().all(|line| line[..] == digests));
 
         // Texts of more volumes than there are: the join says so.

@@ -4,7 +4,7 @@
 //! verify a kernel with `x2ct check FILE`. A case cannot pass without a comparison: whatever a file holds that the operation
 //! does not use (an attribute, a tolerance, a tensor) is an error, as is a reference that is not finite.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -50,6 +50,18 @@ pub struct Row {
     pub reason: Option<String>,
 }
 
+/// What came of a case.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// One of each tensor that the file has a reference of.
+    pub rows: Vec<Row>,
+    /// Tensors that the operation computes and the file has no reference of.
+    pub not_compared: Vec<String>,
+}
+
+/// What operations are for: of these, a case must have a reference of the first that its operation computes.
+const RESULTS: [&str; 5] = ["out.embedding", "out.y", "out.loss", "out.image", "out.param"];
+
 /// A tensor in PyTorch's order.
 pub(crate) type Torch = (Shape, Vec<f32>);
 
@@ -60,25 +72,48 @@ pub(crate) type Computed = BTreeMap<String, Torch>;
 const ATOL_FLOOR: f64 = 1e-5;
 
 impl Case {
-    /// Runs the case on a device and compares everything it expects: a row for each expected tensor.
+    /// Runs the case on a device and compares everything it expects.
     ///
     /// # Errors
     /// All name the file and the field: an operation that there is not; attributes or tensors that it lacks, that are out of range
-    /// or do not fit each other; attributes, tolerances and tensors that it does not use. Kernels that fail.
-    pub fn run(&self, device: &Device) -> Result<Vec<Row>> {
-        let rows = self.rows(device).map_err(|e| e.of_file(&self.file))?;
+    /// or do not fit each other; attributes, tolerances and tensors that it does not use; a result, or gradients, that nothing would
+    /// be compared with. Kernels that fail.
+    pub fn run(&self, device: &Device) -> Result<Outcome> {
+        let outcome = self.outcome(device).map_err(|e| e.of_file(&self.file))?;
         self.expect_all_used()?;
-        Ok(rows)
+        Ok(outcome)
     }
 
-    fn rows(&self, device: &Device) -> Result<Vec<Row>> {
+    fn outcome(&self, device: &Device) -> Result<Outcome> {
         if self.op.starts_with("trajectory.") {
-            return trajectory::run(self, device);
+            return Ok(Outcome { rows: trajectory::run(self, device)?, not_compared: Vec::new() });
         }
         let mut computed =
             if self.op.starts_with("model.") { models::run(self, device)? } else { operators::run(self, device)? };
         self.count_batches(&mut computed)?;
-        self.compare(&computed)
+        self.expect_references(&computed)?;
+        Ok(Outcome { rows: self.compare(&computed)?, not_compared: self.not_compared(&computed) })
+    }
+
+    /// Refuses a case without a reference for what the operation is for, or for any gradient although one arrives.
+    fn expect_references(&self, computed: &Computed) -> Result<()> {
+        if let Some(result) = RESULTS.iter().find(|name| computed.contains_key(**name)) {
+            self.tensor(result)?;
+        }
+        let first = |prefix: &str| self.names().find(|name| name.starts_with(prefix));
+        match (first("up."), first("g.")) {
+            (Some(arriving), None) => {
+                Err(self.fault(arriving, "is a gradient that arrives, and the file has none to compare with (`g.`)"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What was computed and the file has no reference of. Buffers that a case in evaluation mode leaves as they are do not count.
+    fn not_compared(&self, computed: &Computed) -> Vec<String> {
+        let (known, moves): (BTreeSet<&str>, _) = (self.names().collect(), self.is_training().unwrap_or(false));
+        let counts = |name: &&String| !known.contains(name.as_str()) && (moves || !name.starts_with("after."));
+        computed.keys().filter(counts).cloned().collect()
     }
 
     /// PyTorch counts the training passes beside a batch norm's running mean; nothing depends on it.

@@ -305,7 +305,7 @@ pub fn encode_png(image: &GrayImage, options: &PngOptions, description: &Descrip
 }
 
 /// The format that [`write_safetensors`] names in its files.
-pub(crate) const FORMAT: &str = "x2ct-image";
+pub const FORMAT: &str = "x2ct-image";
 
 /// Writes one safetensors tensor `image`, f32 `[height, width]`; the pitch in mm, the description's entries, a format and a
 /// checksum (see [`crate::archive`]) stand in the metadata.

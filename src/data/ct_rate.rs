@@ -13,6 +13,7 @@
 //! used leaves its volume out and is told by its line. Volumes that `metadata/no_chest_{train,valid}.txt` lists (scans of other
 //! parts of the body, named by scan or by volume) are left out where that file is there.
 
+mod report;
 mod tables;
 
 use crate::ct::{Affine, AffineSource, AxisCodes, CtVolume};
@@ -20,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::labels;
 use crate::table::{BadRow, Keyed, first_of};
 use rayon::prelude::*;
+pub use report::Report;
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -142,28 +144,6 @@ impl FromStr for VolumeName {
                 "a name looks like train_1_a_2 or valid_53_a_1.nii.gz",
             )
         })
-    }
-}
-
-/// A radiology report in English, as its sections stand in the table; an empty cell is an empty string.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
-    pub clinical_information: String,
-    pub technique: String,
-    pub findings: String,
-    pub impressions: String,
-}
-
-impl Report {
-    /// What the text encoder reads: findings and impressions joined without a separator, a section that is "Not given."
-    /// left out, and the characters `"'()` deleted (CT-CLIP's inference code, X2CT-CLIP). May be empty.
-    pub fn text(&self) -> String {
-        [&self.findings, &self.impressions]
-            .into_iter()
-            .filter(|section| *section != "Not given.")
-            .flat_map(|section| section.chars())
-            .filter(|c| !matches!(c, '"' | '\'' | '(' | ')'))
-            .collect()
     }
 }
 
@@ -411,6 +391,11 @@ impl CtRate {
             (file.to_path_buf(), format!("{says} {count} volume(s), left out: {first}"))
         };
         groups.into_iter().map(sentence).collect()
+    }
+
+    /// The table that the reports stand in.
+    pub fn reports_table(&self) -> PathBuf {
+        Places { root: &self.root, split: self.split }.reports()
     }
 
     /// Why a volume is none of [`volumes`](Self::volumes): the row that is bad, the table that lacks it, the list that names it.

@@ -99,9 +99,14 @@ impl Cts {
         made
     }
 
+    /// How many of some rows are of CTs that are not known.
+    fn unknown_of(&self, rows: impl Iterator<Item = usize>) -> usize {
+        rows.filter(|&row| self.of(row).is_empty()).count()
+    }
+
     /// What is to be said where the CTs of some of so many rows are not known.
     pub fn undecided(&self, what: &str, rows: usize) -> Undecided {
-        let unknown = (0..rows).filter(|&row| self.of(row).is_empty()).count();
+        let unknown = self.unknown_of(0..rows);
         let says = || format!("{what}: of which CTs {unknown} of {rows} were made is not recorded");
         (unknown > 0).then(says).into_iter().collect()
     }
@@ -127,7 +132,7 @@ impl Cts {
             let problem = format!("{}: the {what} are of the CT {mine}, the {others} of {other}{more}", ids[first]);
             return Err(Error::argument(KEY, problem, format!("use {what} and {others} of the same CT files")));
         }
-        let unknown: [usize; 2] = [0, 1].map(|side| pairs.iter().filter(|pair| pair[side].is_empty()).count());
+        let unknown = [self.unknown_of(0..rows.len()), theirs.unknown_of(rows.iter().copied())];
         let lacking: Vec<&str> =
             [what, others].into_iter().zip(unknown).filter(|(_, count)| *count > 0).map(|(name, _)| name).collect();
         let (count, all) = (unknown[0].max(unknown[1]), pairs.len());

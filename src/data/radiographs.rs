@@ -17,18 +17,23 @@
 //! | `run` | of a packed data set: BLAKE3 of all that decides what is in the file (see [`super::ingest`]) |
 //!
 //! Opening verifies the structure, the length, the metadata and the digests, not the pixels: that takes milliseconds at any
-//! size. [`RadiographSet::upload`], which is how training reads them, verifies every radiograph as it copies it.
+//! size. [`RadiographSet::upload`], which is how training reads them, checks every radiograph as it copies it: one that was changed
+//! or damaged, or that shows nothing, is refused by its id. [`RadiographSet::read_usable`] leaves such radiographs out.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use rayon::prelude::*;
 use safetensors::Dtype;
 use serde_json::json;
 
 use super::cts::Cts;
 use super::pixels;
 use super::provenance::{Content, Provenance, fields};
+use super::volumes::LeftOut;
 use crate::archive::{Archive, Digest, Writer};
 use crate::ct::{HuSource, RadiographOptions};
 use crate::device::Device;
@@ -48,10 +53,12 @@ pub struct RadiographSet {
     source: serde_json::Value,
     made: Provenance,
     cts: Cts,
-    parts: Vec<Part>,
+    parts: Arc<[Part]>,
+    /// The place of each radiograph in the parts.
+    places: Vec<usize>,
 }
 
-/// Rows from `first` on.
+/// The radiographs of one file, or of memory: those of the places from `first` on.
 struct Part {
     first: usize,
     count: usize,
@@ -149,10 +156,10 @@ impl RadiographSet {
         }
         check_distinct(&ids)
             .map_err(|id| Error::argument("radiographs", format!("the id {id} occurs twice"), "name each once"))?;
-        let parts = vec![Part { first: 0, count: ids.len(), pixels: Pixels::Owned(pixels) }];
+        let (parts, places) = together(vec![(ids.len(), Pixels::Owned(pixels))]);
         let (pixel, view) = (PixelType::U8, options.view.name().to_string());
         let made = settings(options, size, pixel);
-        Ok(RadiographSet { ids, size, pixel, view, source, made, cts: Cts::default(), parts })
+        Ok(RadiographSet { ids, size, pixel, view, source, made, cts: Cts::default(), parts, places })
     }
 
     /// The set with the digest of the CT that each radiograph was made of ([`of_ct`](super::provenance::of_ct)).
@@ -166,7 +173,7 @@ impl RadiographSet {
     }
 
     /// Maps a set: a file; a folder, for all `.safetensors` files in it; or a file name with `*`, for all files it fits. Several
-    /// files must be the shards of one set, whole in number; they are put in order. Pixels are not verified yet: see
+    /// files must be the shards of one set, whole in number; they are put in order. Pixels are not looked at yet: see
     /// [`Self::verify`] and [`Self::upload`].
     ///
     /// # Errors
@@ -199,14 +206,47 @@ impl RadiographSet {
         let (mut ids, mut parts) = (Vec::new(), Vec::new());
         let cts = Cts::of_parts(files.iter().map(|file| (file.cts.clone(), file.ids.len())));
         for file in files {
-            parts.push(Part { first: ids.len(), count: file.ids.len(), pixels: Pixels::Mapped(file.archive) });
+            parts.push((file.ids.len(), Pixels::Mapped(file.archive)));
             ids.extend(file.ids);
         }
         if ids.is_empty() {
             return Err(Error::file(path, "holds no radiograph", AGAIN));
         }
         check_distinct(&ids).map_err(|id| Error::file(path, format!("the id {id} occurs twice"), AGAIN))?;
-        Ok(RadiographSet { ids, size, pixel, view, source, made, cts, parts })
+        let (parts, places) = together(parts);
+        Ok(RadiographSet { ids, size, pixel, view, source, made, cts, parts, places })
+    }
+
+    /// [`Self::read`], which reads all pixels, without the radiographs that [`Self::upload`] would refuse; these in order.
+    ///
+    /// # Errors
+    /// Those of [`Self::read`]; no radiograph is left.
+    pub fn read_usable(path: &Path) -> Result<(Self, Vec<LeftOut>)> {
+        let set = Self::read(path)?;
+        let faults: Vec<Option<Error>> = (0..set.ids.len()).into_par_iter().map(|row| set.check(row).err()).collect();
+        let usable: Vec<usize> = (0..faults.len()).filter(|&row| faults[row].is_none()).collect();
+        let bad = |(row, fault): (usize, Option<Error>)| Some(LeftOut { id: set.ids[row].clone(), error: fault? });
+        let mut left_out: Vec<LeftOut> = faults.into_iter().enumerate().filter_map(bad).collect();
+        match (left_out.len(), usable.is_empty()) {
+            (0, _) => Ok((set, left_out)),
+            (count, true) => Err(left_out.swap_remove(0).error.with_others(count - 1, "radiographs")),
+            _ => Ok((set.select(&usable), left_out)),
+        }
+    }
+
+    /// The set of some of its radiographs, by their rows.
+    fn select(&self, rows: &[usize]) -> Self {
+        RadiographSet {
+            ids: rows.iter().map(|&row| self.ids[row].clone()).collect(),
+            size: self.size,
+            pixel: self.pixel,
+            view: self.view.clone(),
+            source: self.source.clone(),
+            made: self.made.clone(),
+            cts: self.cts.select(rows),
+            parts: self.parts.clone(),
+            places: rows.iter().map(|&row| self.places[row]).collect(),
+        }
     }
 
     /// Writes the set as one file, whole or not at all.
@@ -249,15 +289,14 @@ impl RadiographSet {
         digest(&self.source)
     }
 
-    /// BLAKE3 of every radiograph's stored bytes, in order.
+    /// BLAKE3 of every radiograph's stored bytes, in order: as the file says, or of the bytes themselves.
     fn digests(&self) -> Vec<Digest> {
-        let of = |part: &Part| match &part.pixels {
-            Pixels::Mapped(archive) if archive.digests(IMAGE).is_ok_and(|digests| digests.len() == part.count) => {
-                archive.digests(IMAGE).unwrap_or_default().to_vec()
-            }
-            _ => (0..part.count).map(|i| *blake3::hash(self.image(part.first + i)).as_bytes()).collect(),
+        let recorded = |index: usize| match self.part_of(index) {
+            (Part { pixels: Pixels::Mapped(archive), .. }, row) => archive.digests(IMAGE).ok()?.get(row).copied(),
+            _ => None,
         };
-        self.parts.iter().flat_map(of).collect()
+        let of = |index| recorded(index).unwrap_or_else(|| *blake3::hash(self.image(index)).as_bytes());
+        (0..self.ids.len()).map(of).collect()
     }
 
     /// What the set holds, however many files it is in, and how it was made.
@@ -275,10 +314,17 @@ impl RadiographSet {
         self.size[0] * self.size[1] * self.pixel.bytes()
     }
 
+    /// Where a radiograph is stored, and its row there.
+    fn part_of(&self, index: usize) -> (&Part, usize) {
+        let place = self.places[index];
+        let part = &self.parts[self.parts.partition_point(|part| part.first + part.count <= place)];
+        (part, place - part.first)
+    }
+
     /// The stored bytes of one radiograph, row-major, little-endian.
     pub fn image(&self, index: usize) -> &[u8] {
-        let part = &self.parts[self.parts.partition_point(|part| part.first + part.count <= index)];
-        &part.bytes()[(index - part.first) * self.image_bytes()..][..self.image_bytes()]
+        let (part, row) = self.part_of(index);
+        &part.bytes()[row * self.image_bytes()..][..self.image_bytes()]
     }
 
     /// One radiograph in grey from 0 to 1.
@@ -286,30 +332,57 @@ impl RadiographSet {
         pixels::decode(self.image(index), self.pixel)
     }
 
-    /// Compares every radiograph with its digest, which reads all files.
+    /// Checks every radiograph as [`Self::upload`] does, which reads all files.
     ///
     /// # Errors
-    /// Names the first that was changed or damaged.
+    /// Names the first that was changed or damaged, or that shows nothing.
     pub fn verify(&self) -> Result<()> {
-        self.parts.iter().try_for_each(|part| part.verify(0..part.count))
+        self.check_all(0..self.ids.len())
     }
 
-    /// Copies all radiographs to the device, each verified on the way.
+    /// Copies all radiographs to the device, each checked on the way.
     ///
     /// # Errors
-    /// Names the first that was changed or damaged; a device without the memory.
+    /// Names the first that was changed or damaged, or that shows nothing; a device without the memory.
     pub fn upload(&self, device: &Device) -> Result<ImageSet> {
         const AT_ONCE: usize = 256;
         let mut images = ImageSet::empty(device, self.ids.len(), self.size, self.pixel)?;
-        for part in &self.parts {
-            for begin in (0..part.count).step_by(AT_ONCE) {
-                let rows = begin..(begin + AT_ONCE).min(part.count);
-                part.verify(rows.clone())?;
-                let bytes = &part.bytes()[rows.start * self.image_bytes()..rows.end * self.image_bytes()];
-                images.put(part.first + begin, bytes)?;
-            }
+        for begin in (0..self.ids.len()).step_by(AT_ONCE) {
+            let rows = begin..(begin + AT_ONCE).min(self.ids.len());
+            self.check_all(rows.clone())?;
+            images.put(begin, &rows.map(|row| self.image(row)).collect::<Vec<_>>().concat())?;
         }
         Ok(images)
+    }
+
+    /// The first fault of some radiographs, which are looked at on every core.
+    fn check_all(&self, rows: Range<usize>) -> Result<()> {
+        rows.into_par_iter().find_map_first(|row| self.check(row).err()).map_or(Ok(()), Err)
+    }
+
+    /// Refuses a radiograph that its digest disagrees with, and one that shows nothing.
+    fn check(&self, index: usize) -> Result<()> {
+        let (part, row) = self.part_of(index);
+        if let Pixels::Mapped(archive) = &part.pixels
+            && archive.verify_rows(IMAGE, row..row + 1).is_err()
+        {
+            return Err(self.refuse(index, "was changed or damaged", AGAIN));
+        }
+        let mut pixels = self.image(index).chunks(self.pixel.bytes());
+        let first = pixels.next();
+        if pixels.all(|pixel| Some(pixel) == first) {
+            let problem = "is one value everywhere: it shows nothing";
+            return Err(self.refuse(index, problem, "check the CT it was made of, or leave it out"));
+        }
+        Ok(())
+    }
+
+    fn refuse(&self, index: usize, problem: &str, hint: &str) -> Error {
+        let error = Error::argument(&self.ids[index], problem, hint);
+        match &self.part_of(index).0.pixels {
+            Pixels::Owned(_) => error,
+            Pixels::Mapped(archive) => error.of_file(archive.path()),
+        }
     }
 }
 
@@ -320,13 +393,17 @@ impl Part {
             Pixels::Mapped(archive) => archive.tensor(IMAGE).map(|(.., data)| data).unwrap_or_default(),
         }
     }
+}
 
-    fn verify(&self, rows: std::ops::Range<usize>) -> Result<()> {
-        match &self.pixels {
-            Pixels::Owned(_) => Ok(()),
-            Pixels::Mapped(archive) => archive.verify_rows(IMAGE, rows),
-        }
-    }
+/// The parts of a set, one after the other, each with the number of its radiographs, and the place of each radiograph.
+fn together(parts: Vec<(usize, Pixels)>) -> (Arc<[Part]>, Vec<usize>) {
+    let mut first = 0;
+    let part = |(count, pixels)| {
+        first += count;
+        Part { first: first - count, count, pixels }
+    };
+    let parts = parts.into_iter().map(part).collect();
+    (parts, (0..first).collect())
 }
 
 /// One file of a set.

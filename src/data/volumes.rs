@@ -62,7 +62,7 @@ pub struct VolumeSet {
     known: bool,
 }
 
-/// A volume that is left out of a set, and why.
+/// A volume or radiograph that is left out of a set, and why.
 #[derive(Debug, Clone)]
 pub struct LeftOut {
     /// What the set would call it.

@@ -3,8 +3,8 @@
 //! Query `i` belongs to gallery entry `i`, scores are dot products of L2-normalised rows (cosines), and a query is a
 //! hit at `k` if fewer than `k` entries score strictly higher. So a tie never depends on the order of the gallery;
 //! reconstructions of one scan, whose reports are equal, tie by construction. The price: where an encoder gives everything the
-//! same embedding, every query is a hit. [`distinct`] counts how many embeddings differ, and [`collapse`] says when so few do that
-//! recall means nothing.
+//! same embedding, every query is a hit. [`distinct`] counts how many embeddings differ, [`mean_cosine`] measures how much, and
+//! [`collapse`] says when that is so little that recall means nothing.
 
 use crate::data::rows;
 use crate::device::Device;
@@ -68,14 +68,48 @@ pub fn distinct(embeddings: &[f32], dim: usize) -> usize {
     bytes.chunks_exact(dim.max(1) * size_of::<f32>()).collect::<HashSet<_>>().len()
 }
 
-/// A sentence's rest about embeddings of which at most half as many are `distinct` as there are `scans`, the most that equal
-/// reconstructions explain: ties then decide their ranks. `what` the embeddings are of, and how many `rows` there are.
-pub fn collapse(what: &str, distinct: usize, rows: usize, scans: usize) -> Option<String> {
+/// The mean cosine of two of the rows, `[rows, dim]`, L2-normalised, a row with itself included: the squared length of their mean. It
+/// is 1 where all point one way.
+pub fn mean_cosine(embeddings: &[f32], dim: usize) -> f64 {
+    let mut sum = vec![0.0f64; dim];
+    for row in embeddings.chunks_exact(dim.max(1)) {
+        sum.iter_mut().zip(row).for_each(|(sum, &value)| *sum += f64::from(value));
+    }
+    let rows = (embeddings.len() / dim.max(1)).max(1) as f64;
+    sum.iter().map(|sum| (sum / rows).powi(2)).sum()
+}
+
+/// The most that the [`mean_cosine`] of embeddings may be before [`collapse`] says so: at 0.999 they lie within about 2 degrees of
+/// their mean. A trained encoder's spread over tens of degrees; one that gives all inputs nearly the same comes to 0.9999 and more.
+pub const MOST_ALIKE: f64 = 0.999;
+
+/// How much embeddings of one kind differ from each other.
+#[derive(Clone, Copy, Debug)]
+pub struct Spread {
+    /// How many embeddings there are.
+    pub rows: usize,
+    /// How many scans they are of; reconstructions of one may be equal.
+    pub scans: usize,
+    /// As [`distinct`] counts.
+    pub distinct: usize,
+    /// As [`mean_cosine`] measures.
+    pub mean_cosine: f64,
+}
+
+/// A sentence's rest about embeddings whose ranks mean nothing: at most half as many are distinct as there are scans, the most that
+/// equal reconstructions explain, so that ties decide; or they are alike beyond [`MOST_ALIKE`]. `what` they are of.
+pub fn collapse(what: &str, Spread { rows, scans, distinct, mean_cosine }: Spread) -> Option<String> {
     let of_scans = if scans < rows { format!(", which are of {scans} scans,") } else { String::new() };
-    (2 * distinct <= scans).then(|| {
-        format!(
+    if 2 * distinct <= scans {
+        return Some(format!(
             "only {distinct} of {rows} embeddings of the {what}{of_scans} are distinct: ties count in favour of the right item, \
              so recall and median rank say nothing"
+        ));
+    }
+    (scans > 1 && mean_cosine > MOST_ALIKE).then(|| {
+        format!(
+            "the {rows} embeddings of the {what} are almost one: the mean cosine of two is {mean_cosine:.6}, and from \
+             {MOST_ALIKE} on ranks and areas rest on differences that mean little"
         )
     })
 }

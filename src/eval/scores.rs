@@ -63,21 +63,36 @@ pub struct Retrieval {
     pub report_to_cxr: Recall,
     /// Recall at 5 of a random order.
     pub chance_r5: f64,
-    /// How many embeddings differ from each other; where they are few, ties make recall mean nothing
+    /// How many embeddings differ from each other, bit for bit; where they are few, ties make recall mean nothing
     /// ([`retrieval::collapse`]).
-    pub distinct: Distinct,
+    pub distinct: Kinds<usize>,
+    /// How alike embeddings are ([`retrieval::mean_cosine`]); beyond [`retrieval::MOST_ALIKE`] ranks mean little.
+    pub mean_cosine: Kinds<f64>,
 }
 
-/// How many embeddings of each kind differ from each other, bit for bit.
+/// A number of each kind of embedding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Distinct {
-    /// Of the radiographs, where there are some.
+pub struct Kinds<T> {
+    /// That of the radiographs, where there are some.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub radiographs: Option<usize>,
-    /// Of the CTs.
-    pub ct: usize,
-    /// Of the reports.
-    pub report: usize,
+    pub radiographs: Option<T>,
+    /// That of the CTs.
+    pub ct: T,
+    /// That of the reports.
+    pub report: T,
+}
+
+impl<T> Kinds<T> {
+    /// What `of` says of each kind of embeddings.
+    fn of(radiographs: Option<&[f32]>, ct: &[f32], report: &[f32], of: impl Fn(&[f32]) -> T) -> Self {
+        Kinds { radiographs: radiographs.map(&of), ct: of(ct), report: of(report) }
+    }
+
+    /// Each number there is, with what it is of.
+    pub fn named(self) -> impl Iterator<Item = (&'static str, T)> {
+        let all = [("radiographs", self.radiographs), ("CTs", Some(self.ct)), ("reports", Some(self.report))];
+        all.into_iter().filter_map(|(what, value)| Some((what, value?)))
+    }
 }
 
 /// Zero-shot detection: a softmax over the cosines with a label's two prompts.
@@ -168,11 +183,8 @@ impl Scores {
             cxr_to_report: Recall::from_ranks(&report.forward)?,
             report_to_cxr: Recall::from_ranks(&report.backward)?,
             chance_r5: retrieval::chance(5, gallery),
-            distinct: Distinct {
-                radiographs: Some(retrieval::distinct(embeddings, t.dim)),
-                ct: retrieval::distinct(t.ct, t.dim),
-                report: retrieval::distinct(t.report, t.dim),
-            },
+            distinct: Kinds::of(Some(embeddings), t.ct, t.report, |rows| retrieval::distinct(rows, t.dim)),
+            mean_cosine: Kinds::of(Some(embeddings), t.ct, t.report, |rows| retrieval::mean_cosine(rows, t.dim)),
         };
         Ok(Scores { gallery, retrieval, zero_shot: ZeroShot::of(embeddings, &targets.zero_shot())? })
     }
@@ -188,7 +200,9 @@ pub struct ClipRetrieval {
     /// Recall at 1, 10 and 50 of a random order.
     pub chance: [f64; 3],
     /// How many embeddings differ from each other, as in [`Retrieval::distinct`].
-    pub distinct: Distinct,
+    pub distinct: Kinds<usize>,
+    /// How alike embeddings are, as in [`Retrieval::mean_cosine`].
+    pub mean_cosine: Kinds<f64>,
 }
 
 /// Scores of a language-image model, as DCFormer is evaluated.
@@ -216,11 +230,8 @@ impl ClipScores {
             image_from_text: Recall::from_ranks(&ranks.forward)?,
             text_from_image: Recall::from_ranks(&ranks.backward)?,
             chance: [1, 10, 50].map(|k| retrieval::chance(k, gallery)),
-            distinct: Distinct {
-                radiographs: None,
-                ct: retrieval::distinct(ct, targets.dim),
-                report: retrieval::distinct(report, targets.dim),
-            },
+            distinct: Kinds::of(None, ct, report, |rows| retrieval::distinct(rows, targets.dim)),
+            mean_cosine: Kinds::of(None, ct, report, |rows| retrieval::mean_cosine(rows, targets.dim)),
         };
         Ok(ClipScores { gallery, scale: targets.scale, retrieval, zero_shot: ZeroShot::of(ct, targets)? })
     }

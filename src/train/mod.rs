@@ -28,7 +28,7 @@ pub use file::AnyConfig;
 pub use gradient::{BatchLoss, gradients, micro_batches};
 pub use memory::StepMemory;
 pub use optimizer::{Decay, OptimizerConfig, ScheduleConfig, ScheduleKind};
-pub use sampler::Sampler;
+pub use sampler::{Epoch, Sampler};
 pub use set::TrainingSet;
 pub use task::{Run, Sources, StepRows, Task};
 pub use trainer::{Observer, StepLog, Trainer};

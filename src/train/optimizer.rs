@@ -163,7 +163,7 @@ impl OptimizerConfig {
 pub struct ScheduleConfig {
     /// Its course after the warm-up.
     pub kind: ScheduleKind,
-    /// Steps over which the rate rises linearly from 0.
+    /// Steps over which the rate rises linearly from 0; more than the run has are warned of.
     pub warmup_steps: usize,
 }
 

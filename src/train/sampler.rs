@@ -49,9 +49,21 @@ impl Sampler {
         rows
     }
 
-    /// Batches of an epoch: the last, short one is used unless it holds a single pair or `drop_last` is set.
-    pub fn batches(&self, batch: usize, drop_last: bool) -> usize {
-        let n = self.len();
-        n / batch + usize::from(!drop_last && n % batch > 1)
+    /// An epoch in batches: the last, short one is used unless it holds a single pair or `drop_last` is set.
+    pub fn cut(&self, batch: usize, drop_last: bool) -> Epoch {
+        let pairs = self.len();
+        let batches = pairs / batch + usize::from(!drop_last && pairs % batch > 1);
+        Epoch { pairs, batches, left_out: pairs.saturating_sub(batches * batch) }
     }
+}
+
+/// How an epoch is cut into batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Epoch {
+    /// Pairs of the order: one of each scan.
+    pub pairs: usize,
+    /// Batches, each a step.
+    pub batches: usize,
+    /// Pairs at the end of the order that no step is on; others in every epoch.
+    pub left_out: usize,
 }

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::limits::{BATCH, EPOCHS, STEPS, check_fields, within, within_if};
-use super::{BatchLoss, OptimizerConfig, Sampler, ScheduleConfig, ScheduleKind, micro_batches, weights};
+use super::{BatchLoss, Epoch, OptimizerConfig, Sampler, ScheduleConfig, ScheduleKind, micro_batches, weights};
 use crate::data::provenance::{Provenance, Undecided, fields};
 use crate::kernels::DType;
 use crate::nn::{ParameterBuilder, Parameters, StateDict};
@@ -58,6 +58,11 @@ pub trait Task: Clone + PartialEq + Serialize + DeserializeOwned {
 
     /// Draws the order of each epoch.
     fn sampler(&self, set: &Self::Set) -> Sampler;
+
+    /// How the run cuts each epoch into batches.
+    fn epoch(&self, set: &Self::Set) -> Epoch {
+        self.sampler(set).cut(self.run().batch, self.run().drop_last)
+    }
 
     /// A batch cut into micro-batches.
     fn parts(&self, rows: usize) -> Result<Vec<Range<usize>>> {
@@ -220,6 +225,22 @@ impl Run<'_> {
     /// Epochs that the schedule is planned for.
     pub fn planned_epochs(&self) -> usize {
         self.schedule_epochs.unwrap_or(self.epochs)
+    }
+
+    /// A sentence's rest about a warm-up that is longer than the run, whose epochs have so many batches, if it is.
+    pub fn doubt_of_warmup(&self, batches: usize) -> Option<String> {
+        let (warmup, steps) = (self.schedule.warmup_steps, batches * self.planned_epochs());
+        let longer = match self.schedule.kind {
+            ScheduleKind::Constant => "or raise `epochs`",
+            ScheduleKind::Cosine => "or plan for more epochs",
+        };
+        (warmup > steps).then(|| {
+            format!(
+                "schedule.warmup_steps: is {warmup}, and the run has {steps} steps, so that the learning rate comes to no more than \
+                 {:.3} of its height; set it to 0 to {steps}, {longer}",
+                steps as f64 / warmup as f64
+            )
+        })
     }
 
     pub(super) fn check(&self) -> Result<()> {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::checkpoint::named;
 use super::task::WEIGHTS;
-use super::{Checkpoint, Position, Sampler, Sources, StepRows, Task, TrainConfig, gradients, weights};
+use super::{Checkpoint, Epoch, Position, Sampler, Sources, StepRows, Task, TrainConfig, gradients, weights};
 use crate::device::Device;
 use crate::nn::{ParameterBuilder, Parameters, StateDict};
 use crate::ops::optim::AdamW;
@@ -182,7 +182,7 @@ impl<C: Task> Trainer<C> {
 
     fn course(&self, set: &C::Set) -> Course {
         let (run, sampler) = (self.config.run(), self.config.sampler(set));
-        let batches = sampler.batches(run.batch, run.drop_last);
+        let Epoch { batches, .. } = self.config.epoch(set);
         Course { sampler, batches, total: batches * run.epochs, planned: batches * run.planned_epochs() }
     }
 

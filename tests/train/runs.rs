@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 use serde_json::Value;
 use x2ct::archive::{Archive, Writer};
 use x2ct::data::cache::EmbeddingCache;
+use x2ct::data::cts::Cts;
 use x2ct::data::radiographs::RadiographSet;
 use x2ct::train::{Checkpoint, ScheduleConfig, ScheduleKind, TrainConfig, Trainer, TrainingSet};
 use x2ct::{Device, Error};
@@ -242,6 +243,67 @@ fn nothing_is_made_before_all_is_checked() {
     }
 }
 
+/// What a run leaves out, and a schedule that it never gets through, is said before it begins.
+#[test]
+fn what_a_run_does_not_learn_from_is_told() {
+    let data = data();
+    let data = data.path();
+    let path = data.join("train/ap.safetensors");
+    let trained = |name: &str, top: &str, tables: &str, batch: usize| {
+        let at = run(data, name, 2, top, tables);
+        let text = std::fs::read_to_string(at.join("run.toml")).unwrap();
+        std::fs::write(at.join("run.toml"), text.replace("batch = 2", &format!("batch = {batch}"))).unwrap();
+        let output = x2ct(&at, "train run.toml --device host --json");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{said}");
+        (serde_json::from_slice::<Value>(&output.stdout).unwrap(), said)
+    };
+    // Four pairs: all of them, all but a single one, all but those that do not fill a batch.
+    for (name, top, batch, left_out, why) in [
+        ("all", "", 2, 0, ""),
+        (
+            "single",
+            "",
+            3,
+            1,
+            "each epoch leaves out 1 of 4 pairs, others each time: they do not fill a batch of 3 (a single",
+        ),
+        ("last", "drop_last = true", 3, 1, "do not fill a batch of 3 (drop_last is set)"),
+    ] {
+        let (report, said) = trained(name, top, "", batch);
+        assert_eq!([&report["pairs"], &report["pairs_left_out"]], [4, left_out], "{name}");
+        assert_eq!(report["last"]["step"], if left_out == 0 { 4 } else { 2 }, "{name}");
+        assert!(said.contains(why) && said.contains("leaves out") == (left_out > 0), "{name}: {said}");
+        assert_eq!(report["warnings"], serde_json::json!([]), "{name}");
+    }
+    for (kind, more) in [("constant", "or raise `epochs`"), ("cosine", "or plan for more epochs")] {
+        let schedule = |steps: usize| format!("[schedule]\nkind = \"{kind}\"\nwarmup_steps = {steps}");
+        let (report, _) = trained(&format!("{kind} long"), "", &schedule(16), 2);
+        let says = format!(
+            "schedule.warmup_steps: is 16, and the run has 4 steps, so that the learning rate comes to no more than 0.250 of its \
+             height; set it to 0 to 4, {more}"
+        );
+        assert_eq!(report["warnings"], serde_json::json!([{"file": "run.toml", "warning": says}]));
+        assert_eq!(trained(&format!("{kind} as long"), "", &schedule(4), 2).0["warnings"], serde_json::json!([]));
+    }
+    // Embeddings without a radiograph.
+    let set = RadiographSet::read(&path).unwrap();
+    let mut cache = EmbeddingCache::read(data.join("train.cache.safetensors")).unwrap();
+    let ids = ["train_7_a_1", "train_8_a_1"];
+    cache.ids.extend(ids.map(String::from));
+    let first = 2 * cache.dim;
+    let (ct, report) = (cache.ct[..first].to_vec(), cache.report[..first].to_vec());
+    cache.ct.extend(ct);
+    cache.report.extend(report);
+    cache.cts = Cts::new((0..6).map(|row| set.cts().of(row % 4).to_string()).collect());
+    cache.write(data.join("train.cache.safetensors")).unwrap();
+    let (report, _) = trained("fewer", "", "", 2);
+    let (file, other) = (path.display().to_string(), data.join("train.cache.safetensors"));
+    let says = format!("has none of 2 volume(s) of {}: {}", other.display(), ids.join(", "));
+    assert_eq!(report["warnings"], serde_json::json!([{"file": file, "warning": says}]));
+    assert_eq!(report["pairs"], 4);
+}
+
 #[test]
 fn a_run_on_files_that_changed_is_refused() {
     let data = data();
@@ -269,7 +331,8 @@ fn a_run_on_files_that_changed_is_refused() {
         // Of a finished run as of one that goes on.
         for epochs in [1, 3] {
             run(data, "began", epochs, "", "");
-            let error = refused(&at);
+            // That the embeddings are of more patients is told before.
+            let error = failed(&at, dataset == "fewer");
             assert!(error.contains("radiographs") && error.contains(says), "{error}");
         }
     }

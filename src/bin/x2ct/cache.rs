@@ -7,9 +7,9 @@ use serde_json::json;
 use x2ct::data::ct_rate::{self, CtRate, HuSource};
 use x2ct::data::provenance::Provenance;
 use x2ct::data::text::HashedNgrams;
-use x2ct::files;
-use x2ct::table::BadRow;
+use x2ct::table::{BadRow, first_of};
 use x2ct::train::CtTeacher;
+use x2ct::{Error, files};
 
 use crate::Common;
 use crate::arguments::{count, split};
@@ -61,7 +61,8 @@ struct BuildArgs {
 /// Text features of a data set's reports by hashed word n-grams, where no language model is at hand
 ///
 /// A row that cannot be used costs its own report, and the exit code is then 1; a report without labels or metadata is left out with
-/// a warning. For CXR-BERT's features use tools/export_ct_clip.py --text-features.
+/// a warning, and one that says nothing has the features of an empty text, with a warning. For CXR-BERT's features use
+/// tools/export_ct_clip.py --text-features.
 #[derive(clap::Args)]
 struct TextArgs {
     /// Data set in CT-RATE layout
@@ -138,6 +139,7 @@ fn text(args: TextArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let (spare, bad): (Vec<BadRow>, Vec<BadRow>) = data.bad_rows.iter().cloned().partition(|row| row.spare);
     chain.leave_out(&spare)?;
     bad.iter().try_for_each(|bad| chain.fail(bad.error()))?;
+    let silent = silent(&data, &mut chain)?;
     let (ids, reports): (Vec<String>, Vec<String>) =
         data.volumes.iter().map(|v| (v.name.to_string(), v.report.text())).unzip();
     let text = HashedNgrams { dim: args.features, max_n: args.words }.features(ids, &reports)?;
@@ -146,10 +148,29 @@ fn text(args: TextArgs, common: &Common) -> anyhow::Result<ExitCode> {
     from.iter().for_each(|(name, from)| chain.holds(name, &from.digest));
     chain.holds("text", &digest);
     let report = Report::new("cache").with_all(json!({
-        "text": files::lossy(&args.out), "reports": text.ids.len(), "features": text.dim, "encoder": text.encoder,
-        "settings_digest": text.settings_digest,
+        "text": files::lossy(&args.out), "reports": text.ids.len(), "empty_reports": silent, "features": text.dim,
+        "encoder": text.encoder, "settings_digest": text.settings_digest,
     }))?;
     chain.report(report)?.finish(common.json, || {
         say!("{}: {} reports, {} {}", args.out.display(), text.ids.len(), text.dim, text.encoder);
     })
+}
+
+/// How many reports say nothing: they are embedded as the empty text, as CT-CLIP's code does, and doubted.
+///
+/// # Errors
+/// Under `--strict` that doubt; not one report that says something.
+fn silent(data: &CtRate, chain: &mut Chain) -> x2ct::Result<usize> {
+    let silent: Vec<_> = data.volumes.iter().filter(|v| v.report.says_nothing()).map(|v| &v.name).collect();
+    let (table, count) = (data.reports_table(), silent.len());
+    if count == data.volumes.len() {
+        let problem = format!("none of its {count} reports says anything");
+        return Err(Error::file(table, problem, "fill in the columns Findings_EN and Impressions_EN"));
+    }
+    if count > 0 {
+        let first = first_of(silent);
+        let says = format!("says nothing of {count} volume(s), which get the features of an empty text: {first}");
+        chain.doubt(&table, &says, "complete the table")?;
+    }
+    Ok(count)
 }

@@ -106,6 +106,31 @@ impl Chain {
         self.fail_saying(error, |line| remark!("{line}"))
     }
 
+    /// The rows of `ids` that have no fault. Each other costs itself.
+    ///
+    /// # Errors
+    /// Under `--strict` the first fault; else the first where every row, which are `what`, such as "volumes", has one.
+    pub fn keep(
+        &mut self,
+        what: &str,
+        ids: &[String],
+        fault: impl Fn(&String) -> Option<x2ct::Error>,
+    ) -> x2ct::Result<Vec<usize>> {
+        let (mut kept, mut faults) = (Vec::new(), Vec::new());
+        for (row, id) in ids.iter().enumerate() {
+            match fault(id) {
+                None => kept.push(row),
+                Some(error) => faults.push(error),
+            }
+        }
+        if kept.is_empty() && !faults.is_empty() {
+            let others = faults.len() - 1;
+            return Err(faults.swap_remove(0).with_others(others, what));
+        }
+        faults.into_iter().try_for_each(|error| self.fail(error))?;
+        Ok(kept)
+    }
+
     /// An input that does not belong to the others and is taken all the same.
     pub fn force(&mut self, file: &Path, what: &str) {
         self.provenance = "forced";

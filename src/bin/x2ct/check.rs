@@ -1,9 +1,12 @@
 //! `x2ct check FILE...`: golden files on any device.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use x2ct::check::{Case, Found, PassedOver, Row};
+use x2ct::files;
+use x2ct::table::first_of;
 
 use crate::Common;
 use crate::effect::{self, Rule};
@@ -13,8 +16,9 @@ use crate::terminal::print_table;
 /// Compare operators and models with golden files (format: tests/golden/README.md)
 ///
 /// A case fails where a tensor is further from its reference than its tolerance allows, and where the file is not what it should be:
-/// nothing to compare, attributes or tensors that the operation does not have, values that are not finite. Other files of a folder
-/// are passed over by name.
+/// nothing to compare, attributes or tensors that the operation does not have, values that are not finite. What the operation computes
+/// and a file has no reference of is named, and the case fails where that is its result, or every gradient although one arrives. Other
+/// files of a folder are passed over by name.
 #[derive(clap::Args)]
 pub struct CheckArgs {
     /// Golden files, or folders with such
@@ -30,11 +34,16 @@ pub fn run(args: CheckArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let device = common.device()?;
     let mut found = Found::default();
     args.files.iter().for_each(|path| found.add(path));
-    let mut rows = Vec::new();
+    let (mut rows, mut not_compared) = (Vec::new(), BTreeMap::new());
     let mut failures: Vec<Failure> = found.unreadable.iter().map(Failure::from).collect();
     for file in &found.cases {
         match Case::read(file).and_then(|case| case.run(&device)) {
-            Ok(of_case) => rows.extend(of_case),
+            Ok(outcome) => {
+                rows.extend(outcome.rows);
+                if !outcome.not_compared.is_empty() {
+                    not_compared.insert(files::lossy(file), outcome.not_compared);
+                }
+            }
             Err(error) => failures.push(Failure::new(file, &error)),
         }
     }
@@ -46,7 +55,8 @@ pub fn run(args: CheckArgs, common: &Common) -> anyhow::Result<ExitCode> {
     failures.extend(rows.iter().filter_map(failure));
     failures.iter().for_each(|failure| remark!("x2ct: {}", failure.error));
     let failed = rows.iter().filter(|row| !row.pass).count();
-    let report = Report::new("check").with("rows", &rows)?.with("passed_over", &found.passed_over)?;
+    let report = Report::new("check").with("rows", &rows)?.with("not_compared", &not_compared)?;
+    let report = report.with("passed_over", &found.passed_over)?;
     report.failing(failures).finish(common.json, || {
         if rows.is_empty() {
             return;
@@ -54,6 +64,9 @@ pub fn run(args: CheckArgs, common: &Common) -> anyhow::Result<ExitCode> {
         print_rows(&rows, args.all);
         let cases = found.cases.len();
         say!("{} on {cases} case(s): {} tensors compared, {failed} failed", device.name(), rows.len());
+        for (file, tensors) in &not_compared {
+            say!("not compared, since {file} has no reference of them: {}", first_of(tensors));
+        }
         print_passed_over(&found.passed_over);
     })
 }

@@ -7,7 +7,7 @@ use x2ct::Device;
 use x2ct::kernels::FAMILIES;
 
 use crate::Common;
-use crate::output::{Failure, Report};
+use crate::output::{Failure, Report, version};
 
 /// Say what this build and this machine can do, and how to fix what is missing
 ///
@@ -38,7 +38,7 @@ pub fn run(_: DoctorArgs, common: &Common) -> anyhow::Result<ExitCode> {
         remark!("x2ct: {error}");
     }
     report.finish(common.json, || {
-        say!("x2ct {}: {kernels} kernels in {} families", env!("CARGO_PKG_VERSION"), FAMILIES.len());
+        say!("x2ct {}: {kernels} kernels in {} families", version(), FAMILIES.len());
         say!("host:         {}", text(&host));
         if for_cuda {
             say!("CUDA kernels: compiled for {targets}, {:.1} MB", fatbin_bytes as f64 / 1e6);

@@ -1,6 +1,8 @@
 //! `x2ct eval`: retrieval and zero-shot detection on a held-out set, of a radiograph encoder or of a CT teacher.
 
-use std::collections::{HashMap, HashSet};
+mod labels;
+
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -8,21 +10,20 @@ use x2ct::data::cache::EmbeddingCache;
 use x2ct::data::ct_rate::{self, VolumeName};
 use x2ct::data::radiographs::RadiographSet;
 use x2ct::data::rows;
-use x2ct::eval::retrieval::{self, Recall};
-use x2ct::eval::scores::{ClipScores, Scores, Targets, ZeroShot, ZeroShotTargets};
+use x2ct::eval::retrieval::{self, Recall, Spread};
+use x2ct::eval::scores::{ClipScores, Kinds, Scores, Targets, ZeroShot, ZeroShotTargets};
 use x2ct::eval::zero_shot;
-use x2ct::labels;
-use x2ct::table::BadRow;
 use x2ct::train::{Checkpoint, CtTeacher, Trainer};
 use x2ct::{Device, Error, files};
 
 use crate::Common;
-use crate::arguments::{split, within};
+use crate::arguments::within;
 use crate::chain::{Chain, Trust};
 use crate::effect::{self, Rule};
 use crate::embedding::Material;
 use crate::output::{Report, usage};
 use crate::terminal::{print_table, stop_flag};
+use labels::Labels;
 
 /// Score a radiograph encoder, a CT encoder or a teacher's cache: retrieval both ways, zero-shot detection
 ///
@@ -30,8 +31,8 @@ use crate::terminal::{print_table, stop_flag};
 /// --volumes and --text (or the --cache it was trained on). A teacher by what it left: --cache alone. CT and report are then each
 /// other's gallery, as DCFormer is evaluated.
 ///
-/// A volume without usable labels, that cannot be read, has no text or no embedding is left out of all scores, retrieval included, so
-/// that all are of the same volumes, and named; the exit code is then 1.
+/// A volume without usable labels, that cannot be read, has no text or no embedding, or whose radiograph is damaged or one value
+/// everywhere, is left out of all scores, retrieval included, so that all are of the same volumes, and named; the exit code is then 1.
 #[derive(clap::Args)]
 pub struct EvalArgs {
     /// Checkpoint of `x2ct train`
@@ -108,7 +109,8 @@ fn radiograph_encoder(
     cache_path: &Path,
 ) -> anyhow::Result<ExitCode> {
     let cache = EmbeddingCache::read(cache_path)?;
-    let (path, radiographs) = (radiographs, RadiographSet::read(radiographs)?);
+    let path = radiographs;
+    let (radiographs, left_out) = RadiographSet::read_usable(path)?;
     let (of_cache, of_radiographs) = (cache.provenance(), radiographs.provenance());
     let mut chain = Chain::new(args.trust);
     chain.settle(cache_path, checkpoint.sources.expect_alike("cache", &of_cache))?;
@@ -125,7 +127,16 @@ fn radiograph_encoder(
         chain.holds(name, digest);
     }
     of_radiographs.from.iter().for_each(|(name, from)| chain.holds(name, &from.digest));
-    let embedded = embedded_of(&radiographs, path, &cache, cache_path, &mut chain)?;
+    let of_file: Vec<String> = radiographs.ids().iter().chain(left_out.iter().map(|bad| &bad.id)).cloned().collect();
+    left_out.into_iter().try_for_each(|bad| chain.fail(bad.error))?;
+    let known: HashSet<&String> = cache.ids.iter().collect();
+    let lacks = |id: &String| Error::File {
+        path: cache_path.into(),
+        field: Some(id.clone()),
+        problem: format!("has no embedding for this radiograph of {}", path.display()),
+        hint: "pass the cache of the same volumes, or complete it".into(),
+    };
+    let embedded = chain.keep("radiographs", radiographs.ids(), |id| (!known.contains(id)).then(|| lacks(id)))?;
     let taken: Vec<String> = embedded.iter().map(|&row| radiographs.ids()[row].clone()).collect();
     let (_, of_join) =
         cache.join("radiographs", &taken, &radiographs.cts().select(&embedded)).map_err(|e| e.of_file(cache_path))?;
@@ -136,7 +147,7 @@ fn radiograph_encoder(
     };
     chain.settle(path, Ok(of_path))?;
     chain.settle(cache_path, Ok(of_cache_path))?;
-    chain.lacks(path, radiographs.ids(), cache_path, &cache.ids);
+    chain.lacks(path, &of_file, cache_path, &cache.ids);
     let labels = Labels::read(args, path, &taken, &mut chain)?;
     let (ids, labelled) = labels.known_of(&taken);
     let images: Vec<usize> = labelled.iter().map(|&row| embedded[row]).collect();
@@ -148,44 +159,14 @@ fn radiograph_encoder(
         report: &report,
         prompts_positive: &cache.prompts_positive,
         prompts_negative: &cache.prompts_negative,
-        labels: &labels.of(&ids),
+        labels: &labels.of(&ids, &mut chain),
         dim,
     };
     let scores = Scores::of(&rows::select(&embeddings, dim, &images), &targets)?;
-    let distinct = scores.retrieval.distinct;
     let encoder = args.checkpoint.as_deref().unwrap_or(path);
-    let counted = [("radiographs", distinct.radiographs, encoder), ("CTs", Some(distinct.ct), cache_path)];
-    note_ties(&mut chain, &ids, counted.into_iter().chain([("reports", Some(distinct.report), cache_path)]));
+    let files = Kinds { radiographs: Some(encoder), ct: cache_path, report: cache_path };
+    note_collapse(&mut chain, &ids, scores.retrieval.distinct, scores.retrieval.mean_cosine, files);
     finish(args, common, &scores, (cache_path, &scores.zero_shot), chain, || print_scores(&scores, &cache.teacher))
-}
-
-/// The rows of the radiographs that the cache has embeddings of. Each other costs itself.
-///
-/// # Errors
-/// Under `--strict` the first other; no radiograph that the cache has an embedding of.
-fn embedded_of(
-    radiographs: &RadiographSet,
-    path: &Path,
-    cache: &EmbeddingCache,
-    cache_path: &Path,
-    chain: &mut Chain,
-) -> x2ct::Result<Vec<usize>> {
-    let known: HashSet<&String> = cache.ids.iter().collect();
-    let (embedded, others): (Vec<usize>, Vec<usize>) =
-        (0..radiographs.ids().len()).partition(|&row| known.contains(&radiographs.ids()[row]));
-    let mut errors = others.iter().map(|&row| Error::File {
-        path: cache_path.into(),
-        field: Some(radiographs.ids()[row].clone()),
-        problem: format!("has no embedding for this radiograph of {}", path.display()),
-        hint: "pass the cache of the same volumes, or complete it".into(),
-    });
-    if embedded.is_empty()
-        && let Some(first) = errors.next()
-    {
-        return Err(first.with_others(others.len() - 1, "radiographs"));
-    }
-    errors.try_for_each(|error| chain.fail(error))?;
-    Ok(embedded)
 }
 
 fn ct_encoder(args: &EvalArgs, common: &Common, checkpoint: &Path, path: &Path) -> anyhow::Result<ExitCode> {
@@ -222,26 +203,28 @@ fn ct_teacher(
     let targets = ZeroShotTargets {
         prompts_positive: &cache.prompts_positive,
         prompts_negative: &cache.prompts_negative,
-        labels: &labels.of(&ids),
+        labels: &labels.of(&ids, &mut chain),
         dim: cache.dim,
         scale,
     };
     let scores = ClipScores::of(&ct, &report, &targets)?;
-    let distinct = scores.retrieval.distinct;
-    let counted = [("CTs", Some(distinct.ct), made_by), ("reports", Some(distinct.report), made_by)];
-    note_ties(&mut chain, &ids, counted);
+    let files = Kinds { radiographs: None, ct: made_by, report: made_by };
+    note_collapse(&mut chain, &ids, scores.retrieval.distinct, scores.retrieval.mean_cosine, files);
     finish(args, common, &scores, (made_by, &scores.zero_shot), chain, || print_clip_scores(&scores, &cache.teacher))
 }
 
-/// Says which embeddings are so few that ties decide: of what, how many are distinct, and the file they come from.
-fn note_ties<'a>(
+/// Says which embeddings are so few or so alike that their ranks mean nothing, each with the file it comes from.
+fn note_collapse(
     chain: &mut Chain,
     ids: &[String],
-    counted: impl IntoIterator<Item = (&'static str, Option<usize>, &'a Path)>,
+    distinct: Kinds<usize>,
+    mean_cosine: Kinds<f64>,
+    files: Kinds<&Path>,
 ) {
-    let scans = ids.iter().map(|id| VolumeName::scan_of(id)).collect::<HashSet<_>>().len();
-    for (what, distinct, file) in counted {
-        if let Some(says) = distinct.and_then(|n| retrieval::collapse(what, n, ids.len(), scans)) {
+    let (rows, scans) = (ids.len(), ids.iter().map(|id| VolumeName::scan_of(id)).collect::<HashSet<_>>().len());
+    let spread = distinct.named().zip(mean_cosine.named()).zip(files.named());
+    for (((what, distinct), (_, mean_cosine)), (_, file)) in spread {
+        if let Some(says) = retrieval::collapse(what, Spread { rows, scans, distinct, mean_cosine }) {
             chain.note(file, &says);
         }
     }
@@ -262,58 +245,6 @@ fn finish(
         files::write_atomic(path, zero_shot.csv(chain.digests()).as_bytes())?;
     }
     chain.report(Report::new("eval").with_all(scores)?)?.finish(common.json, print)
-}
-
-/// The labels of volumes, by id.
-struct Labels(HashMap<String, [bool; labels::COUNT]>);
-
-impl Labels {
-    /// Those of `ids`, which are the volumes of `file`. A volume without costs itself; where the tables of the data set disagree is a
-    /// doubt.
-    ///
-    /// # Errors
-    /// Under `--strict` the first volume without, or doubt; no volume with labels.
-    fn read(args: &EvalArgs, file: &Path, ids: &[String], chain: &mut Chain) -> x2ct::Result<Self> {
-        let split = split(&args.split);
-        let (table, labels) = ct_rate::labels_of(&args.dataset, split)?;
-        let known: HashMap<String, _> = labels.rows.iter().map(|(name, row)| (name.to_string(), *row)).collect();
-        let lacking: HashSet<&str> = ids.iter().map(String::as_str).filter(|id| !known.contains_key(*id)).collect();
-        let (bad, others): (Vec<BadRow>, Vec<BadRow>) =
-            labels.bad.iter().cloned().partition(|bad| bad.volume().is_some_and(|id| lacking.contains(id)));
-        let bad: HashMap<&str, &BadRow> = bad.iter().rev().filter_map(|bad| Some((bad.volume()?, bad))).collect();
-        chain.leave_out(&others)?;
-        let mut errors = ids.iter().filter(|id| lacking.contains(id.as_str())).map(|id| match bad.get(id.as_str()) {
-            Some(bad) => bad.error(),
-            None => Error::File {
-                path: table.clone(),
-                field: Some(id.clone()),
-                problem: format!("has no row for this volume of {}", file.display()),
-                hint: "pass the data set and split of the volumes, or complete the table".into(),
-            },
-        });
-        if lacking.len() == ids.len()
-            && let Some(first) = errors.next()
-        {
-            return Err(first.with_others(ids.len() - 1, "volumes"));
-        }
-        errors.try_for_each(|error| chain.fail(error))?;
-        for (table, says) in ct_rate::disagreements(&args.dataset, split, &labels) {
-            chain.doubt(&table, &says, "complete the table")?;
-        }
-        let listed: Vec<String> = labels.order.iter().map(|name| name.to_string()).collect();
-        chain.lacks(file, ids, &table, &listed);
-        Ok(Labels(known))
-    }
-
-    /// The ids that have labels, and their rows among `ids`.
-    fn known_of(&self, ids: &[String]) -> (Vec<String>, Vec<usize>) {
-        ids.iter().enumerate().filter(|(_, id)| self.0.contains_key(*id)).map(|(row, id)| (id.clone(), row)).unzip()
-    }
-
-    /// [ids, 18], of ids that have labels.
-    fn of(&self, ids: &[String]) -> Vec<bool> {
-        ids.iter().flat_map(|id| self.0[id]).collect()
-    }
 }
 
 fn print_scores(s: &Scores, teacher: &str) {

@@ -1,4 +1,4 @@
-//! The volumes that paths stand for. Files in folders are known by content; whatever is passed over is told.
+//! The volumes, or images, that paths stand for. Files in folders are known by content; whatever is passed over is told.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -6,8 +6,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use x2ct::archive::Archive;
 use x2ct::content::Content;
-use x2ct::ct::nifti;
+use x2ct::ct::{image, nifti};
 use x2ct::table::first_of;
 use x2ct::{Error, Result, files};
 
@@ -19,6 +20,11 @@ pub const VOLUMES: &str = if cfg!(feature = "dicom") {
      of volumes"
 } else {
     "CT volumes: .nii, .nii.gz, .hdr with .img, RadChest-CT's .npz; or folders of volumes. This build reads no DICOM"
+};
+const IMAGES: &str = if cfg!(feature = "dicom") {
+    "PNG, JPEG, DICOM, two-dimensional NIfTI or an image of `x2ct drr`"
+} else {
+    "PNG, JPEG, two-dimensional NIfTI or an image of `x2ct drr`"
 };
 const KINDS: &str = if cfg!(feature = "dicom") { "NIfTI, .npz or a DICOM series" } else { "NIfTI or .npz" };
 
@@ -40,9 +46,28 @@ pub struct PassedOver {
     pub reason: String,
 }
 
-/// The volumes that paths stand for, and all else that was met on the way.
+/// What is looked for.
+#[derive(Clone, Copy, Default, PartialEq)]
+enum Wanted {
+    #[default]
+    Volumes,
+    Images,
+}
+
+impl Wanted {
+    /// One such thing in words, and the formats it may have.
+    fn words(self) -> [&'static str; 2] {
+        match self {
+            Wanted::Volumes => ["volume", KINDS],
+            Wanted::Images => ["image", IMAGES],
+        }
+    }
+}
+
+/// The volumes that paths stand for, or the images where these are wanted, and all else that was met on the way.
 #[derive(Default)]
 pub struct Inputs {
+    wanted: Wanted,
     /// In the order of the paths and, within a folder, of names.
     pub volumes: Vec<Input>,
     pub passed_over: Vec<PassedOver>,
@@ -76,6 +101,18 @@ impl Inputs {
         Ok(inputs)
     }
 
+    /// Looks at the paths for images: a file is taken for one whatever it is called; a folder is all that lie below it. A folder
+    /// without any has failed.
+    pub fn images(paths: &[PathBuf]) -> Self {
+        let mut inputs = Inputs { wanted: Wanted::Images, ..Default::default() };
+        for path in paths {
+            if let Err(error) = inputs.add(path) {
+                inputs.failed.push(Failure::new(path, &error));
+            }
+        }
+        inputs
+    }
+
     /// The same with names for one folder: those of the files alone, and of a DICOM series its path.
     pub fn flat(mut self) -> Self {
         for input in &mut self.volumes {
@@ -104,7 +141,8 @@ impl Inputs {
                     .map(|(reason, files)| format!("{} {reason}", files.len())),
             );
             let there = if kinds.is_empty() { "it is empty".into() } else { format!("there are {kinds}") };
-            let problem = format!("no volume is in it ({KINDS}; {there})");
+            let [what, formats] = self.wanted.words();
+            let problem = format!("no {what} is in it ({formats}; {there})");
             return Err(Error::file(path, problem, "name the folder that holds them"));
         }
         Ok(())
@@ -153,6 +191,9 @@ impl Inputs {
             self.pass(path, "no plain file");
             return Ok(());
         }
+        if self.wanted == Wanted::Images {
+            return self.look_for_image(root, path, &name);
+        }
         if let Some(pair) = nifti::Pair::of(path) {
             if pair.header == path {
                 self.take(root, path);
@@ -170,6 +211,20 @@ impl Inputs {
             }
             Content::NiftiPair => self.pass(path, "the header of a NIfTI pair without its .img"),
             Content::Unknown => self.pass(path, "of a format not known here"),
+            other => self.pass(path, other.name()),
+        }
+        Ok(())
+    }
+
+    /// A plain file of a folder where images are wanted.
+    fn look_for_image(&mut self, root: &Path, path: &Path, name: &str) -> Result<()> {
+        match content(path)? {
+            Content::Dicom if name == "dicomdir" => self.pass(path, "a DICOM directory"),
+            Content::Nifti if nifti::shape(&start(path)?).is_some_and(|[.., slices]| slices != 1) => {
+                self.pass(path, "a NIfTI volume, which `x2ct drr` projects");
+            }
+            Content::Png | Content::Jpeg | Content::Dicom | Content::Nifti => self.take(root, path),
+            Content::Safetensors if Archive::open(path, image::FORMAT, "image", "").is_ok() => self.take(root, path),
             other => self.pass(path, other.name()),
         }
         Ok(())
@@ -249,13 +304,18 @@ fn content(path: &Path) -> Result<Content> {
     if content != Content::Gzip {
         return Ok(content);
     }
-    let mut packed = Vec::new();
-    let failed = |e: std::io::Error| Error::io(path, "read", &e);
-    files::open(path).map_err(failed)?.take(256 << 10).read_to_end(&mut packed).map_err(failed)?;
-    Ok(match Content::of_start(&nifti::start(&packed)) {
+    Ok(match Content::of_start(&start(path)?) {
         inner @ (Content::Nifti | Content::NiftiPair | Content::Tar) => inner,
         _ => Content::Gzip,
     })
+}
+
+/// The first bytes of a file; of gzip data, of what is compressed.
+fn start(path: &Path) -> Result<Vec<u8>> {
+    let mut packed = Vec::new();
+    let failed = |e: std::io::Error| Error::io(path, "read", &e);
+    files::open(path).map_err(failed)?.take(256 << 10).read_to_end(&mut packed).map_err(failed)?;
+    Ok(nifti::start(&packed))
 }
 
 fn entries(folder: &Path) -> Result<Vec<PathBuf>> {

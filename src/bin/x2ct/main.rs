@@ -41,7 +41,7 @@ standard error says what, where and what to do; 2 wrong usage; 130 interrupted."
 
 /// Teach a chest X-ray what a CT shows: CUDA kernels and the pipeline around them.
 #[derive(Parser)]
-#[command(version, arg_required_else_help = true, after_help = MORE)]
+#[command(version = output::version(), arg_required_else_help = true, after_help = MORE)]
 struct Cli {
     #[command(flatten)]
     common: Common,

@@ -9,7 +9,7 @@ use std::fmt::Arguments;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use clap::error::{ContextKind, ContextValue};
 use serde::Serialize;
@@ -250,12 +250,15 @@ fn print_object(
 }
 
 /// The program's version and, of a release built in a checkout, its commit.
-pub fn version() -> String {
-    let commit = match option_env!("X2CT_COMMIT") {
-        Some(commit) => format!("commit {commit}"),
-        None => "not a release build of a git checkout: no commit known".into(),
-    };
-    format!("x2ct {} ({commit})", env!("CARGO_PKG_VERSION"))
+pub fn version() -> &'static str {
+    static VERSION: LazyLock<String> = LazyLock::new(|| {
+        let commit = match option_env!("X2CT_COMMIT") {
+            Some(commit) => format!("commit {commit}"),
+            None => "not a release build of a git checkout: no commit known".into(),
+        };
+        format!("{} ({commit})", env!("CARGO_PKG_VERSION"))
+    });
+    &VERSION
 }
 
 /// The command line as it was given; arguments with anything but letters, digits and `_-./=,:+@%` are quoted.

@@ -22,13 +22,15 @@ use crate::Common;
 use crate::arguments::{count, split};
 use crate::chain::{Chain, Trust};
 use crate::effect::{self, Rule};
+use crate::inputs::{Input, Inputs};
 use crate::output::{Failure, Report};
 use crate::terminal::print_table;
 
 const RADIOGRAPHS: &str = if cfg!(feature = "dicom") {
-    "Radiographs, known by content: PNG, JPEG, DICOM (CR, DX), two-dimensional NIfTI, images of `x2ct drr`"
+    "Radiographs, or folders with some, known by content: PNG, JPEG, DICOM (CR, DX), two-dimensional NIfTI, images of `x2ct drr`"
 } else {
-    "Radiographs, known by content: PNG, JPEG, two-dimensional NIfTI, images of `x2ct drr`; no DICOM in this build"
+    "Radiographs, or folders with some, known by content: PNG, JPEG, two-dimensional NIfTI, images of `x2ct drr`; no DICOM in this \
+     build"
 };
 
 /// Probabilities of the 18 abnormalities, and the nearest reports of the cache
@@ -79,7 +81,9 @@ pub fn run(args: PredictArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let texts = report_texts(&args, &cache, &mut chain)?;
     let predictor = Predictor { args: &args, checkpoint: &checkpoint, trainer: &trainer, cache: &cache, texts: &texts };
     let (mut rows, mut failed) = (Vec::new(), Vec::new());
-    for path in &args.images {
+    let inputs = Inputs::images(&args.images);
+    inputs.tell(|line| remark!("{line}"));
+    for Input { path, .. } in &inputs.volumes {
         match predictor.predict(&device, path, &mut chain, common.json) {
             Ok(row) => rows.push(row),
             Err(error) if error.is_of_device() || matches!(error, Error::OutOfMemory { .. }) => {
@@ -92,7 +96,8 @@ pub fn run(args: PredictArgs, common: &Common) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    chain.report(Report::new("predict").with("rows", rows)?)?.failing(failed).finish(common.json, || ())
+    let report = Report::new("predict").with("rows", rows)?.with("passed_over", inputs.passed_over)?;
+    chain.report(report)?.failing(inputs.failed).failing(failed).finish(common.json, || ())
 }
 
 /// What all images are predicted with.

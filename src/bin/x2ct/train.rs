@@ -11,9 +11,10 @@ use x2ct::data::cache::EmbeddingCache;
 use x2ct::data::radiographs::RadiographSet;
 use x2ct::data::text::TextFeatures;
 use x2ct::data::volumes::VolumeSet;
+use x2ct::files::Claim;
 use x2ct::train::{
-    AnyConfig, Checkpoint, CtTrainConfig, CtTrainingSet, Observer, Position, Run, ScheduleKind, Sources, StepLog, Task,
-    TrainConfig, Trainer, TrainingSet,
+    AnyConfig, Checkpoint, CtTrainConfig, CtTrainingSet, Epoch, Observer, Position, Run, ScheduleKind, Sources,
+    StepLog, Task, TrainConfig, Trainer, TrainingSet,
 };
 use x2ct::{Device, Error, files};
 
@@ -47,23 +48,31 @@ pub fn run(args: TrainArgs, common: &Common) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn radiographs(device: &Device, config: &TrainConfig) -> x2ct::Result<TrainingSet> {
-    let radiographs = RadiographSet::read(&config.data.radiographs)?;
-    let cache = EmbeddingCache::read(&config.data.cache)?;
-    TrainingSet::join(device, &radiographs, &cache).map_err(|e| e.of_file(&config.data.cache))
+fn radiographs(device: &Device, config: &TrainConfig, chain: &mut Chain) -> x2ct::Result<TrainingSet> {
+    let (path, cache_path) = (&config.data.radiographs, &config.data.cache);
+    let radiographs = RadiographSet::read(path)?;
+    let cache = EmbeddingCache::read(cache_path)?;
+    let set = TrainingSet::join(device, &radiographs, &cache).map_err(|e| e.of_file(cache_path))?;
+    chain.lacks(path, &set.ids, cache_path, &cache.ids);
+    Ok(set)
 }
 
-fn volumes(device: &Device, config: &CtTrainConfig) -> x2ct::Result<CtTrainingSet> {
+fn volumes(device: &Device, config: &CtTrainConfig, chain: &mut Chain) -> x2ct::Result<CtTrainingSet> {
     let volumes = VolumeSet::read(&config.data.volumes)?;
-    match (&config.data.text, &config.data.cache) {
+    let (set, path, ids) = match (&config.data.text, &config.data.cache) {
         (Some(path), _) => {
-            CtTrainingSet::with_features(device, volumes, &TextFeatures::read(path)?).map_err(|e| e.of_file(path))
+            let text = TextFeatures::read(path)?;
+            (CtTrainingSet::with_features(device, volumes, &text), path, text.ids)
         }
         (None, Some(path)) => {
-            CtTrainingSet::with_embeddings(device, volumes, &EmbeddingCache::read(path)?).map_err(|e| e.of_file(path))
+            let cache = EmbeddingCache::read(path)?;
+            (CtTrainingSet::with_embeddings(device, volumes, &cache), path, cache.ids.clone())
         }
-        (None, None) => Err(Error::argument("data", "has neither text nor cache", "give one of them")),
-    }
+        (None, None) => return Err(Error::argument("data", "has neither text nor cache", "give one of them")),
+    };
+    let set = set.map_err(|e| e.of_file(path))?;
+    chain.lacks(&config.data.volumes, set.ids(), path, &ids);
+    Ok(set)
 }
 
 fn train<C: Task>(
@@ -71,14 +80,16 @@ fn train<C: Task>(
     common: &Common,
     device: &Device,
     config: &C,
-    read: impl FnOnce(&Device, &C) -> x2ct::Result<C::Set>,
+    read: impl FnOnce(&Device, &C, &mut Chain) -> x2ct::Result<C::Set>,
 ) -> anyhow::Result<ExitCode> {
     let out = config.run().out;
     files::check_folder(out)?;
-    let set = read(device, config)?;
     let (stop, mut chain) = (stop_flag()?, Chain::new(args.trust));
+    let set = read(device, config, &mut chain)?;
     let undecided = C::sources(&set).undecided().into_iter().chain(C::undecided(&set));
     chain.settle(&args.config, Ok(undecided.collect()))?;
+    let epoch = config.epoch(&set);
+    say_of_epoch(&config.run(), epoch, &args.config, &mut chain);
     let trained = run_logged(device, config, &set, args.restart, &mut chain, &stop);
     let Trained { trainer, log, steps, note, kept } = trained.map_err(|e| e.of_file(&args.config))?;
     if let Some(note) = &note {
@@ -88,9 +99,28 @@ fn train<C: Task>(
     let checkpoint = checkpoint_path(out);
     let report = Report::new("train").with_all(json!({
         "checkpoint": files::lossy(&checkpoint), "position": trainer.position(), "epochs": config.run().epochs,
-        "steps": steps, "skipped": trainer.skipped(), "last": log.last(), "note": note, "kept": kept,
+        "pairs": epoch.pairs, "pairs_left_out": epoch.left_out, "steps": steps, "skipped": trainer.skipped(),
+        "last": log.last(), "note": note, "kept": kept,
     }))?;
     chain.report(report)?.finish(common.json, || say!("{}", checkpoint.display()))
+}
+
+/// Says which pairs an epoch leaves out, and what is doubtful of the schedule. Of an epoch without a batch there is more to say.
+fn say_of_epoch(run: &Run, epoch: Epoch, config: &Path, chain: &mut Chain) {
+    let Epoch { pairs, batches, left_out } = epoch;
+    if batches == 0 {
+        return;
+    }
+    if left_out > 0 {
+        let why = if run.drop_last { "drop_last is set" } else { "a single pair has no negative" };
+        remark!(
+            "each epoch leaves out {left_out} of {pairs} pairs, others each time: they do not fill a batch of {} ({why})",
+            run.batch
+        );
+    }
+    if let Some(says) = run.doubt_of_warmup(batches) {
+        chain.note(config, &says);
+    }
 }
 
 /// Where a run keeps its newest checkpoint.
@@ -113,7 +143,7 @@ pub struct Trained<C: Task> {
 }
 
 /// Trains to the end, with checkpoints, a JSON-lines log and progress; resumes a checkpoint of the same configuration unless it
-/// is to `restart`. Everything is checked before the folder is touched.
+/// is to `restart`. Everything is checked before the folder is touched, and no other process trains there meanwhile.
 pub fn run_logged<C: Task>(
     device: &Device,
     config: &C,
@@ -123,6 +153,8 @@ pub fn run_logged<C: Task>(
     stop: &AtomicBool,
 ) -> x2ct::Result<Trained<C>> {
     let (run, path) = (config.run(), checkpoint_path(config.run().out));
+    // Before the checkpoint is read that another process may be about to replace.
+    let claim = run.out.is_dir().then(|| Claim::of(run.out)).transpose()?;
     let resume = !restart && path.exists();
     let mut trainer = match resume {
         true => Trainer::resume(device, &earlier(&path, config, set, chain)?)?,
@@ -133,7 +165,7 @@ pub fn run_logged<C: Task>(
         chain.settle(path, Ok(weights.undecided("weights")))?;
     }
     say_unused(trainer.unused_weights());
-    files::create_folder(run.out)?;
+    let _claim = claim.map_or_else(|| Claim::of(run.out), Ok)?;
     files::remove_unfinished(&path)?;
     let kept = if restart { keep_earlier(run.out)? } else { Vec::new() };
     let begin = trainer.position().step;

@@ -49,6 +49,11 @@ pub fn start(bytes: &[u8]) -> Vec<u8> {
     if gzip::is_gzip(bytes) { gzip::peek(bytes).0 } else { bytes[..bytes.len().min(gzip::PEEK)].to_vec() }
 }
 
+/// Voxels along x, y and z, of a file's [`start`], if its header says them.
+pub fn shape(start: &[u8]) -> Option<[usize; 3]> {
+    Header::parse(start).ok().map(|header| header.shape)
+}
+
 /// The text of the first header extension of code 6 (plain text), if there is one.
 pub fn comment(bytes: &[u8]) -> Option<String> {
     let start = start(bytes);

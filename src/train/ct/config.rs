@@ -50,7 +50,8 @@ pub struct CtTrainConfig {
     /// skipped no checkpoint is written.
     #[serde(default = "max_skipped_steps")]
     pub max_skipped_steps: usize,
-    /// Leave out the pairs of an epoch's order that do not fill a batch.
+    /// Leave out the pairs of an epoch's order that do not fill a batch, others in every epoch; without it a single pair alone, which
+    /// has no negative.
     #[serde(default = "drop_last")]
     pub drop_last: bool,
     /// Initial weights: a checkpoint of `x2ct train`, or a safetensors `state_dict` with the released code's names, as they are or

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::archive::{Archive, Writer};
 use crate::data::provenance::short;
 use crate::data::rows;
-use crate::files::create_folder;
+use crate::files::Claim;
 use crate::{Error, Result};
 
 const FORMAT: &str = "x2ct-embeddings-2";
@@ -28,13 +28,25 @@ pub(super) struct Parts {
     done: HashMap<String, Vec<f32>>,
     /// Done and not kept yet.
     fresh: Vec<String>,
+    /// Of the folder.
+    _claim: Option<Claim>,
+}
+
+impl Drop for Parts {
+    /// Leaves no folder without a part.
+    fn drop(&mut self) {
+        if let Some(folder) = &self.folder {
+            // One that holds something stays.
+            let _ = std::fs::remove_dir(folder);
+        }
+    }
 }
 
 impl Parts {
     /// Reads what an earlier run has kept.
     ///
     /// # Errors
-    /// A part that is damaged or of another origin.
+    /// A part that is damaged or of another origin; a folder that another process works in.
     pub fn open(folder: Option<&Path>, origin: [&str; 2], dim: usize) -> Result<Self> {
         let mut parts = Parts {
             folder: folder.map(Path::to_path_buf),
@@ -43,6 +55,7 @@ impl Parts {
             count: 0,
             done: HashMap::new(),
             fresh: Vec::new(),
+            _claim: folder.map(Claim::of).transpose()?,
         };
         let Some(folder) = folder else { return Ok(parts) };
         while parts.read(&part(folder, parts.count))? {
@@ -95,7 +108,6 @@ impl Parts {
     /// Writes what is done and not kept yet as a part.
     pub fn keep(&mut self) -> Result<()> {
         let (Some(folder), false) = (&self.folder, self.fresh.is_empty()) else { return Ok(()) };
-        create_folder(folder)?;
         let ct = self.select(&self.fresh)?;
         let mut archive = Writer::new(FORMAT);
         archive.set("checkpoint", self.origin[0].as_str());

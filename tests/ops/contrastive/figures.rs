@@ -115,7 +115,7 @@ fn aligned_pairs_are_as_good_as_pytorchs_f32() {
             continue;
         }
         let case = Case::read(&path).unwrap();
-        for row in case.run(&Device::host()).unwrap() {
+        for row in case.run(&Device::host()).unwrap().rows {
             let torch = case.attribute("torch_f32").unwrap()[&row.tensor].as_f64().unwrap();
             let ours = row.rel_l2.unwrap();
             println!("{} {}: {:.1e}, PyTorch {torch:.1e}", row.case, row.tensor, ours);

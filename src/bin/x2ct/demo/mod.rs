@@ -11,7 +11,7 @@ use x2ct::data::phantom_set::{PhantomSet, PhantomStudy};
 use x2ct::data::provenance::short;
 use x2ct::data::rows;
 use x2ct::eval::probe::RidgeRegression;
-use x2ct::eval::retrieval;
+use x2ct::eval::retrieval::{self, Spread};
 use x2ct::eval::scores::Scores;
 use x2ct::nn::models::EncoderConfig;
 use x2ct::ops::image::Normalization;
@@ -193,13 +193,15 @@ pub fn run(args: DemoArgs, common: &Common) -> anyhow::Result<ExitCode> {
     chain.holds("checkpoint", &checkpoint);
     sources.from.iter().for_each(|(name, from)| chain.holds(name, &from.digest));
     let rows = encoder.gallery;
-    for (who, what, scores) in [
-        ("encoder", "radiographs", &encoder),
-        ("ridge regression", "radiographs", &ridge),
-        ("teacher", "CTs", &ceiling),
+    let alike = |scores: &Scores| scores.retrieval.mean_cosine.radiographs.unwrap_or(0.0);
+    for (who, what, scores, mean_cosine) in [
+        ("encoder", "radiographs", &encoder, alike(&encoder)),
+        // Its embeddings shrink toward their mean, which is no fault of theirs.
+        ("ridge regression", "radiographs", &ridge, 0.0),
+        ("teacher", "CTs", &ceiling, alike(&ceiling)),
     ] {
         let distinct = scores.retrieval.distinct.radiographs.unwrap_or(rows);
-        if let Some(says) = retrieval::collapse(what, distinct, rows, rows) {
+        if let Some(says) = retrieval::collapse(what, Spread { rows, scans: rows, distinct, mean_cosine }) {
             chain.note(who.as_ref(), &says);
         }
     }
@@ -304,7 +306,7 @@ impl Outcome {
         let [encoder, ridge, ceiling] = &self.scores;
         let mut summary = json!({
             "seconds": self.seconds,
-            "version": crate::output::version(),
+            "version": format!("x2ct {}", crate::output::version()),
             "command_line": crate::output::command_line(),
             "device": self.device,
             "teacher": self.teacher,
@@ -357,7 +359,7 @@ impl Outcome {
             ("device", self.device.clone()),
             ("time", format!("{:.0} s", self.seconds)),
             ("seed", plan.config.seed.to_string()),
-            ("version", crate::output::version()),
+            ("version", format!("x2ct {}", crate::output::version())),
             ("command", crate::output::command_line()),
         ];
         let study = Study {
