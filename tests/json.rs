@@ -101,6 +101,12 @@ fn every_command_that_ends_well_prints_one_shape() {
     holds("bench mixers --size 32x32x16 --batch 3 --seconds 0.01", &[("rows", Rows(&["mixer", "forward_ms"]))]);
     let check = format!("check {}", golden.display());
     holds(&check, &[("rows", Rows(&ROW)), ("not_compared", Object), ("passed_over", List)]);
+    let frozen = crate::support::checkout("tests/golden").join("tri_modal_n7_sum.safetensors").display().to_string();
+    let output = x2ct(at, &format!("check {frozen} --json"));
+    let object = assert_report("check", &output, "check");
+    assert_eq!(object["not_compared"][&frozen], serde_json::json!(["g.in.ct", "g.in.report"]), "{object}");
+    let says = format!("not compared, since {frozen} has no reference of them: g.in.ct, g.in.report\n");
+    assert!(succeed(at, &format!("check {frozen}")).contains(&says));
 
     let phantom = "phantom --out . --train 8 --valid 6 --shape 24x24x24 --spacing 12";
     holds(phantom, &[("dataset", Text), ("train", Number), ("valid", Number), ("teacher", Text), ("caches", List)]);

@@ -206,6 +206,8 @@ fn a_radiograph_that_cannot_be_used_costs_itself_alone() {
         assert!(failed[0].contains(&says), "{failed:?}");
         assert_eq!(scores(&object), scores(&expected), "{says}");
         assert_eq!(object["digests"], expected["digests"], "those of what was evaluated");
+        // Unlike the file of three, this one has the volume.
+        assert_eq!((&object["warnings"], expected["warnings"].to_string().contains(id)), (&json!([]), true));
         assert!(refused(at, &format!("{} --strict", eval(name))).contains(&says));
         std::fs::write(at.join("bad.toml"), configuration(at, 1, 4).replace("train/ap.safetensors", name)).unwrap();
         let said = refused(at, "train bad.toml");

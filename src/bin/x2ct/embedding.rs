@@ -14,6 +14,8 @@ use crate::terminal::Progress;
 pub struct Material<'a> {
     pub volumes: VolumeSet,
     pub texts: Texts,
+    /// The ids of all volumes of the file, those that cannot be used too.
+    pub of_file: Vec<String>,
     volumes_file: &'a Path,
     texts_file: &'a Path,
 }
@@ -30,7 +32,7 @@ impl<'a> Material<'a> {
         let texts = Texts::read(features, cache)?;
         let texts_file = features.or(cache).unwrap_or(volumes_file);
         let (volumes, left_out) = VolumeSet::read_usable(volumes_file)?;
-        let ids: Vec<String> = volumes.ids().iter().chain(left_out.iter().map(|bad| &bad.id)).cloned().collect();
+        let of_file: Vec<String> = volumes.ids().iter().chain(left_out.iter().map(|bad| &bad.id)).cloned().collect();
         left_out.into_iter().try_for_each(|bad| chain.fail(bad.error))?;
         chain.settle(volumes_file, teacher.undecided_volumes(&volumes))?;
         chain.settle(texts_file, teacher.undecided_texts(&texts))?;
@@ -39,8 +41,8 @@ impl<'a> Material<'a> {
             Some(_) => chain.settle(volumes_file, Ok(volumes.cts().undecided("volumes", volumes.ids().len())))?,
             None => chain.settle(texts_file, texts.expect_cts(&volumes))?,
         }
-        chain.lacks(volumes_file, &ids, texts_file, texts.ids());
-        Ok(Material { volumes, texts, volumes_file, texts_file })
+        chain.lacks(volumes_file, &of_file, texts_file, texts.ids());
+        Ok(Material { volumes, texts, of_file, volumes_file, texts_file })
     }
 
     /// The file of the volumes and that of the texts.

@@ -91,7 +91,7 @@ pub fn run(args: EvalArgs, common: &Common) -> anyhow::Result<ExitCode> {
             let (mut chain, provenance) = (Chain::new(args.trust), cache.provenance());
             chain.settle(path, Ok(provenance.undecided("cache")))?;
             chain.holds("cache", &provenance.digest);
-            let labels = Labels::read(&args, path, &cache.ids, &mut chain)?;
+            let labels = Labels::read(&args, (path, &cache.ids), &cache.ids, &mut chain)?;
             ct_teacher(&args, common, (path, &cache), &labels, args.scale.unwrap_or(1.0), chain)
         }
         _ => Err(usage(
@@ -148,7 +148,7 @@ fn radiograph_encoder(
     chain.settle(path, Ok(of_path))?;
     chain.settle(cache_path, Ok(of_cache_path))?;
     chain.lacks(path, &of_file, cache_path, &cache.ids);
-    let labels = Labels::read(args, path, &taken, &mut chain)?;
+    let labels = Labels::read(args, (path, &of_file), &taken, &mut chain)?;
     let (ids, labelled) = labels.known_of(&taken);
     let images: Vec<usize> = labelled.iter().map(|&row| embedded[row]).collect();
     let (dim, rows) = (cache.dim, cache.rows_of(&ids)?);
@@ -177,7 +177,7 @@ fn ct_encoder(args: &EvalArgs, common: &Common, checkpoint: &Path, path: &Path) 
     let teacher = CtTeacher::read(&common.device()?, checkpoint)?;
     let mut chain = Chain::new(args.trust);
     let mut material = Material::read(&teacher, path, texts, &mut chain)?;
-    let labels = Labels::read(args, path, material.volumes.ids(), &mut chain)?;
+    let labels = Labels::read(args, (path, &material.of_file), material.volumes.ids(), &mut chain)?;
     let (_, rows) = labels.known_of(material.volumes.ids());
     material.volumes = material.volumes.select(&rows)?;
     let (stop, text) = (stop_flag()?, material.texts.provenance().1.digest);

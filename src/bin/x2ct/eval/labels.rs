@@ -16,12 +16,17 @@ use crate::chain::Chain;
 pub struct Labels(HashMap<String, [bool; labels::COUNT]>);
 
 impl Labels {
-    /// Those of `ids`, which are the volumes of `file`. A volume without costs itself; where the tables of the data set disagree is a
-    /// doubt.
+    /// Those of `ids`, which are to be evaluated of the volumes of `file`. A volume without costs itself; where the tables of the data
+    /// set disagree is a doubt; what they list and the file has not is told.
     ///
     /// # Errors
     /// Under `--strict` the first volume without, or doubt; no volume with labels.
-    pub fn read(args: &EvalArgs, file: &Path, ids: &[String], chain: &mut Chain) -> x2ct::Result<Self> {
+    pub fn read(
+        args: &EvalArgs,
+        (file, of_file): (&Path, &[String]),
+        ids: &[String],
+        chain: &mut Chain,
+    ) -> x2ct::Result<Self> {
         let split = split(&args.split);
         let (table, labels) = ct_rate::labels_of(&args.dataset, split)?;
         let known: HashMap<String, _> = labels.rows.iter().map(|(name, row)| (name.to_string(), *row)).collect();
@@ -42,7 +47,7 @@ impl Labels {
             chain.doubt(&table, &says, "complete the table")?;
         }
         let listed: Vec<String> = labels.order.iter().map(|name| name.to_string()).collect();
-        chain.lacks(file, ids, &table, &listed);
+        chain.lacks(file, of_file, &table, &listed);
         Ok(Labels(known))
     }
 
