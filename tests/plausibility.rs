@@ -2,7 +2,7 @@
 
 use x2ct::Device;
 use x2ct::ct::phantom::{Patient, PhantomConfig};
-use x2ct::ct::plausibility::{Level, check, examine_image, examine_picture, examine_view};
+use x2ct::ct::plausibility::{Finding, Level, check, examine_image, examine_picture, examine_view};
 use x2ct::ct::{Affine, AxisCodes, CtVolume, Geometry, GrayImage, HuSource, Mode, Radiograph, RadiographOptions};
 
 const SHAPE: [usize; 3] = [64, 56, 48];
@@ -99,11 +99,12 @@ fn computed(hu: impl Fn([f32; 3]) -> f32, rounded: bool) -> CtVolume {
 
 #[test]
 fn a_ramp_is_doubted() {
-    let ramps: [(&str, &dyn Fn([f32; 3]) -> f32); 6] = [
+    let ramps: [(&str, &dyn Fn([f32; 3]) -> f32); 7] = [
         ("x", &|[x, _, _]| 31.0 * x - 1000.0),
         ("y", &|[_, y, _]| 29.3 * y - 1000.0),
         ("z", &|[_, _, z]| 37.5 * z - 1000.0),
         ("diagonal", &|[x, y, z]| 11.7 * x + 9.1 * y + 8.3 * z - 1000.0),
+        ("steep along one axis", &|[x, y, z]| 40.0 * x + 1.5 * y + z - 1500.0),
         ("wave", &|[x, y, _]| 900.0 * (x / 12.0).sin() * (y / 15.0).cos() - 100.0),
         ("well", &|[x, y, z]| (x - 32.0).powi(2) + (y - 28.0).powi(2) + (z - 24.0).powi(2) - 1000.0),
     ];
@@ -142,6 +143,160 @@ fn planes_that_were_filled_are_doubted_and_numbered() {
     for (axis, planes) in [(2, [0, 1, 2, 46, 47]), (0, [0, 1, 61, 62, 63])] {
         assert_eq!(check(&filled(axis, &planes, -1024.0), HuSource::AlreadyHu), [], "axis {axis}");
     }
+}
+
+/// The chest with other voxels: `from` gives the place that each takes its value from.
+fn moved(from: impl Fn([usize; 3]) -> [usize; 3]) -> CtVolume {
+    let ([nx, ny, nz], sound) = (SHAPE, chest());
+    let hu = sound.hu_f32(HuSource::AlreadyHu);
+    let place = |i: usize| [i % nx, i / nx % ny, i / nx / ny];
+    let value = |i| {
+        let [x, y, z] = from(place(i));
+        hu[x + nx * (y + ny * z)]
+    };
+    CtVolume { voxels: (0..nx * ny * nz).map(value).collect::<Vec<f32>>().into(), slope: 1.0, intercept: 0.0, ..sound }
+}
+
+#[test]
+fn planes_that_repeat_others_are_doubted_and_numbered() {
+    let says = |volume: &CtVolume, axis: &str, text: &str| {
+        let found = check(volume, HuSource::AlreadyHu);
+        let hit = |f: &Finding| f.level == Level::Doubt && f.text.contains(axis) && f.text.contains(text);
+        assert!(found.iter().any(hit), "{axis}: {text}: {found:?}");
+    };
+    let one = moved(|[x, y, z]| [x, y, if z == 20 { 19 } else { z }]);
+    says(
+        &one,
+        "voxel axis 2",
+        "1 of its 48 planes along voxel axis 2, counted from 0, repeat the plane before: 20; a volume",
+    );
+    let doubled = moved(|[x, y, z]| [x, y, z / 2]);
+    says(&doubled, "voxel axis 2", "24 of its 48 planes");
+    says(
+        &moved(|[x, y, z]| [x / 4 * 4, y, z]),
+        "voxel axis 0",
+        "48 of its 64 planes along voxel axis 0, counted from 0, repeat",
+    );
+    says(
+        &moved(|[x, y, z]| [x, y / 8 * 8, z]),
+        "voxel axis 1",
+        "49 of its 56 planes along voxel axis 1, counted from 0, repeat",
+    );
+    says(
+        &moved(|[x, y, _]| [x, y, 24]),
+        "voxel axis 2",
+        "all of its 48 planes along voxel axis 2, counted from 0, are the same",
+    );
+}
+
+/// Blank planes at an end are padding, unless they are more than padding is.
+#[test]
+fn a_volume_that_was_cut_off_and_filled_is_doubted() {
+    let cut = |axis: usize, kept: std::ops::Range<usize>, value: f32| {
+        let [nx, ny, _] = SHAPE;
+        let mut voxels = chest().hu_f32(HuSource::AlreadyHu);
+        for (i, voxel) in voxels.iter_mut().enumerate() {
+            if !kept.contains(&[i % nx, i / nx % ny, i / nx / ny][axis]) {
+                *voxel = value;
+            }
+        }
+        CtVolume { voxels: voxels.into(), slope: 1.0, intercept: 0.0, ..chest() }
+    };
+    for (axis, kept, planes) in [
+        (2, 0..24, "24 of its 48"),
+        (2, 16..48, "16 of its 48"),
+        (0, 0..32, "32 of its 64"),
+        (1, 28..56, "28 of its 56"),
+    ] {
+        for value in [-1024.0, -1000.0] {
+            let found = check(&cut(axis, kept.clone(), value), HuSource::AlreadyHu);
+            let hit = found.iter().any(|f| f.text.starts_with(planes) && f.text.contains("a volume that was cut off"));
+            assert!(hit, "{axis} {kept:?} {value}: {found:?}");
+        }
+    }
+    assert_eq!(check(&cut(2, 6..42, -1024.0), HuSource::AlreadyHu), []);
+}
+
+/// HU that were cut off at a narrow window; windows that keep bone and air are no loss to speak of.
+#[test]
+fn windowed_copies_are_doubted() {
+    let (windowed, no_air) = ("HU that were cut off at a window", "it has no air");
+    for (low, high, says) in [(-160.0, 240.0, no_air), (-1000.0, 200.0, windowed), (-1350.0, 150.0, windowed)] {
+        let found = check(&changed(|hu| hu.clamp(low, high)), HuSource::AlreadyHu);
+        let hit = found.iter().any(|f| f.level == Level::Doubt && f.text.contains(says));
+        assert!(hit, "{low} to {high}: {found:?}");
+    }
+    for (low, high) in [(-1000.0, 1000.0), (-1024.0, 3071.0), (-900.0, 1000.0), (-1024.0, 1500.0)] {
+        assert_eq!(check(&changed(|hu| hu.clamp(low, high)), HuSource::AlreadyHu), [], "{low} to {high}");
+    }
+}
+
+/// Smooth volumes, whose values change in straight lines too, but not alike.
+#[test]
+fn a_smoothed_or_enlarged_chest_is_no_ramp() {
+    assert_eq!(check(&smoothed(chest(), 3.0), HuSource::AlreadyHu), []);
+    assert_eq!(check(&enlarged(8), HuSource::AlreadyHu), []);
+}
+
+/// The volume convolved with a Gaussian along each axis, and rounded.
+fn smoothed(volume: CtVolume, sigma: f32) -> CtVolume {
+    let mut hu = volume.hu_f32(HuSource::AlreadyHu);
+    let [nx, ny, nz] = volume.shape;
+    for (stride, n) in [(1, nx), (nx, ny), (nx * ny, nz)] {
+        let before = hu.clone();
+        let reach = (4.0 * sigma) as isize;
+        for (i, value) in hu.iter_mut().enumerate() {
+            let at = i / stride % n;
+            let near = (-reach..=reach).map(|d| {
+                let other = (at as isize + d).clamp(0, n as isize - 1) as usize;
+                let weight = (-(d as f32 / sigma).powi(2) / 2.0).exp();
+                [weight, weight * before[i + other * stride - at * stride]]
+            });
+            let [weight, sum] = near.fold([0.0; 2], |a, b| [a[0] + b[0], a[1] + b[1]]);
+            *value = sum / weight;
+        }
+    }
+    let voxels: Vec<f32> = hu.into_iter().map(f32::round).collect();
+    CtVolume { voxels: voxels.into(), slope: 1.0, intercept: 0.0, ..volume }
+}
+
+/// A coarse chest with so many times the voxels along each axis, interpolated linearly and rounded.
+fn enlarged(times: usize) -> CtVolume {
+    let coarse = [20, 16, 16];
+    let source = Patient::new(3, 1, &PhantomConfig::default()).voxelise(coarse, [18.0; 3]).unwrap();
+    let (hu, shape) = (source.hu_f32(HuSource::AlreadyHu), coarse.map(|n| (n - 1) * times + 1));
+    let value = |i: usize| {
+        let place = [i % shape[0], i / shape[0] % shape[1], i / shape[0] / shape[1]];
+        let corner = |c: usize| {
+            let weights = [0, 1, 2].map(|a| {
+                let part = (place[a] % times) as f32 / times as f32;
+                if c >> a & 1 == 1 { part } else { 1.0 - part }
+            });
+            let [x, y, z] = [0, 1, 2].map(|a| (place[a] / times + (c >> a & 1)).min(coarse[a] - 1));
+            weights.iter().product::<f32>() * hu[x + coarse[0] * (y + coarse[1] * z)]
+        };
+        (0..8).map(corner).sum::<f32>().round()
+    };
+    let voxels: Vec<f32> = (0..shape.iter().product()).map(value).collect();
+    let affine = Affine::centred(AxisCodes::LPS, [18.0 / times as f64; 3], shape).unwrap();
+    CtVolume::new(voxels.into(), shape, affine).unwrap()
+}
+
+/// Air that a window cut off leaves planes of one value beside the patient, and these are no missing slices; a slice that was filled
+/// with the same value is one.
+#[test]
+fn clipped_air_beside_the_patient_is_no_missing_slice() {
+    let [nx, ny, _] = SHAPE;
+    let mut voxels = changed(|hu| hu.max(-900.0)).hu_f32(HuSource::AlreadyHu);
+    // Single voxels of noise in the air beside the patient, planes apart.
+    for x in [0, 2, 3, 61, 63] {
+        voxels[x + nx * (5 + ny * 7)] = -880.0;
+    }
+    let volume = CtVolume { voxels: voxels.clone().into(), slope: 1.0, intercept: 0.0, ..chest() };
+    assert_eq!(check(&volume, HuSource::AlreadyHu), []);
+    voxels[20 * nx * ny..21 * nx * ny].fill(-900.0);
+    let found = check(&CtVolume { voxels: voxels.into(), ..volume }, HuSource::AlreadyHu);
+    assert!(found.iter().any(|f| f.text.starts_with("1 of its 48 planes along voxel axis 2")), "{found:?}");
 }
 
 /// An image of other physics whose air happens to be at -1000.

@@ -1,73 +1,144 @@
-//! What the places of a volume's voxels tell, beside how many there are of each value: planes that hold nothing, and values that
-//! change like a computed function.
+//! What the places of a volume's voxels tell, beside how many there are of each value: planes that hold nothing, planes that repeat
+//! others, and values that change like a computed function.
 
 use std::ops::Range;
+
+use rayon::prelude::*;
 
 /// Voxels at which the change of values is measured, about.
 const SAMPLES: usize = 1 << 20;
 /// What rounding to whole HU can bend a straight line by.
 const ROUNDING: f64 = 2.0;
+/// Different values up to which a plane is a drawing, whose repetition means nothing.
+const DRAWN: usize = 16;
+/// The share of a plane that has other values than the blank plane beside it, from which on the patient does not thin out there: the
+/// rims of patients, of round fields of view and of turned volumes do.
+const FULL: f64 = 0.25;
 
-/// Planes across a voxel axis that hold one value everywhere, though planes before and behind them do not.
-pub(super) struct Blank {
-    pub axis: usize,
-    /// Runs of them, by index.
-    pub runs: Vec<Range<usize>>,
-    /// The number of blank planes.
-    pub count: usize,
+/// Planes across each voxel axis, as runs of their indices.
+pub(super) type Runs = [Vec<Range<usize>>; 3];
+
+/// The runs of planes that hold one value everywhere, where the planes beside them hold much else.
+pub(super) fn blank<T: PartialEq + Sync>(values: &[T], shape: [usize; 3]) -> Runs {
+    [0, 1, 2].map(|axis| {
+        let planes = Planes { values, shape, axis };
+        let is_full = |beside: usize, blank: usize| {
+            let others = planes.of(beside).filter(|value| *value != planes.first(blank)).count();
+            others as f64 > FULL * (values.len() / shape[axis]) as f64
+        };
+        let mut runs = planes.runs(|at| planes.of(at).all(|value| value == planes.first(at)));
+        runs.retain(|run| {
+            (run.start == 0 || is_full(run.start - 1, run.start))
+                && (run.end == shape[axis] || is_full(run.end, run.end - 1))
+        });
+        runs
+    })
 }
 
-/// The blank planes of each axis that has some.
-pub(super) fn blank<T: PartialEq>(values: &[T], shape: [usize; 3]) -> Vec<Blank> {
-    (0..3).filter_map(|axis| blank_across(values, shape, axis)).collect()
+/// The runs of planes that are the same as the plane before them, bit for bit, and no drawings.
+pub(super) fn repeated<T: PartialEq + Sync>(values: &[T], shape: [usize; 3]) -> Runs {
+    [0, 1, 2].map(|axis| {
+        let planes = Planes { values, shape, axis };
+        planes.runs(|at| at > 0 && planes.of(at).eq(planes.of(at - 1)) && !planes.is_drawn(at))
+    })
 }
 
-fn blank_across<T: PartialEq>(values: &[T], shape: [usize; 3], axis: usize) -> Option<Blank> {
-    let is_blank: Vec<bool> = (0..shape[axis]).map(|at| is_constant(values, shape, axis, at)).collect();
-    let inside = is_blank.iter().position(|blank| !blank)?..is_blank.iter().rposition(|blank| !blank)?;
-    let mut runs: Vec<Range<usize>> = Vec::new();
-    for at in inside.filter(|&at| is_blank[at]) {
-        match runs.last_mut() {
-            Some(run) if run.end == at => run.end += 1,
-            _ => runs.push(at..at + 1),
+/// The planes of a volume across a voxel axis.
+struct Planes<'a, T> {
+    values: &'a [T],
+    shape: [usize; 3],
+    axis: usize,
+}
+
+impl<'a, T: PartialEq + Sync> Planes<'a, T> {
+    /// The values of a plane, its middle first, where the patient is: most planes show what they are with the first of them.
+    fn of(&self, at: usize) -> impl Iterator<Item = &'a T> {
+        let ([nx, ny, nz], values) = (self.shape, self.values);
+        let strides = [1, nx, nx * ny];
+        let (inner, outer) = [(1, 2), (0, 2), (0, 1)][self.axis];
+        let first = at * strides[self.axis];
+        let [inner_count, outer_count] = [inner, outer].map(|axis| [nx, ny, nz][axis]);
+        let line =
+            move |o: usize| (0..inner_count).map(move |i| &values[first + i * strides[inner] + o * strides[outer]]);
+        (outer_count / 2..outer_count).chain(0..outer_count / 2).flat_map(line)
+    }
+
+    /// The first value of a plane.
+    fn first(&self, at: usize) -> &'a T {
+        let [nx, ny, _] = self.shape;
+        &self.values[at * [1, nx, nx * ny][self.axis]]
+    }
+
+    /// Whether a plane has no more than [`DRAWN`] different values.
+    fn is_drawn(&self, at: usize) -> bool {
+        let mut seen: Vec<&T> = Vec::new();
+        self.of(at).all(|value| {
+            if !seen.contains(&value) {
+                seen.push(value);
+            }
+            seen.len() <= DRAWN
+        })
+    }
+
+    /// The runs of planes that are like this.
+    fn runs(&self, is: impl Fn(usize) -> bool + Send + Sync) -> Vec<Range<usize>> {
+        let found: Vec<bool> = (0..self.shape[self.axis]).into_par_iter().map(is).collect();
+        let mut runs: Vec<Range<usize>> = Vec::new();
+        for at in (0..found.len()).filter(|&at| found[at]) {
+            match runs.last_mut() {
+                Some(run) if run.end == at => run.end += 1,
+                _ => runs.push(at..at + 1),
+            }
         }
-    }
-    let count = runs.iter().map(Range::len).sum();
-    (count > 0).then_some(Blank { axis, runs, count })
-}
-
-/// Whether the plane `at` along an axis holds one value; most planes show at once that they do not.
-fn is_constant<T: PartialEq>(values: &[T], [nx, ny, nz]: [usize; 3], axis: usize, at: usize) -> bool {
-    let row = |y: usize, z: usize| &values[nx * (y + ny * z)..][..nx];
-    match axis {
-        0 => (0..nz).all(|z| (0..ny).all(|y| row(y, z)[at] == values[at])),
-        1 => (0..nz).all(|z| row(at, z).iter().all(|value| *value == row(at, 0)[0])),
-        _ => (0..ny).all(|y| row(y, at).iter().all(|value| *value == row(0, at)[0])),
+        runs
     }
 }
 
-/// How far values are from changing in straight lines: the mean second difference over the mean slope, of neighbours along each
-/// axis that are not all equal. 1.7 for noise and 2 for sharp edges, near 0 for a computed ramp; `None` where nothing changes.
-pub(super) fn bend<T>(values: &[T], shape: [usize; 3], hu: impl Fn(&T) -> f32) -> Option<f64> {
+/// How values change from neighbour to neighbour along the axes, where they are not all equal.
+pub(super) struct Change {
+    /// The mean second difference over the mean slope: 1.7 for noise and 2 for sharp edges, near 0 for a computed ramp.
+    pub bend: f64,
+    /// The mean slope over its root mean square along each axis, weighted by the axes' slopes: 1 where all slopes are alike, less where
+    /// edges stand in flat surroundings, however smoothed.
+    pub evenness: f64,
+}
+
+/// Sums over the neighbours along one axis.
+#[derive(Clone, Copy, Default)]
+struct Sums {
+    count: f64,
+    slope: f64,
+    squares: f64,
+    bend: f64,
+}
+
+/// How values change; `None` where nothing does.
+pub(super) fn change<T>(values: &[T], shape: [usize; 3], hu: impl Fn(&T) -> f32) -> Option<Change> {
     let [nx, ny, _] = shape;
     let strides = [1, nx, nx * ny];
     let hu = |at: usize| f64::from(hu(&values[at]));
     let rows = values.len() / nx.max(1);
-    let (mut slope, mut bend) = (0.0, 0.0);
+    let mut sums = [Sums::default(); 3];
     for row in (0..rows).step_by((values.len() / SAMPLES).max(1)) {
         for x in 0..nx {
             let (at, place) = (row * nx + x, [x, row % ny, row / ny]);
-            let inner = (0..3).filter(|&a| place[a] > 0 && place[a] + 1 < shape[a]);
-            for stride in inner.map(|a| strides[a]) {
-                let [before, here, after] = [hu(at - stride), hu(at), hu(at + stride)];
+            for axis in (0..3).filter(|&a| place[a] > 0 && place[a] + 1 < shape[a]) {
+                let [before, here, after] = [hu(at - strides[axis]), hu(at), hu(at + strides[axis])];
                 if before == here && here == after {
                     continue;
                 }
-                let bent = (before - 2.0 * here + after).abs();
-                slope += (after - before).abs() / 2.0;
-                bend += if bent > ROUNDING { bent } else { 0.0 };
+                let (slope, bent) = ((after - before).abs() / 2.0, (before - 2.0 * here + after).abs());
+                let sums = &mut sums[axis];
+                sums.count += 1.0;
+                sums.slope += slope;
+                sums.squares += slope * slope;
+                sums.bend += if bent > ROUNDING { bent } else { 0.0 };
             }
         }
     }
-    (slope + bend > 0.0).then(|| bend / slope.max(f64::MIN_POSITIVE))
+    let total = |of: fn(&Sums) -> f64| sums.iter().map(of).sum::<f64>();
+    let (slope, bend) = (total(|sums| sums.slope), total(|sums| sums.bend));
+    let even = total(|sums| sums.slope * sums.slope / (sums.count * sums.squares).sqrt().max(f64::MIN_POSITIVE));
+    let slope_or_least = slope.max(f64::MIN_POSITIVE);
+    (slope + bend > 0.0).then(|| Change { bend: bend / slope_or_least, evenness: even / slope_or_least })
 }
