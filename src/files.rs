@@ -88,6 +88,11 @@ pub fn remove_unfinished(path: impl AsRef<Path>) -> Result<()> {
     unfinished::sweep(path.as_ref())
 }
 
+/// [`remove_unfinished`] of all files of a folder whose names end so.
+pub fn remove_all_unfinished(folder: impl AsRef<Path>, ending: &str) -> Result<()> {
+    unfinished::sweep_all(folder.as_ref(), ending)
+}
+
 /// Refuses an output that is one of the inputs, by whatever name, or lies in an input folder: to write it would lose what is read,
 /// or be read the next time.
 pub fn check_apart<P: AsRef<Path>>(output: impl AsRef<Path>, inputs: impl IntoIterator<Item = P>) -> Result<()> {

@@ -451,15 +451,16 @@ fn scans_of_other_parts_and_files_without_a_row_are_told() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, "").unwrap();
     }
-    assert_eq!(read.unlisted(), [name("valid_3_a_1"), name("valid_3_b_2")]);
+    assert_eq!(read.others().unlisted, [name("valid_3_a_1"), name("valid_3_b_2")]);
     // Nor is what is called otherwise passed over in silence, wherever it lies.
-    assert!(read.strangers().is_empty());
+    assert!(read.others().strangers.is_empty());
     let folder = read.folder();
-    let strange = ["extra.nii.gz", "valid_3/notes.txt", "valid_3/valid_3_a/copy.nii.gz"].map(|at| folder.join(at));
+    let strange = ["extra.nii.gz", "valid_3/notes.txt", "valid_3/valid_3_a/copy.nii.gz", "valid_3/valid_3_c_1.nii.gz"]
+        .map(|at| folder.join(at));
     for file in strange.iter().chain(&[folder.join("valid_3/.hidden")]) {
         fs::write(file, "").unwrap();
     }
-    assert_eq!(read.strangers(), strange);
+    assert_eq!(read.others().strangers, strange);
 }
 
 /// Embeddings of three pairs in four dimensions.

@@ -275,6 +275,39 @@ fn a_row_that_stands_twice_costs_nothing() {
     assert!(said(&output).contains(says) && !said(&output).contains("left out"), "{}", said(&output));
 }
 
+/// Where prepared volumes go is a folder or a file of theirs; what is named as another file is neither.
+#[test]
+fn an_output_of_another_format_is_refused_with_what_is_written() {
+    let folder = folder();
+    let at = folder.path();
+    std::fs::write(at.join("notes"), "notes").unwrap();
+    let before = files(at);
+    for out in ["table.csv", "made/x.nii.gz", "X.PNG", "notes"] {
+        let output = x2ct(at, &format!("preprocess volume.nii.gz --preset x2ct --out {out}"));
+        let expected = format!(
+            "x2ct: --out: {out} is no folder, and prepared volumes are .safetensors files; name a file that ends in \
+             .safetensors, or a folder, ended in / where it is not there yet"
+        );
+        assert!(output.status.code() == Some(1) && said(&output).contains(&expected), "{out}: {}", said(&output));
+        assert!(files(at) == before, "{out}");
+    }
+}
+
+/// What a killed run left of other volumes of the folder goes as well; what is not its own stays.
+#[test]
+fn what_killed_runs_left_of_prepared_volumes_goes_with_the_next_to_the_folder() {
+    let folder = folder();
+    let at = folder.path();
+    std::fs::create_dir(at.join("made")).unwrap();
+    for name in [".other.safetensors.aB3def", ".living.safetensors.aB3def", ".notes.txt.aB3def"] {
+        std::fs::write(at.join("made").join(name), "half").unwrap();
+    }
+    let file = std::fs::File::options().write(true).open(at.join("made/.living.safetensors.aB3def")).unwrap();
+    let _living = Flock::lock(file, FlockArg::LockExclusiveNonblock).unwrap();
+    succeed(at, "preprocess volume.nii.gz --preset x2ct --out made");
+    assert_eq!(unfinished(&at.join("made")), [".living.safetensors.aB3def", ".notes.txt.aB3def"]);
+}
+
 /// Unfinished files of a folder.
 fn unfinished(at: &Path) -> Vec<String> {
     names(at).into_iter().filter(|name| name.starts_with('.')).collect()
@@ -328,6 +361,10 @@ fn what_a_killed_run_left_goes_with_the_next_and_what_a_living_one_writes_stays(
     assert_eq!(unfinished(at), Vec::<String>::new(), "{left}");
 }
 
+fn keys_of(object: &Value) -> Vec<String> {
+    object.as_object().unwrap().keys().cloned().collect()
+}
+
 /// Many volumes are listed with what is said of one.
 #[test]
 fn rows_of_many_volumes_say_what_is_said_of_one() {
@@ -339,22 +376,27 @@ fn rows_of_many_volumes_say_what_is_said_of_one() {
     let one = json(at, &format!("drr scans/a.nii.gz {options} --out one.png"));
     let many = json(at, &format!("drr scans {options} --view ap,lateral --out many/"));
     let row = &many["rows"][0];
-    for key in ["input", "volume", "padding_voxels", "forced"] {
-        assert_eq!(row[key], one[key], "{key}");
+    let of_run = ["command", "status", "device", "passed_over", "warnings", "failed"];
+    for (key, value) in one.as_object().unwrap().iter().filter(|(key, _)| !of_run.contains(&key.as_str())) {
+        match (key.as_str(), row["outputs"][0].get(key)) {
+            ("output", Some(_)) => {}
+            (_, Some(of_picture)) => assert_eq!(of_picture, value, "{key}"),
+            ("seconds", None) => assert_eq!(keys_of(&row[key]), keys_of(value), "{key}"),
+            (_, None) => assert_eq!(&row[key], value, "{key}"),
+        }
     }
+    assert_eq!(many["device"], one["device"]);
     let [ap, lateral] = &row["outputs"].as_array().unwrap()[..] else { panic!("two views: {row}") };
-    let keys: Vec<&String> = ap.as_object().unwrap().keys().collect();
-    assert!(keys.len() > 12 && keys.contains(&&"window".to_string()), "{keys:?}");
-    for key in keys.into_iter().filter(|key| *key != "output") {
-        assert_eq!(ap[key], one[key], "{key}");
-    }
+    let keys = keys_of(ap);
+    assert!(keys.len() > 12 && keys.contains(&"window".into()) && keys.contains(&"padding_pixels".into()), "{keys:?}");
+    assert_eq!(keys_of(lateral), keys);
     assert_eq!((&ap["output"], &lateral["output"]), (&"many/a-ap.png".into(), &"many/a-lateral.png".into()));
     assert_eq!(lateral["view"], "lateral");
     // What is passed over has one shape in every command.
     std::fs::write(at.join("scans/notes.txt"), "notes").unwrap();
     let golden = crate::support::checkout("tests/golden/relu_7x131.safetensors");
     let check = json(at, &format!("check {} scans", golden.display()));
-    let of = |report: &Value| report["passed_over"][0].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let of = |report: &Value| keys_of(&report["passed_over"][0]);
     assert_eq!(of(&json(at, "drr scans --out many/")), ["file", "reason"]);
     assert_eq!(of(&check), ["file", "reason"]);
 }

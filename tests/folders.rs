@@ -83,7 +83,7 @@ fn volumes_of_a_folder_are_known_by_content() {
         rows.map(|row| format!("{}: {}", row["file"].as_str().unwrap(), row[what].as_str().unwrap())).collect()
     };
     let passed = list("passed_over", "reason");
-    assert_eq!(passed[0], "tree/sub/up: leads to a folder that is looked at already");
+    assert_eq!(passed[0], "tree/sub/up: a folder that is looked at already");
     assert!(passed.len() == 2 && passed[1].starts_with("tree/stray.dcm: a single DICOM image"), "{passed:?}");
     let failed: Vec<String> = list("failed", "error");
     assert!(failed.len() == 2 && failed[0].contains("page.nii") && failed[1].contains("pointer.nii.gz"), "{failed:?}");
@@ -94,6 +94,63 @@ fn volumes_of_a_folder_are_known_by_content() {
     assert_eq!(names(&at.join("few")), ["a-2.png", "a.png"]);
     assert!(said(&output).contains("tree/sub/a.nii.gz: Its output is named a-2, since tree/a.nii.gz has its name."));
     assert!(said(&output).contains("passed over 1 (the same file as tree/a.nii.gz): ./tree/a.nii.gz"));
+}
+
+/// A folder that lies in another is read with it, whichever is named first, and costs nothing.
+#[test]
+fn a_folder_in_another_that_is_named_too_is_passed_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    data_set(at, 1);
+    std::fs::create_dir_all(at.join("two/a")).unwrap();
+    std::fs::rename(at.join("dataset/train_fixed/train_1/train_1_a/train_1_a_1.nii.gz"), at.join("two/a/v.nii.gz"))
+        .unwrap();
+    for (paths, file, reason) in [
+        ("two two/a", "two/a", "a folder that is looked at already"),
+        ("two/a two", "two/a", "a folder that is looked at already"),
+        ("two two", "two", "a folder that is looked at already"),
+        ("two two/a/v.nii.gz", "two/a/v.nii.gz", "the same file as two/a/v.nii.gz"),
+    ] {
+        let output = x2ct(at, &format!("drr {paths} --out made/ --json"));
+        assert_eq!(output.status.code(), Some(0), "{paths}: {}", said(&output));
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["passed_over"], serde_json::json!([{"file": file, "reason": reason}]), "{paths}");
+        assert_eq!((&report["volumes"], &report["status"]), (&1.into(), &"ok".into()), "{paths}");
+    }
+    // One without a volume fails all the same.
+    std::fs::create_dir(at.join("empty")).unwrap();
+    let output = x2ct(at, "drr two empty --out made/");
+    assert!(
+        output.status.code() == Some(1) && said(&output).contains("empty: no volume is in it"),
+        "{}",
+        said(&output)
+    );
+}
+
+/// What is said of a data set's volumes names their files.
+#[test]
+fn volumes_of_a_data_set_that_fail_are_named_by_their_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let data = data_set(at, 4);
+    let file = |i: usize| format!("./dataset/train_fixed/train_{i}/train_{i}_a/train_{i}_a_1.nii.gz");
+    let change = |i: usize, edit: &dyn Fn(CtVolume) -> CtVolume| {
+        let path = data.path(&data.volumes[i - 1]);
+        nifti::write(&path, &edit(nifti::read(&path).unwrap())).unwrap();
+    };
+    change(1, &|volume| CtVolume { slope: 0.0005, ..volume });
+    change(2, &|volume| CtVolume { intercept: 1024.0, ..volume });
+    std::fs::write(at.join(file(3)), "no volume").unwrap();
+    let run = |options: &str| {
+        let output = x2ct(at, &format!("{RUN} out --json{options}"));
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    let report = run("");
+    let failed: Vec<_> = report["failed"].as_array().unwrap().iter().map(|f| (&f["file"], &f["field"])).collect();
+    let [first, third] = [1, 3].map(|i| serde_json::Value::from(file(i)));
+    assert_eq!(failed, [(&first, &"plausibility".into()), (&third, &serde_json::Value::Null)]);
+    assert_eq!(report["warnings"][0]["file"], file(2));
+    assert_eq!(run(" --force")["forced"], serde_json::json!([file(1)]));
 }
 
 /// What cannot be a chest CT is never packed as `ok`: it fails, or is packed as `forced` where the user insists.

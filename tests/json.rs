@@ -81,7 +81,8 @@ const ROW: [&str; 10] = ["file", "case", "op", "tensor", "max_abs", "rel_l2", "l
 /// Keys that objects are listed under: a result's rows, what stands beside every result, and the two of a model.
 const LISTS: [&str; 5] = ["rows", "warnings", "passed_over", "stages", "layers"];
 /// The rows of `x2ct drr` of several volumes.
-const VOLUMES: (&str, Kind) = ("rows", Kind::Rows(&["input", "volume", "outputs", "padding_voxels", "forced"]));
+const VOLUMES: (&str, Kind) =
+    ("rows", Kind::Rows(&["input", "volume", "isocentre_mm", "outputs", "padding_voxels", "seconds", "forced"]));
 const CHAIN: [(&str, Kind); 2] = [("provenance", Kind::Text), ("digests", Kind::Object)];
 
 #[test]

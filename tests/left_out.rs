@@ -25,8 +25,8 @@ use crate::support::normal;
 use crate::teacher::{FEATURES, config};
 
 const LABELS: &str = "dataset/multi_abnormality_labels/valid_predicted_labels.csv";
-const SHAPE: [usize; 3] = [28, 24, 20];
-const BUILD: &str = "cache build --checkpoint checkpoint.safetensors --text text --volumes";
+pub const SHAPE: [usize; 3] = [28, 24, 20];
+pub const BUILD: &str = "cache build --checkpoint checkpoint.safetensors --text text --volumes";
 
 /// Runs a command that leaves things out: its object, and `file: field: error` of each.
 fn leaves_out(at: &Path, arguments: &str) -> (Value, Vec<String>) {
@@ -43,7 +43,7 @@ fn leaves_out(at: &Path, arguments: &str) -> (Value, Vec<String>) {
 }
 
 /// Runs a command that must fail without a result; its message.
-fn refused(at: &Path, arguments: &str) -> String {
+pub fn refused(at: &Path, arguments: &str) -> String {
     let output = x2ct(at, &format!("{arguments} --json"));
     let object = assert_report(arguments, &output, arguments.split(' ').next().unwrap());
     assert_eq!(object.as_object().unwrap().len(), 4, "x2ct {arguments}: {object}");
@@ -219,7 +219,7 @@ fn a_radiograph_that_cannot_be_used_costs_itself_alone() {
 }
 
 /// Six volumes of noise in the folder `volumes` and the file `packed`, an untrained encoder, text features in `text`.
-fn study(at: &Path) {
+pub fn study(at: &Path) {
     let ids: Vec<String> = (1..=6).map(|i| format!("valid_{i}_a_1")).collect();
     std::fs::create_dir(at.join("volumes")).unwrap();
     for (seed, id) in ids.iter().enumerate() {
@@ -256,18 +256,38 @@ fn volumes_that_do_not_say_their_cts_are_told() {
     assert_eq!((told(&report), &report["provenance"]), (1, &"unknown".into()), "{}", report["warnings"]);
 }
 
-fn noise(seed: u64) -> Vec<f32> {
+/// What stands where finished embeddings would be kept is named before any is computed.
+#[test]
+fn a_file_in_the_place_of_finished_embeddings_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    study(at);
+    std::fs::write(at.join("built.parts"), "notes").unwrap();
+    let said = refused(at, &format!("{BUILD} volumes --out built"));
+    assert!(said.contains("built.parts: is no folder, and finished embeddings are kept in one of this name"), "{said}");
+    assert!(!at.join("built").exists() && at.join("built.parts").is_file());
+}
+
+pub fn noise(seed: u64) -> Vec<f32> {
     normal(seed, SHAPE.iter().product()).into_iter().map(|v| v.clamp(-1.0, 1.0)).collect()
 }
 
-fn write_volume(path: &Path, [d, h, w]: [usize; 3], voxels: &[f32]) {
+fn write_volume(path: &Path, shape: [usize; 3], voxels: &[f32]) {
+    write_saying(path, shape, voxels, &[]);
+}
+
+/// The same with more metadata.
+pub fn write_saying(path: &Path, [d, h, w]: [usize; 3], voxels: &[f32], said: &[(&str, String)]) {
     let preset = Preset { size: None, ..Preset::dcformer() };
     let bytes = voxels.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
     let ct = blake3::hash(&bytes).to_hex().to_string();
-    let metadata = [("preset", json!(preset).to_string()), ("preset_digest", preset.digest()), ("ct_digest", ct)];
+    let mut metadata = vec![("preset", json!(preset).to_string()), ("preset_digest", preset.digest())];
     // Without its CT where that is not to be known.
-    let known = if path.to_string_lossy().contains("unknown") { 2 } else { 3 };
-    let mut stream = TensorStream::create(path, ONE, &metadata[..known], "volume", Dtype::F32, &[1, d, h, w]).unwrap();
+    if !path.to_string_lossy().contains("unknown") {
+        metadata.push(("ct_digest", ct));
+    }
+    metadata.extend_from_slice(said);
+    let mut stream = TensorStream::create(path, ONE, &metadata, "volume", Dtype::F32, &[1, d, h, w]).unwrap();
     stream.append(&bytes).unwrap();
     stream.finish().unwrap();
 }

@@ -74,15 +74,18 @@ mod cli {
     use std::process::Output;
 
     use assert_cmd::Command;
-    use serde_json::Value;
+    use serde_json::{Value, json as value};
     use x2ct::Device;
     use x2ct::archive::Archive;
     use x2ct::ct::{CtVolume, HuSource, Preset, nifti};
-    use x2ct::data::volumes;
+    use x2ct::data::volumes::{self, VolumeSet};
     use x2ct::tensor::DType;
 
     use super::padded;
+    use crate::cli::{json, succeed};
+    use crate::left_out::{BUILD, SHAPE, noise, refused, study, write_saying};
     use crate::support::npz::npz;
+    use crate::teacher::circle;
 
     fn preprocess(folder: &Path, arguments: &str) -> Output {
         let mut command = Command::new(crate::support::program());
@@ -266,5 +269,62 @@ mod cli {
         );
         std::fs::copy(at("made/b.safetensors"), at("made/c.safetensors")).unwrap();
         assert_eq!(packed(&f32s), (None, vec!["made/a.safetensors".to_string()]));
+    }
+
+    /// What was said when a volume was prepared is said again of the set that it is in, wherever that is stored.
+    #[test]
+    fn volumes_that_were_forced_or_have_other_hu_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path();
+        succeed(at, "phantom --out . --train 1 --valid 6 --shape 16x16x16 --spacing 12");
+        study(at);
+        let ct = "dataset/valid_fixed/valid_1/valid_1_a/valid_1_a_1.nii.gz";
+        let recorded = |options: &str| {
+            succeed(at, &format!("preprocess {ct} --preset x2ct --out one.safetensors{options}"));
+            let archive = read(&at.join("one.safetensors"));
+            let entry = |key| Some((key, archive.get(key).ok()?.to_string()));
+            ["hu_source", "forced"].into_iter().filter_map(entry).collect::<Vec<_>>()
+        };
+        let (usual, forced) = (recorded(""), recorded(" --rescale 0.001,0 --force"));
+        std::fs::create_dir(at.join("taken")).unwrap();
+        for i in 1..=6 {
+            let said = if i == 2 || i == 5 { &forced } else { &usual };
+            write_saying(&at.join(format!("taken/valid_{i}_a_1.safetensors")), SHAPE, &noise(i), said);
+        }
+        VolumeSet::read(&at.join("taken")).unwrap().write(&at.join("taken.packed")).unwrap();
+        let says = [
+            "2 of its 6 volumes are no plausible chest CTs and were taken with --force: valid_2_a_1, valid_5_a_1",
+            "the HU of its volumes come from different sources: file (4: valid_1_a_1, valid_3_a_1, valid_4_a_1, valid_6_a_1); \
+             --rescale 0.001,0 (2: valid_2_a_1, valid_5_a_1)",
+        ];
+        let train = |volumes: &str| {
+            let paths = [
+                ("train.volumes.safetensors", volumes),
+                ("train.text.safetensors", "text"),
+                ("epochs = 2", "epochs = 1"),
+            ];
+            let configuration = paths.iter().fold(circle::CT.to_string(), |text, (from, to)| text.replace(from, to));
+            std::fs::write(at.join("run.toml"), configuration).unwrap();
+            "train run.toml --restart".to_string()
+        };
+        let eval = "eval --checkpoint checkpoint.safetensors --text text --dataset . --volumes";
+        for volumes in ["taken", "taken.packed"] {
+            for command in [format!("{BUILD} {volumes} --out built"), format!("{eval} {volumes}"), train(volumes)] {
+                let warnings = json(at, &command)["warnings"].as_array().unwrap().clone();
+                for says in says {
+                    let told = value!({"file": volumes, "warning": says});
+                    assert_eq!(
+                        warnings.iter().filter(|warning| **warning == told).count(),
+                        1,
+                        "{command}: {warnings:?}"
+                    );
+                }
+                assert!(refused(at, &format!("{command} --strict")).contains(says[0]), "{command}");
+            }
+        }
+        // Others are in order, those of the whole set and of files that say nothing.
+        let set = VolumeSet::read(&at.join("taken.packed")).unwrap();
+        assert!(set.select(&[0, 2, 3]).unwrap().doubts().is_empty() && set.doubts().len() == 2);
+        assert!(VolumeSet::read(&at.join("packed")).unwrap().doubts().is_empty());
     }
 }

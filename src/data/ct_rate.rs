@@ -13,15 +13,17 @@
 //! used leaves its volume out and is told by its line. Volumes that `metadata/no_chest_{train,valid}.txt` lists (scans of other
 //! parts of the body, named by scan or by volume) are left out where that file is there.
 
+mod others;
 mod report;
 mod tables;
+
+pub use others::Others;
+pub use report::Report;
 
 use crate::ct::{Affine, AffineSource, AxisCodes, CtVolume};
 use crate::error::{Error, Result};
 use crate::labels;
 use crate::table::{BadRow, Keyed, first_of};
-use rayon::prelude::*;
-pub use report::Report;
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -422,43 +424,6 @@ impl CtRate {
     /// The folder that holds the volumes of this split and release.
     pub fn folder(&self) -> PathBuf {
         folder(&self.root, self.split, self.hu_source)
-    }
-
-    /// Volumes of [`folder`](Self::folder) that no table names, by their file names; those that cannot be told are passed over.
-    pub fn unlisted(&self) -> Vec<VolumeName> {
-        let tables = self.volumes.iter().map(|volume| &volume.name).chain(self.left_out.iter().map(|left| &left.name));
-        let known: HashSet<VolumeName> = tables.cloned().chain(self.bad_rows.iter().filter_map(volume_of)).collect();
-        let entries =
-            |folder: PathBuf| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-        let patients: Vec<PathBuf> = entries(self.folder()).collect();
-        let files = patients.into_par_iter().flat_map_iter(|patient| entries(patient).flat_map(entries));
-        let names = files.filter_map(|file| file.file_name()?.to_str()?.parse::<VolumeName>().ok());
-        let mut names: Vec<VolumeName> = names.filter(|name| !known.contains(name)).collect();
-        names.sort();
-        names
-    }
-
-    /// Files among the volumes of [`folder`](Self::folder) whose names are not those of volumes; hidden ones do not count.
-    pub fn strangers(&self) -> Vec<PathBuf> {
-        let (mut folders, mut found) = (vec![self.folder()], Vec::new());
-        // The split's folder, its patients', their scans'.
-        for _ in 0..3 {
-            let entries: Vec<std::fs::DirEntry> = folders
-                .par_iter()
-                .flat_map_iter(|folder| std::fs::read_dir(folder).into_iter().flatten().flatten())
-                .collect();
-            folders.clear();
-            for entry in entries {
-                let name = entry.file_name().to_string_lossy().into_owned();
-                match entry.file_type() {
-                    Ok(kind) if kind.is_dir() => folders.push(entry.path()),
-                    _ if name.starts_with('.') || name.parse::<VolumeName>().is_ok() => {}
-                    _ => found.push(entry.path()),
-                }
-            }
-        }
-        found.sort();
-        found
     }
 
     /// Where volumes are to be had when their folder is not there: another root or another release.

@@ -5,6 +5,7 @@ pub mod cache;
 pub mod ct_rate;
 pub mod cts;
 pub mod ingest;
+pub mod origins;
 pub mod phantom;
 pub mod phantom_set;
 pub mod pixels;

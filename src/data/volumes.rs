@@ -8,8 +8,8 @@
 //! `x2ct-volume-2`, one volume a file, is an [`Archive`] with the tensor `volume` [1, D, H, W] (F32 or BF16) and its companion
 //! `volume.blake3`; `x2ct-volumes-1`, the packed file, has all of them, [N, D, H, W]. Metadata: `preset`, JSON of the [`Preset`];
 //! `preset_digest`, its BLAKE3; `ct_digest`, that of the CT it was made of ([`provenance::of_ct`](super::provenance::of_ct)), which files
-//! of other writers may lack; of a packed file `ids`, a JSON array of N distinct strings, `ct_digests` ([`super::cts`]) and
-//! `provenance`. Files of `x2ct-volume-1`, which have no companion, are read as well.
+//! of other writers may lack, as `forced` and `hu_source` ([`super::origins`]); of a packed file `ids`, a JSON array of N distinct strings,
+//! `ct_digests` ([`super::cts`]), `origins` and `provenance`. Files of `x2ct-volume-1`, which have no companion, are read as well.
 //!
 //! Opening a set reads no voxel, but those of files without a digest. Every volume is verified when it is loaded. One that cannot be
 //! used is refused by name: [`VolumeSet::read`] and [`VolumeSet::load`] stop there, [`VolumeSet::read_usable`] leaves it out.
@@ -29,6 +29,7 @@ use safetensors::Dtype;
 use serde_json::json;
 
 use super::cts::Cts;
+use super::origins::{Doubt, Origins};
 use super::provenance::{Content, Provenance, fields};
 use super::rows;
 use crate::archive::{Archive, Digest, Writer};
@@ -58,6 +59,7 @@ pub struct VolumeSet {
     /// The place of each volume in the source.
     places: Vec<usize>,
     cts: Cts,
+    origins: Origins,
     /// False for files that are without a digest of their voxels.
     known: bool,
 }
@@ -87,7 +89,8 @@ impl VolumeSet {
     pub fn new(ids: Vec<String>, shape: [usize; 3], dtype: DType, voxels: Vec<u8>, preset: Preset) -> Result<Self> {
         let (source, digests) = (Source::Memory(Vec::new()).into(), OnceLock::new());
         let places = (0..ids.len()).collect();
-        let set = VolumeSet { ids, shape, dtype, preset, source, digests, places, cts: Cts::default(), known: true };
+        let (cts, origins) = (Cts::default(), Origins::default());
+        let set = VolumeSet { ids, shape, dtype, preset, source, digests, places, cts, origins, known: true };
         if voxels.len() != set.ids.len() * set.volume_bytes() || voxels.is_empty() {
             let (bytes, n, kind) = (voxels.len(), set.ids.len(), dtype.name());
             let problem = format!("{bytes} bytes for {n} volumes of {shape:?} {kind}");
@@ -125,6 +128,7 @@ impl VolumeSet {
             digests: digests.map_or_else(OnceLock::new, OnceLock::from),
             places: rows.iter().map(|&row| self.places[row]).collect(),
             cts: self.cts.select(rows),
+            origins: self.origins.select(rows),
             known: self.known,
         })
     }
@@ -137,6 +141,7 @@ impl VolumeSet {
         archive.set("preset", json!(self.preset).to_string());
         archive.set("preset_digest", self.preset.digest());
         self.cts.record(&mut archive);
+        self.origins.record(&mut archive);
         Provenance { known: true, ..self.provenance()? }.record(&mut archive);
         let kind = match self.dtype {
             DType::F32 => Dtype::F32,
@@ -210,6 +215,11 @@ impl VolumeSet {
     /// The CTs that the volumes were made of.
     pub fn cts(&self) -> &Cts {
         &self.cts
+    }
+
+    /// What is doubtful of how the CTs were taken: by force, or with HU of several sources.
+    pub fn doubts(&self) -> Vec<Doubt> {
+        self.origins.doubts(&self.ids)
     }
 
     /// Bytes of one volume.

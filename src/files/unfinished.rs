@@ -86,9 +86,22 @@ fn sweep_once(path: &Path) {
 /// A folder that cannot be read, or a file that cannot be removed.
 pub(super) fn sweep(path: &Path) -> crate::Result<()> {
     let (folder, name) = parts(path);
-    let left = find(folder).map_err(|e| Error::io(folder, "read the folder", &e))?.remove(name).unwrap_or_default();
-    let remove = |left: PathBuf| remove_left(&left).map_err(|e| Error::io(&left, "remove what a killed run left", &e));
-    left.into_iter().try_for_each(remove)
+    remove_where(folder, |other| other == name)
+}
+
+/// Removes what killed processes have left of all files of a folder whose names end so.
+///
+/// # Errors
+/// A folder that cannot be read, or a file that cannot be removed.
+pub(super) fn sweep_all(folder: &Path, ending: &str) -> crate::Result<()> {
+    remove_where(folder, |name| name.as_bytes().ends_with(ending.as_bytes()))
+}
+
+/// Removes what killed processes have left of the files of such names.
+fn remove_where(folder: &Path, is: impl Fn(&OsStr) -> bool) -> crate::Result<()> {
+    let found = find(folder).map_err(|e| Error::io(folder, "read the folder", &e))?;
+    let mut left = found.into_iter().filter(|(name, _)| is(name)).flat_map(|(_, left)| left);
+    left.try_for_each(|left| remove_left(&left).map_err(|e| Error::io(&left, "remove what a killed run left", &e)))
 }
 
 /// The folder and the name of a path.

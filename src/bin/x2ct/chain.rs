@@ -8,6 +8,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 use x2ct::Error;
 use x2ct::data::provenance::Undecided;
+use x2ct::data::volumes::VolumeSet;
 use x2ct::table::{BadRow, first_of};
 
 use crate::output::{Failure, Report, Warning};
@@ -72,6 +73,14 @@ impl Chain {
         }
         self.note(file, what);
         Ok(())
+    }
+
+    /// What is doubtful of how the CTs of prepared volumes were taken.
+    ///
+    /// # Errors
+    /// Under `--strict` the first such thing.
+    pub fn doubt_volumes(&mut self, file: &Path, volumes: &VolumeSet) -> x2ct::Result<()> {
+        volumes.doubts().iter().try_for_each(|doubt| self.doubt(file, &doubt.what, doubt.remedy))
     }
 
     /// Rows of a table that cannot be used, each as a [`Self::doubt`].

@@ -28,6 +28,9 @@ const IMAGES: &str = if cfg!(feature = "dicom") {
 };
 const KINDS: &str = if cfg!(feature = "dicom") { "NIfTI, .npz or a DICOM series" } else { "NIfTI or .npz" };
 
+/// Why a folder is passed over that was named twice, lies in another or is a link to one.
+const LOOKED_AT: &str = "a folder that is looked at already";
+
 /// Endings of volumes' names.
 const ENDINGS: [&str; 3] = [".nii.gz", ".nii", ".npz"];
 /// Endings of the names of a NIfTI pair's halves.
@@ -134,7 +137,9 @@ impl Inputs {
         }
         let (volumes, passed, failed) = (self.volumes.len(), self.passed_over.len(), self.failed.len());
         self.walk(path, path)?;
-        if self.volumes.len() == volumes && self.failed.len() == failed {
+        // What is read already needs no reading, and is told.
+        let is_read = volumes > 0 && self.passed_over[passed..].iter().any(|other| other.reason == LOOKED_AT);
+        if self.volumes.len() == volumes && self.failed.len() == failed && !is_read {
             let kinds = first_of(
                 kinds(&self.passed_over[passed..])
                     .into_iter()
@@ -152,7 +157,7 @@ impl Inputs {
         let canonical = folder.canonicalize().map_err(|e| Error::io(folder, "read the folder", &e))?;
         // A link may lead back up.
         if !self.folders.insert(canonical) {
-            self.pass(folder, "leads to a folder that is looked at already");
+            self.pass(folder, LOOKED_AT);
             return Ok(());
         }
         let mut dicom = Vec::new();

@@ -27,19 +27,19 @@ pub struct PhantomArgs {
     /// Folder of the data set
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Training patients
+    /// Number of training patients
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     train: u32,
-    /// Validation patients
+    /// Number of validation patients
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     valid: u32,
-    /// Of the patients
+    /// Seed of the random numbers that decide the patients
     #[arg(long, default_value_t = 1024)]
     seed: u64,
-    /// Voxels to the left, to the back and to the head
+    /// Shape of each volume: voxels to the left, to the back and to the head
     #[arg(long, value_name = "XxYxZ", default_value = "128x128x128", value_parser = sizes::<3>)]
     shape: [usize; 3],
-    /// Millimetres a voxel
+    /// Edge of a voxel, millimetres
     #[arg(long, value_name = "MM", allow_negative_numbers = true, default_value = "3", value_parser = within(0.05, 100.0))]
     spacing: f64,
 }

@@ -72,7 +72,7 @@ pub fn run(args: PreprocessArgs, common: &Common) -> anyhow::Result<ExitCode> {
             let read = begin.elapsed().as_secs_f64();
             opened.warnings.iter().for_each(|warning| remark!("{}", warning.line()));
             let name = file.file_name().unwrap_or_default().to_string_lossy();
-            let shape = write(&device, &preset, dtype, &opened, (&name, args.source.origin()), out)?;
+            let shape = write(&device, &preset, dtype, &opened, (&name, &args.source), out)?;
             Ok((shape, read, opened))
         });
         let seconds = begin.elapsed().as_secs_f64();
@@ -143,9 +143,15 @@ fn pack_others(folder: &Path, stale: &[PathBuf], outputs: &[PathBuf], path: &Pat
     Ok((set.ids().len(), left_out))
 }
 
-/// The file of each volume. A folder is made where `out` is one or has no `.safetensors` name.
+/// Ending of the names of prepared volumes.
+const OWN: &str = ".safetensors";
+/// Endings of names of files that are none of this command's.
+const OTHERS: [&str; 12] =
+    [".csv", ".tsv", ".json", ".png", ".jpg", ".nii", ".nii.gz", ".npz", ".npy", ".pt", ".zip", ".txt"];
+
+/// The file of each volume. A folder is made unless `out` is named as a file.
 fn outputs(inputs: &Inputs, out: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    if !out.is_dir() && out.extension().is_some_and(|e| e == "safetensors") {
+    if !out.is_dir() && is_own(out) {
         let count = inputs.volumes.len();
         if count != 1 {
             let problem = format!("names one file for {count} volumes");
@@ -154,15 +160,27 @@ fn outputs(inputs: &Inputs, out: &Path) -> anyhow::Result<Vec<PathBuf>> {
         files::check_writable(out)?;
         return Ok(vec![out.into()]);
     }
+    let name = out.to_string_lossy().to_lowercase();
+    if !out.is_dir() && (out.exists() || OTHERS.iter().any(|ending| name.ends_with(ending))) {
+        let problem = format!("{} is no folder, and prepared volumes are .safetensors files", out.display());
+        let hint = "name a file that ends in .safetensors, or a folder, ended in / where it is not there yet";
+        return Err(Error::argument("--out", problem, hint).into());
+    }
     files::create_folder(out)?;
+    files::remove_all_unfinished(out, OWN)?;
     let file = |input: &Input| {
         let mut name = input.name.clone().into_os_string();
-        name.push(".safetensors");
+        name.push(OWN);
         out.join(name)
     };
     let outputs: Vec<PathBuf> = inputs.volumes.iter().map(file).collect();
     outputs.iter().try_for_each(files::check_writable)?;
     Ok(outputs)
+}
+
+/// Whether a path is named as a prepared volume.
+fn is_own(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| OWN[1..] == *ending)
 }
 
 /// Prepares and writes one volume, piece by piece: while the device works on one, the last is being written.
@@ -171,7 +189,7 @@ fn write(
     preset: &Preset,
     dtype: DType,
     Opened { volume, warnings, forced }: &Opened,
-    (name, origin): (&str, &str),
+    (name, source): (&str, &SourceArgs),
     out: &Path,
 ) -> Result<Vec<usize>> {
     // In cache on a processor; enough work for a GPU.
@@ -180,12 +198,16 @@ fn write(
     let shape = operator.shape();
     let hu = HuSource::AlreadyHu;
     let (slope, intercept) = volume.hu_scale(hu);
+    let mut hu_source = json!({"from": source.origin(), "slope": slope, "intercept": intercept});
+    if let Some(rescale) = source.rescale {
+        hu_source["rescale"] = json!(rescale);
+    }
     let mut metadata = vec![
         ("input", name.to_string()),
         ("preset", json!(preset).to_string()),
         ("preset_digest", preset.digest()),
         ("ct_digest", provenance::of_ct(volume)),
-        ("hu_source", json!({"from": origin, "slope": slope, "intercept": intercept}).to_string()),
+        ("hu_source", hu_source.to_string()),
         (
             "geometry",
             json!({

@@ -59,6 +59,7 @@ fn radiographs(device: &Device, config: &TrainConfig, chain: &mut Chain) -> x2ct
 
 fn volumes(device: &Device, config: &CtTrainConfig, chain: &mut Chain) -> x2ct::Result<CtTrainingSet> {
     let volumes = VolumeSet::read(&config.data.volumes)?;
+    chain.doubt_volumes(&config.data.volumes, &volumes)?;
     let (set, path, ids) = match (&config.data.text, &config.data.cache) {
         (Some(path), _) => {
             let text = TextFeatures::read(path)?;

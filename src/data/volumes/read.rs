@@ -10,6 +10,7 @@ use super::{AGAIN, LeftOut, OLD, ONE, PACKED, Source, VOLUME, VolumeSet, check_i
 use crate::archive::{Archive, Digest};
 use crate::ct::Preset;
 use crate::data::cts::Cts;
+use crate::data::origins::{Origin, Origins};
 use crate::data::provenance::Provenance;
 use crate::tensor::DType;
 use crate::{Error, Result};
@@ -72,11 +73,12 @@ impl VolumeSet {
             let ids = found.iter().map(|one| id_of(&one.file)).collect();
             let digests: Option<Vec<Digest>> = found.iter().map(|one| one.digest).collect();
             let cts = Cts::new(found.iter().map(|one| one.ct.clone().unwrap_or_default()).collect());
+            let origins = Origins::new(found.iter().map(|one| one.origin.clone()).collect());
             let known = digests.is_some();
             let places = (0..found.len()).collect();
             let source = Source::Files(found.into_iter().map(|one| one.file).collect()).into();
             let digests = digests.map_or_else(OnceLock::new, OnceLock::from);
-            let whole = VolumeSet { ids, shape, dtype, preset, source, digests, places, cts, known };
+            let whole = VolumeSet { ids, shape, dtype, preset, source, digests, places, cts, origins, known };
             set = whole.without_unreadable(&mut left_out);
         }
         left_out.sort_by(|a, b| a.id.cmp(&b.id));
@@ -119,10 +121,10 @@ impl VolumeSet {
         };
         check_ids(&ids).map_err(|problem| Error::file(&path, problem, AGAIN))?;
         let digests = OnceLock::from(archive.digests(VOLUME)?.to_vec());
-        let cts = Cts::read(&archive, ids.len())?;
+        let (cts, origins) = (Cts::read(&archive, ids.len())?, Origins::read(&archive, ids.len())?);
         let places = (0..ids.len()).collect();
         let source = Source::Packed(archive).into();
-        let set = VolumeSet { ids, shape, dtype, preset, source, digests, places, cts, known: true };
+        let set = VolumeSet { ids, shape, dtype, preset, source, digests, places, cts, origins, known: true };
         if let Source::Packed(archive) = &*set.source {
             Provenance::read(archive, &set.provenance()?.digest)?;
         }
@@ -147,6 +149,8 @@ struct Found {
     digest: Option<Digest>,
     /// Of the CT they were made of.
     ct: Option<String>,
+    /// How that CT was taken.
+    origin: Origin,
 }
 
 fn describe_one(file: PathBuf) -> Result<Found, LeftOut> {
@@ -161,12 +165,11 @@ fn describe_one(file: PathBuf) -> Result<Found, LeftOut> {
             return Err(Error::file(&file, format!("volume has the shape {shape:?}, not [1, D, H, W]"), AGAIN));
         };
         let digest = archive.digests(VOLUME).ok().map(|digests| digests[0]);
-        Ok((([d, h, w], dtype, preset), digest, archive.get("ct_digest").ok().map(String::from)))
+        let ct = archive.get("ct_digest").ok().map(String::from);
+        let (file, kind, origin) = (file.clone(), ([d, h, w], dtype, preset), Origin::read(&archive));
+        Ok(Found { file, kind, digest, ct, origin })
     };
-    match describe() {
-        Ok((kind, digest, ct)) => Ok(Found { file, kind, digest, ct }),
-        Err(error) => Err(LeftOut { id: id_of(&file), error }),
-    }
+    describe().map_err(|error| LeftOut { id: id_of(&file), error })
 }
 
 /// What a set calls the volume of a file.

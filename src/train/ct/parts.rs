@@ -46,8 +46,12 @@ impl Parts {
     /// Reads what an earlier run has kept.
     ///
     /// # Errors
-    /// A part that is damaged or of another origin; a folder that another process works in.
+    /// A part that is damaged or of another origin; a folder that another process works in; a file where the folder would be.
     pub fn open(folder: Option<&Path>, origin: [&str; 2], dim: usize) -> Result<Self> {
+        if let Some(file) = folder.filter(|folder| folder.exists() && !folder.is_dir()) {
+            let problem = "is no folder, and finished embeddings are kept in one of this name until the cache is whole";
+            return Err(Error::file(file, problem, "move it away, or name another --out"));
+        }
         let mut parts = Parts {
             folder: folder.map(Path::to_path_buf),
             origin: origin.map(str::to_string),

@@ -1,5 +1,6 @@
 //! A split of a data set, packed for training.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -8,7 +9,7 @@ use serde_json::json;
 use x2ct::Error;
 use x2ct::ct::image::encode_png;
 use x2ct::ct::{Collimation, Radiograph, RadiographOptions};
-use x2ct::data::ct_rate::{CtRate, HuSource};
+use x2ct::data::ct_rate::{CtRate, HuSource, Others, VolumeName};
 use x2ct::data::ingest::{self, IngestOptions, Pictures};
 use x2ct::files;
 use x2ct::ops::image::PixelType;
@@ -71,16 +72,16 @@ pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let options = super::check(&device, projection)?;
     let mut warnings: Vec<Warning> =
         data.warnings().into_iter().map(|(file, warning)| Warning::new(file, warning)).collect();
-    let unlisted = data.unlisted();
+    let Others { unlisted, strangers } = data.others();
     if !unlisted.is_empty() {
         let says =
             format!("{} volume(s) without a row in any table, passed over: {}", unlisted.len(), first_of(&unlisted));
         warnings.push(Warning::new(data.folder(), says));
     }
-    let strangers = data.strangers();
     if !strangers.is_empty() {
         let names: Vec<String> = strangers.iter().map(files::lossy).collect();
-        let says = format!("{} file(s) whose names are no volume's, passed over: {}", names.len(), first_of(&names));
+        let says =
+            format!("{} file(s) whose names or places are no volume's, passed over: {}", names.len(), first_of(&names));
         warnings.push(Warning::new(data.folder(), says));
     }
     let (spare, bad_rows): (Vec<&BadRow>, Vec<&BadRow>) = data.bad_rows.iter().partition(|row| row.spare);
@@ -92,11 +93,10 @@ pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
             file: name.path(root, hu_source).to_string_lossy().into_owned(),
             reason: "no table has a row for it".into(),
         })
-        .chain(
-            strangers
-                .iter()
-                .map(|file| PassedOver { file: files::lossy(file), reason: "its name is not that of a volume".into() }),
-        )
+        .chain(strangers.iter().map(|file| PassedOver {
+            file: files::lossy(file),
+            reason: "its name or place is not that of a volume".into(),
+        }))
         .collect();
     for bad in bad_rows.iter().take(BAD_ROWS_SHOWN) {
         remark!("x2ct: its volume is left out: {}", bad.error());
@@ -122,7 +122,8 @@ pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let [i, n] = options.shard;
     let total = (data.volumes.len() * i / n - data.volumes.len() * (i - 1) / n) as u64;
     let mut progress = Progress::new("radiographs", "volumes", total);
-    let mut failures = 0;
+    let path = |name: &VolumeName| name.path(root, hu_source);
+    let mut failures = HashMap::new();
     let made = ingest::ingest(&device, &data, &args.out, &options, &stop, &mut |event| match event {
         ingest::Progress::Resumed(0) => {}
         ingest::Progress::Resumed(done) => {
@@ -130,20 +131,20 @@ pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
             progress.resume(done as u64);
         }
         ingest::Progress::Done(done) => {
-            progress.set(done as u64, &if failures > 0 { format!("{failures} left out") } else { String::new() });
+            let left_out = if failures.is_empty() { String::new() } else { format!("{} left out", failures.len()) };
+            progress.set(done as u64, &left_out);
         }
         ingest::Progress::Failed(name, error) => {
-            failures += 1;
+            failures.insert(name.clone(), Failure::new(path(name), error));
             progress.say(&format!("x2ct: {name} is left out: {error}"));
         }
-        ingest::Progress::Doubted(name, doubt) => progress.say(&Warning::new(name.to_string(), doubt).line()),
+        ingest::Progress::Doubted(name, doubt) => progress.say(&Warning::new(path(name), doubt).line()),
     })?;
     progress.finish("");
     let failed = &made.failed;
-    let failures =
-        failed.iter().map(|(name, error)| Failure { file: Some(name.to_string()), field: None, error: error.clone() });
-    warnings.extend(made.warnings.iter().map(|(name, warning)| Warning::new(name.to_string(), warning.as_str())));
-    let forced: Vec<String> = made.forced.iter().map(|name| name.to_string()).collect();
+    let failures = failed.iter().filter_map(|(name, _)| failures.remove(name));
+    warnings.extend(made.warnings.iter().map(|(name, warning)| Warning::new(path(name), warning.as_str())));
+    let forced: Vec<String> = made.forced.iter().map(|name| files::lossy(path(name))).collect();
     let report = Report::new("drr")
         .with_all(json!({
             "out": files::lossy(&args.out), "files": made.files.iter().map(files::lossy).collect::<Vec<_>>(),

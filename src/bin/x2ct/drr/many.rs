@@ -1,15 +1,16 @@
 //! Files and folders: a picture of every volume and view.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use x2ct::ct::physics::padding_voxels;
 use x2ct::ct::{Projection, Radiograph};
 use x2ct::data::ingest::ahead;
-use x2ct::{Error, files};
+use x2ct::{Error, Result, files};
 
-use super::{DrrArgs, row};
+use super::DrrArgs;
+use super::row::{self, Source};
 use crate::Common;
 use crate::effect;
 use crate::inputs::{Input, Inputs};
@@ -19,8 +20,8 @@ use crate::terminal::{Progress, stop_flag};
 
 /// What was made of one volume.
 struct Made {
-    /// As JSON lists it.
-    row: Value,
+    /// As JSON lists it, where that is wanted.
+    row: Option<Value>,
     warnings: Vec<Warning>,
     /// The volume, where it was only taken by force.
     forced: Option<String>,
@@ -54,26 +55,37 @@ pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
     ahead(
         jobs,
         &stop,
-        |job| source.open(&job.path, &device),
+        |job| {
+            let begin = Instant::now();
+            source.open(&job.path, &device).map(|opened| (opened, begin.elapsed().as_secs_f64()))
+        },
         |at, opened| {
             let job = &jobs[at];
-            let made = opened.and_then(|Opened { volume, mut warnings, forced }| {
+            let made = opened.and_then(|(Opened { volume, mut warnings, forced }, read)| {
+                let begin = Instant::now();
                 let made = Radiograph::all(&device, &volume, &projection.views, &options)?;
+                let project = begin.elapsed().as_secs_f64();
                 let doubts = super::doubts(&volume, &made, source.force)?;
                 warnings.extend(doubts.into_iter().map(|doubt| Warning::new(&job.path, doubt)));
-                let mut outputs = Vec::new();
-                for (&view, image) in projection.views.iter().zip(&made) {
-                    let path = picture(job, view);
+                let outputs: Vec<_> = projection.views.iter().map(|&view| (picture(job, view), view)).collect();
+                for ((path, _), image) in outputs.iter().zip(&made) {
                     path.parent().map_or(Ok(()), files::create_folder)?;
-                    super::write(&path, image, projection)?;
-                    outputs.push(row::of_picture(&path, view, image, projection)?);
+                    super::write(path, image, projection)?;
                 }
-                let input = files::lossy(&job.path);
-                let row = json!({
-                    "input": input, "volume": row::of_volume(&volume), "outputs": outputs,
-                    "padding_voxels": padding_voxels(&volume, options.hu), "forced": forced,
+                let seconds = [read, project, read + begin.elapsed().as_secs_f64()];
+                let source = Source { file: &job.path, volume: &volume, options: &options, forced, seconds };
+                let outputs = outputs.iter().zip(&made);
+                let row = common.json.then(|| {
+                    let of_picture = |((path, view), image): (&(PathBuf, Projection), &Radiograph)| {
+                        row::of_picture(&device, &source, (path, *view, image), projection)
+                    };
+                    let outputs = outputs.map(of_picture).collect::<Result<Vec<Value>>>()?;
+                    let mut row = row::of_volume(&source);
+                    row["outputs"] = json!(outputs);
+                    Ok(row)
                 });
-                Ok(Made { row, warnings, forced: forced.then_some(input) })
+                let forced = forced.then(|| files::lossy(&job.path));
+                Ok(Made { row: row.transpose()?, warnings, forced })
             });
             match made {
                 Ok(made) => {
@@ -104,14 +116,14 @@ pub fn run(args: &DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let (made, passed) = (jobs.len() - failed.len(), inputs.passed_over.len());
     let (mut rows, mut warnings, mut forced_in) = (Vec::new(), inputs.warnings.clone(), Vec::new());
     for (_, made) in made_of {
-        rows.push(made.row);
+        rows.extend(made.row);
         warnings.extend(made.warnings);
         forced_in.extend(made.forced);
     }
     warnings.extend(stale);
     let report = Report::new("drr")
         .with_all(json!({
-            "out": files::lossy(&args.out), "volumes": made, "views": projection.views, "seconds": start.elapsed().as_secs_f64(),
+            "out": files::lossy(&args.out), "device": device.name(), "volumes": made, "views": projection.views, "seconds": start.elapsed().as_secs_f64(),
             "rows": rows, "forced": forced_in, "passed_over": inputs.passed_over,
         }))?
         .warning(warnings)

@@ -6,10 +6,11 @@ use std::time::Instant;
 
 use serde_json::json;
 use x2ct::ct::physics::padding_voxels;
-use x2ct::ct::{Radiograph, image, padding_pixels};
+use x2ct::ct::{Radiograph, image};
 use x2ct::{Error, files};
 
-use super::{DrrArgs, row};
+use super::DrrArgs;
+use super::row::{self, Source};
 use crate::Common;
 use crate::effect;
 use crate::output::{Report, Warning};
@@ -39,17 +40,12 @@ pub fn run(file: &Path, args: &DrrArgs, common: &Common) -> anyhow::Result<ExitC
     let project = begin.elapsed().as_secs_f64() - read;
     super::write(&args.out, &made, projection)?;
     let seconds = begin.elapsed().as_secs_f64();
-    let padding = padding_voxels(&volume, options.hu);
     if common.json {
-        let report = json!({
-            "input": files::lossy(file), "device": device.name(), "volume": row::of_volume(&volume),
-            "isocentre_mm": options.isocentre.unwrap_or_else(|| volume.affine.centre(volume.shape)),
-            "padding_voxels": padding, "padding_pixels": padding_pixels(&device, &volume, &options)?,
-            "seconds": {"read": read, "project": project, "total": seconds},
-            "forced": forced, "passed_over": [],
-        });
-        let picture = row::of_picture(&args.out, options.view, &made, projection)?;
-        let report = Report::new("drr").with_all(report)?.with_all(picture)?;
+        let seconds = [read, project, seconds];
+        let source = Source { file, volume: &volume, options: &options, forced, seconds };
+        let picture = row::of_picture(&device, &source, (&args.out, options.view, &made), projection)?;
+        let run = json!({"device": device.name(), "passed_over": []});
+        let report = Report::new("drr").with_all(run)?.with_all(row::of_volume(&source))?.with_all(picture)?;
         return report.warning(warnings).finish(true, || ());
     } else {
         let (picture, pitch) = (&made.image, made.pitch);
@@ -62,6 +58,7 @@ pub fn run(file: &Path, args: &DrrArgs, common: &Common) -> anyhow::Result<ExitC
             options.mode.unit(),
             device.name()
         );
+        let padding = padding_voxels(&volume, options.hu);
         if padding > 0 {
             say!("{padding} voxels below -1024 HU are padding outside the field of view, taken as air");
         }

@@ -1,0 +1,127 @@
+//! How the CT behind each row of a file was taken: by force or not, and where its HU come from; so that what was said when it was
+//! prepared is said again of what is made of it.
+//!
+//! A volume's file of `x2ct preprocess` says it in the metadata entries `forced` (`true` of a CT that is no plausible chest CT) and
+//! `hu_source` (JSON: `from`, `rescale` where that was asked for, and the slope and intercept that came of it); a packed file in the entry
+//! `origins`, a JSON array with one [`Origin`] a row. Files of earlier versions and of other writers may lack all of them.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::archive::{Archive, Writer};
+use crate::table::first_of;
+use crate::{Error, Result};
+
+const KEY: &str = "origins";
+
+/// How one CT was taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Origin {
+    /// Whether it is no plausible chest CT and was taken because the user insisted.
+    pub forced: bool,
+    /// Where its HU come from, in words; empty where that is not known.
+    pub hu: String,
+}
+
+impl Origin {
+    /// What the file of one volume says.
+    pub(super) fn read(archive: &Archive) -> Self {
+        let forced = archive.get("forced").is_ok_and(|forced| forced == "true");
+        let source: Value = archive.get_json("hu_source").unwrap_or_default();
+        let from = source["from"].as_str().unwrap_or_default();
+        let hu = match &source["rescale"] {
+            Value::Array(rescale) => {
+                format!(
+                    "{from} {}",
+                    rescale.iter().filter_map(Value::as_f64).map(|n| n.to_string()).collect::<Vec<_>>().join(",")
+                )
+            }
+            _ => from.into(),
+        };
+        Origin { forced, hu }
+    }
+}
+
+/// What is doubtful of a set, and what would make it good.
+pub struct Doubt {
+    /// A clause about the set.
+    pub what: String,
+    /// What to do, as a clause.
+    pub remedy: &'static str,
+}
+
+/// How the CT of each row was taken; empty where that is known of none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origins(Vec<Origin>);
+
+impl Origins {
+    /// Of these rows.
+    pub fn new(rows: Vec<Origin>) -> Self {
+        Origins(if rows.iter().all(|row| *row == Origin::default()) { Vec::new() } else { rows })
+    }
+
+    /// Those of some of the rows, by their places.
+    pub fn select(&self, rows: &[usize]) -> Self {
+        Origins::new(rows.iter().filter_map(|&row| self.0.get(row).cloned()).collect())
+    }
+
+    /// The entry of a file with so many rows; of one without it nothing is known.
+    ///
+    /// # Errors
+    /// An entry that is no such array.
+    pub fn read(archive: &Archive, rows: usize) -> Result<Self> {
+        if archive.get(KEY).is_err() {
+            return Ok(Origins::default());
+        }
+        let origins: Vec<Origin> = archive.get_json(KEY)?;
+        if origins.len() != rows {
+            let problem = format!("has {} {KEY} for {rows} ids", origins.len());
+            return Err(Error::file(archive.path(), problem, "make the file again"));
+        }
+        Ok(Origins::new(origins))
+    }
+
+    /// Adds the entry to a file that is being written.
+    pub fn record(&self, archive: &mut Writer) {
+        if !self.0.is_empty() {
+            archive.set(KEY, json!(self.0).to_string());
+        }
+    }
+
+    /// What is doubtful of rows with these ids: those that were taken by force, and HU of several sources.
+    pub fn doubts(&self, ids: &[String]) -> Vec<Doubt> {
+        let rows = || ids.iter().zip(&self.0);
+        let forced: Vec<&String> = rows().filter(|(_, origin)| origin.forced).map(|(id, _)| id).collect();
+        let mut sources: Vec<(&str, Vec<&String>)> = Vec::new();
+        for (id, Origin { hu, .. }) in rows().filter(|(_, origin)| !origin.hu.is_empty()) {
+            match sources.iter_mut().find(|(source, _)| source == hu) {
+                Some((_, ids)) => ids.push(id),
+                None => sources.push((hu, vec![id])),
+            }
+        }
+        sources.sort_by_key(|(_, ids)| std::cmp::Reverse(ids.len()));
+        let of_force = || Doubt {
+            what: format!(
+                "{} of its {} volumes are no plausible chest CTs and were taken with --force: {}",
+                forced.len(),
+                ids.len(),
+                first_of(&forced)
+            ),
+            remedy: "correct their CTs and prepare them again, or take them out",
+        };
+        let of_sources = || Doubt {
+            what: format!(
+                "the HU of its volumes come from different sources: {}",
+                sources
+                    .iter()
+                    .map(|(source, ids)| format!("{source} ({}: {})", ids.len(), first_of(ids)))
+                    .collect::<Vec<_>>()
+                    .join("; ")
+            ),
+            remedy: "prepare all volumes of a set in one way",
+        };
+        let forced = (!forced.is_empty()).then(of_force);
+        forced.into_iter().chain((sources.len() > 1).then(of_sources)).collect()
+    }
+}
