@@ -90,6 +90,12 @@ impl<'a> Writer<'a> {
         self.put(name, Dtype::F32, shape, data);
     }
 
+    /// Adds a tensor of f64.
+    pub fn put_f64(&mut self, name: &str, shape: &[usize], data: &'a [f64]) {
+        let data = Data::Whole(bytemuck::cast_slice(data));
+        self.put(name, Dtype::F64, shape, data);
+    }
+
     /// Adds a tensor of `shape` [N, ...] row by row, with its companion: `digests` are those of its N rows, and `row` hands
     /// them out when the archive is written, one at a time. A row of another digest stops the writing.
     pub fn put_rows(
@@ -269,12 +275,22 @@ impl Archive {
 
     /// Shape and values of an f32 tensor.
     pub fn f32(&self, name: &str) -> Result<(&[usize], Vec<f32>)> {
-        let entry = self.entry(name)?;
-        if entry.dtype != Dtype::F32 {
-            return Err(self.refuse(format!("tensor {name} is {:?}, not F32", entry.dtype)));
+        let (shape, data) = self.of_type(name, Dtype::F32)?;
+        Ok((shape, data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()))
+    }
+
+    /// Shape and values of an f64 tensor.
+    pub fn f64(&self, name: &str) -> Result<(&[usize], Vec<f64>)> {
+        let (shape, data) = self.of_type(name, Dtype::F64)?;
+        Ok((shape, data.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)).collect()))
+    }
+
+    fn of_type(&self, name: &str, wanted: Dtype) -> Result<(&[usize], &[u8])> {
+        let (dtype, shape, data) = self.tensor(name)?;
+        if dtype != wanted {
+            return Err(self.refuse(format!("tensor {name} is {dtype:?}, not {wanted:?}")));
         }
-        let data = &self.map[entry.range.clone()];
-        Ok((&entry.shape, data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()))
+        Ok((shape, data))
     }
 
     /// The values of an archive that holds exactly these f32 tensors (name and rows, ascending names), all with one number of

@@ -28,7 +28,7 @@ pub struct Table {
     path: PathBuf,
     bytes: Vec<u8>,
     /// Names of the wanted columns, in the order in which rows are asked for them.
-    wanted: Vec<&'static str>,
+    wanted: Vec<String>,
     /// Column of the file for each wanted one.
     at: Vec<usize>,
     /// Columns of the file.
@@ -50,7 +50,7 @@ pub struct BadRow {
     /// Line on which the row begins, from 1.
     pub line: usize,
     /// The column at fault, where it is one.
-    pub column: Option<&'static str>,
+    pub column: Option<String>,
     /// Text of the first wanted column, where it could be read: what the row is about.
     pub about: Option<String>,
     /// What is wrong.
@@ -95,47 +95,61 @@ impl Table {
     /// # Errors
     /// A file that cannot be read or is recognisably something else; wanted columns that are missing or repeated; with
     /// [`Others::Refused`] columns beside them.
-    pub fn open(path: impl AsRef<Path>, wanted: &[&'static str], others: Others, hint: &str) -> Result<Self> {
+    pub fn open(path: impl AsRef<Path>, wanted: &[&str], others: Others, hint: &str) -> Result<Self> {
+        Self::parse(path.as_ref(), read(path.as_ref())?, wanted, others, hint)
+    }
+
+    /// Reads a table all of whose columns are wanted, whatever they are called; the first may be without a name.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is recognisably something else; no column; a further one without a name; one that is named
+    /// twice.
+    pub fn open_whole(path: impl AsRef<Path>, hint: &str) -> Result<Self> {
         let path = path.as_ref();
-        let bytes = files::read(path).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied => {
-                Error::io(path, "open the table", &e)
-            }
-            _ => Error::io(path, "read the table", &e),
-        })?;
-        Self::parse(path, bytes, wanted, others, hint)
+        let (bytes, header) = header(path, read(path)?)?;
+        if header.iter().all(|name| name.trim().is_empty()) {
+            return Err(Error::file(path, "has no header: its first line names no column", hint));
+        }
+        let named = header.iter().enumerate().filter(|(at, name)| *at == 0 || !name.trim().is_empty());
+        let wanted: Vec<&str> = named.map(|(_, name)| name).collect();
+        Self::of(path, bytes, &header, &wanted, Others::Refused, hint)
     }
 
     /// As [`Table::open`], from the file's bytes; `path` labels messages.
-    pub fn parse(
-        path: impl AsRef<Path>,
-        mut bytes: Vec<u8>,
-        wanted: &[&'static str],
+    pub fn parse(path: impl AsRef<Path>, bytes: Vec<u8>, wanted: &[&str], others: Others, hint: &str) -> Result<Self> {
+        let (bytes, header) = header(path.as_ref(), bytes)?;
+        Self::of(path.as_ref(), bytes, &header, wanted, others, hint)
+    }
+
+    fn of(
+        path: &Path,
+        bytes: Vec<u8>,
+        header: &csv::StringRecord,
+        wanted: &[&str],
         others: Others,
         hint: &str,
     ) -> Result<Self> {
-        let path = path.as_ref().to_path_buf();
-        if let Some((problem, hint)) = no_table(&bytes) {
-            return Err(Error::file(path, problem, hint));
-        }
-        if bytes.starts_with(BOM) {
-            bytes.drain(..BOM.len());
-        }
-        let mut header = csv::ByteRecord::new();
-        let found = reader(&bytes).read_byte_record(&mut header);
-        let header = found.ok().and_then(|_| csv::StringRecord::from_byte_record(header).ok());
-        let header = header
-            .ok_or_else(|| Error::file(&path, "its header, line 1, is not UTF-8", "convert the table to UTF-8"))?;
-        if let Some(problem) = header_problem(&header, wanted, others) {
+        if let Some(problem) = header_problem(header, wanted, others) {
             return Err(Error::file(path, problem, hint));
         }
         let at = wanted.iter().filter_map(|w| header.iter().position(|h| h == *w)).collect();
-        Ok(Table { path, bytes, wanted: wanted.to_vec(), at, width: header.len() })
+        let wanted = wanted.iter().map(|name| name.to_string()).collect();
+        Ok(Table { path: path.into(), bytes, wanted, at, width: header.len() })
+    }
+
+    /// Names of the wanted columns, in the order in which rows are asked for them.
+    pub fn columns(&self) -> &[String] {
+        &self.wanted
     }
 
     /// The table's file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// BLAKE3 of the table's bytes without a byte order mark, lower-case hex.
+    pub fn digest(&self) -> String {
+        blake3::hash(&self.bytes).to_hex().to_string()
     }
 
     /// The rows below the header, in the order of the file.
@@ -245,7 +259,7 @@ impl Row<'_> {
         BadRow {
             table: self.table.path.clone(),
             line: self.line,
-            column: Some(self.table.wanted[column]),
+            column: Some(self.table.wanted[column].clone()),
             about,
             problem,
             spare: false,
@@ -256,7 +270,7 @@ impl Row<'_> {
 impl BadRow {
     /// The row's place in the table, as messages name it.
     pub fn place(&self) -> String {
-        match self.column {
+        match &self.column {
             Some(column) => format!("line {}, column {column}", self.line),
             None => format!("line {}", self.line),
         }
@@ -311,6 +325,30 @@ impl Lines<'_> {
     }
 }
 
+/// The bytes of a table's file.
+fn read(path: &Path) -> Result<Vec<u8>> {
+    files::read(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied => Error::io(path, "open the table", &e),
+        _ => Error::io(path, "read the table", &e),
+    })
+}
+
+/// The first row of a table's bytes, and the bytes without a byte order mark.
+fn header(path: &Path, mut bytes: Vec<u8>) -> Result<(Vec<u8>, csv::StringRecord)> {
+    if let Some((problem, hint)) = no_table(&bytes) {
+        return Err(Error::file(path, problem, hint));
+    }
+    if bytes.starts_with(BOM) {
+        bytes.drain(..BOM.len());
+    }
+    let mut header = csv::ByteRecord::new();
+    let found = reader(&bytes).read_byte_record(&mut header);
+    let header = found.ok().and_then(|_| csv::StringRecord::from_byte_record(header).ok());
+    let header =
+        header.ok_or_else(|| Error::file(path, "its header, line 1, is not UTF-8", "convert the table to UTF-8"))?;
+    Ok((bytes, header))
+}
+
 /// What bytes are that are no table, and what to do about it.
 fn no_table(bytes: &[u8]) -> Option<(String, &'static str)> {
     match Content::of_start(bytes) {
@@ -325,7 +363,7 @@ fn no_table(bytes: &[u8]) -> Option<(String, &'static str)> {
     }
 }
 
-fn header_problem(header: &csv::StringRecord, wanted: &[&'static str], others: Others) -> Option<String> {
+fn header_problem(header: &csv::StringRecord, wanted: &[&str], others: Others) -> Option<String> {
     let missing: Vec<&str> = wanted.iter().copied().filter(|w| !header.iter().any(|h| h == *w)).collect();
     let separator = [(';', "semicolons"), ('\t', "tabs"), ('|', "bars")].into_iter().find(|(separator, _)| {
         let cells: Vec<&str> =

@@ -394,6 +394,8 @@ const USAGE: &[(&str, &[&str])] = &[
     ("eval --cache c --dataset . --scale -1", &["give a number from 0.001 to 1000000"]),
     ("eval --cache c --dataset . --checkpoint k", &["pass --checkpoint with --radiographs and --cache"]),
     ("eval --cache c --dataset . --checkpoint k --radiographs r --scale 3", &["`--scale` has no effect here: it acts with --volumes, or --cache alone"]),
+    ("metrics y.csv p.csv --level 2", &["give a number from 0.5 to 0.9999"]),
+    ("metrics y.csv p.csv --bootstrap 0 --seed 1", &["`--seed` has no effect here: it acts with --bootstrap above 0"]),
     ("predict i.png --checkpoint k --cache c --nearest 0", &["0 is not in 1..=1000"]),
     ("predict i.png --checkpoint k --cache c --split valid", &["`--split` has no effect here: it acts with --dataset"]),
     ("bench --list --seconds 3", &["'--list'", "'--seconds <SECONDS>'"]),

@@ -339,7 +339,7 @@ fn what_is_not_needed_is_not_refused() {
     assert!(read.volumes[0].acquisition.is_none() && read.volumes[1].acquisition.is_none());
     assert!(read.volumes[2].acquisition.is_some());
     let read = CtRate::read(root.path(), Split::Valid, HuSource::CsvRescale).unwrap();
-    let lines: Vec<_> = read.bad_rows.iter().map(|bad| (bad.line, bad.column)).collect();
+    let lines: Vec<_> = read.bad_rows.iter().map(|bad| (bad.line, bad.column.as_deref())).collect();
     assert_eq!(lines, [(2, Some("ZSpacing")), (3, Some("RescaleSlope"))]);
     assert_says(&read.absence(&name("valid_1_a_2")).to_string(), &["line 3", "RescaleSlope"]);
     // One volume alone: the rows of others do not matter.

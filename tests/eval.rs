@@ -1,18 +1,32 @@
 //! Evaluation against scikit-learn and SciPy (tests/golden/metrics.json, made by tools/make_metric_cases.py), against
 //! values worked out by hand, and against invariances.
 
+mod coverage;
+mod random_problems;
+mod stratify;
+
 use approx::assert_relative_eq;
 use proptest::prelude::*;
 use serde_json::Value;
 use x2ct::data::rows;
 use x2ct::eval::bootstrap::Bootstrap;
-use x2ct::eval::delong::{auc_variance, delong};
+use x2ct::eval::delong::{area, delong, holm, pairs};
 use x2ct::eval::metrics::{Averaged, MultiLabel, Rates, average_precision, roc_auc, roc_curve};
 use x2ct::eval::probe::RidgeRegression;
 use x2ct::eval::retrieval::{Ranks, Recall, chance, first_of_each, nearest, ranks};
 use x2ct::eval::scores::{ClipScores, ZeroShot, ZeroShotTargets};
 use x2ct::eval::zero_shot::probabilities;
 use x2ct::labels;
+
+/// Knuth's linear congruential sequence; the upper 31 bits.
+pub struct Numbers(u64);
+
+impl Numbers {
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % n
+    }
+}
 
 fn golden(section: &str) -> Vec<Value> {
     let all: Value = serde_json::from_str(include_str!("golden/metrics.json")).unwrap();
@@ -196,8 +210,24 @@ fn delong_agrees_with_pairwise_comparison() {
         assert_relative_eq!(got.z, case["z"].as_f64().unwrap(), max_relative = 1e-9);
         assert_relative_eq!(got.ln_p, case["ln_p"].as_f64().unwrap(), max_relative = 1e-9);
         assert_relative_eq!(got.p, got.ln_p.exp());
-        assert_eq!(auc_variance(&labels, &first).unwrap(), (got.auc[0], got.covariance[0][0]));
+        let alone = area(&labels, &first, 0.95).unwrap();
+        assert_eq!(alone.auc, got.auc[0]);
+        assert_relative_eq!(alone.standard_error.powi(2), got.covariance[0][0], max_relative = 1e-12);
+        let three = pairs(&labels, &[&first, &second, &first]).unwrap();
+        assert_eq!(three.iter().map(|pair| pair.scores).collect::<Vec<_>>(), [[0, 1], [0, 2], [1, 2]]);
+        assert_eq!((&three[0].test, three[1].test.p), (&got, 1.0));
     }
+}
+
+/// R's `p.adjust(c(.01, .04, .03, .005, .9), "holm")`, and ties.
+#[test]
+fn holm_steps_down() {
+    let corrected = holm(&[0.01, 0.04, 0.03, 0.005, 0.9]);
+    for (got, want) in corrected.iter().zip([0.04, 0.09, 0.09, 0.025, 0.9]) {
+        assert_relative_eq!(*got, want, epsilon = 1e-15);
+    }
+    assert_eq!(holm(&[0.6, 0.6]), [1.0, 1.0]);
+    assert_eq!(holm(&[]), [0.0; 0]);
 }
 
 #[test]
@@ -231,7 +261,10 @@ fn bootstrap_draws_patients_not_samples() {
     // Ten patients with five identical samples each: drawing patients gives the spread of ten values, not of fifty.
     let patients: Vec<usize> = (0..50).map(|i| i / 5).collect();
     let value = |i: usize| (i / 5) as f64;
-    let mean = |draw: &[usize]| Some(draw.iter().map(|&i| value(i)).sum::<f64>() / draw.len() as f64);
+    let mean = |weights: &[u32]| {
+        let sum: f64 = weights.iter().enumerate().map(|(i, &times)| f64::from(times) * value(i)).sum();
+        Some(sum / f64::from(weights.iter().sum::<u32>()))
+    };
     let by_patient = Bootstrap { replicates: 4000, ..Bootstrap::default() }.interval(&patients, mean).unwrap();
     assert_relative_eq!(by_patient.estimate, 4.5);
     // Standard error sqrt(8.25 / 10) = 0.908, so the 95 % interval is about 4.5 -+ 1.78.
@@ -245,11 +278,8 @@ fn bootstrap_draws_patients_not_samples() {
 fn bootstrap_is_reproducible_and_counts_undefined_draws() {
     let labels: Vec<bool> = (0..30).map(|i| i % 15 == 0).collect();
     let scores: Vec<f32> = (0..30).map(|i| (i * 7 % 30) as f32).collect();
-    let auc = |draw: &[usize]| {
-        let l: Vec<bool> = draw.iter().map(|&i| labels[i]).collect();
-        let s: Vec<f32> = draw.iter().map(|&i| scores[i]).collect();
-        roc_auc(&l, &s).unwrap()
-    };
+    let ranked = MultiLabel::new(&labels, &scores, 1).unwrap().ranked();
+    let auc = |weights: &[u32]| ranked.roc_auc(weights).micro;
     let patients: Vec<String> = (0..30).map(|i| format!("valid_{i}")).collect();
     let run = |seed| Bootstrap { seed, ..Bootstrap::default() }.interval(&patients, auc).unwrap();
     assert_eq!(run(1), run(1));

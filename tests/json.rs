@@ -78,8 +78,8 @@ fn assert_holds(at: &Path, arguments: &str, keys: &[(&str, Kind)]) {
 const CXR: &str = "--checkpoint run/checkpoint.safetensors";
 const CT: &str = "--checkpoint ct/checkpoint.safetensors --volumes valid.volumes.safetensors --text valid.text";
 const ROW: [&str; 10] = ["file", "case", "op", "tensor", "max_abs", "rel_l2", "limit", "margin", "pass", "reason"];
-/// Keys that objects are listed under: a result's rows, what stands beside every result, and the two of a model.
-const LISTS: [&str; 5] = ["rows", "warnings", "passed_over", "stages", "layers"];
+/// Keys that objects are listed under: a result's rows, what stands beside every result, the two of a model, and an evaluation's labels.
+const LISTS: [&str; 6] = ["rows", "warnings", "passed_over", "stages", "layers", "labels"];
 /// The rows of `x2ct drr` of several volumes.
 const VOLUMES: (&str, Kind) =
     ("rows", Kind::Rows(&["input", "volume", "isocentre_mm", "outputs", "padding_voxels", "seconds", "forced"]));
@@ -108,6 +108,13 @@ fn every_command_that_ends_well_prints_one_shape() {
     assert_eq!(object["not_compared"][&frozen], serde_json::json!(["g.in.ct", "g.in.report"]), "{object}");
     let says = format!("not compared, since {frozen} has no reference of them: g.in.ct, g.in.report\n");
     assert!(succeed(at, &format!("check {frozen}")).contains(&says));
+
+    for (table, cells) in [("labels.csv", "v,1\nw,0\n"), ("scores.csv", "v,0.7\nw,0.1\n")] {
+        std::fs::write(at.join(table), format!("id,Nodule\n{cells}")).unwrap();
+    }
+    let metrics =
+        [("auc_macro", Number), ("labels", List), ("digests", Object), ("rows", Rows(&["file", "auc_macro"]))];
+    holds("metrics labels.csv scores.csv", &metrics);
 
     let phantom = "phantom --out . --train 8 --valid 6 --shape 24x24x24 --spacing 12";
     holds(phantom, &[("dataset", Text), ("train", Number), ("valid", Number), ("teacher", Text), ("caches", List)]);

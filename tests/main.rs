@@ -31,6 +31,8 @@ mod layout;
 mod left_out;
 #[cfg(feature = "cli")]
 mod malformed;
+#[cfg(feature = "cli")]
+mod metrics;
 mod nifti;
 mod nifti_forms;
 mod ops;

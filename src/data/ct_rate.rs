@@ -100,6 +100,11 @@ impl VolumeName {
         id.parse::<VolumeName>().map_or_else(|_| id.to_string(), |name| name.scan_name())
     }
 
+    /// The patient of a volume by its id: [`patient_name`](Self::patient_name), or the id where it is no volume name.
+    pub fn patient_of(id: &str) -> String {
+        id.parse::<VolumeName>().map_or_else(|_| id.to_string(), |name| name.patient_name())
+    }
+
     /// `train_1_a_2.nii.gz`, the key of every table.
     pub fn file_name(&self) -> String {
         format!("{self}.nii.gz")

@@ -3,10 +3,10 @@
 //! Samples must be independent. Pooled sample-label cells, as the X2CT-CLIP evaluation feeds it, are not, so there the
 //! p value is optimistic: report a patient-level interval of [`super::bootstrap`] beside it.
 
-use super::check_labelled;
+use super::{Score, check_labelled, normal};
 use crate::error::{Error, Result};
 use serde::Serialize;
-use std::f64::consts::{LN_2, PI, SQRT_2};
+use std::f64::consts::LN_2;
 
 /// Two areas under the ROC curve on the same samples, and how surely they differ.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -26,27 +26,78 @@ pub struct DeLong {
 /// Compares two scores of the same samples.
 ///
 /// Errors: as in [`super::metrics::roc_auc`], and fewer than two positives or two negatives, which leave no variance.
-pub fn delong(labels: &[bool], first: &[f32], second: &[f32]) -> Result<DeLong> {
-    let a = Components::new(labels, first)?;
-    let b = Components::new(labels, second)?;
-    let covariance = [[a.covariance(&a), a.covariance(&b)], [b.covariance(&a), b.covariance(&b)]];
-    // The variance of the difference from the differences themselves: no cancellation, and exactly 0 for equal scores.
-    let difference = Components {
-        positives: a.positives.iter().zip(&b.positives).map(|(x, y)| x - y).collect(),
-        negatives: a.negatives.iter().zip(&b.negatives).map(|(x, y)| x - y).collect(),
-    };
-    let error = difference.covariance(&difference).sqrt();
-    let auc = [a.auc(), b.auc()];
-    let gap = (auc[0] - auc[1]).abs();
-    let z = if gap == 0.0 { 0.0 } else { gap / error };
-    let ln_p = LN_2 + ln_normal_tail(z);
-    Ok(DeLong { auc, covariance, z, p: ln_p.exp(), ln_p })
+pub fn delong<S: Score>(labels: &[bool], first: &[S], second: &[S]) -> Result<DeLong> {
+    Ok(Components::new(labels, first)?.compare(&Components::new(labels, second)?))
 }
 
-/// The area under one ROC curve and its variance. Errors: as [`delong`].
-pub fn auc_variance(labels: &[bool], scores: &[f32]) -> Result<(f64, f64)> {
-    let c = Components::new(labels, scores)?;
-    Ok((c.auc(), c.covariance(&c)))
+/// One area under the ROC curve and how surely it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Area {
+    /// The area.
+    pub auc: f64,
+    /// Its standard error.
+    pub standard_error: f64,
+    /// Ends of its confidence interval, computed on the scale of `ln(auc / (1 - auc))`, so that they stay between 0 and 1;
+    /// `None` where all pairs are in one order, which leaves no variance to estimate.
+    pub interval: Option<[f64; 2]>,
+}
+
+/// The area under one ROC curve with its confidence interval of this coverage, between 0 and 1.
+///
+/// Errors: as [`delong`], and a level outside 0..1.
+pub fn area<S: Score>(labels: &[bool], scores: &[S], level: f64) -> Result<Area> {
+    if !(level > 0.0 && level < 1.0) {
+        return Err(Error::argument("level", format!("{level} is not between 0 and 1"), "0.95 is usual"));
+    }
+    let components = Components::new(labels, scores)?;
+    let (auc, variance) = (components.auc(), components.covariance(&components));
+    let interval = (variance > 0.0).then(|| {
+        let reach = normal::quantile(0.5 + level / 2.0) * variance.sqrt() / (auc * (1.0 - auc));
+        [-reach, reach].map(|reach| 1.0 / (1.0 + ((1.0 - auc) / auc) * (-reach).exp()))
+    });
+    Ok(Area { auc, standard_error: variance.sqrt(), interval })
+}
+
+/// The test of one pair of several scores.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Pair {
+    /// Places of the two scores.
+    pub scores: [usize; 2],
+    /// The test of these two alone.
+    #[serde(flatten)]
+    pub test: DeLong,
+    /// The p value corrected for the number of pairs ([`holm`]).
+    pub p_holm: f64,
+}
+
+/// Compares every pair of several scores of the same samples, with Holm's correction over the pairs.
+///
+/// Errors: as [`delong`].
+pub fn pairs<S: Score>(labels: &[bool], scores: &[&[S]]) -> Result<Vec<Pair>> {
+    let components = scores.iter().map(|scores| Components::new(labels, scores)).collect::<Result<Vec<_>>>()?;
+    let places = (0..scores.len()).flat_map(|first| (first + 1..scores.len()).map(move |second| [first, second]));
+    let mut pairs: Vec<Pair> = places
+        .map(|scores| {
+            let test = components[scores[0]].compare(&components[scores[1]]);
+            Pair { scores, p_holm: test.p, test }
+        })
+        .collect();
+    let corrected = holm(&pairs.iter().map(|pair| pair.test.p).collect::<Vec<_>>());
+    pairs.iter_mut().zip(corrected).for_each(|(pair, p)| pair.p_holm = p);
+    Ok(pairs)
+}
+
+/// Holm's step-down correction: p values such that rejecting those up to a level keeps the chance of any false rejection
+/// below it, whatever the tests have in common (Holm 1979).
+pub fn holm(p: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..p.len()).collect();
+    order.sort_by(|&a, &b| p[a].total_cmp(&p[b]));
+    let (mut corrected, mut largest) = (vec![0.0; p.len()], 0.0f64);
+    for (rank, &at) in order.iter().enumerate() {
+        largest = largest.max((p.len() - rank) as f64 * p[at]).min(1.0);
+        corrected[at] = largest;
+    }
+    corrected
 }
 
 /// Structural components: for each positive the share of negatives it beats, for each negative the share of positives
@@ -57,10 +108,10 @@ struct Components {
 }
 
 impl Components {
-    fn new(labels: &[bool], scores: &[f32]) -> Result<Self> {
+    fn new<S: Score>(labels: &[bool], scores: &[S]) -> Result<Self> {
         check_labelled(labels, scores, 1)?;
         let of_class =
-            |class| -> Vec<f32> { labels.iter().zip(scores).filter(|(l, _)| **l == class).map(|(_, &s)| s).collect() };
+            |class| -> Vec<S> { labels.iter().zip(scores).filter(|(l, _)| **l == class).map(|(_, &s)| s).collect() };
         let (positive, negative) = (of_class(true), of_class(false));
         if positive.len() < 2 || negative.len() < 2 {
             return Err(Error::argument(
@@ -76,6 +127,22 @@ impl Components {
             positives: of_positives.iter().zip(mid_ranks(&positive)).map(|(z, x)| (z - x) / n).collect(),
             negatives: of_negatives.iter().zip(mid_ranks(&negative)).map(|(z, y)| 1.0 - (z - y) / m).collect(),
         })
+    }
+
+    fn compare(&self, other: &Components) -> DeLong {
+        let (a, b) = (self, other);
+        let covariance = [[a.covariance(a), a.covariance(b)], [b.covariance(a), b.covariance(b)]];
+        // The variance of the difference from the differences themselves: no cancellation, and exactly 0 for equal scores.
+        let difference = Components {
+            positives: a.positives.iter().zip(&b.positives).map(|(x, y)| x - y).collect(),
+            negatives: a.negatives.iter().zip(&b.negatives).map(|(x, y)| x - y).collect(),
+        };
+        let error = difference.covariance(&difference).sqrt();
+        let auc = [a.auc(), b.auc()];
+        let gap = (auc[0] - auc[1]).abs();
+        let z = if gap == 0.0 { 0.0 } else { gap / error };
+        let ln_p = LN_2 + normal::ln_tail(z);
+        DeLong { auc, covariance, z, p: ln_p.exp(), ln_p }
     }
 
     fn auc(&self) -> f64 {
@@ -96,7 +163,7 @@ fn mean(x: &[f64]) -> f64 {
 }
 
 /// Ranks from 1; tied values share the mean of their ranks.
-fn mid_ranks(values: &[f32]) -> Vec<f64> {
+fn mid_ranks<S: Score>(values: &[S]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_unstable_by(|&a, &b| values[a].partial_cmp(&values[b]).unwrap_or(std::cmp::Ordering::Equal));
     let mut ranks = vec![0.0; values.len()];
@@ -108,28 +175,4 @@ fn mid_ranks(values: &[f32]) -> Vec<f64> {
         before += tied.len();
     }
     ranks
-}
-
-/// `ln(1 - Phi(z))` for `z >= 0`, to about 1e-13 relative: a series of positive terms near 0, then a continued fraction.
-fn ln_normal_tail(z: f64) -> f64 {
-    let x = z / SQRT_2;
-    if x.is_infinite() {
-        return f64::NEG_INFINITY;
-    }
-    if x < 2.0 {
-        // erf(x) = 2 exp(-x^2) / sqrt(pi) * sum of 2^n x^(2n+1) / (1 3 5 ... (2n+1))
-        let mut term = x;
-        let mut sum = x;
-        let mut odd = 1.0;
-        while term > 1e-18 * sum {
-            odd += 2.0;
-            term *= 2.0 * x * x / odd;
-            sum += term;
-        }
-        return (0.5 * (1.0 - 2.0 / PI.sqrt() * (-x * x).exp() * sum)).ln();
-    }
-    // erfc(x) = exp(-x^2) / sqrt(pi) / (x + (1/2)/(x + 1/(x + (3/2)/(x + ...)))), evaluated from the far end: 200
-    // levels are converged at x = 2 and more than enough above.
-    let fraction = (1..=200).rev().fold(x, |tail, k| x + f64::from(k) / 2.0 / tail);
-    -x * x - (2.0 * PI.sqrt() * fraction).ln()
 }

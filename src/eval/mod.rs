@@ -4,11 +4,16 @@
 //! Input that is empty, ragged or not finite is an error that names the matrix and the row.
 
 pub mod bootstrap;
+pub mod calibration;
 pub mod delong;
+pub mod detection;
 pub mod metrics;
+mod normal;
 pub mod probe;
 pub mod retrieval;
+pub mod score_file;
 pub mod scores;
+pub mod stratify;
 pub mod zero_shot;
 
 use crate::error::{Error, Result};

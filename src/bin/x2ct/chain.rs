@@ -175,7 +175,12 @@ impl Chain {
 
     /// Adds what was found to a report.
     pub fn report(self, report: Report) -> anyhow::Result<Report> {
-        let report = report.with_all(json!({"provenance": self.provenance, "digests": self.digests}))?;
-        Ok(report.warning(self.warnings).failing(self.failed))
+        let report = report.with("provenance", self.provenance)?;
+        self.report_digests(report)
+    }
+
+    /// The same for files that no x2ct made, which have no provenance.
+    pub fn report_digests(self, report: Report) -> anyhow::Result<Report> {
+        Ok(report.with("digests", self.digests)?.warning(self.warnings).failing(self.failed))
     }
 }

@@ -24,6 +24,7 @@ mod embedding;
 mod eval;
 mod inputs;
 mod log;
+mod metrics;
 mod model;
 mod phantom;
 mod predict;
@@ -82,6 +83,7 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     Drr(Box<drr::DrrArgs>),
     Eval(eval::EvalArgs),
+    Metrics(metrics::MetricsArgs),
     Model(model::ModelArgs),
     Phantom(phantom::PhantomArgs),
     Predict(predict::PredictArgs),
@@ -101,6 +103,7 @@ impl Command {
             Command::Doctor(_) => "doctor",
             Command::Drr(_) => "drr",
             Command::Eval(_) => "eval",
+            Command::Metrics(_) => "metrics",
             Command::Model(_) => "model",
             Command::Phantom(_) => "phantom",
             Command::Predict(_) => "predict",
@@ -126,6 +129,7 @@ fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(args, &common),
         Command::Drr(args) => drr::run(*args, &common),
         Command::Eval(args) => eval::run(args, &common),
+        Command::Metrics(args) => metrics::run(args, &common),
         Command::Model(args) => model::run(args, &common),
         Command::Phantom(args) => phantom::run(args, &common),
         Command::Predict(args) => predict::run(args, &common),

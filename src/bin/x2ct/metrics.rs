@@ -1,0 +1,285 @@
+//! `x2ct metrics LABELS.csv SCORES.csv`: how well anybody's scores detect labels.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use serde::Serialize;
+use x2ct::Error;
+use x2ct::content::Content;
+use x2ct::data::ct_rate::VolumeName;
+use x2ct::data::id_table::IdTable;
+use x2ct::eval::bootstrap::{Bootstrap, Interval};
+use x2ct::eval::delong::{self, DeLong};
+use x2ct::eval::detection::{self, Detection, Problem, SUMMARY};
+use x2ct::eval::score_file::ScoreFile;
+use x2ct::eval::zero_shot;
+use x2ct::table::{BadRow, first_of};
+
+use crate::Common;
+use crate::arguments::{count, within};
+use crate::chain::{Chain, Trust};
+use crate::effect::{self, Rule};
+use crate::output::{Report, usage};
+use crate::terminal::print_table;
+
+/// Metrics of scores against labels, and whether further scores differ from the first
+///
+/// All tables: the first column is the id, the header names the labels; labels are 0 or 1. Scores are probabilities of presence; of
+/// other numbers, such as logits, ranks are taken and nothing that is cut at one half. Scores may also be what `x2ct eval --scores`
+/// wrote: ranks are then taken of logits. Tables are joined by id and label, in
+/// whatever order they have them. An id without a usable row in each of them is left out of all metrics and named; the exit code
+/// is then 1.
+///
+/// Intervals are drawn by patient: ids named as CT-RATE's volumes (train_1_a_1) are of one patient where they begin alike, other
+/// ids are one patient each.
+#[derive(clap::Args)]
+pub struct MetricsArgs {
+    /// Table of labels
+    labels: PathBuf,
+    /// Table of scores
+    scores: PathBuf,
+    /// Further tables of scores, compared with the first
+    more: Vec<PathBuf>,
+    /// Resamples for intervals; 0 for none
+    #[arg(long, default_value_t = 1000, value_parser = count(0..=1_000_000))]
+    bootstrap: usize,
+    /// Coverage of intervals
+    #[arg(long, default_value_t = 0.95, value_parser = within(0.5, 0.9999))]
+    level: f64,
+    /// Seed of the resamples
+    #[arg(long, default_value_t = 1024)]
+    seed: u64,
+    #[command(flatten)]
+    trust: Trust,
+}
+
+/// The first scores against further ones, on pooled cells, which DeLong's test takes as independent.
+#[derive(Serialize)]
+struct Comparison {
+    /// Area under the ROC curve of the further scores.
+    auc: f64,
+    /// That of the first scores.
+    auc_first: f64,
+    /// Absolute difference over its standard error; null where it is infinite.
+    z: f64,
+    /// Two-tailed p value.
+    p: f64,
+    /// Its natural logarithm.
+    ln_p: f64,
+    /// The p value corrected for the number of comparisons (Holm).
+    p_holm: f64,
+    /// Bootstrap intervals of the differences, the first less the further, drawn by patient.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    differences: BTreeMap<&'static str, Option<Interval>>,
+}
+
+/// Labels and all scores of the ids that have both.
+struct Joined {
+    names: Vec<String>,
+    patients: Vec<String>,
+    labels: Vec<bool>,
+    /// Those of each file.
+    scores: Vec<Scores>,
+}
+
+/// Scores of one file, `[ids, names]`.
+struct Scores {
+    /// What ranks are taken of.
+    ranked: Vec<f64>,
+    /// Those that are probabilities of presence.
+    probabilities: Option<Vec<f64>>,
+}
+
+impl Joined {
+    /// What the scores of one file are measured on.
+    fn problem(&self, file: usize) -> Problem<'_> {
+        let Joined { names, patients, labels, scores } = self;
+        let Scores { ranked, probabilities } = &scores[file];
+        Problem { names, patients, labels, scores: ranked, probabilities: probabilities.as_deref() }
+    }
+}
+
+pub fn run(args: MetricsArgs, common: &Common) -> anyhow::Result<ExitCode> {
+    common.expect_device()?;
+    effect::check(&[Rule::new("seed", args.bootstrap > 0, "--bootstrap above 0")])?;
+    let files: Vec<&Path> = std::iter::once(&args.scores).chain(&args.more).map(PathBuf::as_path).collect();
+    if let Some((_, twice)) = files.iter().enumerate().find(|(at, file)| files[..*at].contains(file)) {
+        return Err(usage(format!("{} is named twice", twice.display())));
+    }
+    let mut chain = Chain::new(args.trust);
+    let joined = join(&args.labels, &files, &mut chain)?;
+    let bootstrap = Bootstrap { replicates: args.bootstrap, level: args.level, seed: args.seed };
+    let bootstrap = (args.bootstrap > 0).then_some(&bootstrap);
+    let mut found = Vec::new();
+    for (at, file) in files.iter().enumerate() {
+        let of_file = Detection::of(&joined.problem(at), bootstrap)?;
+        if of_file.calibration.is_none() {
+            let says = "has scores outside of 0 to 1, so they are no probabilities: metrics cut at one half and calibration \
+                        are left out";
+            chain.note(file, says);
+        }
+        found.push(of_file);
+    }
+    let delong = compare(&joined, &files, bootstrap)?;
+    let name = |file: &Path| file.to_string_lossy().into_owned();
+    let mut report = Report::new("metrics").with_all(&found[0])?;
+    if !delong.is_empty() {
+        report = report.with("delong", delong.iter().map(|(file, c)| (name(file), c)).collect::<BTreeMap<_, _>>())?;
+    }
+    let rows = files.iter().zip(&found).map(|(file, of_file)| Row { file: name(file), of_file });
+    let report = report.with("rows", rows.collect::<Vec<_>>())?;
+    chain.report_digests(report)?.finish(common.json, || print(&files, &found, &delong))
+}
+
+/// One file's metrics in the list of all.
+#[derive(Serialize)]
+struct Row<'a> {
+    file: String,
+    #[serde(flatten)]
+    of_file: &'a Detection,
+}
+
+/// Reads the tables and joins them by id and label. What cannot be used is left out of all and told.
+///
+/// # Errors
+/// A table that cannot be used at all; no id that all have; under `--strict` whatever would be left out.
+fn join(labels: &Path, files: &[&Path], chain: &mut Chain) -> x2ct::Result<Joined> {
+    let labels = IdTable::labels(labels)?;
+    let tables = files.iter().map(|file| read_scores(file, &labels.names)).collect::<x2ct::Result<Vec<_>>>()?;
+    chain.holds("labels", &labels.digest);
+    fail_rows(&labels.rows.bad, chain)?;
+    for (table, _) in &tables {
+        chain.holds(&table.path.to_string_lossy(), &table.digest);
+        fail_rows(&table.rows.bad, chain)?;
+        if !table.others.is_empty() {
+            chain
+                .note(&table.path, &format!("columns that are no labels are passed over: {}", first_of(&table.others)));
+        }
+        table.strangers(&labels.path, |id| labels.row(id).is_some()).map_or(Ok(()), |error| chain.fail(error))?;
+        labels.strangers(&table.path, |id| table.row(id).is_some()).map_or(Ok(()), |error| chain.fail(error))?;
+    }
+    let known = |id: &&String| tables.iter().all(|(table, _)| table.row(id).is_some());
+    let ids: Vec<&String> = labels.rows.order.iter().filter(known).collect();
+    if ids.is_empty() {
+        let problem = "has no id that all tables of scores have";
+        return Err(Error::file(&labels.path, problem, "pass tables of the same volumes"));
+    }
+    Ok(Joined {
+        patients: ids.iter().map(|id| VolumeName::patient_of(id)).collect(),
+        labels: ids.iter().filter_map(|id| labels.row(id)).flatten().copied().collect(),
+        scores: tables.iter().map(|(table, kind)| kind.scores(ids.iter().filter_map(|id| table.row(id)))).collect(),
+        names: labels.names,
+    })
+}
+
+/// What the numbers of a file are.
+enum Kind {
+    /// As they are, probabilities where they can be.
+    Given,
+    /// Logits of probabilities.
+    Logits,
+}
+
+impl Kind {
+    fn scores<'a>(&self, rows: impl Iterator<Item = &'a [f64]>) -> Scores {
+        let ranked: Vec<f64> = rows.flatten().copied().collect();
+        let probabilities = match self {
+            Kind::Given => detection::as_probabilities(&ranked).map(<[f64]>::to_vec),
+            Kind::Logits => Some(ranked.iter().map(|&logit| zero_shot::probability(logit)).collect()),
+        };
+        Scores { ranked, probabilities }
+    }
+}
+
+/// Scores of these labels, of a table or of what `x2ct eval --scores` wrote.
+fn read_scores(file: &Path, labels: &[String]) -> x2ct::Result<(IdTable<f64>, Kind)> {
+    match Content::of_file(file)? {
+        Content::Safetensors => Ok((ScoreFile::read(file)?.table(file, labels)?, Kind::Logits)),
+        _ => Ok((IdTable::scores(file, labels)?, Kind::Given)),
+    }
+}
+
+/// Tells the rows that are left out; of two equal ones nothing is lost.
+fn fail_rows(bad: &[BadRow], chain: &mut Chain) -> x2ct::Result<()> {
+    bad.iter().try_for_each(|row| match row.spare {
+        true => chain.leave_out(std::slice::from_ref(row)),
+        false => chain.fail(row.error()),
+    })
+}
+
+/// Each further file against the first; none where fewer than two cells are of one class.
+fn compare<'a>(
+    joined: &Joined,
+    files: &[&'a Path],
+    bootstrap: Option<&Bootstrap>,
+) -> x2ct::Result<Vec<(&'a Path, Comparison)>> {
+    let first = joined.problem(0);
+    let others = 1..files.len();
+    let tests =
+        others.clone().map(|at| delong::delong(&joined.labels, &joined.scores[0].ranked, &joined.scores[at].ranked));
+    let tests = tests.collect::<x2ct::Result<Vec<DeLong>>>()?;
+    let corrected = delong::holm(&tests.iter().map(|test| test.p).collect::<Vec<_>>());
+    let compared = others.zip(tests).zip(corrected).map(|((at, test), p_holm)| {
+        let differences = bootstrap.map(|bootstrap| detection::differences(&first, &joined.problem(at), bootstrap));
+        let DeLong { auc: [auc_first, auc], z, p, ln_p, .. } = test;
+        let differences = differences.transpose()?.unwrap_or_default();
+        Ok((files[at], Comparison { auc, auc_first, z, p, ln_p, p_holm, differences }))
+    });
+    compared.collect()
+}
+
+fn print(files: &[&Path], found: &[Detection], delong: &[(&Path, Comparison)]) {
+    let first = &found[0];
+    say!(
+        "{} samples of {} patients; {} of {} labels have both classes; {:.4} of the cells are positive",
+        first.samples,
+        first.patients,
+        first.labels_defined,
+        first.labels.len(),
+        first.prevalence
+    );
+    say!("");
+    let header: Vec<String> =
+        std::iter::once("metric".into()).chain(files.iter().map(|f| f.display().to_string())).collect();
+    let rows = SUMMARY.iter().enumerate().map(|(at, metric)| {
+        let values = found.iter().map(|of_file| {
+            let interval = of_file.intervals.get(metric).copied().flatten();
+            with_interval(of_file.summary.values()[at], interval)
+        });
+        std::iter::once(metric.to_string()).chain(values).collect()
+    });
+    let calibration = found.iter().map(|of_file| cell(of_file.calibration.as_ref().map(|c| c.ece)));
+    let calibration = std::iter::once("calibration error".to_string()).chain(calibration).collect();
+    print_table(&header.iter().map(String::as_str).collect::<Vec<_>>(), &rows.chain([calibration]).collect::<Vec<_>>());
+    for (file, of_file) in files.iter().zip(found) {
+        say!("");
+        let rows = of_file.labels.iter().map(|label| {
+            let (auc, ap) = (with_interval(label.auc, label.auc_interval), with_interval(label.ap, label.ap_interval));
+            vec![label.name.clone(), label.positives.to_string(), auc, ap]
+        });
+        print_table(&[&file.display().to_string(), "positives", "AUC", "AP"], &rows.collect::<Vec<_>>());
+    }
+    if delong.is_empty() {
+        return;
+    }
+    say!("");
+    let rows = delong.iter().map(|(file, c)| {
+        let numbers = [c.auc_first, c.auc, c.z].map(|v| format!("{v:.4}"));
+        let p = [c.p, c.p_holm].map(|p| format!("{p:.3e}"));
+        std::iter::once(file.display().to_string()).chain(numbers).chain(p).collect()
+    });
+    let header = ["DeLong, pooled cells", "AUC of the first", "AUC", "z", "p", "p (Holm)"];
+    print_table(&header, &rows.collect::<Vec<_>>());
+}
+
+fn cell(value: Option<f64>) -> String {
+    value.map_or("not defined".into(), |v| format!("{v:.4}"))
+}
+
+fn with_interval(value: Option<f64>, interval: Option<Interval>) -> String {
+    match interval {
+        Some(Interval { low, high, .. }) => format!("{} [{low:.4}, {high:.4}]", cell(value)),
+        None => cell(value),
+    }
+}

@@ -1,0 +1,106 @@
+//! Tables of one value an id and name, as anybody writes labels and scores: the first column is the id, the header has the
+//! names. Ids are compared without the ending `.nii.gz`.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::table::{BadRow, Keyed, Others, Row, Table, first_of};
+
+const HINT: &str = "the first column is the id, each other one is named for a label, and commas are between them";
+
+/// A table whose cells are all of one kind.
+pub struct IdTable<T> {
+    /// The file.
+    pub path: PathBuf,
+    /// Names of the columns behind the id, in the order asked for.
+    pub names: Vec<String>,
+    /// The cells of each id, `[names]`, and the line they stand on, where the file has lines.
+    pub rows: Keyed<String, (Option<usize>, Vec<T>)>,
+    /// BLAKE3 of the file, lower-case hex.
+    pub digest: String,
+    /// Columns that were not asked for.
+    pub others: Vec<String>,
+}
+
+impl IdTable<bool> {
+    /// Labels: every column behind the first is one, and every cell 0 or 1 (or false or true).
+    ///
+    /// # Errors
+    /// A file that is no such table; no label; no usable row, with the first reason.
+    pub fn labels(path: impl AsRef<Path>) -> Result<Self> {
+        let table = Table::open_whole(&path, HINT)?;
+        let names = table.columns()[1..].to_vec();
+        if names.is_empty() {
+            return Err(Error::file(table.path(), "has one column only", HINT));
+        }
+        Self::read(&table, names, |row, column| match row.text(column).trim() {
+            "0" | "0.0" | "false" | "False" => Ok(false),
+            "1" | "1.0" | "true" | "True" => Ok(true),
+            _ => Err(row.refuse(column, "0 or 1")),
+        })
+    }
+}
+
+impl IdTable<f64> {
+    /// Scores of these labels, in whatever order the columns are; others are passed over.
+    ///
+    /// # Errors
+    /// A file that is no such table; a label without a column; no usable row, with the first reason.
+    pub fn scores(path: impl AsRef<Path>, labels: &[String]) -> Result<Self> {
+        // Says which labels lack a column, and of a table with other separators that.
+        Table::open(&path, &labels.iter().map(String::as_str).collect::<Vec<_>>(), Others::Ignored, HINT)?;
+        let table = Table::open_whole(&path, HINT)?;
+        if let Some(label) = labels.iter().find(|label| !table.columns()[1..].contains(label)) {
+            return Err(Error::file(table.path(), format!("its first column is the label {label}"), HINT));
+        }
+        Self::read(&table, labels.to_vec(), |row, column| {
+            row.number(column).ok_or_else(|| row.refuse(column, "a finite number"))
+        })
+    }
+}
+
+impl<T> IdTable<T> {
+    fn read(table: &Table, names: Vec<String>, cell: impl Fn(&Row, usize) -> Result<T, BadRow>) -> Result<Self> {
+        let columns: Vec<usize> = names
+            .iter()
+            .filter_map(|name| table.columns()[1..].iter().position(|c| c == name))
+            .map(|at| at + 1)
+            .collect();
+        let rows = table.keyed(|row| {
+            let id = row.text(0).trim();
+            let id = id.strip_suffix(".nii.gz").unwrap_or(id);
+            if id.is_empty() {
+                return Err(row.refuse(0, "an id"));
+            }
+            let cells = columns.iter().map(|&column| cell(row, column)).collect::<Result<_, _>>()?;
+            Ok((id.to_string(), (Some(row.line()), cells)))
+        });
+        if rows.rows.is_empty() {
+            let error = rows.bad.first().map(BadRow::error);
+            return Err(error.unwrap_or_else(|| Error::file(table.path(), "has no row below its header", HINT)));
+        }
+        let others = table.columns()[1..].iter().filter(|column| !names.contains(column)).cloned().collect();
+        Ok(IdTable { path: table.path().into(), names, rows, digest: table.digest(), others })
+    }
+
+    /// The cells of an id.
+    pub fn row(&self, id: &str) -> Option<&[T]> {
+        self.rows.rows.get(id).map(|(_, cells)| cells.as_slice())
+    }
+
+    /// What is wrong with the ids of this table that `known` says another table does not have: the first with its line.
+    pub fn strangers(&self, other: &Path, known: impl Fn(&str) -> bool) -> Option<Error> {
+        let strangers: Vec<&String> = self.rows.order.iter().filter(|id| !known(id)).collect();
+        let first = *strangers.first()?;
+        let field = self.rows.rows[first].0.map_or_else(|| first.clone(), |line| format!("line {line}"));
+        let problem = format!(
+            "{} of its {} ids have no usable row in {}: {}",
+            strangers.len(),
+            self.rows.order.len(),
+            other.display(),
+            first_of(&strangers)
+        );
+        let hint = "complete that table, or remove the rows".into();
+        Some(Error::File { path: self.path.clone(), field: Some(field), problem, hint })
+    }
+}

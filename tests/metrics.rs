@@ -1,0 +1,182 @@
+//! `x2ct metrics`: anybody's tables of labels and scores.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::cli::{text, x2ct};
+use crate::json::assert_report;
+
+const LABELS: &str = "id,Nodule,Effusion\np1,1,0\np2,0,0\np3,1,1\np4,0,1\np5,0,0\np6,1,0\n";
+const SCORES: &str = "id,Nodule,Effusion\np1,0.9,0.2\np2,0.4,0.4\np3,0.6,0.5\np4,0.3,0.9\np5,0.5,0.7\np6,0.2,0.5\n";
+
+/// Runs `x2ct metrics ARGUMENTS --json`: exit code, object, standard error.
+fn run(at: &Path, arguments: &str) -> (Option<i32>, Value, String) {
+    let output = x2ct(at, &format!("metrics {arguments} --json"));
+    (output.status.code(), assert_report(arguments, &output, "metrics"), text(&output.stderr))
+}
+
+fn write(at: &Path, name: &str, table: &str) {
+    fs::write(at.join(name), table).unwrap();
+}
+
+#[test]
+fn the_keys_are_scikit_learns_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    // SPEC.md's example: three labels, here in another order of columns and rows, with an id as CT-RATE writes it.
+    write(
+        at,
+        "y.csv",
+        "VolumeName,a,b,c\nv1.nii.gz,1,0,1\nv2.nii.gz,0,0,1\nv3.nii.gz,1,1,0\nv4.nii.gz,0,0,0\nv5.nii.gz,0,1,0\nv6.nii.gz,1,0,0\n",
+    );
+    write(at, "p.csv", "id,c,a,b\nv6,.1,.2,.5\nv1,.6,.9,.2\nv2,.4,.4,.4\nv3,.2,.6,.5\nv4,.5,.3,.1\nv5,.3,.5,.7\n");
+    let (code, object, said) = run(at, "y.csv p.csv");
+    assert_eq!((code, said.as_str()), (Some(0), ""));
+    let want = [
+        ("auc_micro", 0.824_675_324_675_324_7),
+        ("auc_macro", 0.826_388_888_888_888_8),
+        ("ap_micro", 0.801_136_363_636_363_6),
+        ("ap_macro", 0.833_333_333_333_333_4),
+        ("f1_weighted", 0.723_809_523_809_523_8),
+        ("f1_macro", 0.711_111_111_111_111_1),
+        ("f1_micro", 0.727_272_727_272_727_3),
+        ("accuracy", 0.833_333_333_333_333_4),
+        ("precision_micro", 1.0),
+        ("recall_micro", 0.571_428_571_428_571_4),
+    ];
+    for (key, value) in want {
+        let got = object[key].as_f64().unwrap();
+        assert!((got - value).abs() < 1e-12, "{key}: {got}");
+        let interval = &object["intervals"][key];
+        assert!(
+            interval["low"].as_f64().unwrap() <= value && value <= interval["high"].as_f64().unwrap(),
+            "{interval}"
+        );
+    }
+    let names: Vec<&str> = object["labels"].as_array().unwrap().iter().map(|l| l["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["a", "b", "c"]);
+    assert_eq!(object["labels"][0]["positives"], 3);
+    assert!(object.get("delong").is_none());
+    let (_, without, _) = run(at, "y.csv p.csv --bootstrap 0");
+    assert!(without.get("intervals").is_none() && without["auc_micro"] == object["auc_micro"]);
+    assert_eq!(run(at, "y.csv p.csv").1, object, "a seed gives the same draws");
+    let text = text(&x2ct(at, "metrics y.csv p.csv").stdout);
+    assert!(text.contains("auc_micro") && text.contains("0.8247 ["), "{text}");
+}
+
+#[test]
+fn further_scores_are_compared_by_delong_and_by_bootstrap() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let table = |scores: [f64; 9]| {
+        scores.iter().enumerate().fold("id,x\n".to_string(), |all, (row, score)| format!("{all}v{row},{score}\n"))
+    };
+    write(at, "y.csv", &table([1., 1., 1., 1., 0., 0., 0., 0., 0.]));
+    write(at, "a.csv", &table([0.9, 0.8, 0.4, 0.6, 0.5, 0.3, 0.2, 0.6, 0.1]));
+    write(at, "b.csv", &table([0.7, 0.4, 0.5, 0.9, 0.6, 0.5, 0.2, 0.8, 0.3]));
+    let (code, object, said) = run(at, "y.csv a.csv b.csv");
+    assert_eq!(code, Some(0), "{said}");
+    let delong = &object["delong"]["b.csv"];
+    for (key, want) in
+        [("auc", 0.675), ("auc_first", 0.875), ("z", 1.177_404_598_448_491_3), ("p", 0.239_034_055_346_073_14)]
+    {
+        assert!((delong[key].as_f64().unwrap() - want).abs() < 1e-12, "{key}: {delong}");
+    }
+    assert_eq!(delong["p"], delong["p_holm"]);
+    let gap = &delong["differences"]["auc_micro"];
+    assert!((gap["estimate"].as_f64().unwrap() - 0.2).abs() < 1e-12, "{gap}");
+    assert!(gap["low"].as_f64().unwrap() < 0.2 && gap["high"].as_f64().unwrap() > 0.2, "{gap}");
+    let files: Vec<&str> = object["rows"].as_array().unwrap().iter().map(|row| row["file"].as_str().unwrap()).collect();
+    assert_eq!(files, ["a.csv", "b.csv"]);
+}
+
+/// Logits have ranks and nothing that is cut at one half.
+#[test]
+fn scores_that_are_no_probabilities_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    write(at, "y.csv", LABELS);
+    write(at, "p.csv", SCORES);
+    write(at, "logits.csv", &SCORES.replace("0.", "10."));
+    let (_, probabilities, _) = run(at, "y.csv p.csv");
+    let (code, logits, said) = run(at, "y.csv logits.csv");
+    assert!(code == Some(0) && said.contains("logits.csv: has scores outside of 0 to 1"), "{said}");
+    assert_eq!(logits["auc_macro"], probabilities["auc_macro"]);
+    assert!(logits["f1_macro"].is_null() && logits["calibration"].is_null() && !probabilities["f1_macro"].is_null());
+}
+
+/// What is wrong with one row costs that row; each is one line that names file, line and column.
+#[test]
+fn what_is_wrong_is_named_by_file_line_and_column() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    write(at, "y.csv", LABELS);
+    let cut = |table: &str, bytes: usize| table[..bytes].to_string();
+    let cases = [
+        (
+            "a score that is NaN",
+            SCORES.replace("0.5,0.7", "nan,0.7"),
+            "line 6, column Nodule: \"nan\" is not a finite number",
+        ),
+        ("an id twice", SCORES.replace("p5,", "p4,"), "line 6, column id: p4 stands on line 5 already"),
+        ("an unknown id", SCORES.replace("p5,", "q5,"), "line 6: 1 of its 6 ids have no usable row in y.csv: q5"),
+        ("half a file", cut(SCORES, 56), "line 5: has 2 fields, the header 3"),
+        ("rows that lack", cut(SCORES, 52), "y.csv: line 5: 3 of its 6 ids have no usable row in p.csv: p4, p5, p6"),
+    ];
+    for (what, table, says) in cases {
+        write(at, "p.csv", &table);
+        let (code, object, said) = run(at, "y.csv p.csv --bootstrap 0");
+        assert!(code == Some(1) && said.contains(says), "{what}: {code:?} {said}");
+        assert!(object["samples"].as_u64().unwrap() < 6 && object["auc_macro"].is_number(), "{what}: {object}");
+        let (code, object, said) = run(at, "y.csv p.csv --strict");
+        assert!(code == Some(1) && said.contains("p.csv") && object.get("auc_macro").is_none(), "{what}: {said}");
+    }
+    let refused = [
+        ("a label without scores", "id,Nodule\np1,1\n".to_string(), "p.csv: missing columns: Effusion"),
+        ("no header", "p1,0.5,0.5\np2,0.1,0.1\n".into(), "p.csv: missing columns: Nodule, Effusion"),
+        ("other ids", SCORES.replace("\np", "\nq"), "y.csv: has no id that all tables of scores have"),
+        ("no row", "id,Nodule,Effusion\n".into(), "p.csv: has no row below its header"),
+        ("nothing", String::new(), "p.csv"),
+        ("semicolons", SCORES.replace(',', ";"), "p.csv: its columns are separated by semicolons"),
+        ("no id", "Nodule,Effusion\n0.1,0.2\n".into(), "p.csv: its first column is the label Nodule"),
+    ];
+    for (what, table, says) in refused {
+        write(at, "p.csv", &table);
+        let (code, object, said) = run(at, "y.csv p.csv");
+        assert!(code == Some(1) && said.contains(says) && object.get("auc_macro").is_none(), "{what}: {code:?} {said}");
+    }
+    write(at, "p.csv", SCORES);
+    write(at, "bad.csv", &LABELS.replace("p4,0,1", "p4,0,2"));
+    let (code, _, said) = run(at, "bad.csv p.csv");
+    assert!(code == Some(1) && said.contains("bad.csv: line 5, column Effusion: \"2\" is not 0 or 1"), "{said}");
+    // Further columns, such as digests, are passed over and told.
+    let more =
+        SCORES.lines().enumerate().map(|(at, line)| format!("{line},{}\n", if at == 0 { "digest" } else { "9f" }));
+    write(at, "more.csv", &more.collect::<String>());
+    let (code, _, said) = run(at, "y.csv more.csv");
+    assert!(code == Some(0) && said.contains("more.csv: columns that are no labels are passed over: digest"), "{said}");
+    assert_eq!(run(at, "y.csv p.csv p.csv").0, Some(2), "a file named twice");
+}
+
+/// Scores of two reconstructions of a patient are drawn together.
+#[test]
+fn patients_are_known_by_ct_rates_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let rows = |kind: &str| {
+        let cell = |patient: usize, scan: &str| match kind {
+            "labels" => (patient % 2).to_string(),
+            _ => format!("{}", (patient * 7 + scan.len()) as f64 % 10.0 / 10.0),
+        };
+        let lines = (1..=12)
+            .flat_map(|patient| ["a_1", "a_2"].map(|scan| format!("valid_{patient}_{scan},{}\n", cell(patient, scan))));
+        format!("VolumeName,x\n{}", lines.collect::<String>())
+    };
+    write(at, "y.csv", &rows("labels"));
+    write(at, "p.csv", &rows("scores"));
+    let (code, object, said) = run(at, "y.csv p.csv");
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!((&object["samples"], &object["patients"]), (&24.into(), &12.into()));
+}
