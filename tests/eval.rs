@@ -15,7 +15,7 @@ use x2ct::eval::metrics::{Averaged, MultiLabel, Rates, average_precision, roc_au
 use x2ct::eval::probe::RidgeRegression;
 use x2ct::eval::retrieval::{Ranks, Recall, chance, first_of_each, nearest, ranks};
 use x2ct::eval::scores::{ClipScores, ZeroShot, ZeroShotTargets};
-use x2ct::eval::zero_shot::probabilities;
+use x2ct::eval::zero_shot::{probabilities, probability};
 use x2ct::labels;
 
 /// Knuth's linear congruential sequence; the upper 31 bits.
@@ -435,7 +435,7 @@ fn the_scale_moves_probabilities_alone() {
     for scale in [std::f64::consts::E, 1e-6, 1e4] {
         let other = detection(scale);
         assert_eq!(one.thresholded, other.thresholded);
-        assert_ne!(one.probabilities, other.probabilities);
+        assert_ne!(one.logits, other.logits);
         assert_eq!(
             [one.auc_macro, one.auc_micro, one.ap_macro, one.ap_micro],
             [other.auc_macro, other.auc_micro, other.ap_macro, other.ap_micro]
@@ -461,7 +461,7 @@ fn saturated_probabilities_do_not_tie() {
         scale: 100.0,
     };
     let z = ZeroShot::of(&x, &targets).unwrap();
-    assert!(z.probabilities.iter().all(|p| *p == 1.0));
+    assert!(z.logits.iter().all(|&logit| probability(logit) == 1.0));
     assert_relative_eq!(z.auc_macro.unwrap(), 7.0 / 9.0, epsilon = 1e-12);
     assert_relative_eq!(z.ap_macro.unwrap(), (1.0 + 2.0 / 3.0 + 3.0 / 4.0) / 3.0, epsilon = 1e-12);
     let cut = z.labels[0].youden.as_ref().unwrap();

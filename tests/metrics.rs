@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::cli::{text, x2ct};
+use crate::cli::{succeed, text, x2ct};
 use crate::json::assert_report;
 
 const LABELS: &str = "id,Nodule,Effusion\np1,1,0\np2,0,0\np3,1,1\np4,0,1\np5,0,0\np6,1,0\n";
@@ -179,4 +179,58 @@ fn patients_are_known_by_ct_rates_names() {
     let (code, object, said) = run(at, "y.csv p.csv");
     assert_eq!(code, Some(0), "{said}");
     assert_eq!((&object["samples"], &object["patients"]), (&24.into(), &12.into()));
+}
+
+/// What `x2ct eval --scores` writes is measured as the evaluation itself says, from the archive and from the table, and compared.
+#[test]
+fn scores_of_evaluations_are_files_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    succeed(at, "phantom --out . --train 4 --valid 16 --shape 16x16x16 --spacing 24");
+    let evaluate = |options: &str| {
+        let eval = format!("eval --cache valid.cache.safetensors --dataset . --json {options}");
+        serde_json::from_slice::<Value>(&x2ct(at, &eval).stdout).unwrap()
+    };
+    let whole = evaluate("--scores one");
+    evaluate("--scores two.csv --scale 3");
+    let table = fs::read_to_string(at.join("one.csv")).unwrap();
+    assert!(table.starts_with("id,Medical material,") && table.lines().count() == 17, "{table}");
+    let labels = "dataset/multi_abnormality_labels/valid_predicted_labels.csv";
+    for scores in ["one.safetensors", "one.csv"] {
+        let (code, object, said) = run(at, &format!("{labels} {scores}"));
+        assert_eq!((code, said.as_str()), (Some(0), ""));
+        for key in ["auc_macro", "auc_micro", "ap_macro", "ap_micro"] {
+            let (got, want) = (object[key].as_f64().unwrap(), whole["zero_shot"][key].as_f64().unwrap());
+            assert!((got - want).abs() < 1e-12, "{scores}: {key}: {got} against {want}");
+        }
+        assert_eq!(object["accuracy"], whole["zero_shot"]["thresholded"]["accuracy"], "{scores}");
+    }
+    let compare = |files: &str| {
+        let output = x2ct(at, &format!("eval compare {files} --bootstrap 200 --json"));
+        (output.status.code(), assert_report(files, &output, "eval"), text(&output.stderr))
+    };
+    let (code, object, said) = compare("one.safetensors two.safetensors");
+    assert_eq!((code, said.as_str()), (Some(0), ""));
+    let delong = &object["delong"]["two.safetensors"];
+    assert_eq!((&delong["z"], &delong["p"]), (&0.0.into(), &1.0.into()), "another scale has the same ranks: {delong}");
+    assert!(object["digests"]["one.safetensors"].is_string());
+
+    // A digest that is not the content's, labels that differ, and what is no scores.
+    let damaged = fs::read(at.join("two.safetensors")).unwrap();
+    let flipped: Vec<u8> =
+        damaged.iter().enumerate().map(|(i, b)| if i == damaged.len() - 5 { b ^ 1 } else { *b }).collect();
+    fs::write(at.join("damaged.safetensors"), flipped).unwrap();
+    let (code, _, said) = compare("one.safetensors damaged.safetensors");
+    assert!(code == Some(1) && said.contains("damaged.safetensors: its content has checksum"), "{said}");
+    let edited = fs::read_to_string(at.join(labels)).unwrap().replacen(",0,", ",1,", 1);
+    fs::write(at.join(labels), edited).unwrap();
+    evaluate("--scores three");
+    let (code, _, said) = compare("one.safetensors three.safetensors");
+    assert!(code == Some(1) && said.contains("three.safetensors: valid_1_a_1: its label"), "{said}");
+    let (code, _, said) = compare("one.safetensors valid.cache.safetensors");
+    assert!(code == Some(1) && said.contains("has format \"x2ct-cache-1\", not \"x2ct-scores-1\""), "{said}");
+    let (code, _, said) = compare("one.safetensors");
+    assert!(code == Some(2), "{said}");
+    let both = x2ct(at, "eval --cache valid.cache.safetensors --dataset . --scores one --csv one.csv");
+    assert!(both.status.code() == Some(2) && text(&both.stderr).contains("would both write one.csv"));
 }

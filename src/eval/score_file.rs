@@ -114,18 +114,27 @@ impl ScoreFile {
         }
         let columns: Vec<usize> = labels.iter().filter_map(place).collect();
         let rows = self.logits.chunks_exact(self.names.len());
-        let cells = |row: &[f64]| (None, columns.iter().map(|&column| row[column]).collect());
-        Ok(IdTable {
-            path: path.into(),
-            names: labels.to_vec(),
-            rows: Keyed {
-                order: self.ids.clone(),
-                rows: self.ids.iter().cloned().zip(rows.map(cells)).collect(),
-                bad: Vec::new(),
-            },
-            digest: self.digest(),
-            others: self.names.iter().filter(|name| !labels.contains(name)).cloned().collect(),
-        })
+        let rows = rows.map(|row| columns.iter().map(|&column| row[column]).collect());
+        let others = self.names.iter().filter(|name| !labels.contains(name)).cloned().collect();
+        Ok(self.by_id(path, labels.to_vec(), rows, others))
+    }
+
+    /// The labels as a table by id; `path` is the file's.
+    pub fn labels(&self, path: &Path) -> IdTable<bool> {
+        let rows = self.labels.chunks_exact(self.names.len());
+        self.by_id(path, self.names.clone(), rows.map(<[bool]>::to_vec), Vec::new())
+    }
+
+    fn by_id<T>(
+        &self,
+        path: &Path,
+        names: Vec<String>,
+        rows: impl Iterator<Item = Vec<T>>,
+        others: Vec<String>,
+    ) -> IdTable<T> {
+        let rows = self.ids.iter().cloned().zip(rows.map(|row| (None, row))).collect();
+        let rows = Keyed { order: self.ids.clone(), rows, bad: Vec::new() };
+        IdTable { path: path.into(), names, rows, digest: self.digest(), others }
     }
 
     /// Probabilities of presence, `[ids, names]`.

@@ -116,9 +116,9 @@ pub struct ZeroShot {
     pub labels: Vec<LabelScore>,
     /// Predictions cut at one half.
     pub thresholded: Thresholded,
-    /// [patients, 18].
+    /// Logits of presence, [patients, 18]; their sigmoid is the probability.
     #[serde(skip)]
-    pub probabilities: Vec<f32>,
+    pub logits: Vec<f64>,
 }
 
 /// One abnormality.
@@ -263,7 +263,7 @@ impl ZeroShot {
             labels_defined: auc.defined,
             equal_prompts: zero_shot::equal_prompts(t.prompts_positive, t.prompts_negative, t.dim),
             thresholded,
-            probabilities: logits.into_iter().map(|logit| zero_shot::probability(logit) as f32).collect(),
+            logits,
         })
     }
 

@@ -249,9 +249,8 @@ fn detection(page: &mut String, s: &Study) -> Result<()> {
     for (index, name) in labels::NAMES.iter().enumerate() {
         let truth: Vec<bool> = s.labels.iter().skip(index).step_by(labels::COUNT).copied().collect();
         let column = |scores: &Scores| -> Result<Option<Vec<(f64, f64)>>> {
-            let p: Vec<f32> =
-                scores.zero_shot.probabilities.iter().skip(index).step_by(labels::COUNT).copied().collect();
-            roc_curve(&truth, &p)
+            let logits: Vec<f64> = scores.zero_shot.logits.iter().skip(index).step_by(labels::COUNT).copied().collect();
+            roc_curve(&truth, &logits)
         };
         let (Some(a), Some(b), Some(c)) = (column(s.encoder)?, column(s.baseline_ridge)?, column(s.ceiling_teacher)?)
         else {

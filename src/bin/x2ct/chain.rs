@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 use x2ct::Error;
-use x2ct::data::provenance::Undecided;
+use x2ct::data::provenance::{Provenance, Undecided};
 use x2ct::data::volumes::VolumeSet;
 use x2ct::table::{BadRow, first_of};
 
@@ -44,6 +44,19 @@ impl Chain {
     /// The digests of the inputs, by name.
     pub fn digests(&self) -> impl Iterator<Item = (&str, &str)> {
         self.digests.iter().map(|(name, digest)| (name.as_str(), digest.as_str().unwrap_or_default()))
+    }
+
+    /// The provenance of what is made of the inputs, in this way; of `unknown` or `forced` inputs it is not known.
+    pub fn provenance(&self, settings: Map<String, Value>) -> Provenance {
+        let from = |(name, digest): (&str, &str)| {
+            (name.to_string(), Provenance { digest: digest.into(), known: true, ..Default::default() })
+        };
+        Provenance {
+            settings,
+            from: self.digests().map(from).collect(),
+            known: self.provenance == "recorded",
+            ..Default::default()
+        }
     }
 
     /// What a comparison of the input in this file could not decide.

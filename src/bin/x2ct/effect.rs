@@ -25,9 +25,12 @@ impl Rule {
     }
 }
 
-/// The options given on the command line, of the subcommand that runs.
+/// The options given on the command line, of the subcommand that runs: of `eval compare` those of `compare`.
 fn given() -> Option<ArgMatches> {
-    let (_, matches) = Cli::command().try_get_matches().ok()?.remove_subcommand()?;
+    let mut matches = Cli::command().try_get_matches().ok()?;
+    while let Some((_, of_subcommand)) = matches.remove_subcommand() {
+        matches = of_subcommand;
+    }
     Some(matches)
 }
 

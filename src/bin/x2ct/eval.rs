@@ -1,6 +1,8 @@
 //! `x2ct eval`: retrieval and zero-shot detection on a held-out set, of a radiograph encoder or of a CT teacher.
 
+mod compare;
 mod labels;
+mod scores;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -24,6 +26,7 @@ use crate::embedding::Material;
 use crate::output::{Report, usage};
 use crate::terminal::{print_table, stop_flag};
 use labels::Labels;
+use scores::Detected;
 
 /// Score a radiograph encoder, a CT encoder or a teacher's cache: retrieval both ways, zero-shot detection
 ///
@@ -34,7 +37,23 @@ use labels::Labels;
 /// A volume without usable labels, that cannot be read, has no text or no embedding, or whose radiograph is damaged or one value
 /// everywhere, is left out of all scores, retrieval included, so that all are of the same volumes, and named; the exit code is then 1.
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct EvalArgs {
+    #[command(subcommand)]
+    protocol: Option<Protocol>,
+    #[command(flatten)]
+    whole: WholeArgs,
+}
+
+/// One protocol by itself.
+#[derive(clap::Subcommand)]
+enum Protocol {
+    Compare(compare::CompareArgs),
+}
+
+/// Retrieval and zero-shot detection at once.
+#[derive(clap::Args)]
+struct WholeArgs {
     /// Checkpoint of `x2ct train`
     #[arg(long)]
     checkpoint: Option<PathBuf>,
@@ -51,8 +70,9 @@ pub struct EvalArgs {
     #[arg(long)]
     cache: Option<PathBuf>,
     /// Data set in CT-RATE layout, for the labels
-    #[arg(long)]
-    dataset: PathBuf,
+    // Where a protocol is named, clap reads these arguments too and asks for none.
+    #[arg(long, required = true)]
+    dataset: Option<PathBuf>,
     /// Which part of it
     #[arg(long, default_value = "valid", value_parser = ["train", "valid"])]
     split: String,
@@ -63,6 +83,10 @@ pub struct EvalArgs {
     /// digests of what was evaluated
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
+    /// Also write the scores of every volume: NAME.safetensors (logits, labels, digests) and NAME.csv (probabilities), which `x2ct
+    /// metrics` reads
+    #[arg(long, value_name = "NAME")]
+    scores: Option<PathBuf>,
     #[command(flatten)]
     trust: Trust,
     /// Evaluate radiographs that were made with other settings than those of the training, and warn
@@ -71,14 +95,22 @@ pub struct EvalArgs {
 }
 
 pub fn run(args: EvalArgs, common: &Common) -> anyhow::Result<ExitCode> {
-    effect::check(&[Rule::new("scale", args.radiographs.is_none(), "--volumes, or --cache alone")])?;
-    if let Some(path) = &args.csv {
-        files::check_writable(path)?;
-        let inputs = [&args.checkpoint, &args.radiographs, &args.volumes, &args.text, &args.cache];
-        // A table may lie beside shards or volumes, and nothing among the files of a data set.
-        let inputs = inputs.into_iter().flatten().filter(|input| !input.is_dir()).cloned();
-        files::check_apart(path, inputs.chain([ct_rate::files_of(&args.dataset)]))?;
+    match args.protocol {
+        Some(Protocol::Compare(args)) => compare::run(args, common),
+        None => whole(args.whole, common),
     }
+}
+
+impl WholeArgs {
+    /// The data set, which clap requires.
+    fn dataset(&self) -> &Path {
+        self.dataset.as_deref().unwrap_or(Path::new("."))
+    }
+}
+
+fn whole(args: WholeArgs, common: &Common) -> anyhow::Result<ExitCode> {
+    effect::check(&[Rule::new("scale", args.radiographs.is_none(), "--volumes, or --cache alone")])?;
+    check_outputs(&args)?;
     match (&args.checkpoint, &args.radiographs, &args.volumes, &args.cache) {
         (Some(checkpoint), Some(radiographs), None, Some(cache)) => {
             let device = common.device()?;
@@ -100,8 +132,25 @@ pub fn run(args: EvalArgs, common: &Common) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// Tries the outputs before the work, and that none is another or an input.
+fn check_outputs(args: &WholeArgs) -> anyhow::Result<()> {
+    let scores = args.scores.as_deref().map(scores::files).into_iter().flatten();
+    let outputs: Vec<PathBuf> = args.csv.iter().cloned().chain(scores).collect();
+    if let (Some(csv), [_, .., table]) = (&args.csv, &outputs[..])
+        && csv == table
+    {
+        return Err(usage(format!("--csv and --scores would both write {}", csv.display())));
+    }
+    outputs.iter().try_for_each(files::check_writable)?;
+    let inputs = [&args.checkpoint, &args.radiographs, &args.volumes, &args.text, &args.cache];
+    // A table may lie beside shards or volumes, and nothing among the files of a data set.
+    let inputs = inputs.into_iter().flatten().filter(|input| !input.is_dir()).cloned();
+    files::check_all_apart(&outputs, inputs.chain([ct_rate::files_of(args.dataset())]))?;
+    Ok(())
+}
+
 fn radiograph_encoder(
-    args: &EvalArgs,
+    args: &WholeArgs,
     common: &Common,
     device: &Device,
     checkpoint: &Checkpoint,
@@ -154,22 +203,24 @@ fn radiograph_encoder(
     let (dim, rows) = (cache.dim, cache.rows_of(&ids)?);
     let [ct, report] = [&cache.ct, &cache.report].map(|all| rows::select(all, dim, &rows));
     let embeddings = Trainer::resume(device, checkpoint)?.embed(&radiographs.upload(device)?)?;
+    let labels = labels.of(&ids, &mut chain);
     let targets = Targets {
         ct: &ct,
         report: &report,
         prompts_positive: &cache.prompts_positive,
         prompts_negative: &cache.prompts_negative,
-        labels: &labels.of(&ids, &mut chain),
+        labels: &labels,
         dim,
     };
     let scores = Scores::of(&rows::select(&embeddings, dim, &images), &targets)?;
     let encoder = args.checkpoint.as_deref().unwrap_or(path);
     let files = Kinds { radiographs: Some(encoder), ct: cache_path, report: cache_path };
     note_collapse(&mut chain, &ids, scores.retrieval.distinct, scores.retrieval.mean_cosine, files);
-    finish(args, common, &scores, (cache_path, &scores.zero_shot), chain, || print_scores(&scores, &cache.teacher))
+    let detected = Detected { ids, labels, scale: 1.0, prompts: cache_path, zero_shot: &scores.zero_shot };
+    finish(args, common, &scores, detected, chain, || print_scores(&scores, &cache.teacher))
 }
 
-fn ct_encoder(args: &EvalArgs, common: &Common, checkpoint: &Path, path: &Path) -> anyhow::Result<ExitCode> {
+fn ct_encoder(args: &WholeArgs, common: &Common, checkpoint: &Path, path: &Path) -> anyhow::Result<ExitCode> {
     let texts = [args.text.as_deref(), args.cache.as_deref()];
     if texts == [None; 2] {
         return Err(usage("pass --text, or --cache for a model without a text tower"));
@@ -191,7 +242,7 @@ fn ct_encoder(args: &EvalArgs, common: &Common, checkpoint: &Path, path: &Path) 
 }
 
 fn ct_teacher(
-    args: &EvalArgs,
+    args: &WholeArgs,
     common: &Common,
     (made_by, cache): (&Path, &EmbeddingCache),
     labels: &Labels,
@@ -200,17 +251,19 @@ fn ct_teacher(
 ) -> anyhow::Result<ExitCode> {
     let (ids, rows) = labels.known_of(&cache.ids);
     let [ct, report] = [&cache.ct, &cache.report].map(|all| rows::select(all, cache.dim, &rows));
+    let labels = labels.of(&ids, &mut chain);
     let targets = ZeroShotTargets {
         prompts_positive: &cache.prompts_positive,
         prompts_negative: &cache.prompts_negative,
-        labels: &labels.of(&ids, &mut chain),
+        labels: &labels,
         dim: cache.dim,
         scale,
     };
     let scores = ClipScores::of(&ct, &report, &targets)?;
     let files = Kinds { radiographs: None, ct: made_by, report: made_by };
     note_collapse(&mut chain, &ids, scores.retrieval.distinct, scores.retrieval.mean_cosine, files);
-    finish(args, common, &scores, (made_by, &scores.zero_shot), chain, || print_clip_scores(&scores, &cache.teacher))
+    let detected = Detected { ids, labels, scale, prompts: made_by, zero_shot: &scores.zero_shot };
+    finish(args, common, &scores, detected, chain, || print_clip_scores(&scores, &cache.teacher))
 }
 
 /// Says which embeddings are so few or so alike that their ranks mean nothing, each with the file it comes from.
@@ -231,18 +284,21 @@ fn note_collapse(
 }
 
 fn finish(
-    args: &EvalArgs,
+    args: &WholeArgs,
     common: &Common,
     scores: &impl serde::Serialize,
-    (prompts_file, zero_shot): (&Path, &ZeroShot),
+    detected: Detected,
     mut chain: Chain,
     print: impl FnOnce(),
 ) -> anyhow::Result<ExitCode> {
-    if let Some(says) = zero_shot::doubt_of_prompts(&zero_shot.equal_prompts) {
-        chain.note(prompts_file, &says);
+    if let Some(says) = zero_shot::doubt_of_prompts(&detected.zero_shot.equal_prompts) {
+        chain.note(detected.prompts, &says);
     }
     if let Some(path) = &args.csv {
-        files::write_atomic(path, zero_shot.csv(chain.digests()).as_bytes())?;
+        files::write_atomic(path, detected.zero_shot.csv(chain.digests()).as_bytes())?;
+    }
+    if let Some(name) = &args.scores {
+        detected.write(name, &chain)?;
     }
     chain.report(Report::new("eval").with_all(scores)?)?.finish(common.json, print)
 }

@@ -41,6 +41,13 @@ pub struct MetricsArgs {
     scores: PathBuf,
     /// Further tables of scores, compared with the first
     more: Vec<PathBuf>,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// How intervals are drawn, and what is taken on trust.
+#[derive(clap::Args)]
+pub struct Options {
     /// Resamples for intervals; 0 for none
     #[arg(long, default_value_t = 1000, value_parser = count(0..=1_000_000))]
     bootstrap: usize,
@@ -101,16 +108,27 @@ impl Joined {
 }
 
 pub fn run(args: MetricsArgs, common: &Common) -> anyhow::Result<ExitCode> {
-    common.expect_device()?;
-    effect::check(&[Rule::new("seed", args.bootstrap > 0, "--bootstrap above 0")])?;
     let files: Vec<&Path> = std::iter::once(&args.scores).chain(&args.more).map(PathBuf::as_path).collect();
+    measure("metrics", || IdTable::labels(&args.labels), &files, &args.options, common)
+}
+
+/// Measures the scores of files against labels and, where there are several, each further one against the first.
+pub fn measure(
+    command: &'static str,
+    labels: impl FnOnce() -> x2ct::Result<IdTable<bool>>,
+    files: &[&Path],
+    options: &Options,
+    common: &Common,
+) -> anyhow::Result<ExitCode> {
+    common.expect_device()?;
+    effect::check(&[Rule::new("seed", options.bootstrap > 0, "--bootstrap above 0")])?;
     if let Some((_, twice)) = files.iter().enumerate().find(|(at, file)| files[..*at].contains(file)) {
         return Err(usage(format!("{} is named twice", twice.display())));
     }
-    let mut chain = Chain::new(args.trust);
-    let joined = join(&args.labels, &files, &mut chain)?;
-    let bootstrap = Bootstrap { replicates: args.bootstrap, level: args.level, seed: args.seed };
-    let bootstrap = (args.bootstrap > 0).then_some(&bootstrap);
+    let mut chain = Chain::new(options.trust);
+    let joined = join(labels()?, files, &mut chain)?;
+    let bootstrap = Bootstrap { replicates: options.bootstrap, level: options.level, seed: options.seed };
+    let bootstrap = (options.bootstrap > 0).then_some(&bootstrap);
     let mut found = Vec::new();
     for (at, file) in files.iter().enumerate() {
         let of_file = Detection::of(&joined.problem(at), bootstrap)?;
@@ -121,15 +139,15 @@ pub fn run(args: MetricsArgs, common: &Common) -> anyhow::Result<ExitCode> {
         }
         found.push(of_file);
     }
-    let delong = compare(&joined, &files, bootstrap)?;
+    let delong = compare(&joined, files, bootstrap)?;
     let name = |file: &Path| file.to_string_lossy().into_owned();
-    let mut report = Report::new("metrics").with_all(&found[0])?;
+    let mut report = Report::new(command).with_all(&found[0])?;
     if !delong.is_empty() {
         report = report.with("delong", delong.iter().map(|(file, c)| (name(file), c)).collect::<BTreeMap<_, _>>())?;
     }
     let rows = files.iter().zip(&found).map(|(file, of_file)| Row { file: name(file), of_file });
     let report = report.with("rows", rows.collect::<Vec<_>>())?;
-    chain.report_digests(report)?.finish(common.json, || print(&files, &found, &delong))
+    chain.report_digests(report)?.finish(common.json, || print(files, &found, &delong))
 }
 
 /// One file's metrics in the list of all.
@@ -144,8 +162,7 @@ struct Row<'a> {
 ///
 /// # Errors
 /// A table that cannot be used at all; no id that all have; under `--strict` whatever would be left out.
-fn join(labels: &Path, files: &[&Path], chain: &mut Chain) -> x2ct::Result<Joined> {
-    let labels = IdTable::labels(labels)?;
+fn join(labels: IdTable<bool>, files: &[&Path], chain: &mut Chain) -> x2ct::Result<Joined> {
     let tables = files.iter().map(|file| read_scores(file, &labels.names)).collect::<x2ct::Result<Vec<_>>>()?;
     chain.holds("labels", &labels.digest);
     fail_rows(&labels.rows.bad, chain)?;
@@ -155,6 +172,9 @@ fn join(labels: &Path, files: &[&Path], chain: &mut Chain) -> x2ct::Result<Joine
         if !table.others.is_empty() {
             chain
                 .note(&table.path, &format!("columns that are no labels are passed over: {}", first_of(&table.others)));
+        }
+        if table.path == labels.path {
+            continue;
         }
         table.strangers(&labels.path, |id| labels.row(id).is_some()).map_or(Ok(()), |error| chain.fail(error))?;
         labels.strangers(&table.path, |id| table.row(id).is_some()).map_or(Ok(()), |error| chain.fail(error))?;

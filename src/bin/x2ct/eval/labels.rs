@@ -8,7 +8,7 @@ use x2ct::data::provenance::Content;
 use x2ct::table::BadRow;
 use x2ct::{Error, labels};
 
-use super::EvalArgs;
+use super::WholeArgs;
 use crate::arguments::split;
 use crate::chain::Chain;
 
@@ -22,13 +22,13 @@ impl Labels {
     /// # Errors
     /// Under `--strict` the first volume without, or doubt; no volume with labels.
     pub fn read(
-        args: &EvalArgs,
+        args: &WholeArgs,
         (file, of_file): (&Path, &[String]),
         ids: &[String],
         chain: &mut Chain,
     ) -> x2ct::Result<Self> {
         let split = split(&args.split);
-        let (table, labels) = ct_rate::labels_of(&args.dataset, split)?;
+        let (table, labels) = ct_rate::labels_of(args.dataset(), split)?;
         let known: HashMap<String, _> = labels.rows.iter().map(|(name, row)| (name.to_string(), *row)).collect();
         let lacking: HashSet<&str> = ids.iter().map(String::as_str).filter(|id| !known.contains_key(*id)).collect();
         let (bad, others): (Vec<BadRow>, Vec<BadRow>) =
@@ -43,7 +43,7 @@ impl Labels {
         };
         let why = |id: &String| bad.get(id.as_str()).map_or_else(|| lacks(id), |bad| bad.error());
         chain.keep("volumes", ids, |id| lacking.contains(id.as_str()).then(|| why(id)))?;
-        for (table, says) in ct_rate::disagreements(&args.dataset, split, &labels) {
+        for (table, says) in ct_rate::disagreements(args.dataset(), split, &labels) {
             chain.doubt(&table, &says, "complete the table")?;
         }
         let listed: Vec<String> = labels.order.iter().map(|name| name.to_string()).collect();

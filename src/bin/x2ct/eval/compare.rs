@@ -1,0 +1,54 @@
+//! `x2ct eval compare SCORES SCORES...`: whether evaluations of the same volumes differ.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use x2ct::Error;
+use x2ct::eval::score_file::ScoreFile;
+
+use crate::Common;
+use crate::metrics::{self, Options};
+
+/// Compare the scores of evaluations of the same volumes: metrics with intervals, DeLong's test, differences
+///
+/// Each further file is compared with the first, with Holm's correction of the p values. A volume that one of them lacks is left out
+/// of all and named; the exit code is then 1. `x2ct metrics` does the same for anybody's tables.
+#[derive(clap::Args)]
+pub struct CompareArgs {
+    /// What `x2ct eval --scores` wrote: NAME.safetensors
+    #[arg(required = true, num_args = 2.., value_name = "SCORES")]
+    files: Vec<PathBuf>,
+    #[command(flatten)]
+    options: Options,
+}
+
+pub fn run(args: CompareArgs, common: &Common) -> anyhow::Result<ExitCode> {
+    let files: Vec<&Path> = args.files.iter().map(PathBuf::as_path).collect();
+    let labels = || {
+        let first = ScoreFile::read(files[0])?;
+        files[1..].iter().try_for_each(|file| expect_same_labels(files[0], &first, file, &ScoreFile::read(file)?))?;
+        Ok(first.labels(files[0]))
+    };
+    metrics::measure("eval", labels, &files, &args.options, common)
+}
+
+/// Refuses other labels of the same volume.
+fn expect_same_labels(path: &Path, first: &ScoreFile, file: &Path, other: &ScoreFile) -> x2ct::Result<()> {
+    let (mine, others) = (first.labels(path), other.labels(file));
+    for id in &other.ids {
+        let (Some(mine), Some(others)) = (mine.row(id), others.row(id)) else { continue };
+        let differs = |name: &&String| {
+            let place = |names: &[String]| names.iter().position(|other| other == *name);
+            place(&first.names).zip(place(&other.names)).is_some_and(|(a, b)| mine[a] != others[b])
+        };
+        if let Some(name) = first.names.iter().find(differs) {
+            return Err(Error::File {
+                path: file.into(),
+                field: Some(id.clone()),
+                problem: format!("its label {name} is another than in {}", path.display()),
+                hint: "evaluate both with the same labels".into(),
+            });
+        }
+    }
+    Ok(())
+}
