@@ -4,6 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
+use x2ct::data::cache::EmbeddingCache;
+use x2ct::data::rows;
+use x2ct::eval::retrieval::{Recall, ranks};
 
 use crate::cli::{succeed, text, x2ct};
 use crate::json::assert_report;
@@ -233,4 +236,40 @@ fn scores_of_evaluations_are_files_of_their_own() {
     assert!(code == Some(2), "{said}");
     let both = x2ct(at, "eval --cache valid.cache.safetensors --dataset . --scores one --csv one.csv");
     assert!(both.status.code() == Some(2) && text(&both.stderr).contains("would both write one.csv"));
+}
+
+/// Recall among the first volumes of scans and of patients is that of an evaluation of these alone; detection stays that of all.
+#[test]
+fn galleries_of_scans_and_patients_hold_the_first_of_each() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    succeed(at, "phantom --out . --train 2 --valid 12 --shape 16x16x16 --spacing 24");
+    // Patients 1 to 4 with two scans of a reconstruction each, of two scans twice as many: valid_1_a_1, valid_1_a_2, valid_1_b_1.
+    let names =
+        ["1_a_1", "1_a_2", "1_b_1", "2_a_1", "2_a_2", "2_b_1", "3_a_1", "3_a_2", "3_b_1", "4_a_1", "4_a_2", "4_b_1"];
+    let mut cache = EmbeddingCache::read(at.join("valid.cache.safetensors")).unwrap();
+    let labels = "dataset/multi_abnormality_labels/valid_predicted_labels.csv";
+    let mut table = fs::read_to_string(at.join(labels)).unwrap();
+    let renamed: Vec<(String, String)> =
+        cache.ids.iter().cloned().zip(names.map(|name| format!("valid_{name}"))).collect();
+    // Over names that nothing has, since some are both old and new.
+    renamed.iter().for_each(|(old, new)| table = table.replace(&format!("{old}.nii.gz"), &format!("new_{new}.nii.gz")));
+    fs::write(at.join(labels), table.replace("new_", "")).unwrap();
+    cache.ids = renamed.into_iter().map(|(_, new)| new).collect();
+    cache.write(at.join("renamed.safetensors")).unwrap();
+    let evaluate = |gallery: &str| {
+        let eval = format!("eval --cache renamed.safetensors --dataset . --json {gallery}");
+        serde_json::from_slice::<Value>(&x2ct(at, &eval).stdout).unwrap()
+    };
+    let whole = evaluate("");
+    assert_eq!((&whole["gallery"], &whole["gallery_of"]), (&12.into(), &"volume".into()));
+    for (gallery, members) in [("scan", vec![0, 2, 3, 5, 6, 8, 9, 11]), ("patient", vec![0, 3, 6, 9])] {
+        let got = evaluate(&format!("--gallery {gallery}"));
+        assert_eq!((&got["gallery"], &got["gallery_of"]), (&members.len().into(), &gallery.into()));
+        assert_eq!(got["zero_shot"], whole["zero_shot"]);
+        let [ct, report] = [&cache.ct, &cache.report].map(|all| rows::select(all, cache.dim, &members));
+        let ranks = ranks(&report, &ct, cache.dim).unwrap();
+        let recall = serde_json::to_value(Recall::from_ranks(&ranks.forward).unwrap()).unwrap();
+        assert_eq!(got["retrieval"]["image_from_text"], recall, "{gallery}");
+    }
 }

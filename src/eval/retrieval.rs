@@ -6,6 +6,7 @@
 //! same embedding, every query is a hit. [`distinct`] counts how many embeddings differ, [`mean_cosine`] measures how much, and
 //! [`collapse`] says when that is so little that recall means nothing.
 
+use crate::data::ct_rate::VolumeName;
 use crate::data::rows;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -14,6 +15,7 @@ use crate::tensor::{DType, Tensor};
 use serde::Serialize;
 use std::collections::HashSet;
 use std::hash::Hash;
+use std::str::FromStr;
 
 /// For each query the number of gallery entries that score strictly above its own, both ways.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,6 +164,49 @@ pub fn nearest(query: &[f32], gallery: &[f32], dim: usize, k: usize) -> Result<V
     }
     let found = retrieval::best(&tensor(query)?, &tensor(gallery)?, k)?;
     Ok(found.indices.into_iter().map(|index| index as usize).zip(found.scores).collect())
+}
+
+/// What stands in a gallery once, and is a query once. A scan's reconstructions share their report, and a patient's scans much.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Gallery {
+    /// Every volume.
+    #[default]
+    Volume,
+    /// The first volume of each scan.
+    Scan,
+    /// The first volume of each patient.
+    Patient,
+}
+
+impl Gallery {
+    /// All, in the order in which they are offered.
+    pub const NAMES: [&str; 3] = ["volume", "scan", "patient"];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+
+    /// The places of its members among ids of volumes ([`VolumeName`]); other ids are one scan and one patient each.
+    pub fn members(self, ids: &[String]) -> Vec<usize> {
+        match self {
+            Gallery::Volume => (0..ids.len()).collect(),
+            Gallery::Scan => first_of_each(ids.iter().map(|id| VolumeName::scan_of(id))),
+            Gallery::Patient => first_of_each(ids.iter().map(|id| VolumeName::patient_of(id))),
+        }
+    }
+}
+
+impl FromStr for Gallery {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let all = [Gallery::Volume, Gallery::Scan, Gallery::Patient];
+        all.into_iter().find(|gallery| gallery.name() == name).ok_or_else(|| {
+            let hint = format!("choose one of {}", Self::NAMES.join(", "));
+            Error::argument("gallery", format!("unknown gallery `{name}`"), hint)
+        })
+    }
 }
 
 /// Indices of the first entry of each key: a gallery of one reconstruction per scan, or of one volume per patient.

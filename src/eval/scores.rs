@@ -7,6 +7,7 @@ use super::metrics::{Averaged, MultiLabel, OperatingPoint, Rates, Thresholded};
 use super::retrieval::{self, Recall};
 use super::zero_shot;
 use crate::Result;
+use crate::data::rows;
 use crate::labels;
 
 /// What embeddings are compared with: a teacher's, of the same patients.
@@ -173,20 +174,38 @@ impl Scores {
     /// # Errors
     /// Rows that are not finite or not normalised, numbers of patients that differ.
     pub fn of(embeddings: &[f32], targets: &Targets) -> Result<Self> {
-        let t = targets;
-        let ct = retrieval::ranks(embeddings, t.ct, t.dim)?;
-        let report = retrieval::ranks(embeddings, t.report, t.dim)?;
-        let gallery = embeddings.len() / t.dim;
-        let retrieval = Retrieval {
-            cxr_to_ct: Recall::from_ranks(&ct.forward)?,
-            ct_to_cxr: Recall::from_ranks(&ct.backward)?,
-            cxr_to_report: Recall::from_ranks(&report.forward)?,
-            report_to_cxr: Recall::from_ranks(&report.backward)?,
-            chance_r5: retrieval::chance(5, gallery),
-            distinct: Kinds::of(Some(embeddings), t.ct, t.report, |rows| retrieval::distinct(rows, t.dim)),
-            mean_cosine: Kinds::of(Some(embeddings), t.ct, t.report, |rows| retrieval::mean_cosine(rows, t.dim)),
-        };
-        Ok(Scores { gallery, retrieval, zero_shot: ZeroShot::of(embeddings, &targets.zero_shot())? })
+        let Targets { ct, report, dim, .. } = *targets;
+        let retrieval = Retrieval::of(embeddings, ct, report, dim)?;
+        let zero_shot = ZeroShot::of(embeddings, &targets.zero_shot())?;
+        Ok(Scores { gallery: embeddings.len() / dim, retrieval, zero_shot })
+    }
+
+    /// The same with only these rows as queries and gallery of retrieval ([`retrieval::Gallery`]).
+    ///
+    /// # Errors
+    /// No row.
+    pub fn among(self, rows: &[usize], embeddings: &[f32], targets: &Targets) -> Result<Self> {
+        if rows.len() == self.gallery {
+            return Ok(self);
+        }
+        let Targets { ct, report, dim, .. } = *targets;
+        let [embeddings, ct, report] = [embeddings, ct, report].map(|all| rows::select(all, dim, rows));
+        Ok(Scores { gallery: rows.len(), retrieval: Retrieval::of(&embeddings, &ct, &report, dim)?, ..self })
+    }
+}
+
+impl Retrieval {
+    fn of(embeddings: &[f32], ct: &[f32], report: &[f32], dim: usize) -> Result<Self> {
+        let (of_ct, of_report) = (retrieval::ranks(embeddings, ct, dim)?, retrieval::ranks(embeddings, report, dim)?);
+        Ok(Retrieval {
+            cxr_to_ct: Recall::from_ranks(&of_ct.forward)?,
+            ct_to_cxr: Recall::from_ranks(&of_ct.backward)?,
+            cxr_to_report: Recall::from_ranks(&of_report.forward)?,
+            report_to_cxr: Recall::from_ranks(&of_report.backward)?,
+            chance_r5: retrieval::chance(5, embeddings.len() / dim),
+            distinct: Kinds::of(Some(embeddings), ct, report, |rows| retrieval::distinct(rows, dim)),
+            mean_cosine: Kinds::of(Some(embeddings), ct, report, |rows| retrieval::mean_cosine(rows, dim)),
+        })
     }
 }
 
@@ -224,16 +243,34 @@ impl ClipScores {
     /// # Errors
     /// As [`Scores::of`].
     pub fn of(ct: &[f32], report: &[f32], targets: &ZeroShotTargets) -> Result<Self> {
-        let ranks = retrieval::ranks(report, ct, targets.dim)?;
-        let gallery = ct.len() / targets.dim;
-        let retrieval = ClipRetrieval {
+        let (gallery, scale) = (ct.len() / targets.dim, targets.scale);
+        let retrieval = ClipRetrieval::of(ct, report, targets.dim)?;
+        Ok(ClipScores { gallery, scale, retrieval, zero_shot: ZeroShot::of(ct, targets)? })
+    }
+
+    /// As [`Scores::among`].
+    ///
+    /// # Errors
+    /// No row.
+    pub fn among(self, rows: &[usize], ct: &[f32], report: &[f32], dim: usize) -> Result<Self> {
+        if rows.len() == self.gallery {
+            return Ok(self);
+        }
+        let [ct, report] = [ct, report].map(|all| rows::select(all, dim, rows));
+        Ok(ClipScores { gallery: rows.len(), retrieval: ClipRetrieval::of(&ct, &report, dim)?, ..self })
+    }
+}
+
+impl ClipRetrieval {
+    fn of(ct: &[f32], report: &[f32], dim: usize) -> Result<Self> {
+        let ranks = retrieval::ranks(report, ct, dim)?;
+        Ok(ClipRetrieval {
             image_from_text: Recall::from_ranks(&ranks.forward)?,
             text_from_image: Recall::from_ranks(&ranks.backward)?,
-            chance: [1, 10, 50].map(|k| retrieval::chance(k, gallery)),
-            distinct: Kinds::of(None, ct, report, |rows| retrieval::distinct(rows, targets.dim)),
-            mean_cosine: Kinds::of(None, ct, report, |rows| retrieval::mean_cosine(rows, targets.dim)),
-        };
-        Ok(ClipScores { gallery, scale: targets.scale, retrieval, zero_shot: ZeroShot::of(ct, targets)? })
+            chance: [1, 10, 50].map(|k| retrieval::chance(k, ct.len() / dim)),
+            distinct: Kinds::of(None, ct, report, |rows| retrieval::distinct(rows, dim)),
+            mean_cosine: Kinds::of(None, ct, report, |rows| retrieval::mean_cosine(rows, dim)),
+        })
     }
 }
 

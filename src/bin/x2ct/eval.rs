@@ -12,14 +12,14 @@ use x2ct::data::cache::EmbeddingCache;
 use x2ct::data::ct_rate::{self, VolumeName};
 use x2ct::data::radiographs::RadiographSet;
 use x2ct::data::rows;
-use x2ct::eval::retrieval::{self, Recall, Spread};
+use x2ct::eval::retrieval::{self, Gallery, Recall, Spread};
 use x2ct::eval::scores::{ClipScores, Kinds, Scores, Targets, ZeroShot, ZeroShotTargets};
 use x2ct::eval::zero_shot;
 use x2ct::train::{Checkpoint, CtTeacher, Trainer};
 use x2ct::{Device, Error, files};
 
 use crate::Common;
-use crate::arguments::within;
+use crate::arguments::{named, within};
 use crate::chain::{Chain, Trust};
 use crate::effect::{self, Rule};
 use crate::embedding::Material;
@@ -79,6 +79,9 @@ struct WholeArgs {
     /// Cosines are multiplied by it in zero-shot detection by a CT encoder or a cache [default: its training's, or 1]
     #[arg(long, allow_negative_numbers = true, value_parser = within(1e-3, 1e6))]
     scale: Option<f64>,
+    /// What stands in the gallery of retrieval once and is a query once; zero-shot detection is of every volume
+    #[arg(long, default_value = "volume", value_parser = named::<Gallery>(Gallery::NAMES))]
+    gallery: Gallery,
     /// Also write the labels as a comma-separated table: AUC, AP, rates at one half and at the Youden point, and the
     /// digests of what was evaluated
     #[arg(long, value_name = "FILE")]
@@ -212,10 +215,18 @@ fn radiograph_encoder(
         labels: &labels,
         dim,
     };
-    let scores = Scores::of(&rows::select(&embeddings, dim, &images), &targets)?;
+    let embeddings = rows::select(&embeddings, dim, &images);
+    let members = args.gallery.members(&ids);
+    let scores = Scores::of(&embeddings, &targets)?.among(&members, &embeddings, &targets)?;
     let encoder = args.checkpoint.as_deref().unwrap_or(path);
     let files = Kinds { radiographs: Some(encoder), ct: cache_path, report: cache_path };
-    note_collapse(&mut chain, &ids, scores.retrieval.distinct, scores.retrieval.mean_cosine, files);
+    note_collapse(
+        &mut chain,
+        members.iter().map(|&row| &ids[row]),
+        scores.retrieval.distinct,
+        scores.retrieval.mean_cosine,
+        files,
+    );
     let detected = Detected { ids, labels, scale: 1.0, prompts: cache_path, zero_shot: &scores.zero_shot };
     finish(args, common, &scores, detected, chain, || print_scores(&scores, &cache.teacher))
 }
@@ -259,22 +270,29 @@ fn ct_teacher(
         dim: cache.dim,
         scale,
     };
-    let scores = ClipScores::of(&ct, &report, &targets)?;
+    let members = args.gallery.members(&ids);
+    let scores = ClipScores::of(&ct, &report, &targets)?.among(&members, &ct, &report, cache.dim)?;
     let files = Kinds { radiographs: None, ct: made_by, report: made_by };
-    note_collapse(&mut chain, &ids, scores.retrieval.distinct, scores.retrieval.mean_cosine, files);
+    note_collapse(
+        &mut chain,
+        members.iter().map(|&row| &ids[row]),
+        scores.retrieval.distinct,
+        scores.retrieval.mean_cosine,
+        files,
+    );
     let detected = Detected { ids, labels, scale, prompts: made_by, zero_shot: &scores.zero_shot };
     finish(args, common, &scores, detected, chain, || print_clip_scores(&scores, &cache.teacher))
 }
 
 /// Says which embeddings are so few or so alike that their ranks mean nothing, each with the file it comes from.
-fn note_collapse(
+fn note_collapse<'a>(
     chain: &mut Chain,
-    ids: &[String],
+    ids: impl ExactSizeIterator<Item = &'a String>,
     distinct: Kinds<usize>,
     mean_cosine: Kinds<f64>,
     files: Kinds<&Path>,
 ) {
-    let (rows, scans) = (ids.len(), ids.iter().map(|id| VolumeName::scan_of(id)).collect::<HashSet<_>>().len());
+    let (rows, scans) = (ids.len(), ids.map(|id| VolumeName::scan_of(id)).collect::<HashSet<_>>().len());
     let spread = distinct.named().zip(mean_cosine.named()).zip(files.named());
     for (((what, distinct), (_, mean_cosine)), (_, file)) in spread {
         if let Some(says) = retrieval::collapse(what, Spread { rows, scans, distinct, mean_cosine }) {
@@ -300,7 +318,9 @@ fn finish(
     if let Some(name) = &args.scores {
         detected.write(name, &chain)?;
     }
-    chain.report(Report::new("eval").with_all(scores)?)?.finish(common.json, print)
+    chain
+        .report(Report::new("eval").with_all(scores)?.with("gallery_of", args.gallery.name())?)?
+        .finish(common.json, print)
 }
 
 fn print_scores(s: &Scores, teacher: &str) {
