@@ -95,14 +95,16 @@ impl Case {
         Ok(Outcome { rows: self.compare(&computed)?, not_compared: self.not_compared(&computed) })
     }
 
-    /// Refuses a case without a reference for what the operation is for, or for any gradient although one arrives.
+    /// Refuses a case without a reference for what the operation is for, or for any gradient although one arrives and the case is not in
+    /// evaluation mode, whose references may be of the forward pass alone.
     fn expect_references(&self, computed: &Computed) -> Result<()> {
         if let Some(result) = RESULTS.iter().find(|name| computed.contains_key(**name)) {
             self.tensor(result)?;
         }
         let first = |prefix: &str| self.names().find(|name| name.starts_with(prefix));
+        let is_evaluation = self.is_training().is_ok_and(|training| !training);
         match (first("up."), first("g.")) {
-            (Some(arriving), None) => {
+            (Some(arriving), None) if !is_evaluation => {
                 Err(self.fault(arriving, "is a gradient that arrives, and the file has none to compare with (`g.`)"))
             }
             _ => Ok(()),

@@ -17,8 +17,8 @@ use crate::terminal::print_table;
 ///
 /// A case fails where a tensor is further from its reference than its tolerance allows, and where the file is not what it should be:
 /// nothing to compare, attributes or tensors that the operation does not have, values that are not finite. What the operation computes
-/// and a file has no reference of is named, and the case fails where that is its result, or every gradient although one arrives. Other
-/// files of a folder are passed over by name.
+/// and a file has no reference of is named, and the case fails where that is its result, or, but for evaluation mode, every gradient
+/// although one arrives. Other files of a folder are passed over by name.
 #[derive(clap::Args)]
 pub struct CheckArgs {
     /// Golden files, or folders with such
