@@ -107,6 +107,9 @@ impl Table {
     pub fn open_whole(path: impl AsRef<Path>, hint: &str) -> Result<Self> {
         let path = path.as_ref();
         let (bytes, header) = header(path, read(path)?)?;
+        if let (1, Some(name)) = (header.len(), separator(&header, |cells| cells.len() > 1)) {
+            return Err(Error::file(path, separated(name), hint));
+        }
         if header.iter().all(|name| name.trim().is_empty()) {
             return Err(Error::file(path, "has no header: its first line names no column", hint));
         }
@@ -214,15 +217,17 @@ impl Table {
                         keyed.order.push(key.clone());
                         keyed.rows.insert(key, value);
                     }
-                    Some((line, cells)) if *cells == row.cells => {
+                    Some((line, cells)) if *cells == row.cells && keyed.rows.contains_key(&key) => {
                         let problem =
                             format!("{key} stands on line {line} already, in the same words, and counts once");
                         keyed.bad.push(BadRow { about: None, spare: true, ..row.bad(0, problem) });
                     }
                     Some((line, _)) => {
-                        let problem = format!("{key} stands on line {line} already, in other words; neither counts");
-                        keyed.bad.push(row.bad(0, problem));
-                        keyed.rows.remove(&key);
+                        let differs = match keyed.rows.remove(&key) {
+                            Some(_) => "in other words; neither counts",
+                            None => "and its rows differ; none counts",
+                        };
+                        keyed.bad.push(row.bad(0, format!("{key} stands on line {line} already, {differs}")));
                     }
                 },
                 Err(bad) => keyed.bad.push(bad),
@@ -363,15 +368,24 @@ fn no_table(bytes: &[u8]) -> Option<(String, &'static str)> {
     }
 }
 
+/// What separates the header's cells where that is no comma: what makes `right` cells of it.
+fn separator(header: &csv::StringRecord, right: impl Fn(&[&str]) -> bool) -> Option<&'static str> {
+    let of = |separator: char| -> Vec<&str> {
+        header.iter().flat_map(|cell| cell.split(separator)).map(|c| c.trim_matches('"')).collect()
+    };
+    let all = [(';', "semicolons"), ('\t', "tabs"), ('|', "bars")];
+    all.into_iter().find(|(separator, _)| right(&of(*separator))).map(|(_, name)| name)
+}
+
+fn separated(by: &str) -> String {
+    format!("its columns are separated by {by}, not by commas")
+}
+
 fn header_problem(header: &csv::StringRecord, wanted: &[&str], others: Others) -> Option<String> {
     let missing: Vec<&str> = wanted.iter().copied().filter(|w| !header.iter().any(|h| h == *w)).collect();
-    let separator = [(';', "semicolons"), ('\t', "tabs"), ('|', "bars")].into_iter().find(|(separator, _)| {
-        let cells: Vec<&str> =
-            header.iter().flat_map(|cell| cell.split(*separator)).map(|c| c.trim_matches('"')).collect();
-        !missing.is_empty() && cells.len() > header.len() && missing.iter().any(|m| cells.contains(m))
-    });
-    if let Some((_, name)) = separator {
-        return Some(format!("its columns are separated by {name}, not by commas"));
+    let shows_missing = |cells: &[&str]| cells.len() > header.len() && missing.iter().any(|m| cells.contains(m));
+    if let Some(name) = separator(header, shows_missing) {
+        return Some(separated(name));
     }
     let mut unnamed = Vec::new();
     let mut unexpected = Vec::new();

@@ -95,6 +95,41 @@ fn further_scores_are_compared_by_delong_and_by_bootstrap() {
     assert_eq!(files, ["a.csv", "b.csv"]);
 }
 
+/// Where no test is possible there is none, and all else stands.
+#[test]
+fn what_cannot_be_compared_is_told_and_costs_no_metric() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    write(at, "a.csv", "id,x\nv1,.9\nv2,.8\nv3,.2\nv4,.1\n");
+    write(at, "b.csv", "id,x\nv1,.1\nv2,.2\nv3,.8\nv4,.9\n");
+    write(at, "both.csv", "id,x\nv1,1\nv2,1\nv3,0\nv4,0\n");
+    write(at, "one.csv", "id,x\nv1,0\nv2,0\nv3,0\nv4,0\n");
+    for (labels, says) in [
+        ("both.csv", "the areas 1 and 0 differ by the same for every sample, without variance"),
+        ("one.csv", "0 positives and 4 negatives leave no variance"),
+    ] {
+        let (code, object, said) = run(at, &format!("{labels} a.csv b.csv"));
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains("b.csv: is not compared with a.csv") && said.contains(says), "{said}");
+        assert!(object.get("delong").is_none() && object["accuracy"].is_number(), "{object}");
+    }
+}
+
+/// Intervals whose tails hold no resample are none.
+#[test]
+fn too_few_resamples_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    write(at, "y.csv", LABELS);
+    write(at, "p.csv", SCORES);
+    for (few, enough) in [("--bootstrap 39", "--bootstrap 40"), ("--level 0.999", "--level 0.999 --bootstrap 2000")] {
+        let (code, _, said) = run(at, &format!("y.csv p.csv {few}"));
+        assert!(code == Some(2) && said.contains("is too few for intervals of"), "{few}: {said}");
+        let (code, _, said) = run(at, &format!("y.csv p.csv {enough}"));
+        assert_eq!(code, Some(0), "{enough}: {said}");
+    }
+}
+
 /// Logits have ranks and nothing that is cut at one half.
 #[test]
 fn scores_that_are_no_probabilities_are_told() {
@@ -158,6 +193,22 @@ fn what_is_wrong_is_named_by_file_line_and_column() {
     let more =
         SCORES.lines().enumerate().map(|(at, line)| format!("{line},{}\n", if at == 0 { "digest" } else { "9f" }));
     write(at, "more.csv", &more.collect::<String>());
+    for (separator, name) in [(";", "semicolons"), ("\t", "tabs")] {
+        write(at, "other.csv", &LABELS.replace(',', separator));
+        let (code, _, said) = run(at, "other.csv p.csv");
+        assert!(code == Some(1) && said.contains(&format!("other.csv: its columns are separated by {name}")), "{said}");
+    }
+    // What R and spreadsheets write.
+    write(at, "upper.csv", &LABELS.replace(",1", ",TRUE").replace(",0", ",FALSE"));
+    assert_eq!(run(at, "upper.csv p.csv").1["auc_macro"], run(at, "y.csv p.csv").1["auc_macro"]);
+    // Rows of one id that differ: none of them counts, and none is said to.
+    write(at, "thrice.csv", &format!("{LABELS}p1,0,0\np1,1,0\n"));
+    let (code, object, said) = run(at, "thrice.csv p.csv --bootstrap 0");
+    assert!(code == Some(1) && object["samples"] == 5, "{said}");
+    assert!(
+        said.contains("line 9, column id: p1 stands on line 2 already, and its rows differ; none counts"),
+        "{said}"
+    );
     let (code, _, said) = run(at, "y.csv more.csv");
     assert!(code == Some(0) && said.contains("more.csv: columns that are no labels are passed over: digest"), "{said}");
     assert_eq!(run(at, "y.csv p.csv p.csv").0, Some(2), "a file named twice");

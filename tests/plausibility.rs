@@ -189,6 +189,26 @@ fn planes_that_repeat_others_are_doubted_and_numbered() {
     );
 }
 
+/// Two series that overlap, put together: the planes of both are there twice, in one order. A symmetric body has its planes in the other.
+#[test]
+fn planes_that_come_again_in_their_order_are_doubted() {
+    let found = |from: fn(usize) -> usize| {
+        let found = check(&moved(|[x, y, z]| [x, y, from(z)]), HuSource::AlreadyHu);
+        found.into_iter().map(|f| f.text).collect::<Vec<_>>()
+    };
+    let says = "of its 48 planes along voxel axis 2, counted from 0, are the same as others before them:";
+    for (from, start) in [
+        (|z| if (20..30).contains(&z) { z - 12 } else { z }, format!("10 {says} 20 to 29;")),
+        (|z| z % 24, format!("24 {says} 24 to 47;")),
+    ] as [(fn(usize) -> usize, String); 2]
+    {
+        let found = found(from);
+        assert!(matches!(&found[..], [text] if text.starts_with(&start)), "{found:?}");
+    }
+    let mirrored = found(|z| z.min(47 - z));
+    assert!(matches!(&mirrored[..], [text] if text.starts_with("1 of its 48 planes")), "{mirrored:?}");
+}
+
 /// Blank planes at an end are padding, unless they are more than padding is.
 #[test]
 fn a_volume_that_was_cut_off_and_filled_is_doubted() {
@@ -221,7 +241,9 @@ fn a_volume_that_was_cut_off_and_filled_is_doubted() {
 #[test]
 fn windowed_copies_are_doubted() {
     let (windowed, no_air) = ("HU that were cut off at a window", "it has no air");
-    for (low, high, says) in [(-160.0, 240.0, no_air), (-1000.0, 200.0, windowed), (-1350.0, 150.0, windowed)] {
+    for (low, high, says) in
+        [(-160.0, 240.0, no_air), (-1000.0, 200.0, windowed), (-1350.0, 150.0, windowed), (-1024.0, 250.0, windowed)]
+    {
         let found = check(&changed(|hu| hu.clamp(low, high)), HuSource::AlreadyHu);
         let hit = found.iter().any(|f| f.level == Level::Doubt && f.text.contains(says));
         assert!(hit, "{low} to {high}: {found:?}");

@@ -22,19 +22,18 @@
 //! | exactly 0 HU | > 20 % | | a background set to 0; water and tissue are noisy |
 //! | below -1150 HU, the commonest value aside | > 2 % | | no substance is there, and padding is one value |
 //! | mean step between neighbours over mean deviation | > 1 | | 1.4 for noise, 0.1 to 0.3 for CT |
-//! | tissue that is exactly at the largest of more than 16 values, where that is below 1000 HU | > 2 % | | bone was cut off at the top of a window: 10 % of a chest's tissue is above 200 HU, 3 % above 400, 0.3 % above 1000 |
+//! | tissue that is exactly at the largest of more than 16 values, where that is below 1000 HU | > 0.5 % | | bone was cut off at the top of a window: 10 % of a chest's tissue is above 200 HU, 3 % above 400, 0.5 % above 800 |
 //! | mean second difference over mean slope of neighbours, where the mean slope is over 0.7 of its root mean square | < 0.2 | | 1.5 for CT, 2 for sharp edges, 0 for a computed ramp; less than 0.2 for CT smoothed by 3 voxels or enlarged eight times too, whose slopes are uneven: 0.5 to 0.66, and 0.73 and more for computed functions |
 //! | planes that hold one value, between planes that hold others in a quarter of their voxels | 1 or more | | missing slices that were filled; where the patient or the field of view thins out, planes of air alone are no surprise |
 //! | the same at an end, of the planes of an axis | > 30 % | | padding is less: a turned volume's corners leave 21 % at each end, a patient in a wide field of view 28 % of clipped air |
 //! | planes of more than 16 values that are the same as the plane before | 1 or more | | noise never repeats |
+//! | the same as planes further before, in their order | 2 or more | | as before; parts of two series that overlap |
 //! | different whole numbers | <= 16 | <= 128 small ones | a label mask |
 //!
 //! Shares are of the voxels that are no padding (below -1024 HU), except for the row that is about those. Counts are of whole HU,
 //! so the findings are the same on every machine and for any number of threads.
 
 mod places;
-
-use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -44,7 +43,6 @@ use super::view::{Beam, View};
 use super::volume::{CtVolume, HuSource, Voxels};
 use crate::error::{Error, Result};
 use crate::limits::{rounded, short};
-use crate::table::first_of;
 use places::Change;
 
 /// How much a finding weighs.
@@ -337,7 +335,7 @@ fn content(counts: &Counts, found: &mut Findings) {
     found.doubt(air >= 0.001 && tissue < 0.005, || format!("only {} of it is more than air", percent(tissue)));
     let top = (high.round() as i32).clamp(Counts::LEAST, Counts::MOST);
     let at_top = of_measured(top, Counts::MOST + 1) / tissue;
-    found.doubt(high < 1000.0 && at_top > 0.02 && counts.kinds() > 16, || {
+    found.doubt(high < 1000.0 && at_top > 0.005 && counts.kinds() > 16, || {
         format!(
             "{} of what is more than air in it is exactly at its largest value, {}; HU that were cut off at a window look like \
              this, and the bone above is lost",
@@ -353,19 +351,24 @@ fn content(counts: &Counts, found: &mut Findings) {
 /// What the places of voxels tell.
 fn places(volume: &CtVolume, source: HuSource, found: &mut Findings) {
     let ((slope, intercept), shape) = (volume.hu_scale(source), volume.shape);
-    let (blank, repeated, change) = match &volume.voxels {
+    let (blank, repeated, copied, change) = match &volume.voxels {
         Voxels::I16(v) => (
             places::blank(v, shape),
             places::repeated(v, shape),
+            places::copied(v, shape),
             places::change(v, shape, |&v| slope * f32::from(v) + intercept),
         ),
-        Voxels::F32(v) => {
-            (places::blank(v, shape), places::repeated(v, shape), places::change(v, shape, |&v| slope * v + intercept))
-        }
+        Voxels::F32(v) => (
+            places::blank(v, shape),
+            places::repeated(v, shape),
+            places::copied(v, shape),
+            places::change(v, shape, |&v| slope * v + intercept),
+        ),
     };
-    for (axis, (blank, repeated)) in blank.into_iter().zip(repeated).enumerate() {
-        blank_planes(axis, shape[axis], blank, found);
-        repeated_planes(axis, shape[axis], &repeated, found);
+    for (axis, ((blank, repeated), copied)) in blank.into_iter().zip(repeated).zip(copied).enumerate() {
+        places::tell_blank(axis, shape[axis], blank, found);
+        places::tell_repeated(axis, shape[axis], &repeated, found);
+        places::tell_copied(axis, shape[axis], &copied, found);
     }
     if let Some(Change { bend, .. }) = change.filter(|change| change.bend < 0.2 && change.evenness > 0.7) {
         found.doubt(true, || {
@@ -376,56 +379,6 @@ fn places(volume: &CtVolume, source: HuSource, found: &mut Findings) {
             )
         });
     }
-}
-
-/// Runs of planes as text.
-fn listed(runs: &[Range<usize>]) -> String {
-    let run = |run: &Range<usize>| match run.len() {
-        1 => run.start.to_string(),
-        _ => format!("{} to {}", run.start, run.end - 1),
-    };
-    first_of(runs.iter().map(run))
-}
-
-/// Blank planes, of `all` along an axis.
-fn blank_planes(axis: usize, all: usize, blank: Vec<Range<usize>>, found: &mut Findings) {
-    let (ends, between): (Vec<_>, Vec<_>) = blank.into_iter().partition(|run| run.start == 0 || run.end == all);
-    let count: usize = between.iter().map(Range::len).sum();
-    found.doubt(count > 0, || {
-        format!(
-            "{count} of its {all} planes along voxel axis {axis}, counted from 0, hold one value and lie between others that do \
-             not: {}; missing slices that were filled look like this",
-            listed(&between)
-        )
-    });
-    for end in ends.into_iter().filter(|end| end.len() as f64 > 0.3 * all as f64) {
-        found.doubt(true, || {
-            format!(
-                "{} of its {all} planes along voxel axis {axis}, counted from 0, hold one value: {}; a volume that was cut off \
-                 and filled looks like this",
-                end.len(),
-                listed(&[end])
-            )
-        });
-    }
-}
-
-/// Planes that repeat the plane before, of `all` along an axis.
-fn repeated_planes(axis: usize, all: usize, repeated: &[Range<usize>], found: &mut Findings) {
-    let count: usize = repeated.iter().map(Range::len).sum();
-    found.doubt(count > 0 && count + 1 == all, || {
-        format!(
-            "all of its {all} planes along voxel axis {axis}, counted from 0, are the same; one slice that was repeated looks \
-             like this"
-        )
-    });
-    found.doubt(count > 0 && count + 1 < all, || {
-        format!(
-            "{count} of its {all} planes along voxel axis {axis}, counted from 0, repeat the plane before: {}; a volume enlarged \
-             by repetition or a file put together wrongly looks like this",
-            listed(repeated)
-        )
-    });
 }
 
 /// What a volume without air looks like, where that is a known mistake.

@@ -23,7 +23,7 @@ pub struct IdTable<T> {
 }
 
 impl IdTable<bool> {
-    /// Labels: every column behind the first is one, and every cell 0 or 1 (or false or true).
+    /// Labels: every column behind the first is one, and every cell 0 or 1 (or false or true, in letters of any case).
     ///
     /// # Errors
     /// A file that is no such table; no label; no usable row, with the first reason.
@@ -33,9 +33,9 @@ impl IdTable<bool> {
         if names.is_empty() {
             return Err(Error::file(table.path(), "has one column only", HINT));
         }
-        Self::read(&table, names, |row, column| match row.text(column).trim() {
-            "0" | "0.0" | "false" | "False" => Ok(false),
-            "1" | "1.0" | "true" | "True" => Ok(true),
+        Self::read(&table, names, |row, column| match row.text(column).trim().to_ascii_lowercase().as_str() {
+            "0" | "0.0" | "false" => Ok(false),
+            "1" | "1.0" | "true" => Ok(true),
             _ => Err(row.refuse(column, "0 or 1")),
         })
     }

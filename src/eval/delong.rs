@@ -15,7 +15,7 @@ pub struct DeLong {
     pub auc: [f64; 2],
     /// Covariance matrix of the two areas.
     pub covariance: [[f64; 2]; 2],
-    /// Absolute difference over its standard error; infinite where areas differ without variance.
+    /// Absolute difference over its standard error.
     pub z: f64,
     /// Two-tailed p value; 0 where it is below the smallest f64.
     pub p: f64,
@@ -25,9 +25,10 @@ pub struct DeLong {
 
 /// Compares two scores of the same samples.
 ///
-/// Errors: as in [`super::metrics::roc_auc`], and fewer than two positives or two negatives, which leave no variance.
+/// Errors: as in [`super::metrics::roc_auc`]; fewer than two positives or two negatives, and areas that differ by the same for every
+/// sample, which leave no variance.
 pub fn delong<S: Score>(labels: &[bool], first: &[S], second: &[S]) -> Result<DeLong> {
-    Ok(Components::new(labels, first)?.compare(&Components::new(labels, second)?))
+    Components::new(labels, first)?.compare(&Components::new(labels, second)?)
 }
 
 /// One area under the ROC curve and how surely it is known.
@@ -76,12 +77,11 @@ pub struct Pair {
 pub fn pairs<S: Score>(labels: &[bool], scores: &[&[S]]) -> Result<Vec<Pair>> {
     let components = scores.iter().map(|scores| Components::new(labels, scores)).collect::<Result<Vec<_>>>()?;
     let places = (0..scores.len()).flat_map(|first| (first + 1..scores.len()).map(move |second| [first, second]));
-    let mut pairs: Vec<Pair> = places
-        .map(|scores| {
-            let test = components[scores[0]].compare(&components[scores[1]]);
-            Pair { scores, p_holm: test.p, test }
-        })
-        .collect();
+    let tested = places.map(|scores| {
+        let test = components[scores[0]].compare(&components[scores[1]])?;
+        Ok(Pair { scores, p_holm: test.p, test })
+    });
+    let mut pairs = tested.collect::<Result<Vec<Pair>>>()?;
     let corrected = holm(&pairs.iter().map(|pair| pair.test.p).collect::<Vec<_>>());
     pairs.iter_mut().zip(corrected).for_each(|(pair, p)| pair.p_holm = p);
     Ok(pairs)
@@ -129,7 +129,7 @@ impl Components {
         })
     }
 
-    fn compare(&self, other: &Components) -> DeLong {
+    fn compare(&self, other: &Components) -> Result<DeLong> {
         let (a, b) = (self, other);
         let covariance = [[a.covariance(a), a.covariance(b)], [b.covariance(a), b.covariance(b)]];
         // The variance of the difference from the differences themselves: no cancellation, and exactly 0 for equal scores.
@@ -140,9 +140,15 @@ impl Components {
         let error = difference.covariance(&difference).sqrt();
         let auc = [a.auc(), b.auc()];
         let gap = (auc[0] - auc[1]).abs();
+        // Differences that are alike but for rounding have no variance.
+        if gap > 0.0 && error <= 1e-12 * gap {
+            let problem =
+                format!("the areas {} and {} differ by the same for every sample, without variance", auc[0], auc[1]);
+            return Err(Error::argument("scores", problem, "pass more samples"));
+        }
         let z = if gap == 0.0 { 0.0 } else { gap / error };
         let ln_p = LN_2 + normal::ln_tail(z);
-        DeLong { auc, covariance, z, p: ln_p.exp(), ln_p }
+        Ok(DeLong { auc, covariance, z, p: ln_p.exp(), ln_p })
     }
 
     fn auc(&self) -> f64 {

@@ -1,5 +1,7 @@
 //! How often intervals hold the truth: simulated, with a fixed seed.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use rayon::prelude::*;
 use x2ct::eval::bootstrap::Bootstrap;
 use x2ct::eval::delong::area;
@@ -34,4 +36,23 @@ fn intervals_cover_as_often_as_they_say() {
     println!("coverage of 95 % intervals: bootstrap {bootstrap}, DeLong {delong}");
     assert!((0.94..=0.96).contains(&bootstrap), "{bootstrap}");
     assert!((0.94..=0.96).contains(&delong), "{delong}");
+}
+
+/// Each evaluation of the statistic is as long as there are samples: their number must not grow with the patients too.
+#[test]
+fn intervals_of_many_patients_take_time_in_proportion_to_them() {
+    let patients: Vec<usize> = (0..5000).collect();
+    let calls = AtomicUsize::new(0);
+    // Quantiles of an exponential distribution: the mean is 1, its standard error 1 / sqrt(5000).
+    let value = |i: usize| -(1.0 - (i as f64 + 0.5) / 5000.0).ln();
+    let mean = |weights: &[u32]| {
+        calls.fetch_add(1, Ordering::Relaxed);
+        let sum: f64 = weights.iter().enumerate().map(|(i, &times)| f64::from(times) * value(i)).sum();
+        Some(sum / f64::from(weights.iter().sum::<u32>()))
+    };
+    let found = Bootstrap::default().interval(&patients, mean).unwrap();
+    assert_eq!(calls.into_inner(), 1 + 1000 + 1000);
+    let reach = 1.96 / 5000f64.sqrt();
+    let off = |end: f64, at: f64| (end - at).abs() > 0.1 * reach;
+    assert!(!off(found.low, 1.0 - reach) && !off(found.high, 1.0 + reach), "{found:?}");
 }

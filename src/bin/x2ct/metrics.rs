@@ -68,7 +68,7 @@ struct Comparison {
     auc: f64,
     /// That of the first scores.
     auc_first: f64,
-    /// Absolute difference over its standard error; null where it is infinite.
+    /// Absolute difference over its standard error.
     z: f64,
     /// Two-tailed p value.
     p: f64,
@@ -122,6 +122,7 @@ pub fn measure(
 ) -> anyhow::Result<ExitCode> {
     common.expect_device()?;
     effect::check(&[Rule::new("seed", options.bootstrap > 0, "--bootstrap above 0")])?;
+    expect_tails(options)?;
     if let Some((_, twice)) = files.iter().enumerate().find(|(at, file)| files[..*at].contains(file)) {
         return Err(usage(format!("{} is named twice", twice.display())));
     }
@@ -139,7 +140,7 @@ pub fn measure(
         }
         found.push(of_file);
     }
-    let delong = compare(&joined, files, bootstrap)?;
+    let delong = compare(&joined, files, bootstrap, &mut chain)?;
     let name = |file: &Path| file.to_string_lossy().into_owned();
     let mut report = Report::new(command).with_all(&found[0])?;
     if !delong.is_empty() {
@@ -148,6 +149,18 @@ pub fn measure(
     let rows = files.iter().zip(&found).map(|(file, of_file)| Row { file: name(file), of_file });
     let report = report.with("rows", rows.collect::<Vec<_>>())?;
     chain.report_digests(report)?.finish(common.json, || print(files, &found, &delong))
+}
+
+/// Refuses fewer resamples than leave one in each tail of an interval: its ends would say nothing.
+fn expect_tails(&Options { bootstrap, level, .. }: &Options) -> anyhow::Result<()> {
+    // Of a level such as 0.95, 1 - 0.95 is a little more than 0.05.
+    let least = (2.0 / (1.0 - level) - 1e-6).ceil() as usize;
+    if (1..least).contains(&bootstrap) {
+        let says =
+            format!("--bootstrap {bootstrap} is too few for intervals of {level}: give {least} or more, or 0 for none");
+        return Err(usage(says));
+    }
+    Ok(())
 }
 
 /// One file's metrics in the list of all.
@@ -228,19 +241,23 @@ fn fail_rows(bad: &[BadRow], chain: &mut Chain) -> x2ct::Result<()> {
     })
 }
 
-/// Each further file against the first; none where fewer than two cells are of one class.
+/// Each further file against the first; none, which is told, where DeLong's test has no variance to go by.
 fn compare<'a>(
     joined: &Joined,
     files: &[&'a Path],
     bootstrap: Option<&Bootstrap>,
+    chain: &mut Chain,
 ) -> x2ct::Result<Vec<(&'a Path, Comparison)>> {
     let first = joined.problem(0);
-    let others = 1..files.len();
-    let tests =
-        others.clone().map(|at| delong::delong(&joined.labels, &joined.scores[0].ranked, &joined.scores[at].ranked));
-    let tests = tests.collect::<x2ct::Result<Vec<DeLong>>>()?;
-    let corrected = delong::holm(&tests.iter().map(|test| test.p).collect::<Vec<_>>());
-    let compared = others.zip(tests).zip(corrected).map(|((at, test), p_holm)| {
+    let mut tests: Vec<(usize, DeLong)> = Vec::new();
+    for at in 1..files.len() {
+        match delong::delong(&joined.labels, &joined.scores[0].ranked, &joined.scores[at].ranked) {
+            Ok(test) => tests.push((at, test)),
+            Err(error) => chain.note(files[at], &format!("is not compared with {}: {error}", files[0].display())),
+        }
+    }
+    let corrected = delong::holm(&tests.iter().map(|(_, test)| test.p).collect::<Vec<_>>());
+    let compared = tests.into_iter().zip(corrected).map(|((at, test), p_holm)| {
         let differences = bootstrap.map(|bootstrap| detection::differences(&first, &joined.problem(at), bootstrap));
         let DeLong { auc: [auc_first, auc], z, p, ln_p, .. } = test;
         let differences = differences.transpose()?.unwrap_or_default();

@@ -1,9 +1,13 @@
 //! What the places of a volume's voxels tell, beside how many there are of each value: planes that hold nothing, planes that repeat
 //! others, and values that change like a computed function.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use rayon::prelude::*;
+
+use super::Findings;
+use crate::table::first_of;
 
 /// Voxels at which the change of values is measured, about.
 const SAMPLES: usize = 1 << 20;
@@ -43,6 +47,86 @@ pub(super) fn repeated<T: PartialEq + Sync>(values: &[T], shape: [usize; 3]) -> 
     })
 }
 
+/// The runs of two and more planes that are the same, bit for bit, as planes that follow each other likewise before them, and no
+/// drawings. Planes that are the same as the plane before are left to [`repeated`], and those in another order are none: halves of
+/// a symmetric body are.
+pub(super) fn copied<T: PartialEq + Sync>(values: &[T], shape: [usize; 3]) -> Runs {
+    [0, 1, 2].map(|axis| {
+        let planes = Planes { values, shape, axis };
+        let first = planes.firsts();
+        let pair = |at: usize| Some((*first.get(at)?.as_ref()?, *first.get(at + 1)?.as_ref()?));
+        let mut before = HashMap::new();
+        (0..first.len()).filter_map(|at| Some((pair(at)?, at))).for_each(|(pair, at)| {
+            before.entry(pair).or_insert(at);
+        });
+        let again = |at: usize| pair(at).is_some_and(|pair| before[&pair] < at);
+        let is_new = |at: usize| at == 0 || first[at] != first[at - 1];
+        runs(first.len(), |at| is_new(at) && (again(at) || at > 0 && again(at - 1)))
+    })
+}
+
+/// Runs of planes as text.
+fn listed(runs: &[Range<usize>]) -> String {
+    let run = |run: &Range<usize>| match run.len() {
+        1 => run.start.to_string(),
+        _ => format!("{} to {}", run.start, run.end - 1),
+    };
+    first_of(runs.iter().map(run))
+}
+
+/// Blank planes, of `all` along an axis.
+pub(super) fn tell_blank(axis: usize, all: usize, blank: Vec<Range<usize>>, found: &mut Findings) {
+    let (ends, between): (Vec<_>, Vec<_>) = blank.into_iter().partition(|run| run.start == 0 || run.end == all);
+    let count: usize = between.iter().map(Range::len).sum();
+    found.doubt(count > 0, || {
+        format!(
+            "{count} of its {all} planes along voxel axis {axis}, counted from 0, hold one value and lie between others that do \
+             not: {}; missing slices that were filled look like this",
+            listed(&between)
+        )
+    });
+    for end in ends.into_iter().filter(|end| end.len() as f64 > 0.3 * all as f64) {
+        found.doubt(true, || {
+            format!(
+                "{} of its {all} planes along voxel axis {axis}, counted from 0, hold one value: {}; a volume that was cut off \
+                 and filled looks like this",
+                end.len(),
+                listed(&[end])
+            )
+        });
+    }
+}
+
+/// Planes that repeat the plane before, of `all` along an axis.
+pub(super) fn tell_repeated(axis: usize, all: usize, repeated: &[Range<usize>], found: &mut Findings) {
+    let count: usize = repeated.iter().map(Range::len).sum();
+    found.doubt(count > 0 && count + 1 == all, || {
+        format!(
+            "all of its {all} planes along voxel axis {axis}, counted from 0, are the same; one slice that was repeated looks \
+             like this"
+        )
+    });
+    found.doubt(count > 0 && count + 1 < all, || {
+        format!(
+            "{count} of its {all} planes along voxel axis {axis}, counted from 0, repeat the plane before: {}; a volume enlarged \
+             by repetition or a file put together wrongly looks like this",
+            listed(repeated)
+        )
+    });
+}
+
+/// Planes that repeat planes further before, of `all` along an axis.
+pub(super) fn tell_copied(axis: usize, all: usize, copied: &[Range<usize>], found: &mut Findings) {
+    let count: usize = copied.iter().map(Range::len).sum();
+    found.doubt(count > 0, || {
+        format!(
+            "{count} of its {all} planes along voxel axis {axis}, counted from 0, are the same as others before them: {}; series \
+             that overlap, put together into one volume, look like this",
+            listed(copied)
+        )
+    });
+}
+
 /// The planes of a volume across a voxel axis.
 struct Planes<'a, T> {
     values: &'a [T],
@@ -80,18 +164,41 @@ impl<'a, T: PartialEq + Sync> Planes<'a, T> {
         })
     }
 
+    /// For each plane the first one that is the same, often itself; `None` for drawings.
+    fn firsts(&self) -> Vec<Option<usize>> {
+        let drawn: Vec<bool> = (0..self.shape[self.axis]).into_par_iter().map(|at| self.is_drawn(at)).collect();
+        let mut different: Vec<usize> = Vec::new();
+        let first = |at: usize| {
+            if drawn[at] {
+                return None;
+            }
+            // Noise differs within the first few values.
+            let same = different.par_iter().copied().find_any(|&before| self.of(before).eq(self.of(at)));
+            if same.is_none() {
+                different.push(at);
+            }
+            same.or(Some(at))
+        };
+        (0..drawn.len()).map(first).collect()
+    }
+
     /// The runs of planes that are like this.
     fn runs(&self, is: impl Fn(usize) -> bool + Send + Sync) -> Vec<Range<usize>> {
         let found: Vec<bool> = (0..self.shape[self.axis]).into_par_iter().map(is).collect();
-        let mut runs: Vec<Range<usize>> = Vec::new();
-        for at in (0..found.len()).filter(|&at| found[at]) {
-            match runs.last_mut() {
-                Some(run) if run.end == at => run.end += 1,
-                _ => runs.push(at..at + 1),
-            }
-        }
-        runs
+        runs(found.len(), |at| found[at])
     }
+}
+
+/// The runs among the first `count` numbers that are like this.
+fn runs(count: usize, is: impl Fn(usize) -> bool) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    for at in (0..count).filter(|&at| is(at)) {
+        match runs.last_mut() {
+            Some(run) if run.end == at => run.end += 1,
+            _ => runs.push(at..at + 1),
+        }
+    }
+    runs
 }
 
 /// How values change from neighbour to neighbour along the axes, where they are not all equal.
