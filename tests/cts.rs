@@ -180,26 +180,24 @@ fn make(data: &CtRate, out: &Path, shard: [usize; 2], stop: bool) -> usize {
 
 /// A packed file as earlier versions wrote it.
 fn forget(path: &Path) {
-    rewrite(path, None);
+    rewrite(path, "ct_digests", None);
 }
 
-/// A packed file with another list of CTs.
-fn rewrite(path: &Path, digests: Option<&str>) {
+/// A packed file with another list, or none, in a metadata entry.
+pub fn rewrite(path: &Path, entry: &str, list: Option<&str>) {
     let old = Archive::read(path, "x2ct-radiographs-2", "radiographs", "").unwrap();
     let mut new = Writer::new("x2ct-radiographs-2");
-    for (key, value) in
-        old.texts().iter().filter(|(key, _)| !["format", "checksum", "ct_digests"].contains(&key.as_str()))
-    {
+    for (key, value) in old.texts().iter().filter(|(key, _)| !["format", "checksum", entry].contains(&key.as_str())) {
         let mut value = value.clone();
-        if key == "provenance" {
-            let mut entry: Value = serde_json::from_str(&value).unwrap();
-            assert!(entry["from"].as_object_mut().unwrap().remove("ct").is_some());
-            value = entry.to_string();
+        if key == "provenance" && entry == "ct_digests" {
+            let mut made: Value = serde_json::from_str(&value).unwrap();
+            assert!(made["from"].as_object_mut().unwrap().remove("ct").is_some());
+            value = made.to_string();
         }
         new.set(key, value);
     }
-    if let Some(digests) = digests {
-        new.set("ct_digests", digests);
+    if let Some(list) = list {
+        new.set(entry, list);
     }
     let (dtype, shape, data) = old.tensor("image").unwrap();
     let bytes = data.len() / shape[0];
@@ -243,7 +241,7 @@ fn packed_radiographs_know_their_cts_in_shards_and_after_they_were_taken_up_agai
     assert!(read("whole").cts().is_unknown() && packed("whole") != before);
     assert_eq!((make(&data, &path("whole"), [1, 1], false), packed("whole") == before), (0, true), "made again");
     // A list of other rows is none.
-    rewrite(&path("whole/ap.safetensors"), Some("[\"a\"]"));
+    rewrite(&path("whole/ap.safetensors"), "ct_digests", Some("[\"a\"]"));
     let error = RadiographSet::read(&path("whole")).map(drop).unwrap_err().to_string();
     assert!(error.contains("ap.safetensors: has 1 ct_digests for 5 ids; make the file again"), "{error}");
     std::fs::write(path("whole/ap.safetensors"), &before).unwrap();

@@ -291,6 +291,25 @@ fn an_output_of_another_format_is_refused_with_what_is_written() {
         assert!(output.status.code() == Some(1) && said(&output).contains(&expected), "{out}: {}", said(&output));
         assert!(files(at) == before, "{out}");
     }
+    let several = "images are .png, .safetensors or .nii.gz files; name a folder, ended in / where it is not there yet, or of \
+                   one volume a file that ends so";
+    let data_set = "radiographs of a data set are packed in one; name a folder, ended in / where it is not there yet";
+    for (arguments, out, says) in [
+        ("volume.nii.gz checkpoint.safetensors", "table.csv", several),
+        ("volume.nii.gz checkpoint.safetensors", "notes", several),
+        ("dataset", "X.JPG", several),
+        ("--dataset . --split train", "ap.safetensors", data_set),
+        ("--dataset . --split train", "notes", data_set),
+    ] {
+        let output = x2ct(at, &format!("drr {arguments} --out {out}"));
+        let expected = format!("x2ct: --out: {out} is no folder, and {says}");
+        assert!(output.status.code() == Some(1) && said(&output).contains(&expected), "{out}: {}", said(&output));
+        assert!(files(at) == before, "{out}");
+    }
+    // A folder may be called anything.
+    succeed(at, "drr volume.nii.gz --out pictures.csv/");
+    succeed(at, "drr volume.nii.gz --out pictures.csv");
+    assert_eq!(names(&at.join("pictures.csv")), ["volume.png"]);
 }
 
 /// What a killed run left of other volumes of the folder goes as well; what is not its own stays.

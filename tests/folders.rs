@@ -1,12 +1,20 @@
 //! `x2ct drr` on what people have: folders of many things, volumes that cannot be chests, tables that disagree with files.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use x2ct::Device;
+use x2ct::archive::Archive;
 use x2ct::ct::{CtVolume, nifti};
-use x2ct::data::ingest::{IngestOptions, Ingested};
+use x2ct::data::cache::EmbeddingCache;
+use x2ct::data::ct_rate::{CtRate, HuSource, Split};
+use x2ct::data::ingest::{IngestOptions, Ingested, Progress, ingest};
 use x2ct::data::radiographs::RadiographSet;
 
+use crate::cli::{configuration, json, prepare, succeed};
+use crate::cts::rewrite;
 use crate::dataset::{RUN, data_set, files, make, names, options, said, x2ct};
+use crate::left_out::refused;
 
 #[test]
 fn folders_become_pictures() {
@@ -188,6 +196,86 @@ fn implausible_volumes_are_never_packed_as_ok() {
     std::fs::write(&made.manifest, old).unwrap();
     let error = make(&data, &path("out"), &options()).unwrap_err().to_string();
     assert!(error.contains("manifest.csv: is a manifest of version 1") && error.contains("--restart"), "{error}");
+}
+
+/// The radiographs of a set that were made by force, as the set says; none where it has no such entry.
+fn doubts(path: &Path) -> Vec<String> {
+    RadiographSet::read(path).unwrap().doubts().into_iter().map(|doubt| doubt.what).collect()
+}
+
+/// What was made by force stays known in the packed files, however the run went, and is said again by what they are used for.
+#[test]
+fn radiographs_that_were_made_by_force_are_told_where_they_are_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    prepare(at);
+    let data = CtRate::read(at, Split::Train, HuSource::AlreadyHu).unwrap();
+    for row in [1, 3] {
+        let file = data.path(&data.volumes[row]);
+        nifti::write(&file, &CtVolume { slope: 0.0005, ..nifti::read(&file).unwrap() }).unwrap();
+    }
+    let run = |options: &str| succeed(at, &format!("drr --dataset . --split train --size 32x32 {options}"));
+    run("--force --out forced");
+    for shard in ["1/2", "2/2"] {
+        run(&format!("--force --out shards --shard {shard}"));
+    }
+    let mut cache = EmbeddingCache::read(at.join("train.cache.safetensors")).unwrap();
+    cache.cts = RadiographSet::read(&at.join("forced")).unwrap().cts().clone();
+    cache.write(at.join("train.cache.safetensors")).unwrap();
+    let says = "2 of its 4 radiographs show nothing or no plausible chest CT and were made with --force: train_2_a_1, train_4_a_1";
+    let eval = "eval --checkpoint run/checkpoint.safetensors --cache train.cache.safetensors --dataset . --split train";
+    for radiographs in ["forced", "shards"] {
+        let of_train = format!("{}/train/ap.safetensors", at.display());
+        std::fs::write(at.join("run.toml"), configuration(at, 1, 4).replace(&of_train, radiographs)).unwrap();
+        for command in ["train run.toml --restart".to_string(), format!("{eval} --radiographs {radiographs}")] {
+            let told = json(at, &command)["warnings"].to_string();
+            let expected = serde_json::json!({"file": radiographs, "warning": says}).to_string();
+            assert_eq!(told.matches(&expected).count(), 1, "{command}: {told}");
+            let refusal = refused(at, &format!("{command} --strict"));
+            let expected =
+                format!("{radiographs}: {says}; correct their CTs, or make them again without --force, or leave");
+            assert!(refusal.contains(&expected), "{command}: {refusal}");
+        }
+    }
+    // A file of an earlier version says nothing; the same command packs it again.
+    let packed = at.join("forced/ap.safetensors");
+    let before = std::fs::read(&packed).unwrap();
+    rewrite(&packed, "origins", None);
+    assert_eq!(doubts(&packed), [""; 0]);
+    run("--force --out forced");
+    assert!(std::fs::read(&packed).unwrap() == before);
+    rewrite(&packed, "origins", Some("[{\"forced\":true}]"));
+    let error = RadiographSet::read(&packed).map(drop).unwrap_err().to_string();
+    assert!(error.contains("ap.safetensors: has 1 origins for 4 ids; make the file again"), "{error}");
+    // One with nothing to say has no entry.
+    let plain = Archive::read(&at.join("train/ap.safetensors"), "x2ct-radiographs-2", "radiographs", "").unwrap();
+    assert!(!plain.texts().contains_key("origins"));
+}
+
+/// A run that is stopped and taken up again knows what it made by force before; and a set that is written anew.
+#[test]
+fn what_was_made_by_force_is_known_after_a_run_was_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, path) = (data_set(folder.path(), 4), |name: &str| folder.path().join(name));
+    let file = data.path(&data.volumes[1]);
+    nifti::write(&file, &CtVolume { slope: 0.0005, ..nifti::read(&file).unwrap() }).unwrap();
+    let options = IngestOptions { force: true, ..options() };
+    let ingest_until = |count: usize| {
+        let stop = AtomicBool::new(false);
+        let made = ingest(&Device::host(), &data, &path("out"), &options, &stop, &mut |event| {
+            if let Progress::Done(done) = event {
+                stop.store(done >= count, Ordering::Relaxed);
+            }
+        });
+        made.is_ok()
+    };
+    assert!(!ingest_until(3) && ingest_until(5));
+    let says = ["1 of its 4 radiographs show nothing or no plausible chest CT and were made with --force: train_2_a_1"];
+    for view in ["ap", "lateral"] {
+        assert_eq!(doubts(&path("out").join(format!("{view}.safetensors"))), says, "{view}");
+    }
+    RadiographSet::read(&path("out/ap.safetensors")).unwrap().write(&path("anew")).unwrap();
+    assert_eq!(doubts(&path("anew")), says);
 }
 
 /// One bad row costs its volume; a file without a row, and a root that is one folder off, are told.

@@ -243,6 +243,21 @@ mod cli {
         assert_eq!(output.status.code(), Some(2), "{errors}");
         assert!(errors.contains("`--metadata` has no effect here: it acts with --hu-source csv"), "{errors}");
         assert!(preprocess(folder.path(), run).status.success());
+        // What was forced before is told of the file that it is packed in.
+        let (one, other) =
+            (run.replace("b.nii.gz ", ""), run.replace("a.nii.gz ", "").replace(" --pack packed.safetensors", ""));
+        assert!(preprocess(folder.path(), &format!("{other} --rescale 0.001,0 --force")).status.success());
+        let output = preprocess(folder.path(), &one);
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let told = |says: &str| value!({"file": "packed.safetensors", "warning": says});
+        let says = [
+            "1 of its 2 volumes are no plausible chest CTs and were taken with --force: b",
+            "the HU of its volumes come from different sources: file (1: a); --rescale 0.001,0 (1: b)",
+        ];
+        let warnings = report["warnings"].as_array().unwrap();
+        assert!(warnings.ends_with(&says.map(told)) && report["forced"] == value!([]), "{report}");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(says.iter().all(|says| said.contains(&format!("packed.safetensors: {says}"))), "{said}");
         std::fs::write(at("b.nii.gz"), b"torn").unwrap();
         let output = preprocess(folder.path(), run);
         assert_eq!(output.status.code(), Some(1));

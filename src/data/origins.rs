@@ -2,8 +2,9 @@
 //! prepared is said again of what is made of it.
 //!
 //! A volume's file of `x2ct preprocess` says it in the metadata entries `forced` (`true` of a CT that is no plausible chest CT) and
-//! `hu_source` (JSON: `from`, `rescale` where that was asked for, and the slope and intercept that came of it); a packed file in the entry
-//! `origins`, a JSON array with one [`Origin`] a row. Files of earlier versions and of other writers may lack all of them.
+//! `hu_source` (JSON: `from`, `rescale` where that was asked for, and the slope and intercept that came of it); a packed file, of volumes
+//! or of radiographs, in the entry `origins`, a JSON array with one [`Origin`] a row. Files of which nothing is to be said, of earlier
+//! versions and of other writers may lack all of them.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -20,7 +21,9 @@ const KEY: &str = "origins";
 pub struct Origin {
     /// Whether it is no plausible chest CT and was taken because the user insisted.
     pub forced: bool,
-    /// Where its HU come from, in words; empty where that is not known.
+    /// Where its HU come from, in words; empty where that is not known, and of radiographs, whose file says it in `source` for all of
+    /// them.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub hu: String,
 }
 
@@ -61,6 +64,16 @@ impl Origins {
         Origins(if rows.iter().all(|row| *row == Origin::default()) { Vec::new() } else { rows })
     }
 
+    /// Of the rows of several files, each with its number of rows, one after the other.
+    pub fn of_parts(parts: impl IntoIterator<Item = (Origins, usize)>) -> Self {
+        let padded = |(origins, rows): (Origins, usize)| {
+            let mut all = origins.0;
+            all.resize(rows, Origin::default());
+            all
+        };
+        Origins::new(parts.into_iter().flat_map(padded).collect())
+    }
+
     /// Those of some of the rows, by their places.
     pub fn select(&self, rows: &[usize]) -> Self {
         Origins::new(rows.iter().filter_map(|&row| self.0.get(row).cloned()).collect())
@@ -89,39 +102,43 @@ impl Origins {
         }
     }
 
-    /// What is doubtful of rows with these ids: those that were taken by force, and HU of several sources.
-    pub fn doubts(&self, ids: &[String]) -> Vec<Doubt> {
-        let rows = || ids.iter().zip(&self.0);
-        let forced: Vec<&String> = rows().filter(|(_, origin)| origin.forced).map(|(id, _)| id).collect();
+    /// What is doubtful of volumes with these ids: those that were taken by force, and HU of several sources.
+    pub fn doubts_of_volumes(&self, ids: &[String]) -> Vec<Doubt> {
+        const FORCED: &str = "volumes are no plausible chest CTs and were taken with --force";
+        let forced = self.forced(ids, FORCED, "correct their CTs and prepare them again, or take them out");
+        forced.into_iter().chain(self.several_sources(ids)).collect()
+    }
+
+    /// What is doubtful of radiographs with these ids: those that were made by force.
+    pub fn doubts_of_radiographs(&self, ids: &[String]) -> Vec<Doubt> {
+        const FORCED: &str = "radiographs show nothing or no plausible chest CT and were made with --force";
+        let forced = self.forced(ids, FORCED, "correct their CTs, or make them again without --force");
+        forced.into_iter().collect()
+    }
+
+    /// The rows that were taken by force, where there are any; `are` says what they are.
+    fn forced(&self, ids: &[String], are: &str, remedy: &'static str) -> Option<Doubt> {
+        let forced: Vec<&String> =
+            ids.iter().zip(&self.0).filter(|(_, origin)| origin.forced).map(|(id, _)| id).collect();
+        let what = || format!("{} of its {} {are}: {}", forced.len(), ids.len(), first_of(&forced));
+        (!forced.is_empty()).then(|| Doubt { what: what(), remedy })
+    }
+
+    /// Where the HU of volumes come from, where that is not the same of all.
+    fn several_sources(&self, ids: &[String]) -> Option<Doubt> {
         let mut sources: Vec<(&str, Vec<&String>)> = Vec::new();
-        for (id, Origin { hu, .. }) in rows().filter(|(_, origin)| !origin.hu.is_empty()) {
+        for (id, Origin { hu, .. }) in ids.iter().zip(&self.0).filter(|(_, origin)| !origin.hu.is_empty()) {
             match sources.iter_mut().find(|(source, _)| source == hu) {
                 Some((_, ids)) => ids.push(id),
                 None => sources.push((hu, vec![id])),
             }
         }
         sources.sort_by_key(|(_, ids)| std::cmp::Reverse(ids.len()));
-        let of_force = || Doubt {
-            what: format!(
-                "{} of its {} volumes are no plausible chest CTs and were taken with --force: {}",
-                forced.len(),
-                ids.len(),
-                first_of(&forced)
-            ),
-            remedy: "correct their CTs and prepare them again, or take them out",
-        };
-        let of_sources = || Doubt {
-            what: format!(
-                "the HU of its volumes come from different sources: {}",
-                sources
-                    .iter()
-                    .map(|(source, ids)| format!("{source} ({}: {})", ids.len(), first_of(ids)))
-                    .collect::<Vec<_>>()
-                    .join("; ")
-            ),
+        let of_source = |(source, ids): &(&str, Vec<&String>)| format!("{source} ({}: {})", ids.len(), first_of(ids));
+        let all = || sources.iter().map(of_source).collect::<Vec<_>>().join("; ");
+        (sources.len() > 1).then(|| Doubt {
+            what: format!("the HU of its volumes come from different sources: {}", all()),
             remedy: "prepare all volumes of a set in one way",
-        };
-        let forced = (!forced.is_empty()).then(of_force);
-        forced.into_iter().chain((sources.len() > 1).then(of_sources)).collect()
+        })
     }
 }

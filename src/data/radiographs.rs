@@ -13,6 +13,7 @@
 //! | `preprocessing_digest` | BLAKE3 of `source` |
 //! | `provenance` | how they were made, setting by setting ([`super::provenance`]); files of earlier versions lack it |
 //! | `ct_digests` | the CT that each was made of ([`super::cts`]); files of earlier versions lack it |
+//! | `origins` | which were made by force ([`super::origins`]); files without such radiographs and of earlier versions lack it |
 //! | `shard` | `I/N` of a set in several files, in this order; `1/1` of a set in one |
 //! | `run` | of a packed data set: BLAKE3 of all that decides what is in the file (see [`super::ingest`]) |
 //!
@@ -31,6 +32,7 @@ use safetensors::Dtype;
 use serde_json::json;
 
 use super::cts::Cts;
+use super::origins::{Doubt, Origins};
 use super::pixels;
 use super::provenance::{Content, Provenance, fields};
 use super::volumes::LeftOut;
@@ -53,6 +55,7 @@ pub struct RadiographSet {
     source: serde_json::Value,
     made: Provenance,
     cts: Cts,
+    origins: Origins,
     parts: Arc<[Part]>,
     /// The place of each radiograph in the parts.
     places: Vec<usize>,
@@ -79,6 +82,7 @@ pub(super) struct Description<'a> {
     pub source: &'a serde_json::Value,
     pub made: &'a Provenance,
     pub cts: &'a Cts,
+    pub origins: &'a Origins,
     pub shard: [usize; 2],
     /// What a run is told apart by.
     pub run: &'a str,
@@ -102,6 +106,7 @@ impl Description<'_> {
         }
         let content = content(self.size, self.pixel, self.ids, digests);
         self.cts.record(&mut archive);
+        self.origins.record(&mut archive);
         self.cts.add_to(self.made.holding(content, self.ids.len()), self.ids).record(&mut archive);
         let dtype = match self.pixel {
             PixelType::U8 => Dtype::U8,
@@ -158,8 +163,8 @@ impl RadiographSet {
             .map_err(|id| Error::argument("radiographs", format!("the id {id} occurs twice"), "name each once"))?;
         let (parts, places) = together(vec![(ids.len(), Pixels::Owned(pixels))]);
         let (pixel, view) = (PixelType::U8, options.view.name().to_string());
-        let made = settings(options, size, pixel);
-        Ok(RadiographSet { ids, size, pixel, view, source, made, cts: Cts::default(), parts, places })
+        let (made, cts, origins) = (settings(options, size, pixel), Cts::default(), Origins::default());
+        Ok(RadiographSet { ids, size, pixel, view, source, made, cts, origins, parts, places })
     }
 
     /// The set with the digest of the CT that each radiograph was made of ([`of_ct`](super::provenance::of_ct)).
@@ -205,6 +210,7 @@ impl RadiographSet {
         let made = first.made.holding(String::new(), 0);
         let (mut ids, mut parts) = (Vec::new(), Vec::new());
         let cts = Cts::of_parts(files.iter().map(|file| (file.cts.clone(), file.ids.len())));
+        let origins = Origins::of_parts(files.iter().map(|file| (file.origins.clone(), file.ids.len())));
         for file in files {
             parts.push((file.ids.len(), Pixels::Mapped(file.archive)));
             ids.extend(file.ids);
@@ -214,7 +220,7 @@ impl RadiographSet {
         }
         check_distinct(&ids).map_err(|id| Error::file(path, format!("the id {id} occurs twice"), AGAIN))?;
         let (parts, places) = together(parts);
-        Ok(RadiographSet { ids, size, pixel, view, source, made, cts, parts, places })
+        Ok(RadiographSet { ids, size, pixel, view, source, made, cts, origins, parts, places })
     }
 
     /// [`Self::read`], which reads all pixels, without the radiographs that [`Self::upload`] would refuse; these in order.
@@ -244,6 +250,7 @@ impl RadiographSet {
             source: self.source.clone(),
             made: self.made.clone(),
             cts: self.cts.select(rows),
+            origins: self.origins.select(rows),
             parts: self.parts.clone(),
             places: rows.iter().map(|&row| self.places[row]).collect(),
         }
@@ -253,9 +260,9 @@ impl RadiographSet {
     pub fn write(&self, path: &Path) -> Result<()> {
         let digests = self.digests();
         let row = |i: usize| Ok(Cow::Borrowed(self.image(i)));
-        let RadiographSet { ids, size, pixel, view, source, made, cts, .. } = self;
+        let RadiographSet { ids, size, pixel, view, source, made, cts, origins, .. } = self;
         let (size, pixel) = (*size, *pixel);
-        let description = Description { ids, size, pixel, view, source, made, cts, shard: [1, 1], run: "" };
+        let description = Description { ids, size, pixel, view, source, made, cts, origins, shard: [1, 1], run: "" };
         description.writer(&digests, &row).write(path)
     }
 
@@ -308,6 +315,11 @@ impl RadiographSet {
     /// The CTs that the radiographs were made of.
     pub fn cts(&self) -> &Cts {
         &self.cts
+    }
+
+    /// What is doubtful of how the radiographs were made: by force.
+    pub fn doubts(&self) -> Vec<Doubt> {
+        self.origins.doubts_of_radiographs(&self.ids)
     }
 
     fn image_bytes(&self) -> usize {
@@ -416,6 +428,7 @@ pub(super) struct Mapped {
     /// How they were made, but of which CTs.
     pub made: Provenance,
     pub cts: Cts,
+    pub origins: Origins,
     pub shard: [usize; 2],
     /// Empty where there is none.
     pub run: String,
@@ -447,7 +460,8 @@ impl Mapped {
         let said = json!({"view": view, "size": format!("{h}x{w}"), "pixels": pixel});
         let made = Provenance::read(&archive, &content)?.unwrap_or_else(|| Provenance::unknown(fields(said)));
         let (made, cts) = (Cts::default().add_to(made, &[]), Cts::read(&archive, n)?);
-        Ok(Mapped { ids, size: [h, w], pixel, view, source, made, cts, shard, run, archive })
+        let origins = Origins::read(&archive, n)?;
+        Ok(Mapped { ids, size: [h, w], pixel, view, source, made, cts, origins, shard, run, archive })
     }
 
     /// What all files of a set have in common.

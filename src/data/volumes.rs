@@ -219,7 +219,7 @@ impl VolumeSet {
 
     /// What is doubtful of how the CTs were taken: by force, or with HU of several sources.
     pub fn doubts(&self) -> Vec<Doubt> {
-        self.origins.doubts(&self.ids)
+        self.origins.doubts_of_volumes(&self.ids)
     }
 
     /// Bytes of one volume.

@@ -1,6 +1,7 @@
 //! Values that several subcommands take.
 
 use std::ops::RangeInclusive;
+use std::path::Path;
 use std::str::FromStr;
 
 use clap::builder::{PossibleValuesParser, RangedU64ValueParser, TypedValueParser};
@@ -44,6 +45,18 @@ pub fn expect_within(option: &str, value: Option<f64>, range: RangeInclusive<f64
         x2ct::Error::argument(option, format!("is {value}"), format!("give a number {range} {unit}"))
     };
     value.map_or(Ok(()), |value| limits::check(value, range)).map_err(outside)
+}
+
+/// Endings of names of files.
+const OF_FILES: &str = ".csv .tsv .json .toml .png .jpg .nii .nii.gz .npz .npy .pt .zip .txt .safetensors";
+
+/// Refuses an output that is to be a folder and is a file, or is named as one; `since` says why it is to be one.
+pub fn expect_folder(out: &Path, since: &str, hint: &str) -> x2ct::Result<()> {
+    let name = out.to_string_lossy().to_lowercase();
+    if out.is_dir() || !out.exists() && !OF_FILES.split(' ').any(|ending| name.ends_with(ending)) {
+        return Ok(());
+    }
+    Err(x2ct::Error::argument("--out", format!("{} is no folder, and {since}", out.display()), hint))
 }
 
 /// A value that the library reads from one of these names.

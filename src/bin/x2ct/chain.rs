@@ -7,8 +7,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 use x2ct::Error;
+use x2ct::data::origins::Doubt;
 use x2ct::data::provenance::{Provenance, Undecided};
-use x2ct::data::volumes::VolumeSet;
 use x2ct::table::{BadRow, first_of};
 
 use crate::output::{Failure, Report, Warning};
@@ -88,12 +88,12 @@ impl Chain {
         Ok(())
     }
 
-    /// What is doubtful of how the CTs of prepared volumes were taken.
+    /// What is doubtful of how the CTs of volumes or radiographs were taken.
     ///
     /// # Errors
     /// Under `--strict` the first such thing.
-    pub fn doubt_volumes(&mut self, file: &Path, volumes: &VolumeSet) -> x2ct::Result<()> {
-        volumes.doubts().iter().try_for_each(|doubt| self.doubt(file, &doubt.what, doubt.remedy))
+    pub fn doubt_origins(&mut self, file: &Path, doubts: &[Doubt]) -> x2ct::Result<()> {
+        doubts.iter().try_for_each(|doubt| self.doubt(file, &doubt.what, doubt.remedy))
     }
 
     /// Rows of a table that cannot be used, each as a [`Self::doubt`].

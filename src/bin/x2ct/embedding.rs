@@ -34,7 +34,7 @@ impl<'a> Material<'a> {
         let (volumes, left_out) = VolumeSet::read_usable(volumes_file)?;
         let of_file: Vec<String> = volumes.ids().iter().chain(left_out.iter().map(|bad| &bad.id)).cloned().collect();
         left_out.into_iter().try_for_each(|bad| chain.fail(bad.error))?;
-        chain.doubt_volumes(volumes_file, &volumes)?;
+        chain.doubt_origins(volumes_file, &volumes.doubts())?;
         chain.settle(volumes_file, teacher.undecided_volumes(&volumes))?;
         chain.settle(texts_file, teacher.undecided_texts(&texts))?;
         // Embeddings are of a CT themselves, features of none.

@@ -165,6 +165,7 @@ fn radiograph_encoder(
     let (radiographs, left_out) = RadiographSet::read_usable(path)?;
     let (of_cache, of_radiographs) = (cache.provenance(), radiographs.provenance());
     let mut chain = Chain::new(args.trust);
+    chain.doubt_origins(path, &radiographs.doubts())?;
     chain.settle(cache_path, checkpoint.sources.expect_alike("cache", &of_cache))?;
     let undecided = match (checkpoint.sources.expect_alike("radiographs", &of_radiographs), args.force) {
         (Err(Error::Argument { what, problem, .. }), true) => {

@@ -7,12 +7,14 @@ use std::time::Instant;
 use serde_json::json;
 use x2ct::archive::TensorStream;
 use x2ct::ct::{HuSource, Preset};
+use x2ct::data::origins::Doubt;
 use x2ct::data::provenance;
 use x2ct::data::volumes::{self, VolumeSet};
 use x2ct::tensor::{DType, Tensor};
 use x2ct::{Device, Error, Result, files};
 
 use crate::Common;
+use crate::arguments::expect_folder;
 use crate::effect;
 use crate::inputs::{self, Input, Inputs};
 use crate::output::{Failure, Report, Warning};
@@ -102,8 +104,13 @@ pub fn run(args: PreprocessArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let mut packed = None;
     if let Some(path) = &args.pack {
         match pack_others(&args.out, &stale, &outputs, path) {
-            Ok((count, left_out)) => {
-                packed = Some(count);
+            Ok((set, left_out)) => {
+                packed = Some(set.ids().len());
+                for Doubt { what, .. } in set.doubts() {
+                    let warning = Warning::new(path, what);
+                    remark!("{}", warning.line());
+                    warnings.push(warning);
+                }
                 for error in left_out {
                     remark!("x2ct: not packed: {error}");
                     failed.push(Failure::new(path, &error));
@@ -127,12 +134,12 @@ pub fn run(args: PreprocessArgs, common: &Common) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Packs the volumes of a folder but for the stale ones, and says how many. What lies there beside them and is no such volume is left
+/// Packs the volumes of a folder but for the stale ones, and gives their set. What lies there beside them and is no such volume is left
 /// out, for these reasons.
 ///
 /// # Errors
 /// One of the `outputs` of this run is of another kind than most, or cannot be read; no volume is left.
-fn pack_others(folder: &Path, stale: &[PathBuf], outputs: &[PathBuf], path: &Path) -> Result<(usize, Vec<Error>)> {
+fn pack_others(folder: &Path, stale: &[PathBuf], outputs: &[PathBuf], path: &Path) -> Result<(VolumeSet, Vec<Error>)> {
     let (set, left_out) = VolumeSet::read_except(folder, stale)?;
     let mut left_out: Vec<Error> = left_out.into_iter().map(|bad| bad.error).collect();
     let is_output = |error: &Error| error.place().0.is_some_and(|file| outputs.iter().any(|output| output == file));
@@ -140,14 +147,11 @@ fn pack_others(folder: &Path, stale: &[PathBuf], outputs: &[PathBuf], path: &Pat
         return Err(left_out.swap_remove(at));
     }
     set.write(path)?;
-    Ok((set.ids().len(), left_out))
+    Ok((set, left_out))
 }
 
 /// Ending of the names of prepared volumes.
 const OWN: &str = ".safetensors";
-/// Endings of names of files that are none of this command's.
-const OTHERS: [&str; 12] =
-    [".csv", ".tsv", ".json", ".png", ".jpg", ".nii", ".nii.gz", ".npz", ".npy", ".pt", ".zip", ".txt"];
 
 /// The file of each volume. A folder is made unless `out` is named as a file.
 fn outputs(inputs: &Inputs, out: &Path) -> anyhow::Result<Vec<PathBuf>> {
@@ -160,12 +164,8 @@ fn outputs(inputs: &Inputs, out: &Path) -> anyhow::Result<Vec<PathBuf>> {
         files::check_writable(out)?;
         return Ok(vec![out.into()]);
     }
-    let name = out.to_string_lossy().to_lowercase();
-    if !out.is_dir() && (out.exists() || OTHERS.iter().any(|ending| name.ends_with(ending))) {
-        let problem = format!("{} is no folder, and prepared volumes are .safetensors files", out.display());
-        let hint = "name a file that ends in .safetensors, or a folder, ended in / where it is not there yet";
-        return Err(Error::argument("--out", problem, hint).into());
-    }
+    let hint = "name a file that ends in .safetensors, or a folder, ended in / where it is not there yet";
+    expect_folder(out, "prepared volumes are .safetensors files", hint)?;
     files::create_folder(out)?;
     files::remove_all_unfinished(out, OWN)?;
     let file = |input: &Input| {

@@ -51,6 +51,7 @@ pub fn run(args: TrainArgs, common: &Common) -> anyhow::Result<ExitCode> {
 fn radiographs(device: &Device, config: &TrainConfig, chain: &mut Chain) -> x2ct::Result<TrainingSet> {
     let (path, cache_path) = (&config.data.radiographs, &config.data.cache);
     let radiographs = RadiographSet::read(path)?;
+    chain.doubt_origins(path, &radiographs.doubts())?;
     let cache = EmbeddingCache::read(cache_path)?;
     let set = TrainingSet::join(device, &radiographs, &cache).map_err(|e| e.of_file(cache_path))?;
     chain.lacks(path, &set.ids, cache_path, &cache.ids);
@@ -59,7 +60,7 @@ fn radiographs(device: &Device, config: &TrainConfig, chain: &mut Chain) -> x2ct
 
 fn volumes(device: &Device, config: &CtTrainConfig, chain: &mut Chain) -> x2ct::Result<CtTrainingSet> {
     let volumes = VolumeSet::read(&config.data.volumes)?;
-    chain.doubt_volumes(&config.data.volumes, &volumes)?;
+    chain.doubt_origins(&config.data.volumes, &volumes.doubts())?;
     let (set, path, ids) = match (&config.data.text, &config.data.cache) {
         (Some(path), _) => {
             let text = TextFeatures::read(path)?;

@@ -35,7 +35,8 @@
 //! Volumes that failed are tried again whenever a run is taken up, and when it is called again after it ended: a file that
 //! vanished or a network disk that did not answer heals without a word. A run that ended without failures is left as it is. A
 //! folder that holds radiographs made with other options, of other volumes or by another version is refused, unless `restart`
-//! is set. Rows of a folder that does not record the digest of their CT are made again.
+//! is set. Rows of a folder that does not record the digest of their CT are made again; packed files that do not record which radiographs
+//! were made by force are packed again.
 
 mod ahead;
 mod manifest;
@@ -55,6 +56,7 @@ use work::Work;
 
 use super::ct_rate::{CtRate, HuSource, Volume, VolumeName};
 use super::cts::Cts;
+use super::origins::{Origin, Origins};
 use super::pixels;
 use super::provenance::of_ct;
 use super::radiographs::{self, Description, Mapped};
@@ -363,7 +365,8 @@ impl<'a> Run<'a> {
         let recorded: Vec<Option<Row>> = recorded.into_iter().map(Some).collect();
         let stands = self.standing(&recorded, written.unwrap_or(SystemTime::UNIX_EPOCH));
         let recorded: Vec<Row> = recorded.into_iter().flatten().collect();
-        if stands.iter().all(|&stands| stands) {
+        let origins = origins(&recorded);
+        if stands.iter().all(|&stands| stands) && sets.iter().all(|set| set.origins == origins) {
             return Ok(Some(recorded));
         }
         let mut place = 0;
@@ -426,6 +429,7 @@ impl<'a> Run<'a> {
         let made: Vec<usize> = (0..rows.len()).filter(|&at| rows[at].is_packed()).collect();
         let ids: Vec<String> = made.iter().map(|&at| self.volumes[at].name.to_string()).collect();
         let cts = Cts::new(made.iter().map(|&at| rows[at].ct.clone()).collect());
+        let origins = origins(&rows);
         for (i, view) in self.views().into_iter().enumerate() {
             let digests: Option<Vec<Digest>> = made.iter().map(|&at| work::digest(&rows[at].digests[i])).collect();
             let digests = digests.ok_or_else(|| Error::argument("digest", "is none", "this is a defect"))?;
@@ -440,6 +444,7 @@ impl<'a> Run<'a> {
                 source: &self.source,
                 made: &made,
                 cts: &cts,
+                origins: &origins,
                 shard: self.options.shard,
                 run: &self.digest,
             };
@@ -469,6 +474,12 @@ impl<'a> Run<'a> {
             preprocessing_digest: radiographs::digest(&self.source),
         }
     }
+}
+
+/// How the CTs of the rows that are packed were taken.
+fn origins(rows: &[Row]) -> Origins {
+    let of_row = |row: &Row| Origin { forced: row.status == Status::Forced, hu: String::new() };
+    Origins::new(rows.iter().filter(|row| row.is_packed()).map(of_row).collect())
 }
 
 /// The places of a shard: contiguous, so that all shards one after the other are the split.

@@ -13,6 +13,7 @@ use x2ct::ct::{Affine, AxisCodes, CtVolume, Radiograph, RadiographOptions, Voxel
 use x2ct::{Device, Error};
 
 use crate::Common;
+use crate::arguments::expect_folder;
 use crate::effect::{self, Rule};
 use crate::inputs;
 use crate::projection::ProjectionArgs;
@@ -51,6 +52,9 @@ pub struct DrrArgs {
     source: SourceArgs,
 }
 
+/// What to do about an output that is to be a folder.
+const FOLDER: &str = "name a folder, ended in / where it is not there yet";
+
 pub fn run(args: DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let out = args.out.to_string_lossy();
     let is_image = [".png", ".safetensors", ".nii.gz", ".nii"].iter().any(|ending| out.ends_with(ending));
@@ -61,13 +65,20 @@ pub fn run(args: DrrArgs, common: &Common) -> anyhow::Result<ExitCode> {
     };
     effect::check(&rules(&args, alone))?;
     match &args.paths[..] {
-        [] => dataset::run(&args, common),
+        [] => {
+            expect_folder(&args.out, "radiographs of a data set are packed in one", FOLDER)?;
+            dataset::run(&args, common)
+        }
         [path] if alone => one::run(path, &args, common),
         _ if is_image && !into_folder => {
             let problem = "names an image, and there are several volumes";
-            Err(Error::argument("--out", problem, "name a folder, ended in / where it is not there yet").into())
+            Err(Error::argument("--out", problem, FOLDER).into())
         }
-        _ => many::run(&args, common),
+        _ => {
+            let hint = format!("{FOLDER}, or of one volume a file that ends so");
+            expect_folder(&args.out, "images are .png, .safetensors or .nii.gz files", &hint)?;
+            many::run(&args, common)
+        }
     }
 }
 
