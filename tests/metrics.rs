@@ -5,8 +5,11 @@ use std::path::Path;
 
 use serde_json::Value;
 use x2ct::data::cache::EmbeddingCache;
+use x2ct::data::label_map::LabelMap;
+use x2ct::data::radchest_labels::{ABNORMALITIES, PURE, RadChestLabels};
 use x2ct::data::rows;
 use x2ct::eval::retrieval::{Recall, ranks};
+use x2ct::labels::NAMES;
 
 use crate::cli::{succeed, text, x2ct};
 use crate::json::assert_report;
@@ -323,4 +326,71 @@ fn galleries_of_scans_and_patients_hold_the_first_of_each() {
         let recall = serde_json::to_value(Recall::from_ranks(&ranks.forward).unwrap()).unwrap();
         assert_eq!(got["retrieval"]["image_from_text"], recall, "{gallery}");
     }
+}
+
+/// RadChest-CT's table: present where at any location, by whole names; scores of CT-RATE's labels stand for its own by a map.
+#[test]
+fn scores_of_one_data_set_are_measured_on_the_labels_of_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let known: Vec<&str> =
+        ABNORMALITIES.into_iter().filter(|name| *name != "nodule" && *name != "nodulegr1cm").collect();
+    let columns = known.iter().map(|name| format!("{name}*left_lung"));
+    let columns: Vec<String> =
+        columns.chain(["nodule*left_upper", "nodulegr1cm*right", "nodule*right"].map(String::from)).collect();
+    let row = |id: &str, present: &[&str]| {
+        let cells = columns.iter().map(|column| if present.contains(&column.as_str()) { "1" } else { "0" });
+        format!("{id},{}\n", cells.collect::<Vec<_>>().join(","))
+    };
+    let rows = [
+        row("trn1", &["nodule*right", "calcification*left_lung"]),
+        row("trn2", &["nodulegr1cm*right"]),
+        row("trn3", &["nodule*left_upper", "opacity*left_lung"]),
+        row("trn4", &["calcification*left_lung"]),
+    ];
+    write(at, "radchest.csv", &format!("NoteAcc_DEID,{}\n{}", columns.join(","), rows.concat()));
+    let read = RadChestLabels::read(at.join("radchest.csv")).unwrap();
+    let place = |name: &str| read.table.names.iter().position(|own| own == name).unwrap();
+    let present = |name: &str| ["trn1", "trn2", "trn3", "trn4"].map(|id| read.table.row(id).unwrap()[place(name)]);
+    assert_eq!((read.unknown.len(), read.absent.len()), (0, 0));
+    assert_eq!(present("nodule"), [true, false, true, false]);
+    assert_eq!(present("nodulegr1cm"), [false, true, false, false]);
+
+    let map = LabelMap::open("radchest").unwrap();
+    assert_eq!((map.labels.len(), map.sources().len()), (15, 16));
+    assert!(map.names().iter().all(|name| ABNORMALITIES.contains(&name.as_str())));
+    assert!(PURE.iter().all(|name| map.names().iter().any(|own| own == name)));
+    let sources = LabelMap::open("mimic").unwrap().sources();
+    assert!(sources.len() == 11 && sources.iter().chain(&map.sources()).all(|name| NAMES.contains(&name.as_str())));
+
+    // Of both calcifications the larger counts: .9, .3, .4, .8 rank all present above all absent; without the maximum they do not.
+    let score = |id: &str, cells: [(&str, f64); 3]| {
+        let of = |name: &&str| cells.iter().find(|(own, _)| own == name).map_or(0.5, |(_, score)| *score).to_string();
+        format!("{id},{}\n", NAMES.iter().map(of).collect::<Vec<_>>().join(","))
+    };
+    let [arterial, coronary, nodule] =
+        ["Arterial wall calcification", "Coronary artery wall calcification", "Lung nodule"];
+    let rows = [
+        score("trn1", [(arterial, 0.1), (coronary, 0.9), (nodule, 0.9)]),
+        score("trn2", [(arterial, 0.3), (coronary, 0.2), (nodule, 0.1)]),
+        score("trn3", [(arterial, 0.4), (coronary, 0.4), (nodule, 0.8)]),
+        score("trn4", [(arterial, 0.8), (coronary, 0.1), (nodule, 0.2)]),
+    ];
+    write(at, "scores.csv", &format!("id,{}\n{}", NAMES.join(","), rows.concat()));
+    let (code, object, said) = run(at, "radchest.csv scores.csv --map radchest --bootstrap 0");
+    let over = "columns that are no labels are passed over: Medical material, Mosaic attenuation pattern";
+    assert!(code == Some(0) && said.contains(over), "{said}");
+    let label = |name: &str| object["labels"].as_array().unwrap().iter().find(|label| label["name"] == name).unwrap();
+    assert_eq!((&label("calcification")["auc"], &label("nodule")["auc"]), (&1.0.into(), &1.0.into()), "{object}");
+    assert_eq!((&label("opacity")["auc"], object["labels"].as_array().unwrap().len()), (&0.5.into(), 15));
+
+    write(at, "map.toml", "dataset = \"x\"\n[[label]]\nname = \"nodule\"\nof = [\"Lung nodule\", \"Mass\"]\n");
+    let (code, _, said) = run(at, "radchest.csv scores.csv --map map.toml");
+    assert!(code == Some(1) && said.contains("scores.csv: missing columns: Mass"), "{said}");
+    write(at, "map.toml", "dataset = \"x\"\nlabels = 1\n");
+    let (code, _, said) = run(at, "radchest.csv scores.csv --map map.toml");
+    assert!(code == Some(1) && said.contains("map.toml: is no map of labels: unknown field `labels`"), "{said}");
+    write(at, "radchest.csv", "NoteAcc_DEID,nodule*left,lung\ntrn1,0,1\n");
+    let (code, _, said) = run(at, "radchest.csv scores.csv");
+    assert!(code == Some(1) && said.contains("column 3, \"lung\", is not named abnormality*location"), "{said}");
 }

@@ -33,11 +33,7 @@ impl IdTable<bool> {
         if names.is_empty() {
             return Err(Error::file(table.path(), "has one column only", HINT));
         }
-        Self::read(&table, names, |row, column| match row.text(column).trim().to_ascii_lowercase().as_str() {
-            "0" | "0.0" | "false" => Ok(false),
-            "1" | "1.0" | "true" => Ok(true),
-            _ => Err(row.refuse(column, "0 or 1")),
-        })
+        Self::read(&table, names, label)
     }
 }
 
@@ -66,14 +62,25 @@ impl<T> IdTable<T> {
             .filter_map(|name| table.columns()[1..].iter().position(|c| c == name))
             .map(|at| at + 1)
             .collect();
+        Self::read_rows(table, names, |row| columns.iter().map(|&column| cell(row, column)).collect())
+    }
+
+    /// The rows of a table, each with the cells that are made of it; `names` name them.
+    ///
+    /// # Errors
+    /// No usable row, with the first reason.
+    pub(super) fn read_rows(
+        table: &Table,
+        names: Vec<String>,
+        cells: impl Fn(&Row) -> Result<Vec<T>, BadRow>,
+    ) -> Result<Self> {
         let rows = table.keyed(|row| {
             let id = row.text(0).trim();
             let id = id.strip_suffix(".nii.gz").unwrap_or(id);
             if id.is_empty() {
                 return Err(row.refuse(0, "an id"));
             }
-            let cells = columns.iter().map(|&column| cell(row, column)).collect::<Result<_, _>>()?;
-            Ok((id.to_string(), (Some(row.line()), cells)))
+            Ok((id.to_string(), (Some(row.line()), cells(row)?)))
         });
         if rows.rows.is_empty() {
             let error = rows.bad.first().map(BadRow::error);
@@ -81,6 +88,31 @@ impl<T> IdTable<T> {
         }
         let others = table.columns()[1..].iter().filter(|column| !names.contains(column)).cloned().collect();
         Ok(IdTable { path: table.path().into(), names, rows, digest: table.digest(), others })
+    }
+
+    /// The table with these columns alone, in this order.
+    ///
+    /// # Errors
+    /// A column that it does not have.
+    pub fn restricted(self, names: &[String]) -> Result<Self>
+    where
+        T: Copy,
+    {
+        let place = |name: &String| self.names.iter().position(|own| own == name);
+        let missing: Vec<&String> = names.iter().filter(|name| place(name).is_none()).collect();
+        if !missing.is_empty() {
+            return Err(Error::file(&self.path, format!("missing columns: {}", first_of(missing)), HINT));
+        }
+        let places: Vec<usize> = names.iter().filter_map(place).collect();
+        let pick = |cells: &[T]| places.iter().map(|&at| cells[at]).collect();
+        Ok(self.with_cells(names.to_vec(), pick))
+    }
+
+    /// The table with other cells made of each id's.
+    pub fn with_cells(self, names: Vec<String>, make: impl Fn(&[T]) -> Vec<T>) -> Self {
+        let Keyed { order, rows, bad } = self.rows;
+        let rows = rows.into_iter().map(|(id, (line, cells))| (id, (line, make(&cells)))).collect();
+        IdTable { names, rows: Keyed { order, rows, bad }, ..self }
     }
 
     /// The cells of an id.
@@ -102,5 +134,14 @@ impl<T> IdTable<T> {
         );
         let hint = "complete that table, or remove the rows".into();
         Some(Error::File { path: self.path.clone(), field: Some(field), problem, hint })
+    }
+}
+
+/// A cell that says whether a label is present.
+pub(super) fn label(row: &Row, column: usize) -> Result<bool, BadRow> {
+    match row.text(column).trim().to_ascii_lowercase().as_str() {
+        "0" | "0.0" | "false" => Ok(false),
+        "1" | "1.0" | "true" => Ok(true),
+        _ => Err(row.refuse(column, "0 or 1")),
     }
 }

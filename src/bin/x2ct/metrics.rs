@@ -9,6 +9,8 @@ use x2ct::Error;
 use x2ct::content::Content;
 use x2ct::data::ct_rate::VolumeName;
 use x2ct::data::id_table::IdTable;
+use x2ct::data::label_map::LabelMap;
+use x2ct::data::radchest_labels::RadChestLabels;
 use x2ct::eval::bootstrap::{Bootstrap, Interval};
 use x2ct::eval::delong::{self, DeLong};
 use x2ct::eval::detection::{self, Detection, Problem, SUMMARY};
@@ -31,6 +33,8 @@ use crate::terminal::print_table;
 /// whatever order they have them. An id without a usable row in each of them is left out of all metrics and named; the exit code
 /// is then 1.
 ///
+/// RadChest-CT's tables of abnormalities and locations are taken as labels too: an abnormality is present where it is at any location.
+///
 /// Intervals are drawn by patient: ids named as CT-RATE's volumes (train_1_a_1) are of one patient where they begin alike, other
 /// ids are one patient each.
 #[derive(clap::Args)]
@@ -41,6 +45,10 @@ pub struct MetricsArgs {
     scores: PathBuf,
     /// Further tables of scores, compared with the first
     more: Vec<PathBuf>,
+    /// Scores are of another data set's labels, which stand for these by a map: radchest, mimic, or a TOML file; the largest score of
+    /// the labels that one stands for is its own
+    #[arg(long, value_name = "MAP")]
+    map: Option<PathBuf>,
     #[command(flatten)]
     options: Options,
 }
@@ -109,14 +117,23 @@ impl Joined {
 
 pub fn run(args: MetricsArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let files: Vec<&Path> = std::iter::once(&args.scores).chain(&args.more).map(PathBuf::as_path).collect();
-    measure("metrics", || IdTable::labels(&args.labels), &files, &args.options, common)
+    let map = args.map.as_deref().map(LabelMap::open).transpose()?;
+    measure(
+        "metrics",
+        |chain| read_labels(&args.labels, map.as_ref(), chain),
+        &files,
+        map.as_ref(),
+        &args.options,
+        common,
+    )
 }
 
 /// Measures the scores of files against labels and, where there are several, each further one against the first.
 pub fn measure(
     command: &'static str,
-    labels: impl FnOnce() -> x2ct::Result<IdTable<bool>>,
+    labels: impl FnOnce(&mut Chain) -> x2ct::Result<IdTable<bool>>,
     files: &[&Path],
+    map: Option<&LabelMap>,
     options: &Options,
     common: &Common,
 ) -> anyhow::Result<ExitCode> {
@@ -127,7 +144,8 @@ pub fn measure(
         return Err(usage(format!("{} is named twice", twice.display())));
     }
     let mut chain = Chain::new(options.trust);
-    let joined = join(labels()?, files, &mut chain)?;
+    let labels = labels(&mut chain)?;
+    let joined = join(labels, files, map, &mut chain)?;
     let bootstrap = Bootstrap { replicates: options.bootstrap, level: options.level, seed: options.seed };
     let bootstrap = (options.bootstrap > 0).then_some(&bootstrap);
     let mut found = Vec::new();
@@ -175,8 +193,8 @@ struct Row<'a> {
 ///
 /// # Errors
 /// A table that cannot be used at all; no id that all have; under `--strict` whatever would be left out.
-fn join(labels: IdTable<bool>, files: &[&Path], chain: &mut Chain) -> x2ct::Result<Joined> {
-    let tables = files.iter().map(|file| read_scores(file, &labels.names)).collect::<x2ct::Result<Vec<_>>>()?;
+fn join(labels: IdTable<bool>, files: &[&Path], map: Option<&LabelMap>, chain: &mut Chain) -> x2ct::Result<Joined> {
+    let tables = files.iter().map(|file| read_scores(file, &labels.names, map)).collect::<x2ct::Result<Vec<_>>>()?;
     chain.holds("labels", &labels.digest);
     fail_rows(&labels.rows.bad, chain)?;
     for (table, _) in &tables {
@@ -225,11 +243,37 @@ impl Kind {
     }
 }
 
-/// Scores of these labels, of a table or of what `x2ct eval --scores` wrote.
-fn read_scores(file: &Path, labels: &[String]) -> x2ct::Result<(IdTable<f64>, Kind)> {
-    match Content::of_file(file)? {
-        Content::Safetensors => Ok((ScoreFile::read(file)?.table(file, labels)?, Kind::Logits)),
-        _ => Ok((IdTable::scores(file, labels)?, Kind::Given)),
+/// Labels of anybody's table or of RadChest-CT's; with a map those it names.
+fn read_labels(path: &Path, map: Option<&LabelMap>, chain: &mut Chain) -> x2ct::Result<IdTable<bool>> {
+    let labels = match RadChestLabels::is_one(path)? {
+        false => IdTable::labels(path)?,
+        true => {
+            let RadChestLabels { table, unknown, absent } = RadChestLabels::read(path)?;
+            if !unknown.is_empty() {
+                chain.note(path, &format!("names abnormalities that are not known: {}", first_of(unknown)));
+            }
+            if !absent.is_empty() {
+                chain.note(path, &format!("lacks known abnormalities: {}", first_of(absent)));
+            }
+            table
+        }
+    };
+    match map {
+        Some(map) => labels.restricted(&map.names()),
+        None => Ok(labels),
+    }
+}
+
+/// Scores of these labels, of a table or of what `x2ct eval --scores` wrote; with a map of the labels that stand for them.
+fn read_scores(file: &Path, labels: &[String], map: Option<&LabelMap>) -> x2ct::Result<(IdTable<f64>, Kind)> {
+    let wanted = map.map_or(labels.to_vec(), LabelMap::sources);
+    let (table, kind) = match Content::of_file(file)? {
+        Content::Safetensors => (ScoreFile::read(file)?.table(file, &wanted)?, Kind::Logits),
+        _ => (IdTable::scores(file, &wanted)?, Kind::Given),
+    };
+    match map {
+        Some(map) => Ok((map.merge(table)?, kind)),
+        None => Ok((table, kind)),
     }
 }
 

@@ -102,8 +102,27 @@ fn jpeg_2000_size(data: &[u8]) -> Option<[usize; 2]> {
 /// JPEG-LS (feature `jpegls`).
 #[cfg(feature = "jpegls")]
 pub(super) fn jpeg_ls(data: &[u8], layout: Layout) -> Result<Vec<u16>, String> {
-    let bytes = charls::CharLS::default().decode(data).map_err(|e| e.to_string())?;
+    // Before the decoder takes memory for what the header claims.
+    let (size, bytes) = jpeg_ls_frame(data).ok_or("its header is damaged")?;
+    expect_size(size, layout)?;
+    if bytes != layout.bytes {
+        return Err(format!("its samples have {bytes} bytes, not {}", layout.bytes));
+    }
+    // CharLS 2.4 never comes back from a stream that ends within a value, unless a marker ends it.
+    let ended = [data, &[0xff, 0xd9]].concat();
+    let bytes = charls::CharLS::default().decode(&ended).map_err(|e| e.to_string())?;
     Ok(samples(&bytes, layout.bytes, u16::from_ne_bytes))
+}
+
+/// Rows and columns and the bytes of a sample by the marker segment SOF55 (ISO 14495-1, C.2.2).
+#[cfg(feature = "jpegls")]
+fn jpeg_ls_frame(data: &[u8]) -> Option<([usize; 2], usize)> {
+    let number = |at: usize| Some(usize::from(u16::from_be_bytes([*data.get(at)?, *data.get(at + 1)?])));
+    let mut at = 2;
+    while number(at)? != 0xfff7 {
+        at += 2 + number(at + 2)?;
+    }
+    Some(([number(at + 5)?, number(at + 7)?], usize::from(*data.get(at + 4)?).div_ceil(8)))
 }
 
 #[cfg(not(feature = "jpegls"))]

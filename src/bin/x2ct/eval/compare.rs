@@ -7,6 +7,7 @@ use x2ct::Error;
 use x2ct::eval::score_file::ScoreFile;
 
 use crate::Common;
+use crate::chain::Chain;
 use crate::metrics::{self, Options};
 
 /// Compare the scores of evaluations of the same volumes: metrics with intervals, DeLong's test, differences
@@ -24,12 +25,12 @@ pub struct CompareArgs {
 
 pub fn run(args: CompareArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let files: Vec<&Path> = args.files.iter().map(PathBuf::as_path).collect();
-    let labels = || {
+    let labels = |_: &mut Chain| {
         let first = ScoreFile::read(files[0])?;
         files[1..].iter().try_for_each(|file| expect_same_labels(files[0], &first, file, &ScoreFile::read(file)?))?;
         Ok(first.labels(files[0]))
     };
-    metrics::measure("eval", labels, &files, &args.options, common)
+    metrics::measure("eval", labels, &files, None, &args.options, common)
 }
 
 /// Refuses other labels of the same volume.
