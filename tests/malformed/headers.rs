@@ -21,7 +21,8 @@ fn chest() -> Vec<i16> {
                 let body = (u / 0.9).powi(2) + (v / 0.8).powi(2) < 1.0;
                 let lung = ((u.abs() - 0.45) / 0.3).powi(2) + (v / 0.5).powi(2) < 1.0;
                 let spine = u.powi(2) + (v - 0.6).powi(2) < 0.01;
-                let noise = (x * 7 + y * 13 + z * 29) % 23;
+                // Of no period, as noise is: planes that come again are doubted.
+                let noise = Rng::new(23, ((z * SHAPE[1] + y) * SHAPE[0] + x) as u64, 0).below(23);
                 let hu = match (body, lung && (z as f32) < 1.6 * nz, spine) {
                     (false, ..) => -1000,
                     (_, _, true) => 700,
