@@ -304,7 +304,7 @@ pub fn encode_png(image: &GrayImage, options: &PngOptions, description: &Descrip
     Ok(bytes)
 }
 
-/// The format that [`write_safetensors`] names in its files.
+/// The metadata entry `format` of a single image written as safetensors.
 pub const FORMAT: &str = "x2ct-image";
 
 /// Writes one safetensors tensor `image`, f32 `[height, width]`; the pitch in mm, the description's entries, a format and a
