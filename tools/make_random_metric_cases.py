@@ -25,20 +25,10 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+from sequence import Numbers
+
 OUT = Path("tests/golden/metrics_random.json")
 PROBLEMS = 200
-MASK = (1 << 64) - 1
-
-
-class Numbers:
-    """Knuth's linear congruential sequence; the upper 31 bits."""
-
-    def __init__(self, seed):
-        self.state = seed
-
-    def below(self, n):
-        self.state = (self.state * 6364136223846793005 + 1442695040888963407) & MASK
-        return (self.state >> 33) % n
 
 
 def problem(at):

@@ -12,21 +12,11 @@ import numpy as np
 from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
 from skmultilearn.model_selection import iterative_train_test_split
 
+from sequence import Numbers
+
 OUT = Path("tests/golden/stratify.json")
 SETS = 50
 SHARES = [0.05, 0.1, 0.2, 0.5]
-MASK = (1 << 64) - 1
-
-
-class Numbers:
-    """Knuth's linear congruential sequence; the upper 31 bits."""
-
-    def __init__(self, seed):
-        self.state = seed
-
-    def below(self, n):
-        self.state = (self.state * 6364136223846793005 + 1442695040888963407) & MASK
-        return (self.state >> 33) % n
 
 
 def labels(at):

@@ -50,7 +50,7 @@ pub struct Row {
     pub reason: Option<String>,
 }
 
-/// What came of a case.
+/// The outcome of one case.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// One of each tensor that the file has a reference of.

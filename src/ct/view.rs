@@ -26,7 +26,7 @@ pub enum Beam {
 /// One detector in one place.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct View {
-    /// Its rays.
+    /// The rays that reach the detector.
     pub beam: Beam,
     /// Centre of pixel (0, 0).
     pub origin: [f64; 3],

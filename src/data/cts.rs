@@ -7,8 +7,7 @@
 //!
 //! Whatever is joined on ids is compared row by row ([`Cts::expect_same`]).
 
-use serde_json::json;
-
+use super::per_row::PerRow;
 use super::provenance::{Content, Provenance, Undecided, short};
 use crate::archive::{Archive, Writer};
 use crate::{Error, Result};
@@ -19,37 +18,32 @@ const PART: &str = "ct";
 
 /// The digest of the CT that each row was made of; empty where it is not known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Cts(Vec<String>);
+pub struct Cts(PerRow<String>);
 
 impl Cts {
     /// Of these digests, one a row, empty where the row's is not known.
     pub fn new(digests: Vec<String>) -> Self {
-        Cts(if digests.iter().all(String::is_empty) { Vec::new() } else { digests })
+        Cts(PerRow::new(digests))
     }
 
     /// Of the rows of several files, each with its number of rows, one after the other.
     pub fn of_parts(parts: impl IntoIterator<Item = (Cts, usize)>) -> Self {
-        let padded = |(cts, rows): (Cts, usize)| {
-            let mut digests = cts.0;
-            digests.resize(rows, String::new());
-            digests
-        };
-        Cts::new(parts.into_iter().flat_map(padded).collect())
+        Cts(PerRow::of_parts(parts.into_iter().map(|(cts, rows)| (cts.0, rows))))
     }
 
     /// The digest of a row's CT; empty where it is not known.
     pub fn of(&self, row: usize) -> &str {
-        self.0.get(row).map_or("", String::as_str)
+        self.0.rows().get(row).map_or("", String::as_str)
     }
 
     /// Whether no row's CT is known.
     pub fn is_unknown(&self) -> bool {
-        self.0.is_empty()
+        self.0.rows().is_empty()
     }
 
     /// Those of some of the rows, by their places.
     pub fn select(&self, rows: &[usize]) -> Self {
-        Cts::new(rows.iter().map(|&row| self.of(row).to_string()).collect())
+        Cts(self.0.select(rows))
     }
 
     /// Refuses another number of digests than rows; none at all are those of rows whose CTs are not known.
@@ -57,10 +51,11 @@ impl Cts {
     /// # Errors
     /// Names both numbers.
     pub fn expect_rows(&self, rows: usize) -> Result<()> {
-        if self.0.is_empty() || self.0.len() == rows {
+        let found = self.0.rows().len();
+        if [0, rows].contains(&found) {
             return Ok(());
         }
-        Err(Error::argument(KEY, format!("there are {} for {rows} ids", self.0.len()), "pass one a row"))
+        Err(Error::argument(KEY, format!("there are {found} for {rows} ids"), "pass one a row"))
     }
 
     /// The entry of a file with so many rows; of one without it no CT is known.
@@ -68,30 +63,21 @@ impl Cts {
     /// # Errors
     /// An entry that is no such array.
     pub fn read(archive: &Archive, rows: usize) -> Result<Self> {
-        if archive.get(KEY).is_err() {
-            return Ok(Cts::default());
-        }
-        let digests: Vec<String> = archive.get_json(KEY)?;
-        if digests.len() != rows {
-            let problem = format!("has {} {KEY} for {rows} ids", digests.len());
-            return Err(Error::file(archive.path(), problem, "make the file again"));
-        }
-        Ok(Cts::new(digests))
+        PerRow::read(archive, KEY, rows).map(Cts)
     }
 
     /// Adds the entry to a file that is being written.
     pub fn record(&self, archive: &mut Writer) {
-        if !self.0.is_empty() {
-            archive.set(KEY, json!(self.0).to_string());
-        }
+        self.0.record(archive, KEY);
     }
 
     /// How rows with these ids were made, with these CTs as its part `ct` where all of them are known, else without such a part.
     pub fn add_to(&self, mut made: Provenance, ids: &[String]) -> Provenance {
         made.from.remove(PART);
-        let known = self.0.len() == ids.len() && self.0.iter().all(|digest| !digest.is_empty());
+        let digests = self.0.rows();
+        let known = digests.len() == ids.len() && digests.iter().all(|digest| !digest.is_empty());
         if known && !ids.is_empty() {
-            let pairs = ids.iter().zip(&self.0);
+            let pairs = ids.iter().zip(digests);
             let content = pairs.fold(Content::of("CTs"), |content, (id, ct)| content.and(id).and(ct));
             let part = Provenance::made(Default::default(), []).holding(content.digest(), ids.len());
             made.from.insert(PART.into(), part);

@@ -8,6 +8,14 @@ use crate::table::{BadRow, Keyed, Others, Row, Table, first_of};
 
 const HINT: &str = "the first column is the id, each other one is named for a label, and commas are between them";
 
+/// Reads the header of such a table.
+///
+/// # Errors
+/// Those of [`Table::open_whole`].
+pub fn open(path: impl AsRef<Path>) -> Result<Table> {
+    Table::open_whole(path, HINT)
+}
+
 /// A table whose cells are all of one kind.
 pub struct IdTable<T> {
     /// The file.
@@ -26,14 +34,13 @@ impl IdTable<bool> {
     /// Labels: every column behind the first is one, and every cell 0 or 1 (or false or true, in letters of any case).
     ///
     /// # Errors
-    /// A file that is no such table; no label; no usable row, with the first reason.
-    pub fn labels(path: impl AsRef<Path>) -> Result<Self> {
-        let table = Table::open_whole(&path, HINT)?;
+    /// No label; no usable row, with the first reason.
+    pub fn labels(table: &Table) -> Result<Self> {
         let names = table.columns()[1..].to_vec();
         if names.is_empty() {
             return Err(Error::file(table.path(), "has one column only", HINT));
         }
-        Self::read(&table, names, label)
+        Self::read(table, names, label)
     }
 }
 
@@ -45,7 +52,7 @@ impl IdTable<f64> {
     pub fn scores(path: impl AsRef<Path>, labels: &[String]) -> Result<Self> {
         // Says which labels lack a column, and of a table with other separators that.
         Table::open(&path, &labels.iter().map(String::as_str).collect::<Vec<_>>(), Others::Ignored, HINT)?;
-        let table = Table::open_whole(&path, HINT)?;
+        let table = open(&path)?;
         if let Some(label) = labels.iter().find(|label| !table.columns()[1..].contains(label)) {
             return Err(Error::file(table.path(), format!("its first column is the label {label}"), HINT));
         }

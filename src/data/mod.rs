@@ -8,6 +8,7 @@ pub mod id_table;
 pub mod ingest;
 pub mod label_map;
 pub mod origins;
+mod per_row;
 pub mod phantom;
 pub mod phantom_set;
 pub mod pixels;

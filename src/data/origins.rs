@@ -7,11 +7,12 @@
 //! versions and of other writers may lack all of them.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::per_row::PerRow;
+use crate::Result;
 use crate::archive::{Archive, Writer};
 use crate::table::first_of;
-use crate::{Error, Result};
 
 const KEY: &str = "origins";
 
@@ -56,27 +57,22 @@ pub struct Doubt {
 
 /// How the CT of each row was taken; empty where that is known of none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Origins(Vec<Origin>);
+pub struct Origins(PerRow<Origin>);
 
 impl Origins {
     /// Of these rows.
     pub fn new(rows: Vec<Origin>) -> Self {
-        Origins(if rows.iter().all(|row| *row == Origin::default()) { Vec::new() } else { rows })
+        Origins(PerRow::new(rows))
     }
 
     /// Of the rows of several files, each with its number of rows, one after the other.
     pub fn of_parts(parts: impl IntoIterator<Item = (Origins, usize)>) -> Self {
-        let padded = |(origins, rows): (Origins, usize)| {
-            let mut all = origins.0;
-            all.resize(rows, Origin::default());
-            all
-        };
-        Origins::new(parts.into_iter().flat_map(padded).collect())
+        Origins(PerRow::of_parts(parts.into_iter().map(|(origins, rows)| (origins.0, rows))))
     }
 
     /// Those of some of the rows, by their places.
     pub fn select(&self, rows: &[usize]) -> Self {
-        Origins::new(rows.iter().filter_map(|&row| self.0.get(row).cloned()).collect())
+        Origins(self.0.select(rows))
     }
 
     /// The entry of a file with so many rows; of one without it nothing is known.
@@ -84,22 +80,12 @@ impl Origins {
     /// # Errors
     /// An entry that is no such array.
     pub fn read(archive: &Archive, rows: usize) -> Result<Self> {
-        if archive.get(KEY).is_err() {
-            return Ok(Origins::default());
-        }
-        let origins: Vec<Origin> = archive.get_json(KEY)?;
-        if origins.len() != rows {
-            let problem = format!("has {} {KEY} for {rows} ids", origins.len());
-            return Err(Error::file(archive.path(), problem, "make the file again"));
-        }
-        Ok(Origins::new(origins))
+        PerRow::read(archive, KEY, rows).map(Origins)
     }
 
     /// Adds the entry to a file that is being written.
     pub fn record(&self, archive: &mut Writer) {
-        if !self.0.is_empty() {
-            archive.set(KEY, json!(self.0).to_string());
-        }
+        self.0.record(archive, KEY);
     }
 
     /// What is doubtful of volumes with these ids: those that were taken by force, and HU of several sources.
@@ -119,7 +105,7 @@ impl Origins {
     /// The rows that were taken by force, where there are any; `are` says what they are.
     fn forced(&self, ids: &[String], are: &str, remedy: &'static str) -> Option<Doubt> {
         let forced: Vec<&String> =
-            ids.iter().zip(&self.0).filter(|(_, origin)| origin.forced).map(|(id, _)| id).collect();
+            ids.iter().zip(self.0.rows()).filter(|(_, origin)| origin.forced).map(|(id, _)| id).collect();
         let what = || format!("{} of its {} {are}: {}", forced.len(), ids.len(), first_of(&forced));
         (!forced.is_empty()).then(|| Doubt { what: what(), remedy })
     }
@@ -127,7 +113,7 @@ impl Origins {
     /// Where the HU of volumes come from, where that is not the same of all.
     fn several_sources(&self, ids: &[String]) -> Option<Doubt> {
         let mut sources: Vec<(&str, Vec<&String>)> = Vec::new();
-        for (id, Origin { hu, .. }) in ids.iter().zip(&self.0).filter(|(_, origin)| !origin.hu.is_empty()) {
+        for (id, Origin { hu, .. }) in ids.iter().zip(self.0.rows()).filter(|(_, origin)| !origin.hu.is_empty()) {
             match sources.iter_mut().find(|(source, _)| source == hu) {
                 Some((_, ids)) => ids.push(id),
                 None => sources.push((hu, vec![id])),

@@ -138,22 +138,25 @@ pub struct RadChestLabels {
 }
 
 impl RadChestLabels {
-    /// Whether a file is one of these tables, by its first columns.
-    ///
-    /// # Errors
-    /// A file that is no table.
-    pub fn is_one(path: impl AsRef<Path>) -> Result<bool> {
-        let table = Table::open_whole(path, HINT)?;
-        Ok(table.columns()[0] == ID && table.columns().get(1).is_some_and(|name| name.contains('*')))
+    /// Whether a table is one of these, by its first columns.
+    pub fn is_one(table: &Table) -> bool {
+        table.columns()[0] == ID && table.columns().get(1).is_some_and(|name| name.contains('*'))
     }
 
     /// Reads one of the tables.
     ///
     /// # Errors
-    /// A file that is no such table: another first column, a column whose name is not of the form, none of the known names; no usable
-    /// row, with the first reason. A bad row costs itself and stands in the table's.
+    /// A file that is no table, and those of [`Self::of`].
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
-        let table = Table::open_whole(&path, HINT)?;
+        Self::of(&Table::open_whole(path, HINT)?)
+    }
+
+    /// The labels of an open table.
+    ///
+    /// # Errors
+    /// Another first column; a column whose name is not of the form; none of the known names; no usable row, with the first reason. A
+    /// bad row costs itself and stands in the table's.
+    pub fn of(table: &Table) -> Result<Self> {
         let refuse = |problem: String| Error::file(table.path(), problem, HINT);
         let columns = table.columns();
         if columns[0] != ID {
@@ -180,7 +183,7 @@ impl RadChestLabels {
             return Err(refuse(format!("names none of the known abnormalities, but {}", first_of(&unknown))));
         }
         let absent = ABNORMALITIES.into_iter().filter(|known| !names.iter().any(|name| name == known)).collect();
-        let table = IdTable::read_rows(&table, names, |row| {
+        let table = IdTable::read_rows(table, names, |row| {
             // Every cell is read, so that a bad one is found behind a location that has it.
             let any =
                 |columns: &Vec<usize>| columns.iter().try_fold(false, |any, &column| Ok(any | label(row, column)?));

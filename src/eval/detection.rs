@@ -139,7 +139,6 @@ impl Summary {
 
 /// One set of scores, ranked.
 struct Cells<'a> {
-    cells: MultiLabel<'a, f64>,
     ranked: Ranked,
     probabilities: Option<MultiLabel<'a, f64>>,
 }
@@ -160,7 +159,7 @@ impl<'a> Cells<'a> {
             let says = format!("{} patients for {} samples", problem.patients.len(), cells.samples());
             return Err(Error::argument("patients", says, "pass one a sample"));
         }
-        Ok(Cells { cells, ranked: cells.ranked(), probabilities: problem.probabilities.map(of).transpose()? })
+        Ok(Cells { ranked: cells.ranked(), probabilities: problem.probabilities.map(of).transpose()? })
     }
 
     fn measure(&self, weights: &[u32]) -> Measured {
@@ -205,7 +204,7 @@ impl Detection {
             of_labels = (0..classes).map(|label| [rest[label], rest[classes + label]]).collect();
         }
         let at_half = cells.probabilities.map(|cells| cells.cut_at(0.5).per_label);
-        let youden = cells.cells.youden();
+        let youden = cells.ranked.youden(&ones);
         let labels = (0..classes).map(|label| {
             let column = |at: usize| at * classes + label;
             let truth: Vec<bool> = (0..ones.len()).map(|at| problem.labels[column(at)]).collect();

@@ -107,8 +107,7 @@ impl<'a, S: Score> MultiLabel<'a, S> {
     /// For each label the point of its ROC curve with the largest true minus false positive rate (Youden), the one with the
     /// highest threshold among equals; `None` where the label has one class only.
     pub fn youden(&self) -> Vec<Option<OperatingPoint>> {
-        let ones = self.ones();
-        (0..self.classes).map(|class| self.label(class).youden(&ones)).collect()
+        self.ranked().youden(&self.ones())
     }
 
     fn label(&self, class: usize) -> Ranking {
@@ -137,6 +136,11 @@ impl Ranked {
     /// Average precision with a weight a sample.
     pub fn average_precision(&self, weights: &[u32]) -> Averaged {
         self.averaged(|ranking| ranking.average_precision(weights))
+    }
+
+    /// [`MultiLabel::youden`] with a weight a sample.
+    pub fn youden(&self, weights: &[u32]) -> Vec<Option<OperatingPoint>> {
+        self.labels.iter().map(|ranking| ranking.youden(weights)).collect()
     }
 
     fn averaged(&self, metric: impl Fn(&Ranking) -> Option<f64>) -> Averaged {

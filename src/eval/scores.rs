@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use super::metrics::{Averaged, MultiLabel, OperatingPoint, Rates, Thresholded};
+use super::metrics::{MultiLabel, OperatingPoint, Rates, Thresholded};
 use super::retrieval::{self, Recall};
 use super::zero_shot;
 use crate::Result;
@@ -279,8 +279,9 @@ impl ZeroShot {
     pub fn of(embeddings: &[f32], t: &ZeroShotTargets) -> Result<Self> {
         let logits = zero_shot::logits(embeddings, t.prompts_positive, t.prompts_negative, t.dim, t.scale)?;
         let cells = MultiLabel::new(t.labels, &logits, labels::COUNT)?;
-        let (auc, ap): (Averaged, Averaged) = (cells.roc_auc(), cells.average_precision());
-        let (thresholded, youden) = (cells.cut_at(0.0), cells.youden());
+        let (ranked, ones) = (cells.ranked(), vec![1; cells.samples()]);
+        let (auc, ap, youden) = (ranked.roc_auc(&ones), ranked.average_precision(&ones), ranked.youden(&ones));
+        let thresholded = cells.cut_at(0.0);
         let positives = |label: usize| t.labels.iter().skip(label).step_by(labels::COUNT).filter(|&&p| p).count();
         let per_label = labels::NAMES.iter().enumerate().map(|(i, name)| LabelScore {
             name,

@@ -49,7 +49,7 @@ pub struct PassedOver {
     pub reason: String,
 }
 
-/// What is looked for.
+/// The kind of input that a command looks for.
 #[derive(Clone, Copy, Default, PartialEq)]
 enum Wanted {
     #[default]

@@ -8,7 +8,7 @@ use serde::Serialize;
 use x2ct::Error;
 use x2ct::content::Content;
 use x2ct::data::ct_rate::VolumeName;
-use x2ct::data::id_table::IdTable;
+use x2ct::data::id_table::{self, IdTable};
 use x2ct::data::label_map::LabelMap;
 use x2ct::data::radchest_labels::RadChestLabels;
 use x2ct::eval::bootstrap::{Bootstrap, Interval};
@@ -80,7 +80,7 @@ struct Comparison {
     z: f64,
     /// Two-tailed p value.
     p: f64,
-    /// Its natural logarithm.
+    /// Natural logarithm of the p value.
     ln_p: f64,
     /// The p value corrected for the number of comparisons (Holm).
     p_holm: f64,
@@ -94,13 +94,13 @@ struct Joined {
     names: Vec<String>,
     patients: Vec<String>,
     labels: Vec<bool>,
-    /// Those of each file.
+    /// The scores of each file.
     scores: Vec<Scores>,
 }
 
 /// Scores of one file, `[ids, names]`.
 struct Scores {
-    /// What ranks are taken of.
+    /// Numbers whose order ranks are taken of.
     ranked: Vec<f64>,
     /// Those that are probabilities of presence.
     probabilities: Option<Vec<f64>>,
@@ -245,10 +245,11 @@ impl Kind {
 
 /// Labels of anybody's table or of RadChest-CT's; with a map those it names.
 fn read_labels(path: &Path, map: Option<&LabelMap>, chain: &mut Chain) -> x2ct::Result<IdTable<bool>> {
-    let labels = match RadChestLabels::is_one(path)? {
-        false => IdTable::labels(path)?,
+    let table = id_table::open(path)?;
+    let labels = match RadChestLabels::is_one(&table) {
+        false => IdTable::labels(&table)?,
         true => {
-            let RadChestLabels { table, unknown, absent } = RadChestLabels::read(path)?;
+            let RadChestLabels { table, unknown, absent } = RadChestLabels::of(&table)?;
             if !unknown.is_empty() {
                 chain.note(path, &format!("names abnormalities that are not known: {}", first_of(unknown)));
             }

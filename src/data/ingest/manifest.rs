@@ -13,7 +13,7 @@ pub(super) const FACTS: [&str; 8] =
 /// Version of the columns and of what `status` can say.
 pub(super) const VERSION: &str = "2";
 
-/// What became of a volume.
+/// The outcome of one volume.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Status {

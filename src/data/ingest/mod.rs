@@ -78,7 +78,7 @@ pub struct IngestOptions<'a> {
     pub projection: RadiographOptions,
     /// Height and width of the packed radiographs: see [`pixels::encode`].
     pub size: [usize; 2],
-    /// Their pixels.
+    /// How a pixel of them is stored.
     pub pixel: PixelType,
     /// `[i, n]`: the i-th (from 1) of n parts of the split.
     pub shard: [usize; 2],
@@ -125,7 +125,7 @@ pub enum Progress<'a> {
     Doubted(&'a VolumeName, &'a str),
 }
 
-/// What a run left.
+/// The outcome of a run.
 #[derive(Debug)]
 pub struct Ingested {
     /// Radiographs a view.
