@@ -187,6 +187,12 @@ struct Entry {
     range: Range<usize>,
 }
 
+fn map(path: &Path, what: &str) -> Result<Mmap> {
+    let file = files::open(path).map_err(|e| Error::io(path, &format!("open the {what}"), &e))?;
+    // SAFETY: the map is only read. Archives are replaced by renaming, never written in place.
+    unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, &format!("map the {what}"), &e))
+}
+
 impl Archive {
     /// Maps an archive of `format` and verifies it, but for tensors with a companion. `what` says what it is, `advice` what to
     /// do when it is bad.
@@ -199,10 +205,16 @@ impl Archive {
     /// Maps an archive of `format` and verifies its structure and length, not its content: to look at the metadata of many
     /// files, which are [`Archive::read`] later.
     pub fn open(path: &Path, format: &str, what: &str, advice: &str) -> Result<Self> {
-        let file = files::open(path).map_err(|e| Error::io(path, &format!("open the {what}"), &e))?;
-        // SAFETY: the map is only read. Archives are replaced by renaming, never written in place.
-        let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, &format!("map the {what}"), &e))?;
-        Self::parse(path, map, format).map_err(|problem| Error::file(path, problem, advice))
+        Self::parse(path, map(path, what)?, format).map_err(|problem| Error::file(path, problem, advice))
+    }
+
+    /// The format that a file says it has; `None` where it says none, or is no safetensors file.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn format_of(path: &Path) -> Result<Option<String>> {
+        let map = map(path, "file")?;
+        Ok(SafeTensors::read_metadata(&map).ok().and_then(|(_, header)| header.metadata().clone()?.remove("format")))
     }
 
     fn parse(path: &Path, map: Mmap, format: &str) -> Result<Self, String> {

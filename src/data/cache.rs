@@ -47,7 +47,7 @@ use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::sync::OnceLock;
 
-const FORMAT: &str = "x2ct-cache-1";
+pub(super) const FORMAT: &str = "x2ct-cache-1";
 const NAMES: [&str; 4] = ["ct", "prompts_negative", "prompts_positive", "report"];
 
 /// [`Embeddings`] with the digest of their content, which is computed once. They are read through the cache; what changes them forgets

@@ -4,6 +4,7 @@
 pub mod cache;
 pub mod ct_rate;
 pub mod cts;
+pub mod features;
 pub mod id_table;
 pub mod ingest;
 pub mod label_map;

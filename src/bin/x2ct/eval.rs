@@ -1,6 +1,7 @@
 //! `x2ct eval`: retrieval and zero-shot detection on a held-out set, of a radiograph encoder or of a CT teacher.
 
 mod compare;
+mod labelled;
 mod labels;
 mod scores;
 

@@ -23,6 +23,7 @@ mod effect;
 mod embedding;
 mod eval;
 mod inputs;
+mod label_table;
 mod log;
 mod metrics;
 mod model;

@@ -8,20 +8,20 @@ use serde::Serialize;
 use x2ct::Error;
 use x2ct::content::Content;
 use x2ct::data::ct_rate::VolumeName;
-use x2ct::data::id_table::{self, IdTable};
+use x2ct::data::id_table::IdTable;
 use x2ct::data::label_map::LabelMap;
-use x2ct::data::radchest_labels::RadChestLabels;
 use x2ct::eval::bootstrap::{Bootstrap, Interval};
 use x2ct::eval::delong::{self, DeLong};
 use x2ct::eval::detection::{self, Detection, Problem, SUMMARY};
 use x2ct::eval::score_file::ScoreFile;
 use x2ct::eval::zero_shot;
-use x2ct::table::{BadRow, first_of};
+use x2ct::table::first_of;
 
 use crate::Common;
 use crate::arguments::{count, within};
 use crate::chain::{Chain, Trust};
 use crate::effect::{self, Rule};
+use crate::label_table;
 use crate::output::{Report, usage};
 use crate::terminal::print_table;
 
@@ -120,7 +120,7 @@ pub fn run(args: MetricsArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let map = args.map.as_deref().map(LabelMap::open).transpose()?;
     measure(
         "metrics",
-        |chain| read_labels(&args.labels, map.as_ref(), chain),
+        |chain| label_table::read(&args.labels, map.as_ref().map(LabelMap::names).as_deref(), chain),
         &files,
         map.as_ref(),
         &args.options,
@@ -196,10 +196,10 @@ struct Row<'a> {
 fn join(labels: IdTable<bool>, files: &[&Path], map: Option<&LabelMap>, chain: &mut Chain) -> x2ct::Result<Joined> {
     let tables = files.iter().map(|file| read_scores(file, &labels.names, map)).collect::<x2ct::Result<Vec<_>>>()?;
     chain.holds("labels", &labels.digest);
-    fail_rows(&labels.rows.bad, chain)?;
+    label_table::fail_rows(&labels.rows.bad, chain)?;
     for (table, _) in &tables {
         chain.holds(&table.path.to_string_lossy(), &table.digest);
-        fail_rows(&table.rows.bad, chain)?;
+        label_table::fail_rows(&table.rows.bad, chain)?;
         if !table.others.is_empty() {
             chain
                 .note(&table.path, &format!("columns that are no labels are passed over: {}", first_of(&table.others)));
@@ -243,28 +243,6 @@ impl Kind {
     }
 }
 
-/// Labels of anybody's table or of RadChest-CT's; with a map those it names.
-fn read_labels(path: &Path, map: Option<&LabelMap>, chain: &mut Chain) -> x2ct::Result<IdTable<bool>> {
-    let table = id_table::open(path)?;
-    let labels = match RadChestLabels::is_one(&table) {
-        false => IdTable::labels(&table)?,
-        true => {
-            let RadChestLabels { table, unknown, absent } = RadChestLabels::of(&table)?;
-            if !unknown.is_empty() {
-                chain.note(path, &format!("names abnormalities that are not known: {}", first_of(unknown)));
-            }
-            if !absent.is_empty() {
-                chain.note(path, &format!("lacks known abnormalities: {}", first_of(absent)));
-            }
-            table
-        }
-    };
-    match map {
-        Some(map) => labels.restricted(&map.names()),
-        None => Ok(labels),
-    }
-}
-
 /// Scores of these labels, of a table or of what `x2ct eval --scores` wrote; with a map of the labels that stand for them.
 fn read_scores(file: &Path, labels: &[String], map: Option<&LabelMap>) -> x2ct::Result<(IdTable<f64>, Kind)> {
     let wanted = map.map_or(labels.to_vec(), LabelMap::sources);
@@ -276,14 +254,6 @@ fn read_scores(file: &Path, labels: &[String], map: Option<&LabelMap>) -> x2ct::
         Some(map) => Ok((map.merge(table)?, kind)),
         None => Ok((table, kind)),
     }
-}
-
-/// Tells the rows that are left out; of two equal ones nothing is lost.
-fn fail_rows(bad: &[BadRow], chain: &mut Chain) -> x2ct::Result<()> {
-    bad.iter().try_for_each(|row| match row.spare {
-        true => chain.leave_out(std::slice::from_ref(row)),
-        false => chain.fail(row.error()),
-    })
 }
 
 /// Each further file against the first; none, which is told, where DeLong's test has no variance to go by.

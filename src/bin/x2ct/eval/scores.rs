@@ -50,8 +50,13 @@ impl Detected<'_> {
             labels: self.labels,
             made: chain.provenance(settings),
         };
-        let [archive, table] = files(name);
-        file.write(&archive)?;
-        write_atomic(table, file.csv()?.as_bytes())
+        write(name, &file)
     }
+}
+
+/// Writes scores as an archive and as a table.
+pub fn write(name: &Path, file: &ScoreFile) -> x2ct::Result<()> {
+    let [archive, table] = files(name);
+    file.write(&archive)?;
+    write_atomic(table, file.csv()?.as_bytes())
 }
