@@ -96,6 +96,12 @@ impl<'a> Writer<'a> {
         self.put(name, Dtype::F64, shape, data);
     }
 
+    /// Adds a tensor of u32.
+    pub fn put_u32(&mut self, name: &str, shape: &[usize], data: &'a [u32]) {
+        let data = Data::Whole(bytemuck::cast_slice(data));
+        self.put(name, Dtype::U32, shape, data);
+    }
+
     /// Adds a tensor of `shape` [N, ...] row by row, with its companion: `digests` are those of its N rows, and `row` hands
     /// them out when the archive is written, one at a time. A row of another digest stops the writing.
     pub fn put_rows(
@@ -295,6 +301,12 @@ impl Archive {
     pub fn f64(&self, name: &str) -> Result<(&[usize], Vec<f64>)> {
         let (shape, data) = self.of_type(name, Dtype::F64)?;
         Ok((shape, data.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)).collect()))
+    }
+
+    /// Shape and values of a u32 tensor.
+    pub fn u32(&self, name: &str) -> Result<(&[usize], Vec<u32>)> {
+        let (shape, data) = self.of_type(name, Dtype::U32)?;
+        Ok((shape, data.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect()))
     }
 
     fn of_type(&self, name: &str, wanted: Dtype) -> Result<(&[usize], &[u8])> {

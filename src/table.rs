@@ -304,6 +304,18 @@ pub fn first_of(items: impl IntoIterator<Item = impl Display>) -> String {
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
+/// Rows of cells as comma-separated text.
+///
+/// # Errors
+/// Rows of different lengths.
+pub fn csv(rows: impl IntoIterator<Item = Vec<String>>) -> Result<String> {
+    let mut table = csv::Writer::from_writer(Vec::new());
+    let written = rows.into_iter().try_for_each(|row| table.write_record(row)).ok();
+    let bytes = written.and_then(|()| table.into_inner().ok());
+    let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
+    text.ok_or_else(|| Error::argument("table", "has rows of different lengths", "pass as many cells in each"))
+}
+
 fn reader(bytes: &[u8]) -> csv::Reader<&[u8]> {
     csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(bytes)
 }

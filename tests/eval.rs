@@ -3,6 +3,7 @@
 
 mod coverage;
 mod random_problems;
+mod retrieval_file;
 mod stratify;
 
 use approx::assert_relative_eq;

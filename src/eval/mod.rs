@@ -11,6 +11,7 @@ pub mod metrics;
 mod normal;
 pub mod probe;
 pub mod retrieval;
+pub mod retrieval_file;
 pub mod score_file;
 pub mod scores;
 pub mod stratify;

@@ -16,7 +16,7 @@ use crate::data::id_table::IdTable;
 use crate::data::provenance::{Content, Provenance};
 use crate::data::rows;
 use crate::error::{Error, Result};
-use crate::table::{Keyed, first_of};
+use crate::table::{self, Keyed, first_of};
 
 use super::zero_shot::probability;
 
@@ -144,16 +144,10 @@ impl ScoreFile {
 
     /// The probabilities as a table: the id, then a column a label.
     pub fn csv(&self) -> Result<String> {
-        let mut table = csv::Writer::from_writer(Vec::new());
-        let mut write = |id: &str, cells: &mut dyn Iterator<Item = String>| {
-            table.write_record(std::iter::once(id.to_string()).chain(cells))
-        };
+        let header = std::iter::once("id".to_string()).chain(self.names.iter().cloned()).collect();
         let probabilities = self.probabilities();
-        let mut rows = self.ids.iter().zip(probabilities.chunks_exact(self.names.len()));
-        let written = write("id", &mut self.names.iter().cloned())
-            .and_then(|()| rows.try_for_each(|(id, row)| write(id, &mut row.iter().map(f64::to_string))));
-        let bytes = written.ok().and_then(|()| table.into_inner().ok());
-        let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
-        text.ok_or_else(|| Error::argument("scores", "cannot be written as a table", "shorten the names"))
+        let rows = self.ids.iter().zip(probabilities.chunks_exact(self.names.len()));
+        let rows = rows.map(|(id, row)| std::iter::once(id.clone()).chain(row.iter().map(f64::to_string)).collect());
+        table::csv(std::iter::once(header).chain(rows))
     }
 }
