@@ -49,6 +49,8 @@ mod provenance;
 mod radiograph;
 mod readers;
 mod recompute;
+#[cfg(feature = "cli")]
+mod report;
 mod shim;
 mod support;
 mod teacher;

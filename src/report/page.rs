@@ -6,6 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::plot::{Axes, Series, lines};
+use super::text::escape;
 use crate::Result;
 use crate::ct::image::{Depth, GrayImage, PngOptions, Window, encode_png};
 use crate::data::radiographs::RadiographSet;
@@ -87,7 +88,8 @@ pub fn html(study: &Study) -> Result<String> {
     Ok(page)
 }
 
-const STYLE: &str = "\
+/// The style sheet of every page: light and dark, narrow and wide, on paper.
+pub const STYLE: &str = "\
 :root{color-scheme:light dark;--page:#fff;--text:#222;--soft:#595959;--line:#ddd;--query:#1f61b4;--hit:#2a2}\
 @media(prefers-color-scheme:dark){:root{--page:#16181c;--text:#e6e6e6;--soft:#b0b0b0;--line:#444;--query:#6aa9ff;--hit:#4c4}}\
 body{font:15px/1.45 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:var(--text);background:var(--page)}\
@@ -100,10 +102,6 @@ dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}\
 .film small{display:block;padding:1px 4px;font-size:11px}.hit{outline:3px solid var(--hit)}.query{outline:3px solid var(--query)}\
 .row{margin:1em 0;border-top:1px solid var(--line);padding-top:.5em}p.report{margin:.2em 0;color:var(--soft);font-size:13px}\
 @media(max-width:600px){body{margin:1em auto;padding:0 .6em}td,th{padding:.2em .3em;font-size:13px}}";
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-}
 
 fn share(value: f64) -> String {
     format!("{value:.3}")

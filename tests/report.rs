@@ -1,0 +1,4 @@
+//! Reports: tables in every form, charts and pages.
+
+mod page;
+mod table;
