@@ -6,6 +6,8 @@ use x2ct::{Device, Result};
 
 #[path = "attention.rs"]
 pub mod attention;
+#[path = "bce.rs"]
+pub mod bce;
 #[path = "channels.rs"]
 pub mod channels;
 #[path = "contrastive.rs"]
@@ -18,6 +20,8 @@ pub mod decomp_conv;
 pub mod decomp_dense;
 #[path = "depthwise_conv3d.rs"]
 pub mod depthwise_conv3d;
+#[path = "dropout.rs"]
+pub mod dropout;
 #[path = "drr.rs"]
 pub mod drr;
 #[path = "gemm.rs"]
@@ -65,12 +69,14 @@ type MakeCases = fn(&Device, &mut Each) -> Result<()>;
 #[rustfmt::skip] // one a line, so that two additions do not meet
 pub const FAMILIES: &[(&str, MakeCases)] = &[
     ("attention", attention::cases),
+    ("bce", bce::cases),
     ("channels", channels::cases),
     ("contrastive", contrastive::cases),
     ("conv2d", conv2d::cases),
     ("decomp_conv", decomp_conv::cases),
     ("depthwise_conv3d", depthwise_conv3d::cases),
     ("decomp_dense", decomp_dense::cases),
+    ("dropout", dropout::cases),
     ("drr", drr::cases),
     ("gemm", gemm::cases),
     ("image", image::cases),

@@ -156,6 +156,12 @@ const FAULTS: &[Fault] = &[
         "attrs.torch_f32",
         "no tensor out.los",
     ),
+    (
+        "bce_with_logits_n37c18_weighted",
+        |g| drop(g.tensors.remove("w.pos_weight")),
+        "attrs.pos_weight",
+        "is true, and here it is false",
+    ),
     ("tri_modal_n2_d2_a1b1g1", |g| g.set("attrs", "temperature", json!(0)), "attrs.temperature", "from"),
     ("tri_modal_n2_d2_a1b1g1", |g| g.set("attrs", "delta", json!(1)), "attrs.delta", "no such attribute"),
     ("adamw_plain", |g| g.set("attrs", "betas", json!([0.9, 1.0])), "attrs.betas", "below 1"),

@@ -6,6 +6,7 @@ use super::{Case, Computed, imaging};
 use crate::autograd::{Op, Tape, Var};
 use crate::device::Device;
 use crate::ops::attention::Attention;
+use crate::ops::bce::BceWithLogits;
 use crate::ops::contrastive::{InfoNce, Reduction, Scale, SigLip, TriModal};
 use crate::ops::conv2d::Conv2d;
 use crate::ops::decomp_conv::{Activation, DecompConv, Groups, Norm};
@@ -22,12 +23,13 @@ use crate::{Result, suggest};
 type Operator = fn(&Runner) -> Result<Computed>;
 
 /// Every operator of the format.
-const OPERATORS: [(&str, Operator); 26] = [
+const OPERATORS: [(&str, Operator); 27] = [
     ("adamw", |run| run.adamw()),
     ("add", |run| run.single(Add, &[A, B], ("y", Order::Same))),
     ("attention", |run| run.single(Attention::default(), &["in.q", "in.k", "in.v"].map(same), ("y", Order::Same))),
     ("avg_pool3d", |run| run.avg_pool3d()),
     ("batch_norm", |run| run.batch_norm()),
+    ("bce_with_logits", |run| run.bce_with_logits()),
     ("conv2d", |run| run.conv2d()),
     ("ct_preset", imaging::preset),
     ("ct_resample", imaging::resample),
@@ -302,6 +304,14 @@ impl Runner<'_> {
             return Err(self.case.fault("attrs.torch_f32", format!("there is no tensor {name}")));
         }
         self.with_extra(op, &[A, B], &[self.learnable("scale", 1e-6)?], ("loss", Order::Same))
+    }
+
+    fn bce_with_logits(&self) -> Result<Computed> {
+        let weight = same("w.pos_weight");
+        let weighted = self.case.optional(weight.0).is_some();
+        self.case.states("pos_weight", weighted)?;
+        let op = BceWithLogits { pos_weight: weighted.then(|| self.upload(weight)).transpose()? };
+        self.single(op, &["in.logits", "in.targets"].map(same), ("loss", Order::Same))
     }
 
     fn siglip(&self) -> Result<Computed> {

@@ -11,6 +11,7 @@ use std::ffi::c_void;
 use crate::Result;
 
 pub mod attention;
+pub mod bce;
 pub mod channels;
 pub mod columns;
 pub mod contrastive;
@@ -18,6 +19,7 @@ pub mod conv2d;
 pub mod decomp_conv;
 pub mod decomp_dense;
 pub mod depthwise_conv3d;
+pub mod dropout;
 pub mod drr;
 mod family;
 pub mod gemm;
@@ -40,10 +42,12 @@ pub use family::{Entry, Family, FieldLayout, HostEntry, Kernel, ParamsLayout};
 #[rustfmt::skip] // one a line, so that two additions do not meet
 pub static FAMILIES: &[&Family] = &[
     &attention::FAMILY,
+    &bce::FAMILY,
     &channels::FAMILY,
     &conv2d::FAMILY,
     &decomp_conv::FAMILY,
     &depthwise_conv3d::FAMILY,
+    &dropout::FAMILY,
     &decomp_dense::FAMILY,
     &contrastive::FAMILY,
     &gemm::FAMILY,

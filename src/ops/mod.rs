@@ -4,11 +4,13 @@
 //! the upstream gradient, and for each gradient a destination with an explicit [`Write`](crate::kernels::Write).
 
 pub mod attention;
+pub mod bce;
 pub mod channels;
 pub mod contrastive;
 pub mod conv2d;
 pub mod decomp_conv;
 pub mod depthwise_conv3d;
+pub mod dropout;
 pub mod drr;
 pub mod gemm;
 pub mod image;

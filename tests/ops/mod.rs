@@ -1,6 +1,7 @@
 //! One file an operator: f64 reference, gradients, finite differences, odd sizes, thread orders, bf16.
 
 mod attention;
+mod bce;
 mod channels;
 mod contrastive;
 mod conv2d;
@@ -8,6 +9,7 @@ mod decomp_conv;
 mod decomp_conv_dense;
 mod decomp_conv_traffic;
 mod depthwise_conv3d;
+mod dropout;
 mod drr;
 mod gemm;
 mod image;

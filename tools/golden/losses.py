@@ -1,4 +1,4 @@
-"""Symmetric InfoNCE, the tri-modal loss (X2CT-CLIP, Eq. 1) and the pairwise sigmoid loss."""
+"""Symmetric InfoNCE, the tri-modal loss (X2CT-CLIP, Eq. 1), the pairwise sigmoid loss and binary cross entropy with logits."""
 
 import torch
 import torch.nn.functional as F
@@ -117,8 +117,26 @@ def siglip():
         yield case
 
 
+def bce_with_logits():
+    # n, classes, how far the logits are spread, whether positives have weights and targets lie between 0 and 1 too
+    for n, c, spread, weighted, soft in [(1, 1, 1.0, False, False), (37, 18, 2.0, True, False), (257, 5, 30.0, False, False),
+                                         (64, 13, 4.0, True, True), (1, 67, 1.0, False, True)]:
+        name = f"bce_with_logits_n{n}c{c}" + ("_weighted" if weighted else "") + ("_soft" if soft else "")
+        draw = Draw(name)
+        targets = draw.uniform(-0.5, 1.5, n, c)
+        inputs = {"logits": draw.normal(n, c, scale=spread), "targets": targets.clamp(0, 1) if soft else (targets > 0.8).float()}
+
+        def forward(i, w, b):
+            return {"loss": F.binary_cross_entropy_with_logits(i["logits"], i["targets"], pos_weight=b.get("pos_weight"))}
+
+        yield build(name, "bce_with_logits", forward, inputs, buffers={"pos_weight": draw.uniform(0.2, 9.0, c)} if weighted else {},
+                    attrs={"pos_weight": weighted}, ups=("loss",),
+                    source="torch.nn.functional, f64, binary_cross_entropy_with_logits")
+
+
 def cases():
     yield from info_nce()
     yield from tri_modal()
     yield from aligned()
     yield from siglip()
+    yield from bce_with_logits()

@@ -1,0 +1,143 @@
+// Binary cross entropy of logits x [N, C] (f32 or bf16) with targets t [N, C] (f32, from 0 to 1), mean over all N C elements;
+// w [C] is the weight of a class's positive targets, 1 without one:
+//
+//   loss = 1 / (N C) sum of (1 - t) softplus(x) + w t softplus(-x)              softplus(x) = max(x, 0) + log1p(exp(-|x|))
+//   dx   = g ((1 - t) sigmoid(x) - w t sigmoid(-x))                             g = upstream / (N C)
+//   dt   = g (w softplus(-x) - softplus(x))
+//
+// The loss is PyTorch's, (1 - t) x + (1 + (w - 1) t) softplus(-x), arranged so that nothing is subtracted: a confident right
+// answer keeps its relative accuracy in the loss and in dx, whatever its target.
+//
+// Sums: a thread's 16 or 32 elements in f32, those of a block in f64 to one partial, the partials in f64 by one block.
+// Bytes: forward x and t, backward x, t and what is written, each once, 16 bytes at a time. One variant; a flat pass has
+// nothing to choose.
+// Test: cargo test --release ops::bce     Time: x2ct bench bce
+#include "common/common.h"
+#include "common/flat.h"
+#include "common/reduce.h"
+
+struct BceParams {
+    const void* x;            // [n]
+    const float* t;           // [n]
+    const float* pos_weight;  // [classes], or null: all 1
+    const float* upstream;    // backward: one element
+    double* partial;          // forward: [blocks]
+    float* loss;              // forward: one element
+    void* dx;                 // [n], or null
+    float* dt;                // [n], or null
+    uint64_t n;               // rows times classes
+    uint32_t classes;
+    uint32_t blocks;          // of the forward pass
+    uint32_t vector;          // 1: the arrays of n elements start at multiples of 16 bytes
+    uint32_t accumulate;      // bits: dx, dt
+};
+X2CT_FIELDS(BceParams, x, t, pos_weight, upstream, partial, loss, dx, dt, n, classes, blocks, vector, accumulate)
+
+struct BceConfig : KernelDefaults {
+    static constexpr int vectors = 4;                         // per thread
+    static constexpr uint32_t tile0 = threads * vectors * 4;  // f32 elements of a block
+    static constexpr uint32_t tile1 = threads * vectors * 8;  // bf16 elements of a block
+};
+struct BceSumConfig : BceConfig {
+    struct Shared {
+        double scratch[threads / 32];
+    };
+};
+
+// max(x, 0), max(-x, 0) and log1p(exp(-|x|)).
+struct Softplus {
+    float above, below, rest;
+    X2CT_DEVICE explicit Softplus(float x) : above(fmaxf(x, 0.0f)), below(fmaxf(-x, 0.0f)), rest(log1pf(expf(-fabsf(x)))) {}
+};
+
+X2CT_DEVICE float bce_loss(float x, float t, float w) {
+    const Softplus s(x);
+    return (1.0f - t) * (s.above + s.rest) + w * t * (s.below + s.rest);
+}
+
+X2CT_DEVICE float bce_slope(float x, float t, float w) {
+    const float e = expf(-fabsf(x));
+    const bool negative = x < 0.0f;
+    // The divisor is from 1 to 2: the quick division is as good as the other, which also serves extreme ones.
+    return __fdividef((1.0f - t) * (negative ? e : 1.0f) - w * t * (negative ? 1.0f : e), 1.0f + e);
+}
+
+// By the target. Exactly -x where w is 1.
+X2CT_DEVICE float bce_target_slope(float x, float w) {
+    const Softplus s(x);
+    return w * s.below - s.above + (w - 1.0f) * s.rest;
+}
+
+// Calls f(first element, elements that exist, their classes' weights) for the groups of W elements of this thread.
+template <int W, class F>
+X2CT_DEVICE void for_groups(const BceParams& p, F f) {
+    constexpr uint32_t stride = BceConfig::threads * W;
+    const uint64_t first = uint64_t(blockIdx.x) * (stride * BceConfig::vectors) + threadIdx.x * W;
+    uint32_t group_class = p.pos_weight ? uint32_t(first % p.classes) : 0;
+    const uint32_t step = p.pos_weight ? stride % p.classes : 0;
+    for (int v = 0; v < BceConfig::vectors; ++v) {
+        const uint64_t i = first + uint64_t(v) * stride;
+        if (i >= p.n) return;
+        float w[W];
+        uint32_t c = group_class;
+        X2CT_UNROLL
+        for (int j = 0; j < W; ++j) {
+            w[j] = p.pos_weight ? p.pos_weight[c] : 1.0f;
+            c = c + 1 == p.classes ? 0 : c + 1;
+        }
+        f(i, int(min(p.n - i, uint64_t(W))), w);
+        // Both are below `classes`; their sum may pass 2^32.
+        group_class = group_class >= p.classes - step ? group_class - (p.classes - step) : group_class + step;
+    }
+}
+
+template <class T>
+X2CT_DEVICE void bce_forward(const BceParams& p) {
+    constexpr int width = vec_width<T>();
+    float sum = 0.0f;
+    for_groups<width>(p, [&](uint64_t i, int count, const float(&w)[width]) {
+        float x[width], t[width];
+        load_flat(static_cast<const T*>(p.x) + i, count, p.vector, x);
+        load_flat(p.t + i, count, p.vector, t);
+        X2CT_UNROLL
+        for (int j = 0; j < width; ++j) sum += j < count ? bce_loss(x[j], t[j], w[j]) : 0.0f;
+    });
+    const double total = block_sum<BceSumConfig::threads>(double(sum), shared_memory<BceSumConfig::Shared>().scratch);
+    if (threadIdx.x == 0) p.partial[blockIdx.x] = total;
+}
+
+// One block adds the partials.
+X2CT_DEVICE void bce_mean_body(const BceParams& p) {
+    double sum = 0.0;
+    for (uint32_t b = threadIdx.x; b < p.blocks; b += BceSumConfig::threads) sum += p.partial[b];
+    sum = block_sum<BceSumConfig::threads>(sum, shared_memory<BceSumConfig::Shared>().scratch);
+    if (threadIdx.x == 0) *p.loss = float(sum / double(p.n));
+}
+
+template <class T>
+X2CT_DEVICE void bce_backward(const BceParams& p) {
+    constexpr int width = vec_width<T>();
+    const float g = *p.upstream / float(p.n);
+    for_groups<width>(p, [&](uint64_t i, int count, const float(&w)[width]) {
+        float x[width], slope[width];
+        load_flat(static_cast<const T*>(p.x) + i, count, p.vector, x);
+        if (p.dx) {
+            float t[width];
+            load_flat(p.t + i, count, p.vector, t);
+            X2CT_UNROLL
+            for (int j = 0; j < width; ++j) slope[j] = g * bce_slope(x[j], t[j], w[j]);
+            write_flat(static_cast<T*>(p.dx) + i, count, p.vector, slope, p.accumulate & 1);
+        }
+        if (p.dt) {
+            X2CT_UNROLL
+            for (int j = 0; j < width; ++j) slope[j] = g * bce_target_slope(x[j], w[j]);
+            write_flat(p.dt + i, count, p.vector, slope, p.accumulate & 2);
+        }
+    });
+}
+
+X2CT_KERNEL(bce_forward_f32, BceParams, BceSumConfig, bce_forward<float>)
+X2CT_KERNEL(bce_forward_bf16, BceParams, BceSumConfig, bce_forward<bf16>)
+X2CT_KERNEL(bce_mean, BceParams, BceSumConfig, bce_mean_body)
+X2CT_KERNEL(bce_backward_f32, BceParams, BceConfig, bce_backward<float>)
+X2CT_KERNEL(bce_backward_bf16, BceParams, BceConfig, bce_backward<bf16>)
