@@ -24,6 +24,8 @@ pub mod depthwise_conv3d;
 pub mod dropout;
 #[path = "drr.rs"]
 pub mod drr;
+#[path = "gather.rs"]
+pub mod gather;
 #[path = "gemm.rs"]
 pub mod gemm;
 #[path = "image.rs"]
@@ -78,6 +80,7 @@ pub const FAMILIES: &[(&str, MakeCases)] = &[
     ("decomp_dense", decomp_dense::cases),
     ("dropout", dropout::cases),
     ("drr", drr::cases),
+    ("gather", gather::cases),
     ("gemm", gemm::cases),
     ("image", image::cases),
     ("mlp", mlp::cases),

@@ -2,6 +2,7 @@
 //! values worked out by hand, and against invariances.
 
 mod coverage;
+mod linear_probe;
 mod random_problems;
 mod retrieval_file;
 mod stratify;

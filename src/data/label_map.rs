@@ -92,6 +92,21 @@ impl LabelMap {
         sources
     }
 
+    /// The map of these labels alone, in this order.
+    ///
+    /// # Errors
+    /// A label that the map does not have.
+    pub fn restricted(self, names: &[String]) -> Result<Self> {
+        let of = |name: &String| {
+            let found = self.labels.iter().find(|label| label.name == *name).cloned();
+            found.ok_or_else(|| {
+                let problem = format!("the map to {} has no label {name}", self.dataset);
+                Error::argument("labels", problem, "ask for labels of the map")
+            })
+        };
+        Ok(LabelMap { labels: names.iter().map(of).collect::<Result<_>>()?, dataset: self.dataset.clone() })
+    }
+
     /// A table of the other data set's labels as one of these.
     ///
     /// # Errors

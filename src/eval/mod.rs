@@ -1,12 +1,14 @@
 //! Evaluation: label metrics, significance, confidence intervals, retrieval, zero-shot probabilities, linear probes.
 //!
-//! Everything here is plain arithmetic on the CPU over row-major slices, deterministic for any number of threads.
+//! Everything here is plain arithmetic on the CPU over row-major slices, but [`linear_probe`], which trains on a device; deterministic for
+//! any number of threads.
 //! Input that is empty, ragged or not finite is an error that names the matrix and the row.
 
 pub mod bootstrap;
 pub mod calibration;
 pub mod delong;
 pub mod detection;
+pub mod linear_probe;
 pub mod metrics;
 mod normal;
 pub mod probe;

@@ -22,6 +22,7 @@ pub mod depthwise_conv3d;
 pub mod dropout;
 pub mod drr;
 mod family;
+pub mod gather;
 pub mod gemm;
 pub mod image;
 pub mod mlp;
@@ -50,6 +51,7 @@ pub static FAMILIES: &[&Family] = &[
     &dropout::FAMILY,
     &decomp_dense::FAMILY,
     &contrastive::FAMILY,
+    &gather::FAMILY,
     &gemm::FAMILY,
     &drr::FAMILY,
     &image::FAMILY,

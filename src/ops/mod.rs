@@ -12,6 +12,7 @@ pub mod decomp_conv;
 pub mod depthwise_conv3d;
 pub mod dropout;
 pub mod drr;
+pub mod gather;
 pub mod gemm;
 pub mod image;
 pub mod mlp;

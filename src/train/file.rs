@@ -66,7 +66,7 @@ fn text(path: &Path) -> Result<String> {
 }
 
 /// What is wrong with a configuration, with the line and the key.
-fn mistake(text: &str, error: &toml::de::Error) -> String {
+pub(crate) fn mistake(text: &str, error: &toml::de::Error) -> String {
     let message = error.message().replace('\n', " ");
     let message = ["usize", "u64", "u32"]
         .iter()

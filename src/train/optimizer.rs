@@ -41,7 +41,7 @@ pub enum Decay {
 /// What a configuration file may say.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Fields {
+pub(crate) struct Fields {
     lr: Option<f64>,
     blr: Option<f64>,
     weight_decay: Option<f64>,
@@ -90,7 +90,8 @@ impl OptimizerConfig {
         Ok(Self::dcformer().with(Fields::deserialize(d)?))
     }
 
-    fn with(self, f: Fields) -> Self {
+    /// The same with what a file says.
+    pub(crate) fn with(self, f: Fields) -> Self {
         let (lr, blr) = if f.lr.is_none() && f.blr.is_none() { (self.lr, self.blr) } else { (f.lr, f.blr) };
         OptimizerConfig {
             lr,
@@ -103,7 +104,7 @@ impl OptimizerConfig {
         }
     }
 
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         check_fields(&[
             ("optimizer.lr", self.lr.is_none() || self.blr.is_none(), "stands beside blr; give one of them"),
             ("optimizer.lr", self.lr.is_some() || self.blr.is_some(), "is missing, and so is blr; give one of them"),
@@ -135,13 +136,13 @@ impl OptimizerConfig {
         }
     }
 
-    pub(super) fn hyper(&self) -> Hyper {
+    pub(crate) fn hyper(&self) -> Hyper {
         let max_norm = (self.max_norm > 0.0).then_some(self.max_norm);
         Hyper { beta1: self.betas[0], beta2: self.betas[1], eps: self.eps, max_norm }
     }
 
     /// The ranges of the arena with their decay. A range reaches to the next parameter: what lies between is zero and stays so.
-    pub(super) fn groups(&self, parameters: &Parameters) -> Vec<Group> {
+    pub(crate) fn groups(&self, parameters: &Parameters) -> Vec<Group> {
         let decays = |name: &str, axes: usize| {
             self.decay == Decay::All || axes >= 2 && !name.ends_with(".bias") && name != "bias"
         };

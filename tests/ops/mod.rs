@@ -11,6 +11,7 @@ mod decomp_conv_traffic;
 mod depthwise_conv3d;
 mod dropout;
 mod drr;
+mod gather;
 mod gemm;
 mod image;
 mod mlp;

@@ -1,8 +1,9 @@
-//! `x2ct eval`: retrieval and zero-shot detection on a held-out set, of a radiograph encoder or of a CT teacher.
+//! `x2ct eval`: retrieval and zero-shot detection on a held-out set, of a radiograph encoder or of a CT teacher; linear probes of features.
 
 mod compare;
 mod labelled;
 mod labels;
+mod probe;
 mod scores;
 
 use std::collections::HashSet;
@@ -50,6 +51,9 @@ pub struct EvalArgs {
 #[derive(clap::Subcommand)]
 enum Protocol {
     Compare(compare::CompareArgs),
+    Probe(Box<probe::ProbeArgs>),
+    Finetune(Box<probe::FinetuneArgs>),
+    External(Box<probe::ExternalArgs>),
 }
 
 /// Retrieval and zero-shot detection at once.
@@ -101,6 +105,9 @@ struct WholeArgs {
 pub fn run(args: EvalArgs, common: &Common) -> anyhow::Result<ExitCode> {
     match args.protocol {
         Some(Protocol::Compare(args)) => compare::run(args, common),
+        Some(Protocol::Probe(args)) => probe::run(*args, common),
+        Some(Protocol::Finetune(args)) => probe::finetune(*args, common),
+        Some(Protocol::External(args)) => probe::external(*args, common),
         None => whole(args.whole, common),
     }
 }

@@ -53,15 +53,41 @@ pub struct MetricsArgs {
     options: Options,
 }
 
-/// How intervals are drawn, and what is taken on trust.
+/// How intervals are drawn.
 #[derive(clap::Args)]
-pub struct Options {
+pub struct Intervals {
     /// Resamples for intervals; 0 for none
     #[arg(long, default_value_t = 1000, value_parser = count(0..=1_000_000))]
     bootstrap: usize,
     /// Coverage of intervals
     #[arg(long, default_value_t = 0.95, value_parser = within(0.5, 0.9999))]
     level: f64,
+}
+
+impl Intervals {
+    /// The bootstrap that draws them; `None` where none are asked for.
+    ///
+    /// # Errors
+    /// Fewer resamples than leave one in each tail of an interval: its ends would say nothing.
+    pub fn bootstrap(&self, seed: u64) -> anyhow::Result<Option<Bootstrap>> {
+        let &Intervals { bootstrap, level } = self;
+        // Of a level such as 0.95, 1 - 0.95 is a little more than 0.05.
+        let least = (2.0 / (1.0 - level) - 1e-6).ceil() as usize;
+        if (1..least).contains(&bootstrap) {
+            let says = format!(
+                "--bootstrap {bootstrap} is too few for intervals of {level}: give {least} or more, or 0 for none"
+            );
+            return Err(usage(says));
+        }
+        Ok((bootstrap > 0).then_some(Bootstrap { replicates: bootstrap, level, seed }))
+    }
+}
+
+/// How intervals are drawn, and what is taken on trust.
+#[derive(clap::Args)]
+pub struct Options {
+    #[command(flatten)]
+    intervals: Intervals,
     /// Seed of the resamples
     #[arg(long, default_value_t = 1024)]
     seed: u64,
@@ -138,16 +164,15 @@ pub fn measure(
     common: &Common,
 ) -> anyhow::Result<ExitCode> {
     common.expect_device()?;
-    effect::check(&[Rule::new("seed", options.bootstrap > 0, "--bootstrap above 0")])?;
-    expect_tails(options)?;
+    effect::check(&[Rule::new("seed", options.intervals.bootstrap > 0, "--bootstrap above 0")])?;
+    let bootstrap = options.intervals.bootstrap(options.seed)?;
+    let bootstrap = bootstrap.as_ref();
     if let Some((_, twice)) = files.iter().enumerate().find(|(at, file)| files[..*at].contains(file)) {
         return Err(usage(format!("{} is named twice", twice.display())));
     }
     let mut chain = Chain::new(options.trust);
     let labels = labels(&mut chain)?;
     let joined = join(labels, files, map, &mut chain)?;
-    let bootstrap = Bootstrap { replicates: options.bootstrap, level: options.level, seed: options.seed };
-    let bootstrap = (options.bootstrap > 0).then_some(&bootstrap);
     let mut found = Vec::new();
     for (at, file) in files.iter().enumerate() {
         let of_file = Detection::of(&joined.problem(at), bootstrap)?;
@@ -167,18 +192,6 @@ pub fn measure(
     let rows = files.iter().zip(&found).map(|(file, of_file)| Row { file: name(file), of_file });
     let report = report.with("rows", rows.collect::<Vec<_>>())?;
     chain.report_digests(report)?.finish(common.json, || print(files, &found, &delong))
-}
-
-/// Refuses fewer resamples than leave one in each tail of an interval: its ends would say nothing.
-fn expect_tails(&Options { bootstrap, level, .. }: &Options) -> anyhow::Result<()> {
-    // Of a level such as 0.95, 1 - 0.95 is a little more than 0.05.
-    let least = (2.0 / (1.0 - level) - 1e-6).ceil() as usize;
-    if (1..least).contains(&bootstrap) {
-        let says =
-            format!("--bootstrap {bootstrap} is too few for intervals of {level}: give {least} or more, or 0 for none");
-        return Err(usage(says));
-    }
-    Ok(())
 }
 
 /// One file's metrics in the list of all.
@@ -292,8 +305,17 @@ fn print(files: &[&Path], found: &[Detection], delong: &[(&Path, Comparison)]) {
         first.prevalence
     );
     say!("");
-    let header: Vec<String> =
-        std::iter::once("metric".into()).chain(files.iter().map(|f| f.display().to_string())).collect();
+    let heads: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+    print_detections(&heads, found);
+    if !delong.is_empty() {
+        say!("");
+        print_comparisons(delong);
+    }
+}
+
+/// Prints metrics side by side, then the labels of each.
+pub fn print_detections(heads: &[String], found: &[Detection]) {
+    let header: Vec<String> = std::iter::once("metric".to_string()).chain(heads.iter().cloned()).collect();
     let rows = SUMMARY.iter().enumerate().map(|(at, metric)| {
         let values = found.iter().map(|of_file| {
             let interval = of_file.intervals.get(metric).copied().flatten();
@@ -304,18 +326,17 @@ fn print(files: &[&Path], found: &[Detection], delong: &[(&Path, Comparison)]) {
     let calibration = found.iter().map(|of_file| cell(of_file.calibration.as_ref().map(|c| c.ece)));
     let calibration = std::iter::once("calibration error".to_string()).chain(calibration).collect();
     print_table(&header.iter().map(String::as_str).collect::<Vec<_>>(), &rows.chain([calibration]).collect::<Vec<_>>());
-    for (file, of_file) in files.iter().zip(found) {
+    for (head, of_file) in heads.iter().zip(found) {
         say!("");
         let rows = of_file.labels.iter().map(|label| {
             let (auc, ap) = (with_interval(label.auc, label.auc_interval), with_interval(label.ap, label.ap_interval));
             vec![label.name.clone(), label.positives.to_string(), auc, ap]
         });
-        print_table(&[&file.display().to_string(), "positives", "AUC", "AP"], &rows.collect::<Vec<_>>());
+        print_table(&[head, "positives", "AUC", "AP"], &rows.collect::<Vec<_>>());
     }
-    if delong.is_empty() {
-        return;
-    }
-    say!("");
+}
+
+fn print_comparisons(delong: &[(&Path, Comparison)]) {
     let rows = delong.iter().map(|(file, c)| {
         let numbers = [c.auc_first, c.auc, c.z].map(|v| format!("{v:.4}"));
         let p = [c.p, c.p_holm].map(|p| format!("{p:.3e}"));

@@ -1,0 +1,44 @@
+// Rows of a matrix by their places, such as a minibatch of a set that lies on the device:
+//
+//   y_i = x_places(i)
+//
+// Shapes: x [any, d], places u32 [n], y [n, d], f32. A row is copied by `lanes` neighbouring threads, 16 bytes at a time where all
+// rows start at multiples of that, four elements at a time elsewhere.
+// Bytes: n d read and written, and the places. One variant; a copy has nothing to choose.
+// Test: cargo test --release ops::gather     Time: x2ct bench gather
+#include "common/common.h"
+
+struct GatherParams {
+    const float* x;          // [any, d]
+    const uint32_t* places;  // [n]
+    float* y;                // [n, d]
+    uint64_t n, d;
+    uint32_t lanes;          // threads a row, as a power of two
+    uint32_t vector;         // 1: rows of x and y start at multiples of 16 bytes
+};
+X2CT_FIELDS(GatherParams, x, places, y, n, d, lanes, vector)
+
+struct GatherConfig : KernelDefaults {
+    static constexpr uint32_t tile0 = threads;
+    static constexpr uint32_t tile1 = 4;   // elements a thread copies at a time
+    static constexpr uint32_t tile2 = 32;  // most threads a row
+};
+
+X2CT_DEVICE void gather_rows_body(const GatherParams& p) {
+    const uint64_t thread = uint64_t(blockIdx.x) * GatherConfig::tile0 + threadIdx.x;
+    const uint64_t row = thread >> p.lanes;
+    if (row >= p.n) return;
+    constexpr uint32_t width = GatherConfig::tile1;
+    const uint32_t lane = uint32_t(thread) & ((1u << p.lanes) - 1);
+    const float* x = p.x + p.places[row] * p.d;
+    float* y = p.y + row * p.d;
+    for (uint64_t e = lane * width; e < p.d; e += width << p.lanes) {
+        if (p.vector) {
+            store_vec<width>(y + e, load_vec<width>(x + e));
+        } else {
+            for (uint64_t j = e; j < min(e + width, p.d); ++j) y[j] = x[j];
+        }
+    }
+}
+
+X2CT_KERNEL(gather_rows, GatherParams, GatherConfig, gather_rows_body)
