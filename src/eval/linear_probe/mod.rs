@@ -188,7 +188,7 @@ impl LinearProbe {
             return refuse(format!("the label {name:?} stands twice"), "give each label one row");
         }
         let found = rows::check("weight", &self.weights, self.dim)?;
-        rows::check("bias", &self.bias, self.names.len())?;
+        rows::check("bias", &self.bias, 1)?;
         if found != self.names.len() || self.bias.len() != found {
             let problem =
                 format!("{found} rows of weights and {} biases for {} labels", self.bias.len(), self.names.len());

@@ -9,7 +9,7 @@ use x2ct::data::rows;
 use x2ct::eval::linear_probe::Recipe;
 use x2ct::{Error, files};
 
-use crate::arguments::within;
+use crate::arguments::{count, within};
 use crate::chain::Trust;
 use crate::metrics::Intervals;
 
@@ -101,7 +101,7 @@ pub struct Training {
     #[arg(long, value_name = "SHARE", num_args = 1.., value_delimiter = ',', value_parser = within(1e-6, 1.0))]
     pub portion: Vec<f64>,
     /// Selection keeps the frequencies of labels (1) or of labels and pairs of labels (2)
-    #[arg(long, default_value = "2", value_parser = PossibleValuesParser::new(["1", "2"]).map(|n| if n == "1" { 1 } else { 2 }))]
+    #[arg(long, default_value_t = 2, value_parser = count(1..=2))]
     pub order: usize,
     /// What stays together when samples are selected: nothing, or a patient's samples (ids named as CT-RATE's volumes), of which none
     /// are then on two sides
