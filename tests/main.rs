@@ -45,6 +45,8 @@ mod plausibility;
 #[cfg(feature = "cli")]
 mod predict;
 mod preprocess;
+#[cfg(feature = "cli")]
+mod probe;
 mod provenance;
 mod radiograph;
 mod readers;
