@@ -228,3 +228,27 @@ pub fn expand(path: &Path) -> Result<PathBuf> {
         None => Err(Error::file(path, "begins with ~, and that home folder is not known", "write the path from / on")),
     }
 }
+
+/// What is wrong with a TOML file, with the line and the key.
+pub fn toml_mistake(text: &str, error: &toml::de::Error) -> String {
+    let message = error.message().replace('\n', " ");
+    let message = ["usize", "u64", "u32"]
+        .iter()
+        .fold(message, |m, name| m.replace(&format!("expected {name}"), "expected a whole number of at least 0"));
+    let message =
+        ["f64", "f32"].iter().fold(message, |m, name| m.replace(&format!("expected {name}"), "expected a number"));
+    let at = error.span().map_or(0, |span| span.start);
+    let (before, line) = (&text[..at], text[at..].lines().next().unwrap_or_default());
+    let begin = before.rfind('\n').map_or(0, |newline| newline + 1);
+    let number = before.matches('\n').count() + 1;
+    let whole = format!("{}{line}", &text[begin..at]);
+    // What is missing stands nowhere, and what is unknown names itself.
+    let key = whole
+        .split_once('=')
+        .map(|(key, _)| key.trim())
+        .filter(|key| !message.starts_with("missing") && !message.contains(&format!("`{key}`")));
+    match key {
+        Some(key) => format!("line {number}: {key}: {message}"),
+        None => format!("line {number}: {message}"),
+    }
+}

@@ -1,5 +1,9 @@
 //! The 18 abnormalities of CT-RATE and the prompts that name them to a text encoder.
 
+use std::str::FromStr;
+
+use crate::error::{Error, Result};
+
 /// Number of abnormalities.
 pub const COUNT: usize = 18;
 
@@ -38,6 +42,9 @@ pub enum Wording {
 }
 
 impl Wording {
+    /// Names of the wordings.
+    pub const NAMES: [&str; 3] = ["there-is", "is-present", "vocab-fine"];
+
     /// The prompt for a finding that is there.
     pub fn positive(self, finding: &str) -> String {
         match self {
@@ -54,5 +61,17 @@ impl Wording {
             Wording::IsPresent => format!("{finding} is not present."),
             Wording::VocabFine => format!("{finding} is not present. "),
         }
+    }
+}
+
+impl FromStr for Wording {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let all = [Wording::ThereIs, Wording::IsPresent, Wording::VocabFine];
+        all.into_iter().find(|&wording| Self::NAMES[wording as usize] == name).ok_or_else(|| {
+            let hint = format!("choose one of {}", Self::NAMES.join(", "));
+            Error::argument("wording", format!("unknown wording `{name}`"), hint)
+        })
     }
 }

@@ -462,7 +462,9 @@ fn every_subcommand_explains_itself() {
         .filter_map(|l| l.split(' ').next())
         .filter(|n| !n.is_empty())
         .collect();
-    for name in ["phantom", "drr", "train", "cache", "eval", "predict", "demo", "check", "bench", "doctor", "model"] {
+    for name in
+        ["phantom", "drr", "train", "cache", "embed", "eval", "predict", "demo", "check", "bench", "doctor", "model"]
+    {
         assert!(names.contains(&name), "{names:?}");
     }
     for name in names.into_iter().filter(|name| *name != "help") {

@@ -1,6 +1,7 @@
 //! Evaluation against scikit-learn and SciPy (tests/golden/metrics.json, made by tools/make_metric_cases.py), against
 //! values worked out by hand, and against invariances.
 
+mod blocks;
 mod coverage;
 mod linear_probe;
 mod random_problems;

@@ -149,6 +149,15 @@ fn every_command_that_ends_well_prints_one_shape() {
     holds(&format!("eval {CXR} --radiographs valid --cache valid.cache.safetensors --dataset ."), &scored);
     holds(&format!("eval {CT} --dataset ."), &scored);
     holds("eval --cache built.safetensors --dataset . --csv labels.csv", &scored);
+    let embedded = with_chain(&[("features", Text), ("radiographs", Number), ("dim", Number), ("teacher", Text)]);
+    holds(&format!("embed {CXR} --radiographs valid --out f.safetensors"), &embedded);
+    let alone = "--features f.safetensors --bootstrap 0";
+    let found = with_chain(&[("gallery", Number), ("chance", Object), ("retrieval", Object)]);
+    holds(&format!("eval retrieval {alone} --cache valid.cache.safetensors"), &found);
+    let labels = "dataset/multi_abnormality_labels/valid_predicted_labels.csv";
+    let detect = format!("eval zero-shot {alone} --prompts valid.cache.safetensors --labels {labels} --scores s");
+    holds(&detect, &with_chain(&[("auc_micro", Number), ("labels", List), ("scale", Number)]));
+    holds("eval calibrate s.safetensors --out c.json", &with_chain(&[("rows", Rows(&["name"])), ("after", Object)]));
     let predicted = [("rows", Rows(&["image", "teacher", "probabilities", "reports"])), ("passed_over", List)];
     let predicted = with_chain(&predicted);
     holds(&format!("predict ap.png {CXR} --cache train.cache.safetensors --dataset ."), &predicted);

@@ -47,6 +47,9 @@ mod predict;
 mod preprocess;
 #[cfg(feature = "cli")]
 mod probe;
+mod prompts;
+#[cfg(feature = "cli")]
+mod protocols;
 mod provenance;
 mod radiograph;
 mod readers;

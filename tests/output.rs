@@ -418,7 +418,7 @@ fn names_that_are_not_utf8_work_in_every_command() {
             let golden =
                 golden.map(|f| f.unwrap().path()).filter(|p| p.extension().is_some_and(|e| e == "safetensors"));
             let smallest = golden
-                .filter(|p| !p.ends_with("cache_from_python.safetensors"))
+                .filter(|p| !p.to_string_lossy().contains("_from_python"))
                 .min_by_key(|p| p.metadata().unwrap().len());
             std::fs::copy(smallest.unwrap(), at.join(latin(b"g\xf6lden.safetensors"))).unwrap();
             let config = configuration(Path::new("."), 1, 4).replace("./train/", "./set/");

@@ -9,6 +9,11 @@ continues where it was; delete that folder once the cache is written. A volume t
 exit status is then 1. The file format is described in src/data/cache.rs. Each volume's CT is recorded by its digest, unless its header
 contradicts itself or its voxels are of an unusual type: radiographs of other CTs are then refused by `x2ct train`.
 
+With --prompts FILE.toml only the prompts of that file are embedded, and --out is an x2ct-prompts-1 file for `x2ct eval zero-shot` (both
+forms: src/data/prompts.rs; Python 3.11 or the package tomli reads TOML):
+
+    python3 tools/export_ct_clip.py --prompts my.toml --checkpoint CT-CLIP_v2.pt --out my.prompts.safetensors
+
 With --text-features FILE the text encoder's own features of the reports, before CT-CLIP's projection, are written as well, for
 training a DCFormer on them (format: src/data/text.rs).
 """
@@ -33,6 +38,7 @@ LABELS = [
 WORDINGS = {
     "there-is": ("There is {}.", "There is no {}."),
     "is-present": ("{} is present.", "{} is not present."),
+    "vocab-fine": ("{} is present. ", "{} is not present. "),
 }
 TEXT_MODEL = "microsoft/BiomedVLP-CXR-BERT-specialized"
 PROVENANCE = 1  # version of the entry `provenance`
@@ -188,14 +194,85 @@ def write_text_features(path, ids, features, prompts_positive, prompts_negative,
     write_archive(path, "x2ct-text-1", ids, metadata, tensors)
 
 
-def write_archive(path, form, ids, metadata, tensors):
+def write_prompts(path, names, sentences, positive, negative, teacher, checkpoint_digest, made=None):
+    """Writes an x2ct-prompts-1 file: of each label its name, its sentences and one row of each kind. With `made`, how the texts were
+    encoded, the file records its provenance."""
+    tensors = {"negative": unit_rows("negative", negative, len(names)), "positive": unit_rows("positive", positive, len(names))}
+    pairs = json.dumps([{"positive": p, "negative": n} for p, n in sentences])
+    metadata = {"sentences": pairs, "teacher": teacher, "checkpoint_digest": checkpoint_digest}
+    if made is not None:
+        digest = content_digest("prompts", (str(tensors["positive"].shape[1]), *names, tensors["positive"], tensors["negative"]))
+        made = {"teacher": teacher, "checkpoint": checkpoint_digest, **made}
+        metadata["provenance"] = json.dumps(provenance(digest, len(names), made))
+    write_archive(path, "x2ct-prompts-1", names, metadata, tensors, "names")
+
+
+def write_archive(path, form, ids, metadata, tensors, key="ids"):
     from safetensors.numpy import save
 
     if len(set(ids)) != len(ids) or not ids:
-        raise Refused("ids must be distinct and at least one")
-    metadata = {"format": form, "ids": json.dumps(list(ids)), **metadata}
+        raise Refused(f"{key} must be distinct and at least one")
+    metadata = {"format": form, key: json.dumps(list(ids)), **metadata}
     metadata["checksum"] = checksum(metadata, tensors)
     write_atomic(path, save(tensors, metadata=metadata))
+
+
+# ---- prompts --------------------------------------------------------------------------------------------------------------------
+
+
+def read_prompts(path):
+    """Names of the labels of a TOML file, and of each the positive and the negative sentences: as src/data/prompts.rs describes."""
+    try:
+        import tomllib
+    except ImportError:
+        try:
+            import tomli as tomllib
+        except ImportError:
+            raise Refused("no reader of TOML: use Python 3.11 or install the package tomli") from None
+    try:
+        form = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise Refused(f"{path}: cannot be read as TOML: {e}") from None
+    refuse = lambda problem: Refused(f"{path}: {problem}; see the form in src/data/prompts.rs")
+    if unknown := set(form) - {"wording", "template", "label"}:
+        raise refuse(f"unknown field {sorted(unknown)[0]}")
+    templates = [(t.get("positive"), t.get("negative")) for t in form.get("template", [])]
+    if "wording" in form:
+        if form["wording"] not in WORDINGS:
+            raise refuse(f"unknown wording {form['wording']!r}")
+        templates.insert(0, WORDINGS[form["wording"]])
+    if not templates:
+        raise refuse("has neither a wording nor a [[template]]")
+    for pair in templates:
+        if pair[0] == pair[1] or any(not isinstance(s, str) or s.count("{}") != 1 for s in pair):
+            raise refuse(f"the template {pair} is not of two different sentences with one {{}} each")
+    labels = form.get("label") or [{"name": name} for name in LABELS]
+    names, sentences = [], []
+    for label in labels:
+        name = label.get("name")
+        texts = label.get("text", [name])
+        words = isinstance(texts, list) and texts and all(isinstance(t, str) and t.strip() for t in [name, *texts])
+        if not words or name in names or len(set(texts)) != len(texts) or set(label) - {"name", "text"}:
+            raise refuse(f"the label {name!r} stands twice, or is not a name with texts that have words and differ")
+        names.append(name)
+        sentences.append(tuple([t[kind].replace("{}", text) for t in templates for text in texts] for kind in (0, 1)))
+    return names, sentences
+
+
+def ensemble(rows):
+    """The mean of L2-normalised rows, normalised again; of one row that row."""
+    if len(rows) == 1:
+        return rows[0]
+    mean = rows.astype(np.float64).mean(axis=0)
+    return mean / np.linalg.norm(mean)
+
+
+def export_prompts(args, teacher, checkpoint_digest):
+    names, sentences = read_prompts(args.prompts)
+    positive, negative = (np.stack([ensemble(teacher.texts(pair[kind])) for pair in sentences]) for kind in (0, 1))
+    made = {"text_model": TEXT_MODEL}
+    write_prompts(args.out, names, sentences, positive, negative, "CT-CLIP", checkpoint_digest, made)
+    print(f"wrote {args.out}: {len(names)} labels by {sum(len(p) + len(n) for p, n in sentences)} sentences")
 
 
 # ---- CT-RATE --------------------------------------------------------------------------------------------------------------------
@@ -555,12 +632,13 @@ def export_text_features(args, teacher, checkpoint_digest, wanted, batch=16):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ct-rate", required=True, type=Path, help="folder that holds dataset/")
-    parser.add_argument("--split", required=True, choices=["train", "valid"])
-    parser.add_argument("--hu-source", required=True, choices=["csv", "fixed"],
+    parser.add_argument("--ct-rate", type=Path, help="folder that holds dataset/")
+    parser.add_argument("--split", choices=["train", "valid"])
+    parser.add_argument("--hu-source", choices=["csv", "fixed"],
                         help="csv: original volumes, rescaled by the metadata table; fixed: train_fixed/valid_fixed, already HU")
     parser.add_argument("--checkpoint", required=True, type=Path, help="CT-CLIP_v2.pt")
-    parser.add_argument("--out", required=True, type=Path, help="the cache to write (.safetensors)")
+    parser.add_argument("--out", required=True, type=Path, help="the cache or prompts to write (.safetensors)")
+    parser.add_argument("--prompts", type=Path, metavar="FILE.toml", help="embed these prompts, and nothing of --ct-rate")
     parser.add_argument("--text-features", type=Path, metavar="FILE", help="also write the text encoder's features of the reports")
     parser.add_argument("--wording", choices=sorted(WORDINGS), default="there-is", help="prompt wording (default: %(default)s)")
     parser.add_argument("--device", default="cuda")
@@ -568,14 +646,24 @@ def main():
     parser.add_argument("--part-size", type=int, default=64, help="volumes between two saves (default: %(default)s)")
     parser.add_argument("--limit", type=int, default=0, help="only the first volumes, to try it out")
     args = parser.parse_args()
+    of_data = {"--ct-rate": args.ct_rate, "--split": args.split, "--hu-source": args.hu_source, "--text-features": args.text_features}
+    given = [option for option, value in of_data.items() if value is not None]
+    if args.prompts and given:
+        parser.error(f"--prompts embeds no data set: leave out {', '.join(given)}")
+    if missing := [o for o in ("--ct-rate", "--split", "--hu-source") if o not in given and not args.prompts]:
+        parser.error(f"give {', '.join(missing)}, or --prompts")
     try:
         for out in filter(None, (args.out, args.text_features)):
             if not out.absolute().parent.is_dir():
                 raise Refused(f"{out.absolute().parent}: no such folder")
         if not args.checkpoint.is_file():
             raise Refused(f"{args.checkpoint}: no such checkpoint")
-        volumes(args)  # A wrong folder should not cost the minutes that loading the model takes.
+        # A wrong file or folder should not cost the minutes that loading the model takes.
+        read_prompts(args.prompts) if args.prompts else volumes(args)
         digest = blake3_of_file(args.checkpoint)
+        if args.prompts:
+            export_prompts(args, CtClip(args.checkpoint, args.device), digest)
+            return 0
         return 1 if run(args, CtClip(args.checkpoint, args.device), digest) else 0
     except Refused as e:
         print(f"export_ct_clip.py: {e}", file=sys.stderr)

@@ -1,5 +1,6 @@
-"""Writes tests/golden/{cache,text}_from_python.safetensors, and the same with provenance as *_recorded_from_python.safetensors, with the
-exporter's own functions, so that the Rust readers are tested on what Python writes; and the CTs of the latter's rows, tests/ct_files.
+"""Writes tests/golden/{cache,text}_from_python.safetensors, the same with provenance as *_recorded_from_python.safetensors, and
+prompts_from_python.safetensors of prompts.toml, with the exporter's own functions, so that the Rust readers are tested on what Python
+writes; and the CTs of the recorded files' rows, tests/ct_files.
 Needs numpy, nibabel, safetensors, blake3; run from the repository root: python3 tools/make_cache_case.py"""
 
 import gzip
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-from export_ct_clip import ct_digest, of_reports, write_cache, write_text_features
+from export_ct_clip import ct_digest, ensemble, of_reports, read_prompts, write_cache, write_prompts, write_text_features
 
 IDS = ["valid_1_a_1", "valid_1_a_2", 'odd "é\\ name']
 
@@ -71,3 +72,10 @@ for name, of_cache, of_text in (
         f"tests/golden/text_{name}.safetensors", IDS, **text, encoder="CXR-BERT", settings_digest="e" * 64,
         settings='{"text_model": "x"}', **of_text,
     )
+
+names, sentences = read_prompts("tests/golden/prompts.toml")
+positive, negative = (np.stack([ensemble(rows(len(pair[kind]))) for pair in sentences]) for kind in (0, 1))
+write_prompts(
+    "tests/golden/prompts_from_python.safetensors", names, sentences, positive, negative, "CT-CLIP", "c" * 64,
+    {"text_model": "x"},
+)

@@ -14,6 +14,7 @@
 //! An embedding cache ([`super::cache`]) is read as features too: those of its CTs, or of its reports ([`FeatureSet::open`]).
 
 use std::path::Path;
+use std::str::FromStr;
 
 use serde_json::json;
 
@@ -54,15 +55,40 @@ pub enum Tower {
     Report,
 }
 
+impl Tower {
+    /// Names of the towers.
+    pub const NAMES: [&str; 2] = ["ct", "report"];
+}
+
+impl FromStr for Tower {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let all = [Tower::Ct, Tower::Report];
+        all.into_iter().find(|&tower| Self::NAMES[tower as usize] == name).ok_or_else(|| {
+            let hint = format!("choose one of {}", Self::NAMES.join(", "));
+            Error::argument("tower", format!("unknown tower `{name}`"), hint)
+        })
+    }
+}
+
 impl FeatureSet {
+    /// Whether a file is an embedding cache, which has two towers.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn has_towers(path: impl AsRef<Path>) -> Result<bool> {
+        Ok(Archive::format_of(path.as_ref())?.as_deref() == Some(super::cache::FORMAT))
+    }
+
     /// Features of a file of their own, or of an embedding cache, where `tower` says which of its embeddings.
     ///
     /// # Errors
     /// Those of [`Self::read`] and [`EmbeddingCache::read`].
     pub fn open(path: impl AsRef<Path>, tower: Tower) -> Result<Self> {
-        match Archive::format_of(path.as_ref())?.as_deref() {
-            Some(super::cache::FORMAT) => Ok(Self::of_cache(EmbeddingCache::read(path)?, tower)),
-            _ => Self::read(path),
+        match Self::has_towers(&path)? {
+            true => Ok(Self::of_cache(EmbeddingCache::read(path)?, tower)),
+            false => Self::read(path),
         }
     }
 
@@ -132,6 +158,18 @@ impl FeatureSet {
             cts: self.cts.select(places),
             ..self.clone()
         }
+    }
+
+    /// The features with rows of length 1: as they are where all have it, or divided by their lengths.
+    ///
+    /// # Errors
+    /// A row of zeros.
+    pub fn normalised(&self) -> Result<Vec<f32>> {
+        let mut features = self.features.clone();
+        if rows::check_normalised("features", &features, self.dim).is_err() {
+            rows::l2_normalise("features", &mut features, self.dim)?;
+        }
+        Ok(features)
     }
 
     /// BLAKE3 of ids and features.

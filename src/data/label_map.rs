@@ -114,13 +114,20 @@ impl LabelMap {
     pub fn merge<T: Copy + PartialOrd>(&self, table: IdTable<T>) -> Result<IdTable<T>> {
         let sources = self.sources();
         let table = table.restricted(&sources)?;
-        let place = |source: &String| sources.iter().position(|name| name == source);
+        let merged = |cells: &[T]| self.merge_rows(&sources, cells);
+        Ok(table.with_cells(self.names(), merged))
+    }
+
+    /// Rows `[rows, names]` of the other data set's labels, all of which `names` has, as rows of these.
+    pub fn merge_rows<T: Copy + PartialOrd>(&self, names: &[String], rows: &[T]) -> Vec<T> {
+        let place = |source: &String| names.iter().position(|name| name == source);
         let places: Vec<Vec<usize>> =
             self.labels.iter().map(|label| label.of.iter().filter_map(place).collect()).collect();
         let larger = |a: T, b: T| if b > a { b } else { a };
-        let merged =
-            |cells: &[T]| places.iter().filter_map(|of| of.iter().map(|&at| cells[at]).reduce(larger)).collect();
-        Ok(table.with_cells(self.names(), merged))
+        let merged = |cells: &[T]| -> Vec<T> {
+            places.iter().filter_map(|of| of.iter().map(|&at| cells[at]).reduce(larger)).collect()
+        };
+        rows.chunks_exact(names.len().max(1)).flat_map(merged).collect()
     }
 }
 

@@ -13,6 +13,7 @@ mod per_row;
 pub mod phantom;
 pub mod phantom_set;
 pub mod pixels;
+pub mod prompts;
 pub mod provenance;
 pub mod radchest_labels;
 pub mod radiographs;

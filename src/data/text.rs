@@ -199,7 +199,7 @@ impl HashedNgrams {
         let reports = of_reports(ids.iter().zip(texts));
         let text = TextFeatures {
             ids,
-            features: texts.iter().flat_map(|text| self.embed(text.as_ref())).collect(),
+            features: self.of_texts(texts),
             dim: self.dim,
             prompts_positive: prompts(Wording::positive),
             prompts_negative: prompts(Wording::negative),
@@ -209,6 +209,40 @@ impl HashedNgrams {
         };
         text.validate()?;
         Ok(text)
+    }
+
+    /// The encoder that made features with this provenance.
+    ///
+    /// # Errors
+    /// Features that do not say how they were made, of another encoder, or of another version of this one.
+    pub fn of(made: &Provenance) -> Result<Self> {
+        let says = |name: &str| made.settings.get(name);
+        let refuse = |problem: String, hint: &str| Err(Error::argument("text features", problem, hint));
+        match says("encoder").and_then(|encoder| encoder.as_str()) {
+            Some(Self::NAME) => (),
+            Some(other) => {
+                let problem = format!("the model was trained on those of {other:?}, which x2ct cannot make");
+                return refuse(problem, "take the prompts of its embedding cache");
+            }
+            None => return refuse("how those of the training were made is not recorded".into(), "train again"),
+        }
+        let number = |name: &str| says(name).and_then(|v| usize::try_from(v.as_u64()?).ok()).unwrap_or(0);
+        let encoder = HashedNgrams { dim: number("dim"), max_n: number("max_n") };
+        // Which prompts stood beside the reports is no part of the rule.
+        let mut rule = fields(encoder.description());
+        rule.remove("prompts");
+        match rule.iter().find(|(name, value)| says(name) != Some(value)) {
+            Some((name, _)) => {
+                let problem = format!("the model was trained on those of another {name} than this version's rule");
+                refuse(problem, "make the prompts with the version of x2ct that made the text features")
+            }
+            None => Ok(encoder),
+        }
+    }
+
+    /// The features `[texts, dim]` of texts.
+    pub fn of_texts(&self, texts: &[impl AsRef<str>]) -> Vec<f32> {
+        texts.iter().flat_map(|text| self.embed(text.as_ref())).collect()
     }
 
     /// Refuses features of this encoder that were made with another option of `x2ct cache text` than those of a training.

@@ -3,6 +3,7 @@
 use super::check_labelled;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::str::FromStr;
 
 /// Probabilities of presence against how often there was something.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -80,13 +81,31 @@ pub struct Scaling {
 }
 
 /// What a fit adjusts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Method {
     /// The slope alone (Guo et al. 2017): no rank and no prediction at one half changes.
     Temperature,
     /// Slope and intercept (Platt 1999), with his targets, which keep probabilities from 0 and 1: of m positives and n negatives
     /// `(m + 1) / (m + 2)` and `1 / (n + 2)`.
     Platt,
+}
+
+impl Method {
+    /// Names of the methods.
+    pub const NAMES: [&str; 2] = ["temperature", "platt"];
+}
+
+impl FromStr for Method {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let all = [Method::Temperature, Method::Platt];
+        all.into_iter().find(|&method| Self::NAMES[method as usize] == name).ok_or_else(|| {
+            let hint = format!("choose one of {}", Self::NAMES.join(", "));
+            Error::argument("method", format!("unknown method `{name}`"), hint)
+        })
+    }
 }
 
 /// Newton steps that no fit needs; the log loss is convex.

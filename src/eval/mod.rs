@@ -6,6 +6,7 @@
 
 pub mod bootstrap;
 pub mod calibration;
+pub mod calibration_file;
 pub mod delong;
 pub mod detection;
 pub mod linear_probe;

@@ -6,16 +6,17 @@
 //! same embedding, every query is a hit. [`distinct`] counts how many embeddings differ, [`mean_cosine`] measures how much, and
 //! [`collapse`] says when that is so little that recall means nothing.
 
+use super::bootstrap::{Bootstrap, Interval};
 use crate::data::ct_rate::VolumeName;
 use crate::data::rows;
-use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::ops::retrieval;
-use crate::tensor::{DType, Tensor};
 use serde::Serialize;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::hash::Hash;
 use std::str::FromStr;
+
+mod blocked;
+use blocked::Query;
 
 /// For each query the number of gallery entries that score strictly above its own, both ways.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +57,41 @@ impl Recall {
             r100: at(100),
             median_rank: middle as f64 / 2.0 + 1.0,
         })
+    }
+}
+
+/// The fields of [`Recall`] that are shares, with their cut-offs.
+pub const CUTS: [(&str, usize); 5] = [("r1", 1), ("r5", 5), ("r10", 10), ("r50", 50), ("r100", 100)];
+
+impl Recall {
+    /// Values of the fields, in the order of [`CUTS`].
+    pub fn shares(&self) -> [f64; CUTS.len()] {
+        [self.r1, self.r5, self.r10, self.r50, self.r100]
+    }
+
+    /// Bootstrap intervals of the shares, by the names of [`CUTS`], from ranks counted from 0; `None` where there is no interval.
+    /// Queries are drawn, those of a patient together, and search the one gallery there is.
+    ///
+    /// # Errors
+    /// Those of [`Bootstrap::intervals`].
+    pub fn intervals<K: Eq + Hash>(
+        ranks: &[usize],
+        patients: &[K],
+        bootstrap: &Bootstrap,
+    ) -> Result<BTreeMap<&'static str, Option<Interval>>> {
+        if ranks.len() != patients.len() {
+            let problem = format!("{} patients for {} queries", patients.len(), ranks.len());
+            return Err(Error::argument("patients", problem, "pass one a query"));
+        }
+        let found = bootstrap.intervals(patients, |weights| {
+            let (mut hits, mut all) = ([0u64; CUTS.len()], 0u64);
+            for (&rank, &weight) in ranks.iter().zip(weights) {
+                all += u64::from(weight);
+                hits.iter_mut().zip(CUTS).for_each(|(hits, (_, k))| *hits += u64::from(weight) * u64::from(rank < k));
+            }
+            hits.iter().map(|&hits| (all > 0).then(|| hits as f64 / all as f64)).collect()
+        })?;
+        Ok(CUTS.iter().map(|(name, _)| *name).zip(found.into_iter().map(Result::ok)).collect())
     }
 }
 
@@ -116,23 +152,40 @@ pub fn collapse(what: &str, Spread { rows, scans, distinct, mean_cosine }: Sprea
     })
 }
 
-/// Ranks of the true partners between `first` and `second`, both `[pairs, dim]` with normalised rows, on the host (on the
-/// first CUDA device in a build without).
+/// What queries of one kind find in a gallery of another, of paired embeddings.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// For each query the number of gallery entries that score strictly above its own.
+    pub above: Vec<usize>,
+    /// Gallery entries named of each query: as many as were asked for, or all.
+    pub k: usize,
+    /// `[queries, k]`: the nearest entries, best first, ties by index.
+    pub nearest: Vec<u32>,
+    /// `[queries, k]`: their cosines.
+    pub scores: Vec<f32>,
+}
+
+impl Found {
+    fn of(queries: Vec<Query>, k: usize) -> Self {
+        let above = queries.iter().map(|query| query.above as usize).collect();
+        let (scores, nearest) = queries.into_iter().flat_map(|query| query.best).unzip();
+        Found { above, k, nearest, scores }
+    }
+}
+
+/// Ranks of the true partners between `first` and `second`, both `[pairs, dim]` with normalised rows.
 ///
-/// [`crate::ops::retrieval`] on tiles of 64 x 64 scores, each computed once for both directions; memory is O(pairs).
-/// Deterministic, and equal rows tie exactly. Errors: empty or non-finite input, rows not normalised, different numbers of
-/// rows.
+/// A cosine is summed in f64 in one order and rounded once to f32, and these are compared: equal rows tie exactly, and the outcome is
+/// the same on every machine, for any number of threads. Most are not computed but decided by products in f32, whose error is
+/// bounded; each of those serves both directions; memory is O(pairs). Errors: empty or non-finite input, rows not normalised, different
+/// numbers of rows.
 pub fn ranks(first: &[f32], second: &[f32], dim: usize) -> Result<Ranks> {
-    ranks_on(&available()?, first, second, dim)
+    let [forward, backward] = paired(first, second, dim, 0)?.map(|found| found.above);
+    Ok(Ranks { forward, backward })
 }
 
-/// The host, or the first CUDA device where the crate is built without.
-fn available() -> Result<Device> {
-    Device::parse(if cfg!(feature = "host") { "host" } else { "auto" })
-}
-
-/// [`ranks`] on a device of choice.
-pub fn ranks_on(device: &Device, first: &[f32], second: &[f32], dim: usize) -> Result<Ranks> {
+/// [`ranks`], with the `k` nearest entries of every query: rows of `first` as queries, and rows of `second`. Errors: as [`ranks`].
+pub fn paired(first: &[f32], second: &[f32], dim: usize, k: usize) -> Result<[Found; 2]> {
     let pairs = rows::check_normalised("query embeddings", first, dim)?;
     if rows::check_normalised("gallery embeddings", second, dim)? != pairs {
         return Err(Error::argument(
@@ -141,10 +194,11 @@ pub fn ranks_on(device: &Device, first: &[f32], second: &[f32], dim: usize) -> R
             "pass matrices whose equal rows belong together",
         ));
     }
-    let tensor = |rows: &[f32]| Tensor::from_slice(device, [pairs, dim], DType::F32, rows);
-    let (forward, backward) = retrieval::paired_ranks(&tensor(first)?, &tensor(second)?)?;
-    let whole = |ranks: Vec<u32>| ranks.into_iter().map(|rank| rank as usize).collect();
-    Ok(Ranks { forward: whole(forward), backward: whole(backward) })
+    if pairs >= u32::MAX as usize {
+        return Err(Error::argument("retrieval", format!("there are {pairs} pairs"), "pass fewer than 2^32"));
+    }
+    let k = k.min(pairs);
+    Ok(blocked::both_ways(first, second, dim, k).map(|queries| Found::of(queries, k)))
 }
 
 /// The `k` best gallery entries of one query as (index, cosine), best first, ties by index. Errors: as [`ranks`].
@@ -157,13 +211,9 @@ pub fn nearest(query: &[f32], gallery: &[f32], dim: usize, k: usize) -> Result<V
         ));
     }
     rows::check_normalised("gallery embeddings", gallery, dim)?;
-    let device = available()?;
-    let tensor = |rows: &[f32]| Tensor::from_slice(&device, [rows.len() / dim, dim], DType::F32, rows);
-    if k == 0 {
-        return Ok(Vec::new());
-    }
-    let found = retrieval::best(&tensor(query)?, &tensor(gallery)?, k)?;
-    Ok(found.indices.into_iter().map(|index| index as usize).zip(found.scores).collect())
+    let mut all: Vec<_> = gallery.chunks_exact(dim).map(|item| blocked::similarity(query, item)).zip(0..).collect();
+    all.sort_unstable_by(blocked::by_score);
+    Ok(all.into_iter().take(k).map(|(cosine, row)| (row as usize, cosine)).collect())
 }
 
 /// What stands in a gallery once, and is a query once. A scan's reconstructions share their report, and a patient's scans much.

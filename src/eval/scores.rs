@@ -85,7 +85,7 @@ pub struct Kinds<T> {
 
 impl<T> Kinds<T> {
     /// What `of` says of each kind of embeddings.
-    fn of(radiographs: Option<&[f32]>, ct: &[f32], report: &[f32], of: impl Fn(&[f32]) -> T) -> Self {
+    pub fn of(radiographs: Option<&[f32]>, ct: &[f32], report: &[f32], of: impl Fn(&[f32]) -> T) -> Self {
         Kinds { radiographs: radiographs.map(&of), ct: of(ct), report: of(report) }
     }
 
@@ -299,7 +299,7 @@ impl ZeroShot {
             ap_micro: ap.micro,
             prevalence: t.labels.iter().filter(|&&p| p).count() as f64 / t.labels.len() as f64,
             labels_defined: auc.defined,
-            equal_prompts: zero_shot::equal_prompts(t.prompts_positive, t.prompts_negative, t.dim),
+            equal_prompts: zero_shot::equal_prompts(&labels::NAMES, t.prompts_positive, t.prompts_negative, t.dim),
             thresholded,
             logits,
         })

@@ -3,7 +3,6 @@
 
 use crate::data::rows;
 use crate::error::{Error, Result};
-use crate::labels;
 
 /// Logits of presence, `[samples, labels]`: `scale * (cos(x, positive) - cos(x, negative))`, whose sigmoid is element 0 of the
 /// softmax over the two. Ranks (areas, average precision, operating points) are taken of these: their order is that of the
@@ -41,11 +40,10 @@ pub fn logits(embeddings: &[f32], positive: &[f32], negative: &[f32], dim: usize
         .collect())
 }
 
-/// The labels, in the order of [`labels::NAMES`], whose two prompts have equal embeddings, `[labels, dim]`: nothing tells presence
-/// from absence, and every logit is 0.
-pub fn equal_prompts(positive: &[f32], negative: &[f32], dim: usize) -> Vec<&'static str> {
+/// The labels whose two prompts have equal embeddings, `[names, dim]`: nothing tells presence from absence, and every logit is 0.
+pub fn equal_prompts<'a>(names: &[&'a str], positive: &[f32], negative: &[f32], dim: usize) -> Vec<&'a str> {
     let pairs = positive.chunks_exact(dim.max(1)).zip(negative.chunks_exact(dim.max(1)));
-    labels::NAMES.iter().zip(pairs).filter(|(_, (p, n))| p == n).map(|(name, _)| *name).collect()
+    names.iter().zip(pairs).filter(|(_, (p, n))| p == n).map(|(name, _)| *name).collect()
 }
 
 /// A sentence's rest about labels of [`equal_prompts`], if there are some.

@@ -30,7 +30,7 @@ impl AnyConfig {
 /// Reads and checks a TOML file; relative paths become relative to its folder.
 pub(super) fn read<C: Task>(path: &Path) -> Result<C> {
     let text = text(path)?;
-    let mut config: C = toml::from_str(&text).map_err(|e| Error::file(path, mistake(&text, &e), HINT))?;
+    let mut config: C = toml::from_str(&text).map_err(|e| Error::file(path, files::toml_mistake(&text, &e), HINT))?;
     let folder = path.parent().unwrap_or(Path::new(""));
     for (key, named) in config.paths() {
         *named = folder.join(expand(key, named).map_err(|e| e.of_file(path))?);
@@ -63,28 +63,4 @@ fn text(path: &Path) -> Result<String> {
     }
     let bytes = files::read(path).map_err(|e| Error::io(path, "read", &e))?;
     String::from_utf8(bytes).or_else(|_| refuse(Content::Unknown))
-}
-
-/// What is wrong with a configuration, with the line and the key.
-pub(crate) fn mistake(text: &str, error: &toml::de::Error) -> String {
-    let message = error.message().replace('\n', " ");
-    let message = ["usize", "u64", "u32"]
-        .iter()
-        .fold(message, |m, name| m.replace(&format!("expected {name}"), "expected a whole number of at least 0"));
-    let message =
-        ["f64", "f32"].iter().fold(message, |m, name| m.replace(&format!("expected {name}"), "expected a number"));
-    let at = error.span().map_or(0, |span| span.start);
-    let (before, line) = (&text[..at], text[at..].lines().next().unwrap_or_default());
-    let begin = before.rfind('\n').map_or(0, |newline| newline + 1);
-    let number = before.matches('\n').count() + 1;
-    let whole = format!("{}{line}", &text[begin..at]);
-    // What is missing stands nowhere, and what is unknown names itself.
-    let key = whole
-        .split_once('=')
-        .map(|(key, _)| key.trim())
-        .filter(|key| !message.starts_with("missing") && !message.contains(&format!("`{key}`")));
-    match key {
-        Some(key) => format!("line {number}: {key}: {message}"),
-        None => format!("line {number}: {message}"),
-    }
 }

@@ -25,7 +25,6 @@ pub use checkpoint::{Checkpoint, Position};
 pub use config::{DataConfig, LossConfig, MAX_SKIPPED_STEPS, TrainConfig};
 pub use ct::{CtDataConfig, CtLossConfig, CtTeacher, CtTrainConfig, CtTrainingSet, Texts, Watch};
 pub use file::AnyConfig;
-pub(crate) use file::mistake;
 pub use gradient::{BatchLoss, gradients, micro_batches};
 pub use memory::StepMemory;
 pub use optimizer::{Decay, OptimizerConfig, ScheduleConfig, ScheduleKind};

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use x2ct::data::ct_rate::{self, CtRate, HuSource};
+use x2ct::data::prompts::Sentences;
 use x2ct::data::provenance::Provenance;
 use x2ct::data::text::HashedNgrams;
 use x2ct::table::{BadRow, first_of};
@@ -28,6 +29,7 @@ pub struct CacheArgs {
 #[derive(clap::Subcommand)]
 enum CacheCommand {
     Build(BuildArgs),
+    Prompts(PromptsArgs),
     Text(TextArgs),
 }
 
@@ -84,9 +86,43 @@ struct TextArgs {
     trust: Trust,
 }
 
+/// Embed prompts of your own, for `x2ct eval zero-shot`: other wordings, ensembles, any labels
+///
+/// FILE.toml names a wording (there-is, is-present or vocab-fine) or templates with {} for the
+/// finding, and the labels with the texts that each goes by; without labels the 18 of CT-RATE:
+///
+///   wording = "there-is"
+///   [[template]]
+///   positive = "There are signs of {}."
+///   negative = "There are no signs of {}."
+///   [[label]]
+///   name = "Emphysema"
+///   text = ["emphysema", "emphysematous changes"]
+///
+/// Several sentences of a label are an ensemble: the mean of their embeddings. The checkpoint
+/// must be of a CT encoder with a text tower on hashed word n-grams (`x2ct cache text`); for
+/// CT-CLIP use tools/export_ct_clip.py --prompts. The phantom teacher embeds no text: its cache
+/// has the only prompts there are.
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
+struct PromptsArgs {
+    /// The prompts (.toml)
+    #[arg(long, value_name = "FILE.toml")]
+    prompts: PathBuf,
+    /// Checkpoint of `x2ct train` with a DCFormer configuration
+    #[arg(long)]
+    checkpoint: PathBuf,
+    /// The file to write (.safetensors)
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    #[command(flatten)]
+    trust: Trust,
+}
+
 pub fn run(args: CacheArgs, common: &Common) -> anyhow::Result<ExitCode> {
     match args.command {
         CacheCommand::Build(args) => build(args, common),
+        CacheCommand::Prompts(args) => prompts(args, common),
         CacheCommand::Text(args) => text(args, common),
     }
 }
@@ -124,6 +160,27 @@ fn build(args: BuildArgs, common: &Common) -> anyhow::Result<ExitCode> {
     chain.report(report)?.finish(common.json, || {
         let (out, volumes) = (args.out.display(), cache.ids.len());
         say!("{out}: {volumes} volumes, embeddings by {}; {embedded} computed now", cache.teacher);
+    })
+}
+
+fn prompts(args: PromptsArgs, common: &Common) -> anyhow::Result<ExitCode> {
+    let device = common.device()?;
+    files::check_writable(&args.out)?;
+    files::check_apart(&args.out, [&args.prompts, &args.checkpoint])?;
+    let sentences = Sentences::read(&args.prompts)?;
+    let teacher = CtTeacher::read(&device, &args.checkpoint)?;
+    let mut chain = Chain::new(args.trust);
+    let prompts = teacher.prompts(sentences).map_err(|e| e.of_file(&args.checkpoint))?;
+    prompts.write(&args.out)?;
+    chain.holds("checkpoint", teacher.digest());
+    chain.holds("prompts", &prompts.digest());
+    let count = prompts.sentences.iter().map(|pairs| 2 * pairs.positive.len()).sum::<usize>();
+    let report = Report::new("cache").with_all(json!({
+        "prompts": files::lossy(&args.out), "labels": prompts.names, "sentences": count, "dim": prompts.dim, "teacher": prompts.teacher,
+    }))?;
+    chain.report(report)?.finish(common.json, || {
+        let (out, labels) = (args.out.display(), prompts.names.len());
+        say!("{out}: {labels} labels by {count} sentences, embeddings by {}", prompts.teacher);
     })
 }
 

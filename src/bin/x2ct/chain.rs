@@ -159,6 +159,11 @@ impl Chain {
         self.note(file, what);
     }
 
+    /// Whether an input was taken that does not belong to the others.
+    pub fn is_forced(&self) -> bool {
+        self.provenance == "forced"
+    }
+
     /// Says what is doubtful of how a file was made and records it.
     pub fn warn(&mut self, file: &Path, what: &str) {
         if self.provenance != "forced" {

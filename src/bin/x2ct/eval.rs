@@ -1,10 +1,13 @@
 //! `x2ct eval`: retrieval and zero-shot detection on a held-out set, of a radiograph encoder or of a CT teacher; linear probes of features.
 
+mod calibrate;
 mod compare;
 mod labelled;
 mod labels;
 mod probe;
+mod retrieval;
 mod scores;
+mod zero_shot;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -12,11 +15,11 @@ use std::process::ExitCode;
 
 use x2ct::data::cache::EmbeddingCache;
 use x2ct::data::ct_rate::{self, VolumeName};
-use x2ct::data::radiographs::RadiographSet;
+use x2ct::data::prompts::PromptSet;
 use x2ct::data::rows;
-use x2ct::eval::retrieval::{self, Gallery, Recall, Spread};
+use x2ct::eval::retrieval::{Gallery, Recall, Spread, collapse};
 use x2ct::eval::scores::{ClipScores, Kinds, Scores, Targets, ZeroShot, ZeroShotTargets};
-use x2ct::eval::zero_shot;
+use x2ct::eval::zero_shot::doubt_of_prompts;
 use x2ct::train::{Checkpoint, CtTeacher, Trainer};
 use x2ct::{Device, Error, files};
 
@@ -26,6 +29,7 @@ use crate::chain::{Chain, Trust};
 use crate::effect::{self, Rule};
 use crate::embedding::Material;
 use crate::output::{Report, usage};
+use crate::radiographs::Radiographs;
 use crate::terminal::{print_table, stop_flag};
 use labels::Labels;
 use scores::Detected;
@@ -50,10 +54,13 @@ pub struct EvalArgs {
 /// One protocol by itself.
 #[derive(clap::Subcommand)]
 enum Protocol {
+    Calibrate(calibrate::CalibrateArgs),
     Compare(compare::CompareArgs),
     Probe(Box<probe::ProbeArgs>),
     Finetune(Box<probe::FinetuneArgs>),
     External(Box<probe::ExternalArgs>),
+    Retrieval(retrieval::RetrievalArgs),
+    ZeroShot(zero_shot::ZeroShotArgs),
 }
 
 /// Retrieval and zero-shot detection at once.
@@ -104,10 +111,13 @@ struct WholeArgs {
 
 pub fn run(args: EvalArgs, common: &Common) -> anyhow::Result<ExitCode> {
     match args.protocol {
+        Some(Protocol::Calibrate(args)) => calibrate::run(args, common),
         Some(Protocol::Compare(args)) => compare::run(args, common),
         Some(Protocol::Probe(args)) => probe::run(*args, common),
         Some(Protocol::Finetune(args)) => probe::finetune(*args, common),
         Some(Protocol::External(args)) => probe::external(*args, common),
+        Some(Protocol::Retrieval(args)) => retrieval::run(args, common),
+        Some(Protocol::ZeroShot(args)) => zero_shot::run(args, common),
         None => whole(args.whole, common),
     }
 }
@@ -170,26 +180,12 @@ fn radiograph_encoder(
 ) -> anyhow::Result<ExitCode> {
     let cache = EmbeddingCache::read(cache_path)?;
     let path = radiographs;
-    let (radiographs, left_out) = RadiographSet::read_usable(path)?;
-    let (of_cache, of_radiographs) = (cache.provenance(), radiographs.provenance());
+    let of_cache = cache.provenance();
     let mut chain = Chain::new(args.trust);
-    chain.doubt_origins(path, &radiographs.doubts())?;
+    let Radiographs { set: radiographs, of_file, undecided } =
+        Radiographs::read(checkpoint, path, args.force, &mut chain)?;
     chain.settle(cache_path, checkpoint.sources.expect_alike("cache", &of_cache))?;
-    let undecided = match (checkpoint.sources.expect_alike("radiographs", &of_radiographs), args.force) {
-        (Err(Error::Argument { what, problem, .. }), true) => {
-            chain.force(path, &format!("{what}: {problem}"));
-            Vec::new()
-        }
-        (alike, _) => alike.map_err(|e| e.of_file(path))?,
-    };
-    for (name, digest) in
-        [("checkpoint", &checkpoint.digest()), ("cache", &of_cache.digest), ("radiographs", &of_radiographs.digest)]
-    {
-        chain.holds(name, digest);
-    }
-    of_radiographs.from.iter().for_each(|(name, from)| chain.holds(name, &from.digest));
-    let of_file: Vec<String> = radiographs.ids().iter().chain(left_out.iter().map(|bad| &bad.id)).cloned().collect();
-    left_out.into_iter().try_for_each(|bad| chain.fail(bad.error))?;
+    chain.holds("cache", &of_cache.digest);
     let known: HashSet<&String> = cache.ids.iter().collect();
     let lacks = |id: &String| Error::File {
         path: cache_path.into(),
@@ -236,7 +232,8 @@ fn radiograph_encoder(
         scores.retrieval.mean_cosine,
         files,
     );
-    let detected = Detected { ids, labels, scale: 1.0, prompts: cache_path, zero_shot: &scores.zero_shot };
+    let (prompts, prompts_digest) = (cache_path, PromptSet::of_cache(&cache).digest());
+    let detected = Detected { ids, labels, scale: 1.0, prompts, prompts_digest, zero_shot: &scores.zero_shot };
     finish(args, common, &scores, detected, chain, || print_scores(&scores, &cache.teacher))
 }
 
@@ -289,7 +286,8 @@ fn ct_teacher(
         scores.retrieval.mean_cosine,
         files,
     );
-    let detected = Detected { ids, labels, scale, prompts: made_by, zero_shot: &scores.zero_shot };
+    let (prompts, prompts_digest) = (made_by, PromptSet::of_cache(cache).digest());
+    let detected = Detected { ids, labels, scale, prompts, prompts_digest, zero_shot: &scores.zero_shot };
     finish(args, common, &scores, detected, chain, || print_clip_scores(&scores, &cache.teacher))
 }
 
@@ -304,7 +302,7 @@ fn note_collapse<'a>(
     let (rows, scans) = (ids.len(), ids.map(|id| VolumeName::scan_of(id)).collect::<HashSet<_>>().len());
     let spread = distinct.named().zip(mean_cosine.named()).zip(files.named());
     for (((what, distinct), (_, mean_cosine)), (_, file)) in spread {
-        if let Some(says) = retrieval::collapse(what, Spread { rows, scans, distinct, mean_cosine }) {
+        if let Some(says) = collapse(what, Spread { rows, scans, distinct, mean_cosine }) {
             chain.note(file, &says);
         }
     }
@@ -318,7 +316,7 @@ fn finish(
     mut chain: Chain,
     print: impl FnOnce(),
 ) -> anyhow::Result<ExitCode> {
-    if let Some(says) = zero_shot::doubt_of_prompts(&detected.zero_shot.equal_prompts) {
+    if let Some(says) = doubt_of_prompts(&detected.zero_shot.equal_prompts) {
         chain.note(detected.prompts, &says);
     }
     if let Some(path) = &args.csv {

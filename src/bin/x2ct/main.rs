@@ -20,6 +20,7 @@ mod demo;
 mod doctor;
 mod drr;
 mod effect;
+mod embed;
 mod embedding;
 mod eval;
 mod inputs;
@@ -31,7 +32,9 @@ mod phantom;
 mod predict;
 mod preprocess;
 mod projection;
+mod radiographs;
 mod source;
+mod teacher;
 mod terminal;
 mod train;
 
@@ -83,6 +86,7 @@ enum Command {
     Demo(demo::DemoArgs),
     Doctor(doctor::DoctorArgs),
     Drr(Box<drr::DrrArgs>),
+    Embed(embed::EmbedArgs),
     Eval(eval::EvalArgs),
     Metrics(metrics::MetricsArgs),
     Model(model::ModelArgs),
@@ -103,6 +107,7 @@ impl Command {
             Command::Demo(_) => "demo",
             Command::Doctor(_) => "doctor",
             Command::Drr(_) => "drr",
+            Command::Embed(_) => "embed",
             Command::Eval(_) => "eval",
             Command::Metrics(_) => "metrics",
             Command::Model(_) => "model",
@@ -129,6 +134,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args, &common),
         Command::Doctor(args) => doctor::run(args, &common),
         Command::Drr(args) => drr::run(*args, &common),
+        Command::Embed(args) => embed::run(args, &common),
         Command::Eval(args) => eval::run(args, &common),
         Command::Metrics(args) => metrics::run(args, &common),
         Command::Model(args) => model::run(args, &common),

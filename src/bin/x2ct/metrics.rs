@@ -92,12 +92,23 @@ pub struct Options {
     #[arg(long, default_value_t = 1024)]
     seed: u64,
     #[command(flatten)]
-    trust: Trust,
+    pub trust: Trust,
+}
+
+impl Options {
+    /// How to resample, if at all.
+    ///
+    /// # Errors
+    /// A seed without resamples; too few resamples for the level.
+    pub fn bootstrap(&self) -> anyhow::Result<Option<Bootstrap>> {
+        effect::check(&[Rule::new("seed", self.intervals.bootstrap > 0, "--bootstrap above 0")])?;
+        self.intervals.bootstrap(self.seed)
+    }
 }
 
 /// The first scores against further ones, on pooled cells, which DeLong's test takes as independent.
 #[derive(Serialize)]
-struct Comparison {
+pub struct Comparison {
     /// Area under the ROC curve of the further scores.
     auc: f64,
     /// That of the first scores.
@@ -164,8 +175,7 @@ pub fn measure(
     common: &Common,
 ) -> anyhow::Result<ExitCode> {
     common.expect_device()?;
-    effect::check(&[Rule::new("seed", options.intervals.bootstrap > 0, "--bootstrap above 0")])?;
-    let bootstrap = options.intervals.bootstrap(options.seed)?;
+    let bootstrap = options.bootstrap()?;
     let bootstrap = bootstrap.as_ref();
     if let Some((_, twice)) = files.iter().enumerate().find(|(at, file)| files[..*at].contains(file)) {
         return Err(usage(format!("{} is named twice", twice.display())));
@@ -294,7 +304,8 @@ fn compare<'a>(
     compared.collect()
 }
 
-fn print(files: &[&Path], found: &[Detection], delong: &[(&Path, Comparison)]) {
+/// Prints the metrics of files, and the comparisons of the first with further ones.
+pub fn print(files: &[&Path], found: &[Detection], delong: &[(&Path, Comparison)]) {
     let first = &found[0];
     say!(
         "{} samples of {} patients; {} of {} labels have both classes; {:.4} of the cells are positive",
@@ -350,7 +361,8 @@ fn cell(value: Option<f64>) -> String {
     value.map_or("not defined".into(), |v| format!("{v:.4}"))
 }
 
-fn with_interval(value: Option<f64>, interval: Option<Interval>) -> String {
+/// A value with the ends of its interval, where it has one.
+pub fn with_interval(value: Option<f64>, interval: Option<Interval>) -> String {
     match interval {
         Some(Interval { low, high, .. }) => format!("{} [{low:.4}, {high:.4}]", cell(value)),
         None => cell(value),

@@ -9,7 +9,9 @@ use x2ct::ct::plausibility;
 use x2ct::data::cache::EmbeddingCache;
 use x2ct::data::ct_rate::{self, CtRate, HuSource, Split};
 use x2ct::data::pixels;
+use x2ct::data::prompts::PromptSet;
 use x2ct::data::provenance::{Provenance, of_reports, short};
+use x2ct::eval::calibration_file::CalibrationFile;
 use x2ct::eval::{retrieval, zero_shot};
 use x2ct::files;
 use x2ct::labels;
@@ -56,6 +58,9 @@ pub struct PredictArgs {
     /// How many reports to name
     #[arg(long, default_value_t = 3, value_parser = count(1..=1000))]
     nearest: usize,
+    /// Probabilities as fitted to held-out scores of this checkpoint (`x2ct eval calibrate`); without it they are not calibrated
+    #[arg(long, value_name = "FILE")]
+    calibration: Option<PathBuf>,
     #[command(flatten)]
     trust: Trust,
     /// Take images that say they were made with other settings than those of the training, or are no plausible radiographs,
@@ -71,15 +76,23 @@ pub fn run(args: PredictArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let cache = EmbeddingCache::read(&args.cache)?;
     let (mut chain, of_cache) = (Chain::new(args.trust), cache.provenance());
     chain.settle(&args.cache, checkpoint.sources.expect_alike("cache", &of_cache))?;
-    let equal = zero_shot::equal_prompts(&cache.prompts_positive, &cache.prompts_negative, cache.dim);
+    let equal = zero_shot::equal_prompts(&labels::NAMES, &cache.prompts_positive, &cache.prompts_negative, cache.dim);
     if let Some(says) = zero_shot::doubt_of_prompts(&equal) {
         chain.note(&args.cache, &says);
     }
     chain.holds("checkpoint", &checkpoint.digest());
     chain.holds("cache", &of_cache.digest);
+    let calibration = calibration(&args, &checkpoint, &cache, &mut chain)?;
     let trainer = Trainer::resume(&device, &checkpoint)?;
     let texts = report_texts(&args, &cache, &mut chain)?;
-    let predictor = Predictor { args: &args, checkpoint: &checkpoint, trainer: &trainer, cache: &cache, texts: &texts };
+    let predictor = Predictor {
+        args: &args,
+        checkpoint: &checkpoint,
+        trainer: &trainer,
+        cache: &cache,
+        texts: &texts,
+        calibration: calibration.as_ref(),
+    };
     let (mut rows, mut failed) = (Vec::new(), Vec::new());
     let inputs = Inputs::images(&args.images);
     inputs.tell(|line| remark!("{line}"));
@@ -97,6 +110,7 @@ pub fn run(args: PredictArgs, common: &Common) -> anyhow::Result<ExitCode> {
         }
     }
     let report = Report::new("predict").with("rows", rows)?.with("passed_over", inputs.passed_over)?;
+    let report = report.with("calibration", calibration.as_ref().map(|file| told(&args, file)))?;
     chain.report(report)?.failing(inputs.failed).failing(failed).finish(common.json, || ())
 }
 
@@ -107,12 +121,13 @@ struct Predictor<'a> {
     trainer: &'a Trainer,
     cache: &'a EmbeddingCache,
     texts: &'a Texts,
+    calibration: Option<&'a CalibrationFile>,
 }
 
 impl Predictor<'_> {
     /// The row of one image, printed where `quiet` is not set.
     fn predict(&self, device: &Device, path: &Path, chain: &mut Chain, quiet: bool) -> Result<Value> {
-        let Predictor { args, checkpoint, trainer, cache, texts } = self;
+        let Predictor { args, checkpoint, trainer, cache, texts, calibration } = self;
         let Stored { image: picture, settings, remarks } = image::read_radiograph(path)?;
         match (checkpoint.sources.expect_picture(&settings), args.force) {
             (Err(error), true) => chain.force(path, &error.to_string()),
@@ -124,11 +139,17 @@ impl Predictor<'_> {
         let size = [checkpoint.config.data.image_size; 2];
         let bytes = pixels::fit(&pixels::to_bytes(&picture.pixels), [picture.height, picture.width], size);
         let embedding = trainer.embed(&ImageSet::new(device, &bytes, size)?)?;
-        let probabilities =
-            zero_shot::probabilities(&embedding, &cache.prompts_positive, &cache.prompts_negative, cache.dim, 1.0)?;
+        let scale = calibration.map_or(1.0, |calibration| calibration.scale);
+        let logits = zero_shot::logits(&embedding, &cache.prompts_positive, &cache.prompts_negative, cache.dim, scale)?;
+        let probabilities: Vec<f32> = match calibration {
+            Some(file) => {
+                file.labels.iter().zip(&logits).map(|(label, &logit)| label.probability(logit) as f32).collect()
+            }
+            None => logits.iter().map(|&logit| zero_shot::probability(logit) as f32).collect(),
+        };
         let nearest = retrieval::nearest(&embedding, &cache.report, cache.dim, args.nearest)?;
         if !quiet {
-            print_prediction(path, &probabilities, &nearest, cache, texts);
+            print_prediction(path, &probabilities, *calibration, &nearest, cache, texts);
         }
         let abnormalities: Map<String, Value> =
             labels::NAMES.iter().zip(&probabilities).map(|(n, p)| (n.to_string(), json!(p))).collect();
@@ -137,9 +158,36 @@ impl Predictor<'_> {
             .map(|&(row, cosine)| json!({"id": cache.ids[row], "cosine": cosine, "text": texts.get(&cache.ids[row])}))
             .collect();
         Ok(json!({
-            "image": files::lossy(path), "teacher": cache.teacher, "probabilities": abnormalities, "reports": reports,
+            "image": files::lossy(path), "teacher": cache.teacher, "probabilities": abnormalities,
+            "calibrated": calibration.is_some(), "reports": reports,
         }))
     }
+}
+
+/// The calibration that is named, if it is of this checkpoint and of the prompts of this cache. Labels without a map are told.
+fn calibration(
+    args: &PredictArgs,
+    checkpoint: &Checkpoint,
+    cache: &EmbeddingCache,
+    chain: &mut Chain,
+) -> x2ct::Result<Option<CalibrationFile>> {
+    let Some(path) = &args.calibration else { return Ok(None) };
+    let file = CalibrationFile::read(path)?;
+    let prompts = PromptSet::of_cache(cache).digest();
+    file.expect(&checkpoint.digest(), &prompts, &labels::NAMES).map_err(|e| e.of_file(path))?;
+    for (name, why) in file.uncalibrated() {
+        chain.note(path, &format!("{name} is not calibrated: {why}"));
+    }
+    Ok(Some(file))
+}
+
+/// What a report says of the calibration; `null` stands for none.
+fn told(args: &PredictArgs, file: &CalibrationFile) -> Value {
+    let uncalibrated: Vec<&str> = file.uncalibrated().map(|(name, _)| name).collect();
+    json!({
+        "file": args.calibration.as_deref().map(files::lossy), "method": file.method, "samples": file.samples,
+        "uncalibrated": uncalibrated,
+    })
 }
 
 type Texts = std::collections::HashMap<String, String>;
@@ -183,6 +231,7 @@ fn is_of(recorded: &Provenance, cache: &EmbeddingCache, texts: &Texts, root: &Pa
 fn print_prediction(
     path: &Path,
     probabilities: &[f32],
+    calibration: Option<&CalibrationFile>,
     nearest: &[(usize, f32)],
     cache: &EmbeddingCache,
     texts: &Texts,
@@ -190,8 +239,13 @@ fn print_prediction(
     say!("{} (teacher: {})", path.display(), cache.teacher);
     let mut order: Vec<usize> = (0..labels::COUNT).collect();
     order.sort_by(|&a, &b| probabilities[b].total_cmp(&probabilities[a]));
-    let rows = order.iter().map(|&i| vec![labels::NAMES[i].to_string(), format!("{:.3}", probabilities[i])]);
-    print_table(&["abnormality", "probability"], &rows.collect::<Vec<_>>());
+    let mark = |i: usize| match calibration.is_some_and(|file| file.labels[i].scaling.is_none()) {
+        true => " (not calibrated)",
+        false => "",
+    };
+    let rows = order.iter().map(|&i| vec![labels::NAMES[i].to_string(), format!("{:.3}{}", probabilities[i], mark(i))]);
+    let header = if calibration.is_some() { "calibrated probability" } else { "probability, not calibrated" };
+    print_table(&["abnormality", header], &rows.collect::<Vec<_>>());
     for &(row, cosine) in nearest {
         let id = &cache.ids[row];
         let without = if texts.is_empty() { "pass --dataset to see its text" } else { "the table has no text of it" };

@@ -9,7 +9,7 @@ use crate::files;
 use crate::labels;
 use crate::train::limits::{BATCH, EPOCHS, check_fields, within};
 use crate::train::optimizer::Fields as OptimizerFields;
-use crate::train::{Decay, OptimizerConfig, ScheduleConfig, ScheduleKind, mistake};
+use crate::train::{Decay, OptimizerConfig, ScheduleConfig, ScheduleKind};
 
 /// How a linear probe is trained.
 ///
@@ -163,8 +163,8 @@ impl Recipe {
         let bytes =
             files::read(path).map_err(|e| Error::file(path, format!("cannot be read as a recipe: {e}"), &*hint))?;
         let text = String::from_utf8(bytes).map_err(|_| Error::file(path, "is no UTF-8 text", &*hint))?;
-        let fields: Fields =
-            toml::from_str(&text).map_err(|e| Error::file(path, mistake(&text, &e), "correct the recipe"))?;
+        let fields: Fields = toml::from_str(&text)
+            .map_err(|e| Error::file(path, files::toml_mistake(&text, &e), "correct the recipe"))?;
         let base = fields.base.as_deref().unwrap_or("c");
         let base =
             Self::named(base).ok_or_else(|| Error::file(path, format!("base: there is no recipe {base:?}"), &*hint))?;

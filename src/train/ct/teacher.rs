@@ -13,6 +13,7 @@ use super::super::{Checkpoint, Trainer};
 use super::parts::Parts;
 use super::{CtTrainConfig, Texts, Watch};
 use crate::data::cache::{EmbeddingCache, Embeddings};
+use crate::data::prompts::{PromptSet, Sentences};
 use crate::data::provenance::{Provenance, Undecided};
 use crate::data::text::HashedNgrams;
 use crate::data::volumes::{LeftOut, VolumeLoader, VolumeSet};
@@ -190,6 +191,31 @@ impl CtTeacher {
             ..outline
         };
         Ok(embeddings.into())
+    }
+
+    /// What the text side makes of sentences. Only features of hashed word n-grams can be made of any text here, and they are made as
+    /// those of the training were.
+    ///
+    /// # Errors
+    /// A model without a text tower; one that was trained on other text features, or on those of another version.
+    pub fn prompts(&self, sentences: Sentences) -> Result<PromptSet> {
+        let refuse =
+            |problem: &str| Err(Error::argument("prompts", problem, "take the prompts of its embedding cache"));
+        if self.config().model.text_features.is_none() {
+            return refuse("the model has no text tower, so it embeds no text");
+        }
+        let Some(trained) = self.trainer.sources().from.get("text") else {
+            return refuse("which text features the model was trained on is not recorded");
+        };
+        let encoder = HashedNgrams::of(trained)?;
+        let model = (&self.name()[..], &self.checkpoint_digest[..], self.config().model.embedding);
+        let mut prompts =
+            PromptSet::embed(sentences, model, |texts| self.trainer.embed_texts(&encoder.of_texts(texts)))?;
+        let mut rule = trained.settings.clone();
+        // What stood beside the reports is no part of how other prompts are made.
+        rule.retain(|name, _| !["prompts", "settings_digest"].contains(&name.as_str()));
+        prompts.made = Provenance::made(rule, []);
+        Ok(prompts)
     }
 
     /// What cannot be decided about volumes, which [`CtTeacher::cache`] takes, because it is not recorded.

@@ -14,12 +14,18 @@ use crate::chain::Chain;
 
 /// Where `--scores NAME` writes: the archive and the table.
 pub fn files(name: &Path) -> [PathBuf; 2] {
+    files_of(name, "")
+}
+
+/// The archive and the table of one part of what NAME stands for.
+pub fn files_of(name: &Path, part: &str) -> [PathBuf; 2] {
     let plain = match name.extension().and_then(OsStr::to_str) {
         Some("csv" | "safetensors") => name.with_extension(""),
         _ => name.to_path_buf(),
     };
     [".safetensors", ".csv"].map(|ending| {
         let mut file = plain.clone().into_os_string();
+        file.push(part);
         file.push(ending);
         file.into()
     })
@@ -35,6 +41,8 @@ pub struct Detected<'a> {
     pub scale: f64,
     /// The file that the prompts' embeddings are of.
     pub prompts: &'a Path,
+    /// [`PromptSet::digest`](x2ct::data::prompts::PromptSet::digest) of the prompts.
+    pub prompts_digest: String,
     /// The scores.
     pub zero_shot: &'a ZeroShot,
 }
@@ -42,7 +50,7 @@ pub struct Detected<'a> {
 impl Detected<'_> {
     /// Writes the scores of every volume as an archive and as a table.
     pub fn write(self, name: &Path, chain: &Chain) -> x2ct::Result<()> {
-        let settings = fields(json!({"protocol": "zero-shot", "scale": self.scale}));
+        let settings = fields(json!({"protocol": "zero-shot", "scale": self.scale, "prompts": self.prompts_digest}));
         let file = ScoreFile {
             ids: self.ids,
             names: NAMES.map(String::from).to_vec(),

@@ -1,0 +1,213 @@
+//! Paired retrieval without the matrix of similarities: products of blocks of it by the `matrixmultiply` crate, and exact ones
+//! wherever those could decide wrongly.
+//!
+//! A product's f32 arithmetic is off by no more than a bound. What lies farther than that from what it is compared with is decided
+//! by it; what lies nearer is computed by [`similarity`], which is the same on every machine. So the outcome is that of comparing
+//! similarities alone, whatever the machine's products, the cut into blocks and the number of threads.
+
+use std::cmp::Ordering;
+use std::sync::atomic::{self, AtomicUsize};
+
+use rayon::prelude::*;
+
+/// Queries and items of a block of similarities.
+const ROWS: usize = 256;
+const COLUMNS: usize = 512;
+
+/// A row of the gallery by its similarity.
+pub type Scored = (f32, u32);
+
+/// Similarity of two rows: products summed in f64 in one order and rounded once, so that equal rows tie exactly.
+pub fn similarity(a: &[f32], b: &[f32]) -> f32 {
+    const LANES: usize = 8;
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    let mut sums = [0.0f64; LANES];
+    for (a, b) in a.iter().zip(b) {
+        for lane in 0..LANES {
+            sums[lane] += f64::from(a[lane]) * f64::from(b[lane]);
+        }
+    }
+    let rest: f64 = a_rest.iter().zip(b_rest).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
+    // -0 is 0.
+    (sums.iter().sum::<f64>() + rest) as f32 + 0.0
+}
+
+/// The best first, equal ones by row.
+pub fn by_score(a: &Scored, b: &Scored) -> Ordering {
+    b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
+}
+
+/// What is known of one query.
+#[derive(Clone, Default)]
+pub struct Query {
+    /// Items that are above its own.
+    pub above: u32,
+    /// The nearest items, the best first.
+    pub best: Vec<Scored>,
+}
+
+impl Query {
+    /// Adds what is known of the same query and other items.
+    fn merge(&mut self, other: Query, k: usize) {
+        self.above += other.above;
+        self.best.extend(other.best);
+        self.best.sort_unstable_by(by_score);
+        self.best.truncate(k);
+    }
+}
+
+/// Rows of `queries` in search of rows of `items`, which are paired; both `[pairs, dim]`.
+struct Side<'a> {
+    queries: &'a [f32],
+    items: &'a [f32],
+    /// Similarity of each pair.
+    own: &'a [f32],
+    dim: usize,
+    k: usize,
+    /// How far a product of f32 arithmetic is from the similarity, at most.
+    bound: f32,
+}
+
+impl Side<'_> {
+    fn similarity(&self, query: usize, item: u32) -> f32 {
+        let (query, item) = (query * self.dim, item as usize * self.dim);
+        similarity(&self.queries[query..][..self.dim], &self.items[item..][..self.dim])
+    }
+
+    /// Takes in the products of a query and the items from `first` on.
+    fn absorb(&self, query: usize, first: usize, products: &[f32], state: &mut Query, spare: &mut Vec<Scored>) {
+        let own = self.own[query];
+        let (low, high) = (own - self.bound, own + self.bound);
+        let more_than = |least: f32| products.iter().map(|&product| u32::from(product > least)).sum::<u32>();
+        let above = more_than(high);
+        state.above += above;
+        if more_than(low) > above {
+            let items = products.iter().zip(first as u32..);
+            let near = items.filter(|&(&product, item)| product > low && product <= high && item as usize != query);
+            state.above += near.map(|(_, item)| u32::from(self.similarity(query, item) > own)).sum::<u32>();
+        }
+        if self.k > 0 {
+            self.improve(query, first, products, state, spare);
+        }
+    }
+
+    /// Puts those of the items that are among the nearest in their places.
+    fn improve(&self, query: usize, first: usize, products: &[f32], state: &mut Query, spare: &mut Vec<Scored>) {
+        // What is less than that is below k items that are known.
+        let least = state.best.get(self.k - 1).map_or(f32::NEG_INFINITY, |worst| worst.0 - self.bound);
+        if products.iter().map(|&product| u32::from(product >= least)).sum::<u32>() == 0 {
+            return;
+        }
+        spare.clear();
+        spare.extend(products.iter().copied().zip(first as u32..).filter(|(product, _)| *product >= least));
+        if spare.len() > self.k {
+            let (_, &mut (last, _), _) = spare.select_nth_unstable_by(self.k - 1, by_score);
+            spare.retain(|(product, _)| *product >= last - 2.0 * self.bound);
+        }
+        state.best.extend(spare.iter().map(|&(_, item)| (self.similarity(query, item), item)));
+        state.best.sort_unstable_by(by_score);
+        state.best.truncate(self.k);
+    }
+}
+
+/// What each row of `first` finds among those of `second`, and the other way round; both `[pairs, dim]`, L2-normalised. Each keeps
+/// its `k` nearest.
+pub fn both_ways(first: &[f32], second: &[f32], dim: usize, k: usize) -> [Vec<Query>; 2] {
+    let pairs = first.len() / dim;
+    let own: Vec<f32> =
+        first.par_chunks_exact(dim).zip(second.par_chunks_exact(dim)).map(|(a, b)| similarity(a, b)).collect();
+    // Twice n u |a| |b| (Higham 2002, Sec. 3.1): lengths are 1 within a thousandth, and the bounds are rounded themselves.
+    let bound = (dim + 4) as f32 * f32::EPSILON;
+    let forward = Side { queries: first, items: second, own: &own, dim, k, bound };
+    let backward = Side { queries: second, items: first, ..forward };
+    let next = AtomicUsize::new(0);
+    let work = |_| {
+        let (mut rows, mut columns) = (Vec::new(), vec![Query::default(); pairs]);
+        let mut memory = Memory::default();
+        loop {
+            let row = next.fetch_add(1, atomic::Ordering::Relaxed) * ROWS;
+            if row >= pairs {
+                return (rows, columns);
+            }
+            rows.push((row, strip(&forward, &backward, row, &mut columns, &mut memory)));
+        }
+    };
+    let done: Vec<_> = (0..rayon::current_num_threads().min(pairs.div_ceil(ROWS))).into_par_iter().map(work).collect();
+    let (mut strips, mut found) = (Vec::new(), vec![Query::default(); pairs]);
+    for (rows, columns) in done {
+        strips.extend(rows);
+        found.iter_mut().zip(columns).for_each(|(found, other)| found.merge(other, k));
+    }
+    strips.sort_unstable_by_key(|(row, _)| *row);
+    [strips.into_iter().flat_map(|(_, queries)| queries).collect(), found]
+}
+
+/// What a thread keeps from block to block.
+#[derive(Default)]
+struct Memory {
+    products: Vec<f32>,
+    transposed: Vec<f32>,
+    spare: Vec<Scored>,
+}
+
+/// What the queries of `forward` from `row` on find; those of `backward` take in what they find among these rows.
+fn strip(forward: &Side, backward: &Side, row: usize, columns: &mut [Query], memory: &mut Memory) -> Vec<Query> {
+    let Memory { products, transposed, spare } = memory;
+    let height = ROWS.min(columns.len() - row);
+    let mut rows = vec![Query::default(); height];
+    for column in (0..columns.len()).step_by(COLUMNS) {
+        let width = COLUMNS.min(columns.len() - column);
+        products.resize(height * width, 0.0);
+        transposed.resize(height * width, 0.0);
+        multiply(forward, [row, height], [column, width], products);
+        transpose(products, width, transposed);
+        for (i, products) in products.chunks_exact(width).enumerate() {
+            forward.absorb(row + i, column, products, &mut rows[i], spare);
+        }
+        for (j, products) in transposed.chunks_exact(height).enumerate() {
+            backward.absorb(column + j, row, products, &mut columns[column + j], spare);
+        }
+    }
+    rows
+}
+
+/// `[height, width]` products of queries from `row` and items from `column` on.
+fn multiply(side: &Side, [row, height]: [usize; 2], [column, width]: [usize; 2], products: &mut [f32]) {
+    let (d, stride) = (side.dim, side.dim as isize);
+    let (a, b) = (&side.queries[row * d..][..height * d], &side.items[column * d..][..width * d]);
+    assert_eq!(products.len(), height * width);
+    // Safety: the slices hold as many rows as are read and written.
+    unsafe {
+        matrixmultiply::sgemm(
+            height,
+            d,
+            width,
+            1.0,
+            a.as_ptr(),
+            stride,
+            1,
+            b.as_ptr(),
+            1,
+            stride,
+            0.0,
+            products.as_mut_ptr(),
+            width as isize,
+            1,
+        );
+    }
+}
+
+/// Rows of `width` as columns, by squares that the cache holds.
+fn transpose(from: &[f32], width: usize, to: &mut [f32]) {
+    const SQUARE: usize = 16;
+    let height = from.len() / width;
+    for top in (0..height).step_by(SQUARE) {
+        for left in (0..width).step_by(SQUARE) {
+            for j in left..(left + SQUARE).min(width) {
+                for i in top..(top + SQUARE).min(height) {
+                    to[j * height + i] = from[i * width + j];
+                }
+            }
+        }
+    }
+}
