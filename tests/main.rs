@@ -51,8 +51,12 @@ mod prompts;
 #[cfg(feature = "cli")]
 mod protocols;
 mod provenance;
+#[cfg(feature = "cli")]
+mod radchest;
 mod radiograph;
 mod readers;
+#[cfg(feature = "cli")]
+mod real_radiographs;
 mod recompute;
 #[cfg(feature = "cli")]
 mod report;

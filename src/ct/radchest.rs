@@ -5,7 +5,7 @@
 //! the file says so, it is the data set's convention. Voxels are cubes. Voxels are HU: the
 //! table's `orig_slope` is that of the DICOM files they were made of, and is not applied again.
 
-use std::io::Cursor;
+use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 
 use libdeflater::{Crc, DecompressionError, Decompressor};
@@ -15,6 +15,7 @@ use super::geometry::{Affine, AxisCodes};
 use super::read::{Place, Placed, Problem};
 use super::volume::{AffineSource, CtVolume, Voxels};
 use crate::error::{Error, Result};
+use crate::files::write_atomic;
 use crate::table::{BadRow, Keyed, Others, Table};
 
 /// What the table `CT_Scan_Metadata_Complete_35747.csv` says of one volume.
@@ -57,10 +58,21 @@ impl Acquisitions {
     /// # Errors
     /// A volume that the table does not list, or whose row cannot be used.
     pub fn of(&self, name: &str) -> Result<Acquisition> {
+        let lacks = || Error::file(&self.table, format!("has no row for {}", stem(name)), "check the file's name");
+        self.find(name).map_err(BadRow::error)?.ok_or_else(lacks)
+    }
+
+    /// As [`Self::of`]; `None` of a volume that the table does not list.
+    ///
+    /// # Errors
+    /// The volume's row, where it cannot be used.
+    pub fn find(&self, name: &str) -> std::result::Result<Option<Acquisition>, &BadRow> {
         let wanted = stem(name);
-        let is_about = |bad: &BadRow| bad.about.as_deref().is_some_and(|about| stem(about) == wanted);
-        let lacks = || Error::file(&self.table, format!("has no row for {wanted}"), "check the file's name");
-        self.keyed.of(wanted, is_about, lacks).copied()
+        let is_about = |bad: &&BadRow| bad.about.as_deref().is_some_and(|about| stem(about) == wanted);
+        match self.keyed.rows.get(wanted) {
+            Some(acquisition) => Ok(Some(*acquisition)),
+            None => self.keyed.bad.iter().find(is_about).map_or(Ok(None), Err),
+        }
     }
 }
 
@@ -112,6 +124,53 @@ pub(super) fn decode(bytes: &[u8], row: Option<Acquisition>, place: &Place) -> R
         remarks: Vec::from_iter(scaled),
         ..CtVolume::new(Voxels::I16(file.finish()), shape, affine).map_err(bad)?
     })
+}
+
+/// A volume of int16 HU whose axes lie as in `axes` (`LPS`, or as stored already), as the data set's files hold it.
+///
+/// # Errors
+/// Another kind of voxels, other axes, a voxel size that is none.
+pub fn stored(volume: CtVolume, row: Acquisition, axes: AxisCodes) -> Result<CtVolume> {
+    let ([nx, ny, nz], Voxels::I16(voxels)) = (volume.shape, &volume.voxels) else {
+        return Err(Error::argument("volume", "is not of int16", "RadChest-CT's files hold int16"));
+    };
+    let voxels: Vec<i16> = match axes {
+        AxisCodes::LPS => voxels.chunks_exact(nx * ny).rev().flatten().copied().collect(),
+        AxisCodes::LPI => voxels.to_vec(),
+        other => {
+            let problem = format!("lies as {other}");
+            return Err(Error::argument("volume", problem, "turn its axes to L, P, S first"));
+        }
+    };
+    let affine = Affine::centred(AxisCodes::LPI, [row.spacing; 3], [nx, ny, nz])?;
+    Ok(CtVolume { affine_source: AffineSource::Convention, ..CtVolume::new(voxels.into(), [nx, ny, nz], affine)? })
+}
+
+/// Writes a volume that lies as the data set's do ([`stored`]) as `.npz`, whole or not at all.
+///
+/// # Errors
+/// Another kind of voxels; a file that cannot be written.
+pub fn write(path: impl AsRef<Path>, volume: &CtVolume) -> Result<()> {
+    let path = path.as_ref();
+    let Voxels::I16(voxels) = &volume.voxels else {
+        return Err(Error::argument("volume", "is not of int16", "RadChest-CT's files hold int16").of_file(path));
+    };
+    let [nx, ny, nz] = volume.shape;
+    let mut header = format!("{{'descr': '<i2', 'fortran_order': False, 'shape': ({nz}, {ny}, {nx}), }}");
+    // With magic, version, length and line end a multiple of 64 bytes.
+    header.push_str(&" ".repeat((header.len() + 11).next_multiple_of(64) - header.len() - 11));
+    header.push('\n');
+    let mut npy = b"\x93NUMPY\x01\x00".to_vec();
+    npy.extend((header.len() as u16).to_le_bytes());
+    npy.extend(header.bytes());
+    npy.extend(voxels.iter().flat_map(|v| v.to_le_bytes()));
+    let failed = |e: std::io::Error| Error::io(path, "write", &e);
+    let mut archive = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    let options = zip::write::SimpleFileOptions::DEFAULT.compression_method(CompressionMethod::Stored);
+    archive.start_file("ct.npy", options).map_err(|e| failed(e.into()))?;
+    archive.write_all(&npy).map_err(failed)?;
+    let bytes = archive.finish().map_err(|e| failed(e.into()))?.into_inner();
+    write_atomic(path, &bytes)
 }
 
 /// `ct.npy` in the archive.

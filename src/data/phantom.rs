@@ -1,5 +1,8 @@
 //! The phantom as a data set in CT-RATE layout: corrected volumes (int16 HU, axis codes L, P, S), reports, labels and
-//! metadata, for anything that reads CT-RATE.
+//! metadata, for anything that reads CT-RATE. In other forms: [`radchest`], [`mimic`].
+
+pub mod mimic;
+pub mod radchest;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -84,8 +87,8 @@ pub fn write_dataset(
     let root = root.as_ref();
     let total = set.train as usize + set.valid as usize;
     set.check()?;
-    claim(root, set)?;
-    let written = AtomicUsize::new(0);
+    claim(root, set, Form::CtRate)?;
+    let counter = Counter::new(total, progress);
     let mut splits = Vec::new();
     for (split, count) in [(Split::Train, set.train), (Split::Valid, set.valid)] {
         let rows: Vec<(Volume, Patient)> = (1..=count)
@@ -100,7 +103,7 @@ pub fn write_dataset(
                 if !nifti::read(&path).is_ok_and(|kept| (kept.shape, &kept.voxels) == (made.shape, &made.voxels)) {
                     nifti::write(&path, &made)?;
                 }
-                progress(written.fetch_add(1, Ordering::Relaxed) + 1, total)?;
+                counter.one_more()?;
                 Ok((volume, patient))
             })
             .collect::<Result<_>>()?;
@@ -141,28 +144,65 @@ pub fn write_dataset(
 /// # Errors
 /// A volume that cannot be read.
 pub fn cache(set: &PhantomDataset, data: &CtRate) -> Result<EmbeddingCache> {
-    let teacher = Teacher::new();
-    let prompts = teacher.prompts();
     let patient = |volume: &Volume| patient(set.seed, data.split, volume.name.patient, &set.phantom);
     let patients: Vec<Patient> = data.volumes.iter().map(patient).collect();
     let cts = data.volumes.par_iter().map(|volume| Ok(of_ct(&nifti::read(data.path(volume))?)));
-    let reports = data.volumes.iter().map(|volume| (volume.name.to_string(), volume.report.text()));
+    let cts = cts.collect::<Result<_>>()?;
+    let shown = |volume: &Volume| Shown { id: volume.name.to_string(), text: volume.report.text() };
+    Ok(embed(set, data.volumes.iter().map(shown).collect(), &patients, cts))
+}
+
+/// What a data set shows of a patient.
+struct Shown {
+    id: String,
+    /// The report.
+    text: String,
+}
+
+/// The report of a patient as one text.
+fn text(patient: &Patient) -> String {
+    let report = patient.report();
+    format!("{} {}", report.findings, report.impressions)
+}
+
+/// The phantom teacher's embeddings of patients; `cts` are the digests of their CTs, or none.
+fn embed(set: &PhantomDataset, shown: Vec<Shown>, patients: &[Patient], cts: Vec<String>) -> EmbeddingCache {
+    let teacher = Teacher::new();
+    let prompts = teacher.prompts();
+    let reports = of_reports(shown.iter().map(|shown| (&shown.id, &shown.text)));
     let embeddings = Embeddings {
-        ids: data.volumes.iter().map(|volume| volume.name.to_string()).collect(),
         ct: patients.iter().flat_map(|patient| teacher.ct(patient)).collect(),
         report: patients.iter().flat_map(|patient| teacher.report(patient)).collect(),
+        ids: shown.into_iter().map(|shown| shown.id).collect(),
         dim: teacher::DIM,
         prompts_positive: prompts.positive,
         prompts_negative: prompts.negative,
         teacher: teacher::NAME.into(),
         checkpoint_digest: teacher_digest(),
-        preprocessing_digest: blake3::hash(set.description().as_bytes()).to_hex().to_string(),
+        preprocessing_digest: blake3::hash(set.description(Form::CtRate).as_bytes()).to_hex().to_string(),
         volume_digests: Vec::new(),
         report_digests: Vec::new(),
-        cts: Cts::new(cts.collect::<Result<_>>()?),
-        made: Provenance { from: [("reports".to_string(), of_reports(reports))].into(), ..made(&set.phantom) },
+        cts: Cts::new(cts),
+        made: Provenance { from: [("reports".to_string(), reports)].into(), ..made(&set.phantom) },
     };
-    Ok(embeddings.into())
+    embeddings.into()
+}
+
+/// Counts what threads have done, and tells.
+struct Counter<'a> {
+    done: AtomicUsize,
+    total: usize,
+    progress: &'a (dyn Fn(usize, usize) -> Result<()> + Sync),
+}
+
+impl<'a> Counter<'a> {
+    fn new(total: usize, progress: &'a (dyn Fn(usize, usize) -> Result<()> + Sync)) -> Self {
+        Counter { done: AtomicUsize::new(0), total, progress }
+    }
+
+    fn one_more(&self) -> Result<()> {
+        (self.progress)(self.done.fetch_add(1, Ordering::Relaxed) + 1, self.total)
+    }
 }
 
 /// What stands for the digest of a checkpoint.
@@ -177,18 +217,31 @@ pub(super) fn made(config: &PhantomConfig) -> Provenance {
 
 impl PhantomDataset {
     /// All that decides what a patient is, but not how many there are: a set can grow.
-    fn description(&self) -> String {
+    fn description(&self, form: Form) -> String {
         let PhantomDataset { seed, shape, spacing, phantom, .. } = self;
         let version = env!("CARGO_PKG_VERSION");
-        let json = json!({"x2ct": version, "seed": seed, "shape": shape, "spacing": spacing, "phantom": format!("{phantom:?}")});
+        let mut json = json!({"x2ct": version, "seed": seed, "shape": shape, "spacing": spacing, "phantom": format!("{phantom:?}")});
+        match form {
+            Form::CtRate => {}
+            Form::RadChest => json["form"] = json!("radchest"),
+            Form::Mimic => json["form"] = json!("mimic"),
+        }
         format!("{json:#}\n")
     }
 }
 
+/// The form of a data set.
+#[derive(Clone, Copy)]
+enum Form {
+    CtRate,
+    RadChest,
+    Mimic,
+}
+
 /// Makes `root` the place of this set, or says whose it is: two sets in one folder would mix silently.
-fn claim(root: &Path, set: &PhantomDataset) -> Result<()> {
+fn claim(root: &Path, set: &PhantomDataset, form: Form) -> Result<()> {
     create_folder(root)?;
-    let (path, description) = (root.join("phantom.json"), set.description());
+    let (path, description) = (root.join("phantom.json"), set.description(form));
     match std::fs::read_to_string(&path) {
         Ok(found) if found == description => Ok(()),
         Ok(_) => Err(Error::file(&path, "is of a phantom set with other settings", "use another folder")),

@@ -37,6 +37,9 @@ use crate::{Error, Result};
 const KEY: &str = "provenance";
 const VERSION: u64 = 1;
 
+/// The setting `mode` of real radiographs, where simulated ones say what a pixel is.
+pub(super) const REAL: &str = "real";
+
 /// What something holds and what it was made of. See the module's description.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -123,6 +126,11 @@ impl Provenance {
     /// # Errors
     /// Names the first setting that differs, with both values and both digests.
     pub fn expect_alike(&self, what: &str, found: &Provenance) -> Result<Undecided> {
+        if let (Some(trained), Some(mode)) = (self.mode(), found.mode())
+            && (trained == REAL) != (mode == REAL)
+        {
+            return self.expect_alike_but_real(what, found);
+        }
         let strict = self.known && found.known;
         if let Some(difference) = difference(&self.settings, &found.settings, strict) {
             let (mine, other) = (short(&self.digest), short(&found.digest));
@@ -156,6 +164,40 @@ impl Provenance {
             });
         }
         Ok(undecided)
+    }
+
+    /// What a pixel of radiographs is, where they say it.
+    fn mode(&self) -> Option<&str> {
+        self.settings.get("mode").and_then(Value::as_str)
+    }
+
+    /// [`Self::expect_alike`] where one is of real radiographs and the other of simulated ones: what they can have in common, with a
+    /// remark that no more was compared.
+    fn expect_alike_but_real(&self, what: &str, found: &Provenance) -> Result<Undecided> {
+        let common = |of: &Provenance| {
+            let mut common: Map<String, Value> = of.settings.clone();
+            common.retain(|name, _| ["view", "photometric", "size", "pixels"].contains(&name.as_str()));
+            if let Some(view) = common.get_mut("view")
+                && ["ap", "pa"].iter().any(|frontal| view == frontal)
+            {
+                *view = json!("frontal");
+            }
+            common
+        };
+        if let Some(Difference { name, trained, found: other }) = difference(&common(self), &common(found), false) {
+            let digests = [short(&self.digest), short(&found.digest)].join(" and ");
+            let problem = format!("{name}: trained on {trained}, these are {other} (digests {digests})");
+            return Err(Error::argument(what, problem, "pack them as those of the training are"));
+        }
+        let kind = |of: &Provenance| match of.mode() {
+            Some(REAL) => "real radiographs".to_string(),
+            mode => format!("simulated (mode {})", mode.unwrap_or("unknown")),
+        };
+        Ok(vec![format!(
+            "{what}: trained on {}, these are {}: view, size and which end is bright were compared, nothing else can be",
+            kind(self),
+            kind(found)
+        )])
     }
 
     /// Whether it says how it or any part of it was made.

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::id_table::{IdTable, label};
 use crate::error::{Error, Result};
-use crate::table::{Table, first_of};
+use crate::table::{Others, Table, first_of};
 
 /// The first column.
 const ID: &str = "NoteAcc_DEID";
@@ -126,6 +126,12 @@ pub const FEW_SHOT: [&str; 9] = [
     "aneurysm",
     "atherosclerosis",
 ];
+
+/// The ids that one of the tables lists; none where it cannot be read.
+pub(super) fn ids(path: &Path) -> Vec<String> {
+    let table = Table::open(path, &[ID], Others::Ignored, HINT);
+    table.iter().flat_map(Table::rows).flatten().map(|row| row.text(0).trim().to_string()).collect()
+}
 
 /// Labels of RadChest-CT's volumes.
 pub struct RadChestLabels {

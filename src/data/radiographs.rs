@@ -34,7 +34,7 @@ use serde_json::json;
 use super::cts::Cts;
 use super::origins::{Doubt, Origins};
 use super::pixels;
-use super::provenance::{Content, Provenance, fields};
+use super::provenance::{Content, Provenance, REAL, fields};
 use super::volumes::LeftOut;
 use crate::archive::{Archive, Digest, Writer};
 use crate::ct::{HuSource, RadiographOptions};
@@ -129,6 +129,19 @@ pub fn settings(options: &RadiographOptions, size: [usize; 2], pixel: PixelType)
     settings.insert("size".into(), json!(format!("{}x{}", size[0], size[1])));
     settings.insert("pixels".into(), json!(pixel));
     Provenance::made(settings, [])
+}
+
+/// How packed real radiographs came about, in the names of [`settings`]: [`Provenance::expect_alike`] knows them by their mode.
+pub(super) fn real_settings(
+    view: &str,
+    mirror: bool,
+    size: [usize; 2],
+    pixel: PixelType,
+) -> serde_json::Map<String, serde_json::Value> {
+    fields(json!({
+        "mode": REAL, "view": view, "mirror": mirror, "photometric": "monochrome2", "size": format!("{}x{}", size[0], size[1]),
+        "pixels": pixel,
+    }))
 }
 
 /// The digest of ids and pixels, however many files they are in.

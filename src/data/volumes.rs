@@ -8,7 +8,7 @@
 //! `x2ct-volume-2`, one volume a file, is an [`Archive`] with the tensor `volume` [1, D, H, W] (F32 or BF16) and its companion
 //! `volume.blake3`; `x2ct-volumes-1`, the packed file, has all of them, [N, D, H, W]. Metadata: `preset`, JSON of the [`Preset`];
 //! `preset_digest`, its BLAKE3; `ct_digest`, that of the CT it was made of ([`provenance::of_ct`](super::provenance::of_ct)), which files
-//! of other writers may lack, as `forced` and `hu_source` ([`super::origins`]); of a packed file `ids`, a JSON array of N distinct strings,
+//! of other writers may lack, as `forced` and `hu_source` ([`super::origins`]) and, of a data set, `run` ([`super::ingest`]); of a packed file `ids`, a JSON array of N distinct strings,
 //! `ct_digests` ([`super::cts`]), `origins` and `provenance`. Files of `x2ct-volume-1`, which have no companion, are read as well.
 //!
 //! Opening a set reads no voxel, but those of files without a digest. Every volume is verified when it is loaded. One that cannot be
@@ -16,6 +16,9 @@
 
 mod content;
 mod read;
+mod write;
+
+pub use write::{Said, write_one};
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -44,7 +47,8 @@ pub const ONE: &str = "x2ct-volume-2";
 /// What it wrote before: no digest of the voxels alone.
 const OLD: &str = "x2ct-volume-1";
 const PACKED: &str = "x2ct-volumes-1";
-const VOLUME: &str = "volume";
+/// The tensor of either format.
+pub(super) const VOLUME: &str = "volume";
 const AGAIN: &str = "prepare the volumes again with `x2ct preprocess`";
 
 /// Prepared volumes of one shape and type, with their ids. See the module's description.

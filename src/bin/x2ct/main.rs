@@ -16,6 +16,7 @@ mod bench;
 mod cache;
 mod chain;
 mod check;
+mod dataset;
 mod demo;
 mod doctor;
 mod drr;
@@ -33,6 +34,7 @@ mod predict;
 mod preprocess;
 mod projection;
 mod radiographs;
+mod real_radiographs;
 mod source;
 mod teacher;
 mod terminal;
@@ -93,6 +95,7 @@ enum Command {
     Phantom(phantom::PhantomArgs),
     Predict(predict::PredictArgs),
     Preprocess(preprocess::PreprocessArgs),
+    Radiographs(real_radiographs::RadiographsArgs),
     Train(train::TrainArgs),
 }
 
@@ -114,6 +117,7 @@ impl Command {
             Command::Phantom(_) => "phantom",
             Command::Predict(_) => "predict",
             Command::Preprocess(_) => "preprocess",
+            Command::Radiographs(_) => "radiographs",
             Command::Train(_) => "train",
         }
     }
@@ -141,6 +145,7 @@ fn main() -> ExitCode {
         Command::Phantom(args) => phantom::run(args, &common),
         Command::Predict(args) => predict::run(args, &common),
         Command::Preprocess(args) => preprocess::run(args, &common),
+        Command::Radiographs(args) => real_radiographs::run(args, &common),
         Command::Train(args) => train::run(args, &common),
     };
     match outcome.and_then(|code| Ok(output::delivered().map(|()| code)?)) {

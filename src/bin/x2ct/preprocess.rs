@@ -5,29 +5,35 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use serde_json::json;
-use x2ct::archive::TensorStream;
-use x2ct::ct::{HuSource, Preset};
+use x2ct::ct::Preset;
+use x2ct::data::ingest::{PrepareOptions, prepare};
 use x2ct::data::origins::Doubt;
-use x2ct::data::provenance;
-use x2ct::data::volumes::{self, VolumeSet};
-use x2ct::tensor::{DType, Tensor};
+use x2ct::data::volumes::{self, Said, VolumeSet};
+use x2ct::tensor::DType;
 use x2ct::{Device, Error, Result, files};
 
 use crate::Common;
 use crate::arguments::expect_folder;
-use crate::effect;
+use crate::dataset::{Dataset, DatasetArgs, tell_failed};
+use crate::effect::{self, Rule};
 use crate::inputs::{self, Input, Inputs};
 use crate::output::{Failure, Report, Warning};
 use crate::source::{Opened, SourceArgs};
+
+const EXAMPLES: &str = "Examples:
+  x2ct preprocess scans/ --preset ct-clip-v2 --out prepared/
+  x2ct preprocess --dataset CT-RATE --split train --preset dcformer --dtype bf16 --out prepared/ --shard 3/8";
 
 /// Prepare CT volumes as a network's input
 ///
 /// Each volume becomes a safetensors file: `volume` [1, Z, X, Y] or [1, Z, Y, X] with the preset, its digest, the geometry it
 /// came from and the source of its HU. A volume that cannot be read, or cannot be a chest CT, is reported and left out; the exit
-/// code is then 1. Files in folders are known by content, and what is passed over is told.
+/// code is then 1. Files in folders are known by content, and what is passed over is told. Of a data set (--dataset): a split's
+/// volumes, with a manifest of one row a volume; stopped at any moment, the same command goes on where it was.
 #[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct PreprocessArgs {
-    #[arg(required = true, value_name = "PATH", help = inputs::VOLUMES)]
+    #[arg(required_unless_present = "dataset", value_name = "PATH", help = inputs::VOLUMES)]
     paths: Vec<PathBuf>,
     /// ct-clip-v2, ct-clip-v1, dcformer (the paper's window), dcformer-code (the code's), or x2ct (HU at 1 mm)
     #[arg(long)]
@@ -44,7 +50,9 @@ pub struct PreprocessArgs {
     /// Then pack all volumes of the folder into one file, for training; none of a volume that failed now
     #[arg(long, value_name = "FILE")]
     pack: Option<PathBuf>,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Data set")]
+    dataset: DatasetArgs,
+    #[command(flatten, next_help_heading = "Hounsfield units")]
     source: SourceArgs,
 }
 
@@ -55,6 +63,19 @@ pub fn run(args: PreprocessArgs, common: &Common) -> anyhow::Result<ExitCode> {
         preset = preset.clip_after();
     }
     let dtype = if args.dtype == "bf16" { DType::Bf16 } else { DType::F32 };
+    let mut rules: Vec<Rule> = args.dataset.rules().collect();
+    rules.extend([
+        Rule::new("pack", args.dataset.shard[1] == 1, "the whole of a data set, not a shard of it"),
+        Rule::new(
+            "rescale",
+            args.dataset.dataset.is_none(),
+            "files, while a data set's HU are the files' or the table's",
+        ),
+    ]);
+    effect::check(&rules)?;
+    if let Some(dataset) = args.dataset.open(&args.source)? {
+        return of_dataset(dataset, (preset, dtype), &args, &device, common);
+    }
     let inputs = Inputs::of(&args.paths)?.flat();
     let volumes = || inputs.volumes.iter().map(|input| &input.path);
     effect::check(&[args.source.metadata_rule(volumes())])?;
@@ -74,7 +95,7 @@ pub fn run(args: PreprocessArgs, common: &Common) -> anyhow::Result<ExitCode> {
             let read = begin.elapsed().as_secs_f64();
             opened.warnings.iter().for_each(|warning| remark!("{}", warning.line()));
             let name = file.file_name().unwrap_or_default().to_string_lossy();
-            let shape = write(&device, &preset, dtype, &opened, (&name, &args.source), out)?;
+            let shape = write(&device, (&preset, dtype), &opened, (&name, &args.source), out)?;
             Ok((shape, read, opened))
         });
         let seconds = begin.elapsed().as_secs_f64();
@@ -101,27 +122,10 @@ pub fn run(args: PreprocessArgs, common: &Common) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    let mut packed = None;
-    if let Some(path) = &args.pack {
-        match pack_others(&args.out, &stale, &outputs, path) {
-            Ok((set, left_out)) => {
-                packed = Some(set.ids().len());
-                for Doubt { what, .. } in set.doubts() {
-                    let warning = Warning::new(path, what);
-                    remark!("{}", warning.line());
-                    warnings.push(warning);
-                }
-                for error in left_out {
-                    remark!("x2ct: not packed: {error}");
-                    failed.push(Failure::new(path, &error));
-                }
-            }
-            Err(error) => {
-                remark!("x2ct: {error}");
-                failed.push(Failure::new(path, &error));
-            }
-        }
-    }
+    let packed = pack(&args, &stale, &outputs);
+    warnings.extend(packed.warnings);
+    failed.extend(packed.failed);
+    let packed = packed.volumes;
     warnings.extend(Warning::stale(&stale));
     let report = Report::new("preprocess").with_all(json!({
         "preset": preset.name, "preset_digest": preset.digest(), "dtype": dtype.name(), "device": device.name(),
@@ -132,6 +136,81 @@ pub fn run(args: PreprocessArgs, common: &Common) -> anyhow::Result<ExitCode> {
             say!("{}: {count} volumes packed", path.display());
         }
     })
+}
+
+/// The volumes of a split of a data set.
+fn of_dataset(
+    dataset: Dataset,
+    (preset, dtype): (Preset, DType),
+    args: &PreprocessArgs,
+    device: &Device,
+    common: &Common,
+) -> anyhow::Result<ExitCode> {
+    let start = Instant::now();
+    expect_folder(&args.out, "a data set has many volumes", "name a folder, ended in / where it is not there yet")?;
+    if let Some(pack) = &args.pack {
+        files::check_writable(pack)?;
+        volumes::check_layout(&preset)?;
+    }
+    let options = PrepareOptions {
+        preset,
+        dtype,
+        shard: args.dataset.shard,
+        restart: args.dataset.restart,
+        force: args.source.force,
+    };
+    let total = dataset.volumes();
+    let (made, report) = dataset.ingest(("preprocess", "prepared volumes"), &args.out, |data, stop, progress| {
+        prepare(device, data, &args.out, &options, stop, progress)
+    })?;
+    let packed = pack(args, &[], &made.files);
+    let report = report.warning(packed.warnings).failing(packed.failed).with_all(json!({
+        "preset": options.preset.name, "preset_digest": options.preset.digest(), "dtype": dtype.name(),
+        "device": device.name(), "volumes": made.made, "packed": packed.volumes,
+        "seconds": start.elapsed().as_secs_f64(),
+    }))?;
+    let code = report.finish(common.json, || {
+        say!("{}: {} prepared volumes, {}", args.out.display(), made.made, dtype.name());
+        if let (Some(path), Some(count)) = (&args.pack, packed.volumes) {
+            say!("{}: {count} volumes packed", path.display());
+        }
+    })?;
+    tell_failed(&made, total, common.json);
+    Ok(code)
+}
+
+/// What came of packing.
+#[derive(Default)]
+struct Packed {
+    /// How many volumes, where they were packed.
+    volumes: Option<usize>,
+    warnings: Vec<Warning>,
+    failed: Vec<Failure>,
+}
+
+/// Packs the volumes of the output folder, where that is asked for, and says what is wrong with them.
+fn pack(args: &PreprocessArgs, stale: &[PathBuf], outputs: &[PathBuf]) -> Packed {
+    let mut packed = Packed::default();
+    let Some(path) = &args.pack else { return packed };
+    match pack_others(&args.out, stale, outputs, path) {
+        Ok((set, left_out)) => {
+            packed.volumes = Some(set.ids().len());
+            for Doubt { what, .. } in set.doubts() {
+                let warning = Warning::new(path, what);
+                remark!("{}", warning.line());
+                packed.warnings.push(warning);
+            }
+            for error in left_out {
+                remark!("x2ct: not packed: {error}");
+                packed.failed.push(Failure::new(path, &error));
+            }
+        }
+        Err(error) => {
+            remark!("x2ct: {error}");
+            packed.failed.push(Failure::new(path, &error));
+        }
+    }
+    packed
 }
 
 /// Packs the volumes of a folder but for the stale ones, and gives their set. What lies there beside them and is no such volume is left
@@ -183,67 +262,19 @@ fn is_own(path: &Path) -> bool {
     path.extension().is_some_and(|ending| OWN[1..] == *ending)
 }
 
-/// Prepares and writes one volume, piece by piece: while the device works on one, the last is being written.
+/// Prepares and writes one volume.
 fn write(
     device: &Device,
-    preset: &Preset,
-    dtype: DType,
+    (preset, dtype): (&Preset, DType),
     Opened { volume, warnings, forced }: &Opened,
     (name, source): (&str, &SourceArgs),
     out: &Path,
 ) -> Result<Vec<usize>> {
-    // In cache on a processor; enough work for a GPU.
-    let piece = if device.is_host() { 2 << 20 } else { 64 << 20 };
-    let operator = preset.operator(volume.shape, &volume.affine, dtype)?;
-    let shape = operator.shape();
-    let hu = HuSource::AlreadyHu;
-    let (slope, intercept) = volume.hu_scale(hu);
-    let mut hu_source = json!({"from": source.origin(), "slope": slope, "intercept": intercept});
+    let mut hu_source = json!({"from": source.origin()});
     if let Some(rescale) = source.rescale {
         hu_source["rescale"] = json!(rescale);
     }
-    let mut metadata = vec![
-        ("input", name.to_string()),
-        ("preset", json!(preset).to_string()),
-        ("preset_digest", preset.digest()),
-        ("ct_digest", provenance::of_ct(volume)),
-        ("hu_source", hu_source.to_string()),
-        (
-            "geometry",
-            json!({
-                "shape": volume.shape, "spacing_mm": volume.spacing(), "axis_codes": volume.axis_codes().to_string(),
-                "affine": volume.affine.rows(), "resized": operator.to,
-            })
-            .to_string(),
-        ),
-    ];
-    if !warnings.is_empty() {
-        let said: Vec<&str> = warnings.iter().map(|warning| warning.warning.as_str()).collect();
-        metadata.push(("warnings", json!(said).to_string()));
-        metadata.push(("forced", forced.to_string()));
-    }
-    let kind = match dtype {
-        DType::F32 => safetensors::Dtype::F32,
-        DType::Bf16 => safetensors::Dtype::BF16,
-    };
-    let mut stream = TensorStream::create(out, volumes::ONE, &metadata, "volume", kind, &shape)?;
-    std::thread::scope(|scope| {
-        let (sender, pieces) = crossbeam_channel::bounded::<Tensor>(1);
-        let writer = scope.spawn(move || {
-            for piece in pieces {
-                piece.with_bytes(|bytes| stream.append(bytes))??;
-            }
-            Ok(stream)
-        });
-        let made = preset.apply_in_pieces(device, volume, hu, dtype, piece, |tensor| {
-            // The writer is gone when it has failed; it says why.
-            let _ = sender.send(tensor);
-            Ok(())
-        });
-        drop(sender);
-        let stream = writer.join().expect("the writer does not panic");
-        made?;
-        stream?.finish()
-    })?;
-    Ok(shape)
+    let warnings = warnings.iter().map(|warning| warning.warning.as_str()).collect();
+    let said = Said { input: name, hu_source, warnings, forced: *forced, run: "" };
+    volumes::write_one(device, (preset, dtype), volume, &said, out)
 }

@@ -142,6 +142,9 @@ impl Table<'_> {
                     return Ok(Row { error, ..Default::default() });
                 }
                 let (facts, rest) = cells[3..].split_at(FACTS.len());
+                if rest[..2] != [self.hu_source.to_string(), self.preprocessing_digest.clone()] {
+                    return Err(refuse(format!("has a row of {name} that was made with other options")));
+                }
                 let (facts, digests) = (facts.to_vec(), rest[2..2 + self.views.len()].to_vec());
                 Ok(Row { status, facts, digests, error, warnings, ct: String::new() })
             })

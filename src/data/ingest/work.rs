@@ -54,7 +54,8 @@ pub(super) struct Work {
 
 impl Work {
     /// Opens the folder, makes it where there is none, and returns the rows of the volumes that are finished, by their place.
-    /// `run` is what a run is told apart by; `restart` forgets what is there.
+    /// `run` is what a run is told apart by; `restart` forgets what is there. Images of no bytes are kept elsewhere: the folder holds
+    /// the journal alone.
     pub fn open(
         folder: &Path,
         run: &str,
@@ -82,7 +83,7 @@ impl Work {
         let kept = if whole { text.len() - lines.0.len() } else { 0 };
         journal.set_len(kept as u64).map_err(|e| Error::io(&path, "write", &e))?;
         let open_view = |view: &&str| open(&folder.join(format!("{view}.pixels")), OpenOptions::new().write(true));
-        let pixels = views.iter().map(open_view).collect::<Result<Vec<_>>>()?;
+        let pixels = views.iter().filter(|_| image_bytes > 0).map(open_view).collect::<Result<Vec<_>>>()?;
         let mut work = Work { folder: folder.into(), lock, journal, pixels, image_bytes, synced: Instant::now() };
         if !whole {
             work.append(&Header { format: FORMAT.into(), run: run.into() })?;
@@ -99,7 +100,7 @@ impl Work {
             file.read_exact_at(&mut image, offset).is_ok() && blake3::hash(&image).to_hex().as_str() == digest
         };
         entry.row.is_packed()
-            && entry.row.digests.len() == self.pixels.len()
+            && entry.row.digests.len() >= self.pixels.len()
             && self.pixels.iter().zip(&entry.row.digests).all(&mut holds)
     }
 
@@ -144,9 +145,19 @@ impl Work {
         read.map(|()| image).map_err(|e| Error::io(&self.folder, "read the pixels", &e))
     }
 
+    /// A file in the folder to write to, for [`Self::place`].
+    pub fn new_file(&self) -> PathBuf {
+        self.folder.join("new")
+    }
+
+    /// Puts what was written whole to [`Self::new_file`] in its place outside the folder.
+    pub fn place(&self, path: &Path) -> Result<()> {
+        std::fs::rename(self.new_file(), path).map_err(|e| Error::io(path, "write", &e))
+    }
+
     /// Writes a file outside the folder, whole or not at all.
     pub fn publish(&self, path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
-        let new = self.folder.join("new");
+        let new = self.new_file();
         let failed = |e: std::io::Error| Error::io(path, "write", &e);
         let mut out = BufWriter::with_capacity(1 << 20, File::create(&new).map_err(failed)?);
         fill(&mut out)?;

@@ -14,25 +14,27 @@ use x2ct::{Device, Error};
 
 use crate::Common;
 use crate::arguments::expect_folder;
+use crate::dataset::DatasetArgs;
 use crate::effect::{self, Rule};
 use crate::inputs;
 use crate::projection::ProjectionArgs;
 use crate::source::SourceArgs;
-use dataset::DatasetArgs;
 
 const EXAMPLES: &str = "Examples:
   x2ct drr chest_ct.nii.gz --out ap.png
   x2ct drr scans/ --out pictures/ --view ap,lateral --mode attenuation
   x2ct drr --dataset CT-RATE --split train --out radiographs/
-  x2ct drr --dataset CT-RATE --split train --out radiographs/ --shard 3/8";
+  x2ct drr --dataset CT-RATE --split train --out radiographs/ --shard 3/8
+  x2ct drr --dataset RadChest-CT --split test --out radchest/";
 
 /// Make radiographs of CT: one volume, files and folders of them, or a data set for training
 ///
 /// One volume and --out FILE: one image. Several volumes or folders and --out DIR: a picture of every volume and view, under
-/// the volume's own path; files are known by content, and what is passed over is told. A data set in CT-RATE's layout and
-/// --out DIR: every view of a split packed in one file that training maps, and a manifest with one row a volume; stopped at any
-/// moment, the same command goes on where it was. A volume that cannot be used is reported and left out, and the exit code is
-/// then 1.
+/// the volume's own path; files are known by content, and what is passed over is told. A data set (CT-RATE's layout, or
+/// RadChest-CT) and --out DIR: every view of a split packed in VIEW.safetensors, which training maps, of a shard in
+/// VIEW-I-of-N.safetensors, and a manifest with one row a volume; stopped at any moment, the same command goes on where it was.
+/// --size is then that of the packed radiographs, 224x224 unless given: the shorter side is resized to fit, the centre kept. A
+/// volume that cannot be used is reported and left out, and the exit code is then 1.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct DrrArgs {
@@ -46,6 +48,9 @@ pub struct DrrArgs {
     pictures: Option<String>,
     #[command(flatten, next_help_heading = "Data set")]
     dataset: DatasetArgs,
+    /// Packed pixels: u8 from 0 to 255 as X2CT-CLIP, or bf16 from 0 to 1
+    #[arg(long, value_name = "TYPE", value_parser = ["u8", "bf16"], default_value = "u8", requires = "dataset")]
+    format: String,
     #[command(flatten, next_help_heading = "Projection and picture")]
     projection: ProjectionArgs,
     #[command(flatten, next_help_heading = "Hounsfield units")]
@@ -94,8 +99,9 @@ fn rules(args: &DrrArgs, alone: bool) -> Vec<Rule> {
     // Windows are recorded in files of every kind, but not in what a data set packs.
     let windowed = !dataset || pngs;
     let mut rules = args.projection.rules(pngs);
-    rules.extend(["split", "shard", "format", "restart"].map(|option| Rule::new(option, dataset, "--dataset")));
+    rules.extend(args.dataset.rules());
     rules.extend([
+        Rule::new("format", dataset, "--dataset"),
         Rule::new("window", windowed, "pictures (--pictures png)"),
         Rule::new("percentiles", windowed, "pictures (--pictures png)"),
         Rule::new("pictures", !alone, "several volumes, a folder or a data set"),
