@@ -91,16 +91,19 @@ X2CT_DEVICE void for_groups(const BceParams& p, F f) {
     }
 }
 
+// The logit of an element behind the end: with the target 0 its loss is exactly 0, since exp(-200) is.
+constexpr float kCertain = -200.0f;
+
 template <class T>
 X2CT_DEVICE void bce_forward(const BceParams& p) {
     constexpr int width = vec_width<T>();
     float sum = 0.0f;
     for_groups<width>(p, [&](uint64_t i, int count, const float(&w)[width]) {
         float x[width], t[width];
-        load_flat(static_cast<const T*>(p.x) + i, count, p.vector, x);
+        load_flat(static_cast<const T*>(p.x) + i, count, p.vector, x, kCertain);
         load_flat(p.t + i, count, p.vector, t);
         X2CT_UNROLL
-        for (int j = 0; j < width; ++j) sum += j < count ? bce_loss(x[j], t[j], w[j]) : 0.0f;
+        for (int j = 0; j < width; ++j) sum += bce_loss(x[j], t[j], w[j]);
     });
     const double total = block_sum<BceSumConfig::threads>(double(sum), shared_memory<BceSumConfig::Shared>().scratch);
     if (threadIdx.x == 0) p.partial[blockIdx.x] = total;

@@ -10,9 +10,9 @@ X2CT_DEVICE constexpr int flat_step() {
     return W < vec_width<T>() ? W : vec_width<T>();
 }
 
-// The first `count` of W elements from p on; the others are 0. `vector`: p is a multiple of 16 bytes.
+// The first `count` of W elements from p on; the others are `absent`. `vector`: p is a multiple of 16 bytes.
 template <int W, class T>
-X2CT_DEVICE void load_flat(const T* p, int count, bool vector, float (&out)[W]) {
+X2CT_DEVICE void load_flat(const T* p, int count, bool vector, float (&out)[W], float absent = 0.0f) {
     constexpr int step = flat_step<W, T>();
     if (vector && count == W) {
         X2CT_UNROLL
@@ -23,7 +23,7 @@ X2CT_DEVICE void load_flat(const T* p, int count, bool vector, float (&out)[W]) 
         }
     } else {
         X2CT_UNROLL
-        for (int j = 0; j < W; ++j) out[j] = j < count ? to_float(p[j]) : 0.0f;
+        for (int j = 0; j < W; ++j) out[j] = j < count ? to_float(p[j]) : absent;
     }
 }
 
