@@ -6,9 +6,11 @@ use std::path::Path;
 use serde_json::Value;
 use x2ct::data::cache::EmbeddingCache;
 use x2ct::data::label_map::LabelMap;
+use x2ct::data::provenance::Provenance;
 use x2ct::data::radchest_labels::{ABNORMALITIES, PURE, RadChestLabels};
 use x2ct::data::rows;
 use x2ct::eval::retrieval::{Recall, ranks};
+use x2ct::eval::score_file::ScoreFile;
 use x2ct::labels::NAMES;
 
 use crate::cli::{succeed, text, x2ct};
@@ -262,10 +264,7 @@ fn scores_of_evaluations_are_files_of_their_own() {
         }
         assert_eq!(object["accuracy"], whole["zero_shot"]["thresholded"]["accuracy"], "{scores}");
     }
-    let compare = |files: &str| {
-        let output = x2ct(at, &format!("eval compare {files} --bootstrap 200 --json"));
-        (output.status.code(), assert_report(files, &output, "eval"), text(&output.stderr))
-    };
+    let compare = |files: &str| compare(at, files);
     let (code, object, said) = compare("one.safetensors two.safetensors");
     assert_eq!((code, said.as_str()), (Some(0), ""));
     let delong = &object["delong"]["two.safetensors"];
@@ -290,6 +289,91 @@ fn scores_of_evaluations_are_files_of_their_own() {
     assert!(code == Some(2), "{said}");
     let both = x2ct(at, "eval --cache valid.cache.safetensors --dataset . --scores one --csv one.csv");
     assert!(both.status.code() == Some(2) && text(&both.stderr).contains("would both write one.csv"));
+}
+
+/// What is wrong with a score file is one line that names the file and, where it is one cell's fault, its row and column.
+#[test]
+fn what_is_wrong_with_a_score_file_is_named_by_file_row_and_column() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let names = ["Nodule", "Effusion"].map(String::from).to_vec();
+    let ids: Vec<String> = (1..=6).map(|patient| format!("p{patient}")).collect();
+    let labels: Vec<bool> = [1, 0, 0, 0, 1, 1, 0, 1, 0, 0, 1, 0].map(|cell| cell == 1).to_vec();
+    let logits = vec![2.0, -1.0, -0.4, -0.3, 0.4, 0.1, -0.9, 2.1, -0.2, 0.8, -1.4, -0.1];
+    let good = ScoreFile { ids, names, logits, labels, made: Provenance::default() };
+    good.write(&at.join("good.safetensors")).unwrap();
+    write(at, "y.csv", LABELS);
+    let bytes = fs::read(at.join("good.safetensors")).unwrap();
+    // What a program of others may write: sound as an archive, and wrong in a cell.
+    let crafted = |change: &dyn Fn(&mut Vec<String>, &mut Vec<f64>, &mut Vec<f32>)| {
+        let mut labels: Vec<f32> = good.labels.iter().map(|&label| f32::from(u8::from(label))).collect();
+        let (mut ids, mut logits) = (good.ids.clone(), good.logits.clone());
+        change(&mut ids, &mut logits, &mut labels);
+        let mut archive = x2ct::archive::Writer::new("x2ct-scores-1");
+        archive.set("ids", serde_json::json!(ids).to_string());
+        archive.set("names", serde_json::json!(good.names).to_string());
+        archive.put_f64("logits", &[6, 2], &logits);
+        archive.put_f32("labels", &[6, 2], &labels);
+        archive.write(&at.join("bad.safetensors")).unwrap();
+    };
+    let refused = |what: &str, says: &str| {
+        for command in ["metrics y.csv bad.safetensors", "eval compare good.safetensors bad.safetensors"] {
+            let output = x2ct(at, &format!("{command} --bootstrap 0"));
+            let said = text(&output.stderr);
+            assert!(output.status.code() == Some(1) && said.contains(says), "{what}: {command}: {said}");
+            assert_eq!(said.lines().count(), 1, "{what}: {said}");
+        }
+    };
+    fs::write(at.join("bad.safetensors"), &bytes[..bytes.len() / 2]).unwrap();
+    refused("half a file", "bad.safetensors: is not a whole safetensors file");
+    fs::write(at.join("bad.safetensors"), &bytes[..40]).unwrap();
+    refused("half a header", "bad.safetensors: is not a whole safetensors file");
+    crafted(&|_, logits, _| logits[7] = f64::NAN);
+    refused("a NaN", "bad.safetensors: row p4, column Effusion: the score is NaN, not a finite number");
+    crafted(&|_, logits, _| logits[2] = f64::NEG_INFINITY);
+    refused("an infinity", "bad.safetensors: row p2, column Nodule: the score is -inf, not a finite number");
+    crafted(&|_, _, labels| labels[10] = 0.5);
+    refused("half a label", "bad.safetensors: row p6, column Nodule: the label is 0.5, not 0 or 1");
+    crafted(&|ids, _, _| ids[4] = "p2".into());
+    refused("an id twice", "bad.safetensors: has the id p2 twice");
+
+    // A volume that one of them lacks costs itself.
+    let mut other = good.clone();
+    other.ids[3] = "q4".into();
+    other.write(&at.join("other.safetensors")).unwrap();
+    for (command, says) in [
+        ("metrics y.csv other.safetensors", "other.safetensors: q4: 1 of its 6 ids have no usable row in y.csv: q4"),
+        ("eval compare good.safetensors other.safetensors", "1 of its 6 ids have no usable row in good.safetensors: q4"),
+    ] {
+        let output = x2ct(at, &format!("{command} --bootstrap 0 --json"));
+        let object: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let said = text(&output.stderr);
+        assert!(output.status.code() == Some(1) && said.contains(says) && object["samples"] == 5, "{said}");
+    }
+    // Labels in another order are found by their names; one that is absent is missed by its own.
+    let swap = |cells: &[f64]| cells.chunks(2).flat_map(|row| [row[1], row[0]]).collect::<Vec<_>>();
+    let labels = good.labels.chunks(2).flat_map(|row| [row[1], row[0]]).collect();
+    let names = vec![good.names[1].clone(), good.names[0].clone()];
+    let turned = ScoreFile { names, labels, logits: swap(&good.logits), ..good.clone() };
+    turned.write(&at.join("turned.safetensors")).unwrap();
+    let metrics = |file: &str| run(at, &format!("y.csv {file}.safetensors --bootstrap 0")).1["labels"].clone();
+    assert_eq!(metrics("turned"), metrics("good"));
+    let (code, object, said) = compare(at, "good.safetensors turned.safetensors");
+    assert!(code == Some(0) && object["delong"]["turned.safetensors"]["p"] == 1.0, "{said}");
+    let narrow = ScoreFile {
+        names: good.names[..1].to_vec(),
+        logits: good.logits.iter().copied().step_by(2).collect(),
+        labels: good.labels.iter().copied().step_by(2).collect(),
+        ..good.clone()
+    };
+    narrow.write(&at.join("bad.safetensors")).unwrap();
+    refused("a label without scores", "bad.safetensors: has no scores of Effusion, but of Nodule");
+}
+
+/// Runs `x2ct eval compare FILES --json`: exit code, object, standard error.
+fn compare(at: &Path, files: &str) -> (Option<i32>, Value, String) {
+    let output = x2ct(at, &format!("eval compare {files} --bootstrap 200 --json"));
+    (output.status.code(), assert_report(files, &output, "eval"), text(&output.stderr))
 }
 
 /// Recall among the first volumes of scans and of patients is that of an evaluation of these alone; detection stays that of all.

@@ -1,4 +1,5 @@
 //! Reports: tables in every form, charts and pages.
 
+mod evaluation;
 mod page;
 mod table;

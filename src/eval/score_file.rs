@@ -63,11 +63,14 @@ impl ScoreFile {
             );
             return Err(refuse(problem));
         }
-        rows::check("logits", &logits, names.len()).map_err(|e| e.of_file(path))?;
-        if let Some(at) = labels.iter().position(|label| ![0.0, 1.0].contains(label)) {
-            let (row, column) = (&ids[at / names.len()], &names[at % names.len()]);
-            return Err(refuse(format!("the label {column} of {row} is {}", labels[at])));
+        let place = |at: usize| format!("row {}, column {}", ids[at / names.len()], names[at % names.len()]);
+        if let Some(at) = logits.iter().position(|logit| !logit.is_finite()) {
+            return Err(refuse(format!("{}: the score is {}, not a finite number", place(at), logits[at])));
         }
+        if let Some(at) = labels.iter().position(|label| ![0.0, 1.0].contains(label)) {
+            return Err(refuse(format!("{}: the label is {}, not 0 or 1", place(at), labels[at])));
+        }
+        rows::check("logits", &logits, names.len()).map_err(|e| e.of_file(path))?;
         let labels = labels.into_iter().map(|label| label == 1.0).collect();
         let found = ScoreFile { ids, names, logits, labels, made: Provenance::default() };
         let made = Provenance::read(&archive, &found.digest())?.unwrap_or_default();

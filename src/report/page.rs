@@ -2,13 +2,11 @@
 
 use std::fmt::Write;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-
-use super::plot::{Axes, Series, lines};
+use super::loss::loss_chart;
+use super::plot::{Axes, COLORS, Series, lines};
+use super::sheet;
 use super::text::escape;
 use crate::Result;
-use crate::ct::image::{Depth, GrayImage, PngOptions, Window, encode_png};
 use crate::data::radiographs::RadiographSet;
 use crate::eval::metrics::roc_curve;
 use crate::eval::retrieval::{Recall, nearest};
@@ -54,19 +52,11 @@ pub struct CtStudy<'a> {
     pub steps: &'a [StepLog],
 }
 
-// Read on a light page and on a dark one.
-const BLUE: [u8; 3] = [62, 131, 214];
-const GREY: [u8; 3] = [128, 128, 128];
-const ORANGE: [u8; 3] = [214, 110, 20];
+const GREY: [u8; 3] = [128; 3];
 
 /// The page: one HTML file that refers to nothing outside itself.
 pub fn html(study: &Study) -> Result<String> {
-    let mut page = String::new();
-    let _ = write!(
-        page,
-        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><meta name=\"color-scheme\" content=\"light dark\"><title>{0}</title><style>{STYLE}</style></head><body><h1>{0}</h1>",
-        escape(study.title)
-    );
+    let mut page = sheet::begin(study.title);
     page.push_str("<dl>");
     for (name, value) in study.facts {
         let _ = write!(page, "<dt>{}</dt><dd>{}</dd>", escape(name), escape(value));
@@ -84,24 +74,9 @@ pub fn html(study: &Study) -> Result<String> {
     radiographs(&mut page, study)?;
     retrieval(&mut page, study)?;
     detection(&mut page, study)?;
-    page.push_str("</body></html>\n");
+    page.push_str(sheet::END);
     Ok(page)
 }
-
-/// The style sheet of every page: light and dark, narrow and wide, on paper.
-pub const STYLE: &str = "\
-:root{color-scheme:light dark;--page:#fff;--text:#222;--soft:#595959;--line:#ddd;--query:#1f61b4;--hit:#2a2}\
-@media(prefers-color-scheme:dark){:root{--page:#16181c;--text:#e6e6e6;--soft:#b0b0b0;--line:#444;--query:#6aa9ff;--hit:#4c4}}\
-body{font:15px/1.45 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:var(--text);background:var(--page)}\
-svg{max-width:100%;height:auto;color:var(--text)}.page{fill:var(--page)}.wide{overflow-x:auto}\
-table{border-collapse:collapse;margin:1em 0}td,th{padding:.2em .8em;border-bottom:1px solid var(--line);text-align:right}\
-td:first-child,th:first-child{text-align:left}dl{display:grid;grid-template-columns:max-content 1fr;gap:.1em 1em}\
-dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}\
-.film{position:relative;display:inline-block;margin:4px;background:#000;color:#fff}.film img{display:block;width:128px;image-rendering:auto}\
-.film b{position:absolute;top:2px;font-size:11px;text-shadow:0 0 2px #000}.film .r{left:4px}.film .l{right:4px}\
-.film small{display:block;padding:1px 4px;font-size:11px}.hit{outline:3px solid var(--hit)}.query{outline:3px solid var(--query)}\
-.row{margin:1em 0;border-top:1px solid var(--line);padding-top:.5em}p.report{margin:.2em 0;color:var(--soft);font-size:13px}\
-@media(max-width:600px){body{margin:1em auto;padding:0 .6em}td,th{padding:.2em .3em;font-size:13px}}";
 
 fn share(value: f64) -> String {
     format!("{value:.3}")
@@ -126,21 +101,24 @@ fn results(page: &mut String, s: &Study) {
     ];
     let _ = write!(
         page,
-        "<h2>Held-out patients ({})</h2><div class=\"wide\"><table><tr><th></th><th>encoder</th><th>ridge on pixels</th><th>teacher's ceiling</th><th>chance</th></tr>",
+        "<h2>Held-out patients ({})</h2><div class=\"wide\"><table><thead><tr><td></td><th scope=\"col\">encoder</th><th scope=\"col\">ridge on pixels</th><th scope=\"col\">teacher's ceiling</th><th scope=\"col\">chance</th></tr></thead><tbody>",
         s.encoder.gallery
     );
     for (name, value, chance) in rows {
         let (a, b, c) = (value(s.encoder), value(s.baseline_ridge), value(s.ceiling_teacher));
-        let _ = write!(page, "<tr><td>{name}</td><td><b>{a}</b></td><td>{b}</td><td>{c}</td><td>{chance}</td></tr>");
+        let _ = write!(
+            page,
+            "<tr><th scope=\"row\">{name}</th><td><b>{a}</b></td><td>{b}</td><td>{c}</td><td>{chance}</td></tr>"
+        );
     }
-    page.push_str("</table></div>");
+    page.push_str("</tbody></table></div>");
 }
 
 fn ct_teacher(page: &mut String, teacher: &CtStudy) {
     let (s, r) = (teacher.scores, &teacher.scores.retrieval);
     let _ = write!(
         page,
-        "<h2>The teacher itself: CTs and reports of the held-out patients ({})</h2><div class=\"wide\"><table><tr><th></th><th>R@1</th><th>R@10</th><th>R@50</th></tr>",
+        "<h2>The teacher itself: CTs and reports of the held-out patients ({})</h2><div class=\"wide\"><table><thead><tr><td></td><th scope=\"col\">R@1</th><th scope=\"col\">R@10</th><th scope=\"col\">R@50</th></tr></thead><tbody>",
         s.gallery
     );
     let shares = |r: &Recall| [r.r1, r.r10, r.r50];
@@ -151,39 +129,16 @@ fn ct_teacher(page: &mut String, teacher: &CtStudy) {
     ];
     for (name, values) in rows {
         let [a, b, c] = values.map(share);
-        let _ = write!(page, "<tr><td>{name}</td><td>{a}</td><td>{b}</td><td>{c}</td></tr>");
+        let _ = write!(page, "<tr><th scope=\"row\">{name}</th><td>{a}</td><td>{b}</td><td>{c}</td></tr>");
     }
     let z = &s.zero_shot;
     let (macro_auc, micro_auc) = (optional(z.auc_macro), optional(z.auc_micro));
-    let _ = write!(page, "</table></div><p>Zero-shot AUC: {macro_auc} macro, {micro_auc} micro.</p>");
-}
-
-fn loss_chart(title: &str, steps: &[StepLog]) -> Result<String> {
-    let raw: Vec<(f64, f64)> = steps.iter().map(|l| (l.step as f64, l.loss as f64)).collect();
-    let mut smooth = Vec::with_capacity(raw.len());
-    let mut mean = raw.first().map_or(0.0, |p| p.1);
-    for &(x, y) in &raw {
-        mean += 0.1 * (y - mean);
-        smooth.push((x, mean));
-    }
-    let axes = Axes { title, x: "step", y: "loss", counts: true, y_range: None };
-    lines(
-        &axes,
-        &[Series { name: "", points: &raw, color: [190, 210, 235] }, Series { name: "", points: &smooth, color: BLUE }],
-    )
+    let _ = write!(page, "</tbody></table></div><p>Zero-shot AUC: {macro_auc} macro, {micro_auc} micro.</p>");
 }
 
 fn film(s: &Study, patient: usize, class: &str, caption: &str) -> Result<String> {
-    let [h, w] = s.radiographs.size();
-    let pixels = s.radiographs.grey(patient);
-    let window = Window::Range { low: 0.0, high: 1.0 };
-    let options = PngOptions { depth: Depth::Eight, window, ..PngOptions::default() };
-    let png = STANDARD.encode(encode_png(&GrayImage::new(pixels, h, w)?, &options, &1.0.into())?);
-    let id = escape(&s.radiographs.ids()[patient]);
-    Ok(format!(
-        "<span class=\"film {class}\"><img alt=\"radiograph of {id}\" src=\"data:image/png;base64,{png}\"><b class=\"r\">R</b><b class=\"l\">L</b><small>{}</small></span>",
-        escape(caption)
-    ))
+    let pixels = Some((s.radiographs.grey(patient), s.radiographs.size()));
+    sheet::film(pixels, class, &s.radiographs.ids()[patient], caption)
 }
 
 fn findings(s: &Study, patient: usize) -> String {
@@ -232,18 +187,18 @@ fn retrieval(page: &mut String, s: &Study) -> Result<()> {
 }
 
 fn detection(page: &mut String, s: &Study) -> Result<()> {
-    page.push_str("<h2>Zero-shot detection</h2><div class=\"wide\"><table><tr><th>abnormality</th><th>patients</th><th>AUC</th><th>AP</th><th>AUC, ridge</th><th>AUC, ceiling</th></tr>");
+    page.push_str("<h2>Zero-shot detection</h2><div class=\"wide\"><table><thead><tr><th scope=\"col\" class=\"name\">abnormality</th><th scope=\"col\">patients</th><th scope=\"col\">AUC</th><th scope=\"col\">AP</th><th scope=\"col\">AUC, ridge</th><th scope=\"col\">AUC, ceiling</th></tr></thead><tbody>");
     let (encoder, ridge, ceiling) = (&s.encoder.zero_shot, &s.baseline_ridge.zero_shot, &s.ceiling_teacher.zero_shot);
     for ((label, r), c) in encoder.labels.iter().zip(&ridge.labels).zip(&ceiling.labels) {
         let (auc, ap) = (optional(label.auc), optional(label.ap));
         let (r, c) = (optional(r.auc), optional(c.auc));
         let _ = write!(
             page,
-            "<tr><td>{}</td><td>{}</td><td><b>{auc}</b></td><td>{ap}</td><td>{r}</td><td>{c}</td></tr>",
+            "<tr><th scope=\"row\">{}</th><td>{}</td><td><b>{auc}</b></td><td>{ap}</td><td>{r}</td><td>{c}</td></tr>",
             label.name, label.positives
         );
     }
-    page.push_str("</table></div><div>");
+    page.push_str("</tbody></table></div><div class=\"grid\">");
     for (index, name) in labels::NAMES.iter().enumerate() {
         let truth: Vec<bool> = s.labels.iter().skip(index).step_by(labels::COUNT).copied().collect();
         let column = |scores: &Scores| -> Result<Option<Vec<(f64, f64)>>> {
@@ -254,12 +209,11 @@ fn detection(page: &mut String, s: &Study) -> Result<()> {
         else {
             continue;
         };
-        let axes =
-            Axes { title: name, x: "1 - specificity", y: "sensitivity", counts: false, y_range: Some((0.0, 1.0)) };
+        let axes = Axes { title: name, x: "1 - specificity", y: "sensitivity", ..Axes::unit() };
         let series = [
-            Series { name: "teacher", points: &c, color: GREY },
-            Series { name: "ridge", points: &b, color: ORANGE },
-            Series { name: "encoder", points: &a, color: BLUE },
+            Series { name: "teacher", points: &c, color: GREY, ..Series::default() },
+            Series { name: "ridge", points: &b, color: COLORS[1], ..Series::default() },
+            Series { name: "encoder", points: &a, color: COLORS[0], ..Series::default() },
         ];
         page.push_str(&lines(&axes, &series)?);
     }

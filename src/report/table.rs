@@ -313,10 +313,25 @@ impl Table {
                 }
             }
         }
-        let mut table = csv::Writer::from_writer(Vec::new());
-        let written = std::iter::once(&header).chain(&rows).try_for_each(|record| table.write_record(record));
-        let bytes = written.ok().and_then(|()| table.into_inner().ok()).unwrap_or_default();
-        String::from_utf8(bytes).unwrap_or_default()
+        crate::table::csv(std::iter::once(header).chain(rows)).unwrap_or_default()
+    }
+
+    /// A line a cell that holds something: table, row, variant, column, then as [`Self::csv`] has it value, low, high, paper, p and
+    /// what is missing.
+    pub fn records(&self) -> Vec<Vec<String>> {
+        let text = |number: Option<f64>| number.map_or(String::new(), |number| number.to_string());
+        let mut records = Vec::new();
+        for row in &self.rows {
+            for (cell, column) in row.cells.iter().zip(&self.columns).filter(|(cell, _)| **cell != Cell::default()) {
+                let variant = row.variant.clone().unwrap_or_default();
+                let names = [self.name.clone(), row.name.clone(), variant, column.path()];
+                let [low, high] = [0, 1].map(|end| cell.interval.map(|ends| ends[end]));
+                let numbers = [cell.value, low, high, cell.paper, cell.p].map(text);
+                records
+                    .push(names.into_iter().chain(numbers).chain([cell.missing.clone().unwrap_or_default()]).collect());
+            }
+        }
+        records
     }
 
     /// The table as an HTML fragment without ids: a `div` that scrolls, and notes below. Its classes are those of

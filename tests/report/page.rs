@@ -5,7 +5,7 @@ use std::collections::HashSet;
 /// Elements that have no end.
 const VOID: [&str; 9] = ["area", "br", "col", "hr", "img", "input", "link", "meta", "wbr"];
 /// Entities in use.
-const ENTITIES: [&str; 5] = ["&amp;", "&lt;", "&gt;", "&quot;", "&#39;"];
+const ENTITIES: [&str; 6] = ["&amp;", "&lt;", "&gt;", "&quot;", "&#39;", "&apos;"];
 
 /// An element's start: its name and its attributes.
 pub type Start = (String, Vec<(String, String)>);

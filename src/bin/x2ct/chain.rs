@@ -191,6 +191,12 @@ impl Chain {
         }
     }
 
+    /// What was left out and what was doubtful, as it was said.
+    pub fn told(&self) -> Vec<String> {
+        let failed = self.failed.iter().map(|failure| failure.error.clone());
+        failed.chain(self.warnings.iter().map(|warning| format!("{}: {}", warning.file, warning.warning))).collect()
+    }
+
     /// Adds what was found to a report.
     pub fn report(self, report: Report) -> anyhow::Result<Report> {
         let report = report.with("provenance", self.provenance)?;

@@ -35,6 +35,7 @@ mod preprocess;
 mod projection;
 mod radiographs;
 mod real_radiographs;
+mod report;
 mod source;
 mod teacher;
 mod terminal;
@@ -96,6 +97,7 @@ enum Command {
     Predict(predict::PredictArgs),
     Preprocess(preprocess::PreprocessArgs),
     Radiographs(real_radiographs::RadiographsArgs),
+    Report(report::ReportArgs),
     Train(train::TrainArgs),
 }
 
@@ -118,6 +120,7 @@ impl Command {
             Command::Predict(_) => "predict",
             Command::Preprocess(_) => "preprocess",
             Command::Radiographs(_) => "radiographs",
+            Command::Report(_) => "report",
             Command::Train(_) => "train",
         }
     }
@@ -146,6 +149,7 @@ fn main() -> ExitCode {
         Command::Predict(args) => predict::run(args, &common),
         Command::Preprocess(args) => preprocess::run(args, &common),
         Command::Radiographs(args) => real_radiographs::run(args, &common),
+        Command::Report(args) => report::run(args, &common),
         Command::Train(args) => train::run(args, &common),
     };
     match outcome.and_then(|code| Ok(output::delivered().map(|()| code)?)) {

@@ -1,0 +1,261 @@
+//! Detection: the metrics of each score file, in a row a file and in a row a label.
+
+use std::collections::HashMap;
+
+use super::super::sheet::missing;
+use super::super::table::{Better, Cell, Column, Row, Table};
+use super::Named;
+use super::compare::Compared;
+use crate::Result;
+use crate::data::ct_rate::VolumeName;
+use crate::eval::bootstrap::{Bootstrap, Interval};
+use crate::eval::calibration;
+use crate::eval::detection::{Detection, Problem};
+use crate::eval::score_file::ScoreFile;
+use crate::eval::zero_shot::probability;
+
+/// A score file and its metrics.
+pub struct Scored<'a> {
+    pub name: &'a str,
+    pub file: &'a ScoreFile,
+    /// `[ids, names]`.
+    pub probabilities: Vec<f64>,
+    pub patients: Vec<String>,
+    pub detection: Detection,
+    /// The row of each id.
+    pub rows: HashMap<&'a str, usize>,
+}
+
+/// How often a label was there and found, at one cut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Confusion {
+    pub hits: usize,
+    pub false_alarms: usize,
+    pub misses: usize,
+    pub rejections: usize,
+}
+
+impl Confusion {
+    /// Share of what is there that is found.
+    pub fn sensitivity(&self) -> Option<f64> {
+        ratio(self.hits, self.hits + self.misses)
+    }
+
+    /// Share of what is not there that is passed over.
+    pub fn specificity(&self) -> Option<f64> {
+        ratio(self.rejections, self.rejections + self.false_alarms)
+    }
+}
+
+fn ratio(part: usize, whole: usize) -> Option<f64> {
+    (whole > 0).then(|| part as f64 / whole as f64)
+}
+
+impl<'a> Scored<'a> {
+    pub fn of(file: &'a Named<ScoreFile>, bootstrap: Option<&Bootstrap>) -> Result<Self> {
+        let Named { name, of: file } = file;
+        let patients: Vec<String> = file.ids.iter().map(|id| VolumeName::patient_of(id)).collect();
+        let probabilities = file.probabilities();
+        let problem = Problem {
+            names: &file.names,
+            patients: &patients,
+            labels: &file.labels,
+            scores: &file.logits,
+            probabilities: Some(&probabilities),
+        };
+        let detection = Detection::of(&problem, bootstrap)?;
+        let rows = file.ids.iter().enumerate().map(|(row, id)| (id.as_str(), row)).collect();
+        Ok(Scored { name, file, probabilities, patients, detection, rows })
+    }
+
+    /// Truth and logits of one label.
+    pub fn label(&self, at: usize) -> (Vec<bool>, Vec<f64>) {
+        let of = |row: usize| row * self.file.names.len() + at;
+        (0..self.file.ids.len()).map(|row| (self.file.labels[of(row)], self.file.logits[of(row)])).unzip()
+    }
+
+    /// What a label's logits above, or from, a threshold predict.
+    pub fn confusion(&self, at: usize, is_found: impl Fn(f64) -> bool) -> Confusion {
+        let mut counts = Confusion::default();
+        let (truth, logits) = self.label(at);
+        for (truth, logit) in truth.into_iter().zip(logits) {
+            *match (truth, is_found(logit)) {
+                (true, true) => &mut counts.hits,
+                (true, false) => &mut counts.misses,
+                (false, true) => &mut counts.false_alarms,
+                (false, false) => &mut counts.rejections,
+            } += 1;
+        }
+        counts
+    }
+
+    /// The counts of a label where probabilities above one half are presence.
+    pub fn at_half(&self, at: usize) -> Confusion {
+        self.confusion(at, |logit| probability(logit) > 0.5)
+    }
+
+    /// The threshold of a label at Youden's point and its counts there.
+    pub fn at_youden(&self, at: usize) -> Option<(f64, Confusion)> {
+        let threshold = self.detection.labels[at].youden.as_ref()?.threshold;
+        Some((threshold, self.confusion(at, |logit| logit >= threshold)))
+    }
+}
+
+const NONE: &str = "There are no scores: add a folder with what `x2ct eval --scores NAME` writes (NAME.safetensors).";
+
+pub fn body(
+    scored: &[Scored],
+    compared: &[Compared],
+    bootstrap: Option<&Bootstrap>,
+    keep: &mut dyn FnMut(Table) -> String,
+) -> String {
+    if scored.is_empty() {
+        return missing(NONE);
+    }
+    let mut out = keep(overview(scored, compared, bootstrap));
+    if bootstrap.is_none() {
+        out += &missing("Intervals are left out: --bootstrap above 0 adds them.");
+    }
+    for (at, of_file) in scored.iter().enumerate() {
+        out += &keep(per_label(of_file, at));
+        out += &keep(confusions(of_file, at));
+    }
+    out
+}
+
+/// A value with its interval, where it has them.
+pub fn cell(value: Option<f64>, interval: Option<Interval>) -> Cell {
+    let cell = match value {
+        Some(value) => Cell::of(value),
+        None => Cell::missing("Not defined: one of the classes is absent."),
+    };
+    interval.map_or(cell.clone(), |Interval { low, high, .. }| cell.within([low, high]))
+}
+
+/// Says how intervals were drawn.
+pub fn drawn(bootstrap: Option<&Bootstrap>) -> String {
+    bootstrap.map_or(String::new(), |Bootstrap { replicates, level, .. }| {
+        format!(" Intervals of {:.0} % from {replicates} bootstrap resamples of patients.", 100.0 * level)
+    })
+}
+
+/// A row a file.
+fn overview(scored: &[Scored], compared: &[Compared], bootstrap: Option<&Bootstrap>) -> Table {
+    const COLUMNS: [(&str, &str, &str); 9] = [
+        ("auc_micro", "All cells pooled (micro)", "AUC"),
+        ("ap_micro", "All cells pooled (micro)", "PR"),
+        ("auc_macro", "Mean of labels (macro)", "AUC"),
+        ("ap_macro", "Mean of labels (macro)", "PR"),
+        ("f1_weighted", "Cut at one half", "F1"),
+        ("accuracy", "Cut at one half", "Accuracy"),
+        ("precision_micro", "Cut at one half", "Precision"),
+        ("recall_micro", "Cut at one half", "Recall"),
+        ("", "Calibration", "ECE"),
+    ];
+    let columns = COLUMNS.map(|(name, group, title)| {
+        let better = if name.is_empty() { Better::Lower } else { Better::Higher };
+        Column::new(title).of([group]).better(better)
+    });
+    let row = |of_file: &Scored| {
+        let Detection { summary, intervals, calibration, .. } = &of_file.detection;
+        let values: HashMap<&str, Option<f64>> =
+            crate::eval::detection::SUMMARY.into_iter().zip(summary.values()).collect();
+        let mut cells: Vec<Cell> =
+            COLUMNS[..8].iter().map(|(name, ..)| cell(values[name], intervals.get(name).copied().flatten())).collect();
+        let test = compared.iter().find(|compared| compared.scored.name == of_file.name);
+        cells[0].p = test.and_then(|compared| compared.p());
+        cells.push(cell(calibration.as_ref().map(|c| c.ece), None));
+        Row::new(of_file.name, cells)
+    };
+    let prevalence = scored[0].detection.prevalence;
+    let by_chance = [0.5, prevalence, 0.5].map(Cell::of).into_iter().chain((3..9).map(|_| Cell::default()));
+    let Detection { samples, patients, .. } = scored[0].detection;
+    Table {
+        name: "detection".into(),
+        title: "Detection.".into(),
+        caption: format!(
+            "{samples} volumes of {patients} patients ({}). AUC: area under the ROC curve; PR: average precision; F1 is weighted by the \
+             labels' positives, precision and recall are pooled.{}",
+            scored[0].name,
+            drawn(bootstrap)
+        ),
+        heads: ["Scores".into(), String::new()],
+        against: (scored.len() > 1).then(|| format!("{} (DeLong, pooled cells, Holm)", scored[0].name)),
+        columns: columns.to_vec(),
+        rows: scored.iter().map(row).chain([Row::new("Chance", by_chance.collect()).reference()]).collect(),
+    }
+}
+
+/// A row a label.
+fn per_label(of_file: &Scored, at: usize) -> Table {
+    let columns = vec![
+        Column::new("Positives").digits(0).better(Better::Neither),
+        Column::new("AUC").better(Better::Neither),
+        Column::new("PR").better(Better::Neither),
+        Column::new("AUC, DeLong").better(Better::Neither),
+        Column::new("ECE").better(Better::Neither),
+    ];
+    let rows = of_file.detection.labels.iter().enumerate().map(|(label, found)| {
+        let (truth, logits) = of_file.label(label);
+        let probabilities: Vec<f64> = logits.into_iter().map(probability).collect();
+        let ece = calibration::reliability(&truth, &probabilities, 10).ok().map(|reliability| reliability.ece);
+        let delong = match found.auc_delong {
+            Some(area) => Cell { value: Some(area.auc), interval: area.interval, ..Cell::default() },
+            None => Cell::missing("DeLong's interval needs two of each class."),
+        };
+        let auc = cell(found.auc, found.auc_interval);
+        let ap = cell(found.ap, found.ap_interval);
+        Row::new(&found.name, vec![Cell::of(found.positives as f64), auc, ap, delong, cell(ece, None)])
+    });
+    Table {
+        name: format!("labels-{}", at + 1),
+        title: format!("{}: each label.", of_file.name),
+        caption: "ECE: expected calibration error in ten bins.".into(),
+        heads: ["Label".into(), String::new()],
+        against: None,
+        columns,
+        rows: rows.collect(),
+    }
+}
+
+/// A row a label: what is found and missed at one half and at Youden's point.
+fn confusions(of_file: &Scored, at: usize) -> Table {
+    const COUNTS: [&str; 4] = ["Hits", "False alarms", "Misses", "Rejections"];
+    let group = |name: &'static str| {
+        let counts = COUNTS.map(|count| Column::new(count).of([name]).digits(0).better(Better::Neither));
+        let rates = ["Sensitivity", "Specificity"].map(|rate| Column::new(rate).of([name]).better(Better::Neither));
+        counts.into_iter().chain(rates)
+    };
+    let youden = "At Youden's point";
+    let threshold = Column::new("Probability from").of([youden]).better(Better::Neither);
+    let cells = |Confusion { hits, false_alarms, misses, rejections }: Confusion| {
+        [hits, false_alarms, misses, rejections].map(|count| Cell::of(count as f64))
+    };
+    let rates = |counts: Confusion| [counts.sensitivity(), counts.specificity()].map(|rate| cell(rate, None));
+    let rows = of_file.file.names.iter().enumerate().map(|(label, name)| {
+        let half = of_file.at_half(label);
+        let mut row: Vec<Cell> = cells(half).into_iter().chain(rates(half)).collect();
+        match of_file.at_youden(label) {
+            Some((threshold, counts)) => {
+                // Infinite where the best is to find nothing.
+                let from = if threshold.is_finite() { probability(threshold) } else { 1.0 };
+                row.push(Cell::of(from));
+                row.extend(cells(counts).into_iter().chain(rates(counts)));
+            }
+            None => row.extend((0..7).map(|_| cell(None, None))),
+        }
+        Row::new(name, row)
+    });
+    Table {
+        name: format!("confusion-{}", at + 1),
+        title: format!("{}: what is found and missed.", of_file.name),
+        caption:
+            "At one half: a probability above 0.5 is presence. Youden's point has the largest sum of sensitivity and \
+                  specificity; it was chosen on these very volumes."
+                .into(),
+        heads: ["Label".into(), String::new()],
+        against: None,
+        columns: group("At one half").chain([threshold]).chain(group(youden)).collect(),
+        rows: rows.collect(),
+    }
+}
