@@ -343,7 +343,10 @@ fn what_is_wrong_with_a_score_file_is_named_by_file_row_and_column() {
     other.write(&at.join("other.safetensors")).unwrap();
     for (command, says) in [
         ("metrics y.csv other.safetensors", "other.safetensors: q4: 1 of its 6 ids have no usable row in y.csv: q4"),
-        ("eval compare good.safetensors other.safetensors", "1 of its 6 ids have no usable row in good.safetensors: q4"),
+        (
+            "eval compare good.safetensors other.safetensors",
+            "1 of its 6 ids have no usable row in good.safetensors: q4",
+        ),
     ] {
         let output = x2ct(at, &format!("{command} --bootstrap 0 --json"));
         let object: Value = serde_json::from_slice(&output.stdout).unwrap();

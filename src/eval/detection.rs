@@ -151,6 +151,13 @@ struct Measured {
     defined: usize,
 }
 
+impl Measured {
+    /// The summary, then the areas, then the average precisions.
+    fn values(&self) -> impl Iterator<Item = Option<f64>> {
+        self.summary.values().into_iter().chain(self.auc.iter().copied()).chain(self.ap.iter().copied())
+    }
+}
+
 impl<'a> Cells<'a> {
     fn new(problem: &Problem<'a>) -> Result<Self> {
         let of = |scores| MultiLabel::new(problem.labels, scores, problem.names.len());
@@ -189,18 +196,49 @@ impl Detection {
     /// Empty or ragged input, scores that are not finite, settings of the bootstrap outside their ranges.
     pub fn of(problem: &Problem, bootstrap: Option<&Bootstrap>) -> Result<Self> {
         let cells = Cells::new(problem)?;
+        let drawn = bootstrap.map(|bootstrap| {
+            let found = bootstrap.intervals(problem.patients, |weights| cells.measure(weights).values().collect())?;
+            Ok::<_, Error>((bootstrap, found.into_iter().map(Result::ok).collect()))
+        });
+        Self::assemble(problem, &cells, drawn.transpose()?)
+    }
+
+    /// Several sets of scores of the same samples, each by itself as [`Self::of`] has it, and the intervals of its differences to
+    /// the first as [`differences`] has them; all on the same draws, so that none is measured twice. The first has no differences.
+    ///
+    /// # Errors
+    /// Those of [`Self::of`] and [`differences`].
+    pub fn of_several(problems: &[Problem], bootstrap: &Bootstrap) -> Result<Vec<(Self, Differences)>> {
+        let Some(first) = problems.first() else { return Ok(Vec::new()) };
+        problems.iter().try_for_each(|problem| expect_same_samples(first, problem))?;
+        let cells = problems.iter().map(Cells::new).collect::<Result<Vec<_>>>()?;
+        let found = bootstrap.intervals(first.patients, |weights| {
+            let measured: Vec<Measured> = cells.iter().map(|cells| cells.measure(weights)).collect();
+            let less = |other: &Measured| difference(&other.summary, &measured[0].summary);
+            let differences: Vec<_> = measured.iter().map(less).collect();
+            measured.iter().flat_map(Measured::values).chain(differences.into_iter().flatten()).collect()
+        })?;
+        let mut found = found.into_iter().map(Result::ok);
+        let each = SUMMARY.len() + 2 * first.names.len();
+        let own: Vec<Vec<Option<Interval>>> = problems.iter().map(|_| found.by_ref().take(each).collect()).collect();
+        let all = problems.iter().zip(&cells).zip(own).enumerate().map(|(at, ((problem, cells), own))| {
+            let differences: Differences = SUMMARY.into_iter().zip(found.by_ref().take(SUMMARY.len())).collect();
+            let differences = if at == 0 { BTreeMap::new() } else { differences };
+            Ok((Self::assemble(problem, cells, Some((bootstrap, own)))?, differences))
+        });
+        all.collect()
+    }
+
+    /// The metrics with the intervals of what [`Measured::values`] lists.
+    fn assemble(problem: &Problem, cells: &Cells, drawn: Option<(&Bootstrap, Vec<Option<Interval>>)>) -> Result<Self> {
         let ones = vec![1; problem.patients.len()];
         let Measured { summary, auc, ap, defined } = cells.measure(&ones);
         let classes = problem.names.len();
         let (mut intervals, mut of_labels) = (BTreeMap::new(), vec![[None; 2]; classes]);
-        if let Some(bootstrap) = bootstrap {
-            let found = bootstrap.intervals(problem.patients, |weights| {
-                let Measured { summary, auc, ap, .. } = cells.measure(weights);
-                summary.values().into_iter().chain(auc).chain(ap).collect()
-            })?;
-            let mut found = found.into_iter().map(Result::ok);
-            intervals = SUMMARY.into_iter().zip(found.by_ref()).collect();
-            let rest: Vec<Option<Interval>> = found.collect();
+        let level = drawn.as_ref().map_or(0.95, |(bootstrap, _)| bootstrap.level);
+        if let Some((_, found)) = drawn {
+            let (of_summary, rest) = found.split_at(SUMMARY.len());
+            intervals = SUMMARY.into_iter().zip(of_summary.iter().copied()).collect();
             of_labels = (0..classes).map(|label| [rest[label], rest[classes + label]]).collect();
         }
         let at_half = cells.probabilities.map(|cells| cells.cut_at(0.5).per_label);
@@ -217,7 +255,7 @@ impl Detection {
                 auc_interval: of_labels[label][0],
                 ap_interval: of_labels[label][1],
                 // Fewer than two of a class leave no variance.
-                auc_delong: delong::area(&truth, &scores, bootstrap.map_or(0.95, |b| b.level)).ok(),
+                auc_delong: delong::area(&truth, &scores, level).ok(),
                 at_half: at_half.as_ref().map(|rates| rates[label].clone()),
                 youden: youden[label].clone(),
             }
@@ -238,24 +276,30 @@ impl Detection {
     }
 }
 
-/// Intervals of the differences of two sets of scores, the first less the second, by the names of [`Summary`]'s fields: both
-/// are drawn together. `None` where there is no interval.
+/// Intervals of differences, by the names of [`Summary`]'s fields; `None` where there is no interval.
+pub type Differences = BTreeMap<&'static str, Option<Interval>>;
+
+/// Intervals of the differences of two sets of scores, the first less the second: both are drawn together.
 ///
 /// # Errors
 /// Those of [`Detection::of`]; other labels, names or patients in the second.
-pub fn differences(
-    first: &Problem,
-    second: &Problem,
-    bootstrap: &Bootstrap,
-) -> Result<BTreeMap<&'static str, Option<Interval>>> {
-    if (first.names, first.patients, first.labels) != (second.names, second.patients, second.labels) {
-        let problem = "are of other samples or labels than the first";
-        return Err(Error::argument("second scores", problem, "pass scores of the same samples and labels"));
-    }
+pub fn differences(first: &Problem, second: &Problem, bootstrap: &Bootstrap) -> Result<Differences> {
+    expect_same_samples(first, second)?;
     let (a, b) = (Cells::new(first)?, Cells::new(second)?);
-    let found = bootstrap.intervals(first.patients, |weights| {
-        let pairs = a.measure(weights).summary.values().into_iter().zip(b.measure(weights).summary.values());
-        pairs.map(|(a, b)| Some(a? - b?)).collect()
-    })?;
+    let found = bootstrap
+        .intervals(first.patients, |weights| difference(&a.measure(weights).summary, &b.measure(weights).summary))?;
     Ok(SUMMARY.into_iter().zip(found.into_iter().map(Result::ok)).collect())
+}
+
+/// The first less the second, field by field.
+fn difference(first: &Summary, second: &Summary) -> Vec<Option<f64>> {
+    first.values().into_iter().zip(second.values()).map(|(a, b)| Some(a? - b?)).collect()
+}
+
+fn expect_same_samples(first: &Problem, second: &Problem) -> Result<()> {
+    if (first.names, first.patients, first.labels) == (second.names, second.patients, second.labels) {
+        return Ok(());
+    }
+    let problem = "are of other samples or labels than the first";
+    Err(Error::argument("second scores", problem, "pass scores of the same samples and labels"))
 }

@@ -106,7 +106,7 @@ pub struct Pages {
 /// Nothing to show at all; material that contradicts itself.
 pub fn pages(material: &Material, settings: &Settings) -> Result<Pages> {
     let bootstrap = settings.bootstrap.as_ref();
-    let scored = material.scores.iter().map(|file| Scored::of(file, bootstrap)).collect::<Result<Vec<Scored>>>()?;
+    let scored = Scored::all(&material.scores, bootstrap)?;
     let compared = compare::compare(&scored, bootstrap)?;
     let recalls = retrieval::recalls(&material.retrievals, bootstrap)?;
     let mut tables = Vec::new();

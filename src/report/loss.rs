@@ -13,8 +13,10 @@ pub fn loss_chart(title: &str, steps: &[StepLog]) -> Result<String> {
         steps.iter().map(|l| (l.step as f64, f64::from(l.loss))).filter(|p| p.1.is_finite()).collect();
     let mut smooth = Vec::with_capacity(raw.len());
     let mut mean = raw.first().map_or(0.0, |p| p.1);
+    // Over a tenth of a short run, over twenty steps of a long one.
+    let rate = (10.0 / raw.len().max(1) as f64).clamp(0.05, 0.5);
     for &(x, y) in &raw {
-        mean += 0.1 * (y - mean);
+        mean += rate * (y - mean);
         smooth.push((x, mean));
     }
     let axes = Axes { title, x: "step", y: "loss", counts: true, ..Axes::default() };

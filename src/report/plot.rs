@@ -51,18 +51,35 @@ pub struct Axes<'a> {
     pub y_range: Option<(f64, f64)>,
     /// Width and height, as the chart's letters measure them.
     pub size: [u32; 2],
+    /// Whether the legend stands at the bottom, which a ROC curve leaves free, and not at the top, which a loss does.
+    pub low_legend: bool,
 }
 
 impl Default for Axes<'_> {
     fn default() -> Self {
-        Axes { title: "", x: "", y: "", counts: false, x_range: None, y_range: None, size: [520, 320] }
+        Axes {
+            title: "",
+            x: "",
+            y: "",
+            counts: false,
+            x_range: None,
+            y_range: None,
+            size: [520, 320],
+            low_legend: false,
+        }
     }
 }
 
 impl Axes<'_> {
     /// A square chart of shares from 0 to 1.
     pub fn unit() -> Self {
-        Axes { x_range: Some((0.0, 1.0)), y_range: Some((0.0, 1.0)), size: [340, 330], ..Axes::default() }
+        Axes {
+            x_range: Some((0.0, 1.0)),
+            y_range: Some((0.0, 1.0)),
+            size: [340, 330],
+            low_legend: true,
+            ..Axes::default()
+        }
     }
 }
 
@@ -156,7 +173,16 @@ pub fn lines(axes: &Axes, series: &[Series]) -> Result<String> {
             }
         }
         if series.iter().any(|s| !s.name.is_empty()) {
-            chart.configure_series_labels().border_style(BLACK.mix(0.2)).background_style(WHITE.mix(0.8)).draw()?;
+            let corner = match axes.low_legend {
+                true => SeriesLabelPosition::LowerRight,
+                false => SeriesLabelPosition::UpperRight,
+            };
+            chart
+                .configure_series_labels()
+                .position(corner)
+                .border_style(BLACK.mix(0.2))
+                .background_style(WHITE.mix(0.8))
+                .draw()?;
         }
         root.present()?;
         Ok(())

@@ -17,10 +17,10 @@ body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding
 h1{font-size:1.7em;line-height:1.2}h2{font-size:1.3em;margin-top:2em;border-bottom:1px solid var(--line)}h3{font-size:1.05em;margin-top:1.6em}\
 h1,h2,h3,p,li,td,th{overflow-wrap:break-word}a{color:var(--query)}\
 svg{max-width:100%;height:auto;color:var(--text)}.page{fill:var(--page)}.wide{overflow-x:auto;margin:1em 0}\
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}caption{text-align:left;padding:.3em 0;min-width:16em}\
+table{border-collapse:collapse;font-variant-numeric:tabular-nums}p.caption{margin:1.4em 0 -.6em}\
 td,th{padding:.2em .7em;border-bottom:1px solid var(--line);text-align:right;vertical-align:top;font-weight:normal}\
 thead th{font-weight:600;vertical-align:bottom}th.group{text-align:center}th.name,tbody th,td.variant,td.text{text-align:left}\
-tr.reference{color:var(--soft)}small,.paper{color:var(--soft)}.notes{color:var(--soft);font-size:13px;margin:.3em 0}\
+tr.reference{color:var(--soft)}small,.paper{color:var(--soft)}td small,td .paper{white-space:nowrap}figure{margin:1em 0}.notes{color:var(--soft);font-size:13px;margin:.3em 0}\
 p.missing{color:var(--soft);border-left:3px solid var(--line);padding-left:.7em}.summary{background:var(--shade);padding:.4em 1em;border-radius:6px}\
 dl{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:.1em 1em}dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}\
 nav ul,ul.chain,ul.chain ul{padding-left:1.2em}nav ul{columns:2 16em}ul.chain{font-size:13px}ul.chain li{overflow-wrap:anywhere;margin:.2em 0}\
@@ -38,8 +38,9 @@ figcaption{font-size:13px;color:var(--soft)}.grid table{font-size:12px}.grid td,
 @media(max-width:600px){body{margin:1em auto;padding:0 .6em}td,th{padding:.2em .35em;font-size:13px}dl{grid-template-columns:minmax(0,1fr)}dd{margin-bottom:.4em}\
 .film{width:104px}.film .none{height:104px}}\
 @media print{:root{--page:#fff;--text:#000;--soft:#444;--line:#bbb;--shade:#fff;color-scheme:light}body{max-width:none;margin:0;font-size:10pt}\
-nav{break-after:page}h2{break-before:page}nav+section h2,.flow h2{break-before:auto}h2,h3,caption{break-after:avoid}\
-figure,.row,.film,tr{break-inside:avoid}.wide{overflow:visible}td,th{padding:.1em .3em;font-size:8pt}a{color:inherit;text-decoration:none}\
+h2,h3,p.caption{break-after:avoid}#curves{break-before:page}figure,.row,.film,tr,.summary{break-inside:avoid}\
+.wide{overflow:visible}td,th{padding:.1em .3em;font-size:8pt}a{color:inherit;text-decoration:none}\
+.grid{grid-template-columns:repeat(3,minmax(0,1fr));gap:.6em}.film{width:80px}\
 *{print-color-adjust:exact;-webkit-print-color-adjust:exact}}";
 
 /// What begins every page: its title, and the style sheet.

@@ -20,7 +20,7 @@ fn retrieval() -> Table {
         columns: columns.chain([Column::new("GFLOP").digits(1).better(Better::Lower)]).collect(),
         rows: vec![
             Row::new("CT-CLIP", [cells([0.9; 4]), vec![Cell::of(160.5)]].concat()).reference().variant("3DViT"),
-            Row::new("MedCLIP", [cells([0.001; 4]), vec![Cell::of(4.14)]].concat()).variant("Swin"),
+            Row::new("MedCLIP", [cells([0.001; 4]), vec![Cell::of(4.24)]].concat()).variant("Swin"),
             Row::new("Ours", [ours, vec![Cell::of(4.06)]].concat()).variant("ResNet"),
             Row::new("Ours", [cells([0.117, 0.181, 0.0476, 0.078]), vec![Cell::of(4.11)]].concat()).variant("Swin"),
         ],
@@ -109,7 +109,7 @@ Method   Backbone              R5              R10               R5             
     assert!(lines[2].contains("0.118^* (0.129)") && lines[2].contains("- (1)"), "{}", lines[2]);
     // 0.048 and 0.0476 are shown alike, and equally good.
     assert_eq!(body.matches("0.048^").count(), 2, "{body}");
-    assert!(lines[2].ends_with("4.1^") && lines[1].ends_with("4.1^") && lines[0].ends_with("160.5"), "{body}");
+    assert!(lines[2].ends_with("4.1^") && lines[3].ends_with("4.1^") && lines[1].ends_with("4.2"), "{body}");
     assert_eq!(body.matches("p < 0.05 against the closest baseline.").count(), 1);
     assert_eq!(body.matches("MIMIC-CT: pass --mimic FOLDER").count(), 1, "{body}");
     let wide = text.lines().skip(3).take(7).map(|line| line.chars().count()).max().unwrap();

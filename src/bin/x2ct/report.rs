@@ -271,7 +271,7 @@ impl Found {
     fn take_log(&mut self, path: &Path, name: &str) -> x2ct::Result<()> {
         let steps = log(path)?;
         if !steps.is_empty() {
-            self.told += 1;
+            self.keep(name, "training log", Provenance { rows: steps.len(), known: true, ..Provenance::default() });
             self.run(name).steps = steps;
         }
         Ok(())

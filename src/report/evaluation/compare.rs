@@ -1,15 +1,13 @@
 //! Several score files on the same volumes: how much they differ from the first, and how surely.
 
-use std::collections::BTreeMap;
-
 use super::super::sheet::missing;
 use super::super::table::{Better, Cell, Column, Row, Table};
 use super::counted;
 use super::detection::{Scored, drawn};
 use crate::Result;
-use crate::eval::bootstrap::{Bootstrap, Interval};
+use crate::eval::bootstrap::Bootstrap;
 use crate::eval::delong::{self, DeLong};
-use crate::eval::detection::{self, Problem, SUMMARY};
+use crate::eval::detection::{self, Differences, Problem, SUMMARY};
 
 /// A score file against the first.
 pub struct Compared<'a> {
@@ -22,7 +20,7 @@ struct Found {
     volumes: usize,
     test: Option<DeLong>,
     p_holm: f64,
-    differences: BTreeMap<&'static str, Option<Interval>>,
+    differences: Differences,
     /// The differences of the summaries: the file's less the first's.
     estimates: [Option<f64>; SUMMARY.len()],
 }
@@ -48,7 +46,7 @@ pub fn compare<'a>(scored: &'a [Scored<'a>], bootstrap: Option<&Bootstrap>) -> R
     let mut compared = Vec::new();
     for other in others {
         let found = match align(first, other) {
-            Ok(aligned) => Ok(measure(first, &aligned, bootstrap)?),
+            Ok(aligned) => Ok(measure(first, other, &aligned, bootstrap)?),
             Err(why) => Err(why),
         };
         compared.push(Compared { scored: other, found });
@@ -64,7 +62,7 @@ pub fn compare<'a>(scored: &'a [Scored<'a>], bootstrap: Option<&Bootstrap>) -> R
     Ok(compared)
 }
 
-fn measure(first: &Scored, aligned: &Aligned, bootstrap: Option<&Bootstrap>) -> Result<Found> {
+fn measure(first: &Scored, other: &Scored, aligned: &Aligned, bootstrap: Option<&Bootstrap>) -> Result<Found> {
     let problem = |at: usize| Problem {
         names: &first.file.names,
         patients: &aligned.patients,
@@ -73,18 +71,19 @@ fn measure(first: &Scored, aligned: &Aligned, bootstrap: Option<&Bootstrap>) -> 
         probabilities: Some(&aligned.probabilities[at]),
     };
     let test = delong::delong(&aligned.labels, &aligned.logits[0], &aligned.logits[1]).ok();
-    let (mine, other) = (problem(0), problem(1));
-    let differences = bootstrap.map(|bootstrap| detection::differences(&other, &mine, bootstrap)).transpose()?;
-    let values = [&other, &mine].map(|problem| detection::Detection::of(problem, None));
-    let [other, mine] = values;
-    let pairs = other?.summary.values().into_iter().zip(mine?.summary.values());
-    let estimates: Vec<Option<f64>> = pairs.map(|(a, b)| Some(a? - b?)).collect();
+    let differences = match (&other.differences, bootstrap) {
+        (Some(drawn), _) => drawn.clone(),
+        (None, Some(bootstrap)) => detection::differences(&problem(1), &problem(0), bootstrap)?,
+        (None, None) => Differences::new(),
+    };
+    let [mine, theirs] = [0, 1].map(|at| detection::Detection::of(&problem(at), None));
+    let pairs: Vec<_> = theirs?.summary.values().into_iter().zip(mine?.summary.values()).collect();
     Ok(Found {
         volumes: aligned.patients.len(),
         p_holm: test.as_ref().map_or(1.0, |test| test.p),
         test,
-        differences: differences.unwrap_or_default(),
-        estimates: std::array::from_fn(|at| estimates[at]),
+        differences,
+        estimates: std::array::from_fn(|at| Some(pairs[at].0? - pairs[at].1?)),
     })
 }
 

@@ -10,7 +10,7 @@ use crate::Result;
 use crate::data::ct_rate::VolumeName;
 use crate::eval::bootstrap::{Bootstrap, Interval};
 use crate::eval::calibration;
-use crate::eval::detection::{Detection, Problem};
+use crate::eval::detection::{Detection, Differences, Problem};
 use crate::eval::score_file::ScoreFile;
 use crate::eval::zero_shot::probability;
 
@@ -22,6 +22,8 @@ pub struct Scored<'a> {
     pub probabilities: Vec<f64>,
     pub patients: Vec<String>,
     pub detection: Detection,
+    /// Intervals of the differences to the first file, where these volumes and labels are the very same.
+    pub differences: Option<Differences>,
     /// The row of each id.
     pub rows: HashMap<&'a str, usize>,
 }
@@ -52,20 +54,39 @@ fn ratio(part: usize, whole: usize) -> Option<f64> {
 }
 
 impl<'a> Scored<'a> {
-    pub fn of(file: &'a Named<ScoreFile>, bootstrap: Option<&Bootstrap>) -> Result<Self> {
-        let Named { name, of: file } = file;
-        let patients: Vec<String> = file.ids.iter().map(|id| VolumeName::patient_of(id)).collect();
-        let probabilities = file.probabilities();
-        let problem = Problem {
-            names: &file.names,
-            patients: &patients,
-            labels: &file.labels,
-            scores: &file.logits,
-            probabilities: Some(&probabilities),
+    /// Every file with its metrics. Those of the very volumes and labels of the first are drawn together.
+    pub fn all(files: &'a [Named<ScoreFile>], bootstrap: Option<&Bootstrap>) -> Result<Vec<Self>> {
+        let Some(Named { of: first, .. }) = files.first() else { return Ok(Vec::new()) };
+        let probabilities: Vec<Vec<f64>> = files.iter().map(|file| file.of.probabilities()).collect();
+        let patients: Vec<Vec<String>> =
+            files.iter().map(|file| file.of.ids.iter().map(|id| VolumeName::patient_of(id)).collect()).collect();
+        let problem = |at: usize| Problem {
+            names: &files[at].of.names,
+            patients: &patients[at],
+            labels: &files[at].of.labels,
+            scores: &files[at].of.logits,
+            probabilities: Some(&probabilities[at]),
         };
-        let detection = Detection::of(&problem, bootstrap)?;
-        let rows = file.ids.iter().enumerate().map(|(row, id)| (id.as_str(), row)).collect();
-        Ok(Scored { name, file, probabilities, patients, detection, rows })
+        let is_alike =
+            |file: &ScoreFile| (&file.ids, &file.names, &file.labels) == (&first.ids, &first.names, &first.labels);
+        let alike: Vec<usize> = (0..files.len()).filter(|&at| is_alike(&files[at].of)).collect();
+        let together: Vec<Problem> = alike.iter().map(|&at| problem(at)).collect();
+        let drawn = bootstrap.map(|bootstrap| Detection::of_several(&together, bootstrap)).transpose()?;
+        let mut drawn: HashMap<usize, _> = alike.into_iter().zip(drawn.unwrap_or_default()).collect();
+        let mut found = Vec::new();
+        for at in 0..files.len() {
+            found.push(match drawn.remove(&at) {
+                Some((detection, differences)) => (detection, Some(differences)),
+                None => (Detection::of(&problem(at), bootstrap)?, None),
+            });
+        }
+        let parts = files.iter().zip(probabilities).zip(patients).zip(found);
+        let scored = parts.map(|(((file, probabilities), patients), (detection, differences))| {
+            let Named { name, of: file } = file;
+            let rows = file.ids.iter().enumerate().map(|(row, id)| (id.as_str(), row)).collect();
+            Scored { name, file, probabilities, patients, detection, differences, rows }
+        });
+        Ok(scored.collect())
     }
 
     /// Truth and logits of one label.
@@ -220,14 +241,14 @@ fn per_label(of_file: &Scored, at: usize) -> Table {
 
 /// A row a label: what is found and missed at one half and at Youden's point.
 fn confusions(of_file: &Scored, at: usize) -> Table {
-    const COUNTS: [&str; 4] = ["Hits", "False alarms", "Misses", "Rejections"];
+    const COUNTS: [&str; 4] = ["TP", "FP", "FN", "TN"];
     let group = |name: &'static str| {
         let counts = COUNTS.map(|count| Column::new(count).of([name]).digits(0).better(Better::Neither));
-        let rates = ["Sensitivity", "Specificity"].map(|rate| Column::new(rate).of([name]).better(Better::Neither));
+        let rates = ["Sens.", "Spec."].map(|rate| Column::new(rate).of([name]).better(Better::Neither));
         counts.into_iter().chain(rates)
     };
     let youden = "At Youden's point";
-    let threshold = Column::new("Probability from").of([youden]).better(Better::Neither);
+    let threshold = Column::new("From").of([youden]).better(Better::Neither);
     let cells = |Confusion { hits, false_alarms, misses, rejections }: Confusion| {
         [hits, false_alarms, misses, rejections].map(|count| Cell::of(count as f64))
     };

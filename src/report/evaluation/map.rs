@@ -36,11 +36,9 @@ pub fn body(material: &Material) -> Result<String> {
         true => missing("The points have no colours: a score file of the same volumes adds their numbers of findings."),
         false => format!("<p>Findings of an image:</p>{}", key(&CLASSES)),
     };
-    out.push_str("<div class=\"grid\">");
     for file in &material.features {
         out += &figure(file, &findings)?;
     }
-    out.push_str("</div>");
     Ok(out)
 }
 
@@ -67,13 +65,23 @@ fn figure(Named { name, of: file }: &Named<FeatureSet>, findings: &HashMap<&str,
         };
         classes[class].push((x, y));
     }
+    // Points of a few are large enough to be told apart, those of many small enough.
+    let shape = if file.ids.len() < 500 { Shape::Discs } else { Shape::Dots };
+    let range = |at: usize| {
+        let (low, high) =
+            pca.points.iter().fold((0.0f64, 0.0f64), |(low, high), point| (low.min(point[at]), high.max(point[at])));
+        let edge = 0.03 * (high - low);
+        Some((low - edge, high + edge))
+    };
     let series: Vec<Series> = classes
         .iter()
         .zip(CLASSES)
-        .map(|(points, (_, color))| Series { points, color, shape: Shape::Dots, ..Series::default() })
+        .map(|(points, (_, color))| Series { points, color, shape, ..Series::default() })
         .collect();
     let title = format!("{name}: map of the embeddings");
-    let axes = Axes { title: &title, x: "first component", y: "second component", size: [440, 400], ..Axes::default() };
+    let (x_range, y_range) = (range(0), range(1));
+    let named = Axes { title: &title, x: "first component", y: "second component", ..Axes::default() };
+    let axes = Axes { x_range, y_range, size: [560, 480], ..named };
     let shares = pca.shares.map(|share| format!("{:.1} %", 100.0 * share));
     Ok(format!(
         "<figure>{}<figcaption><b>{}</b> {} of {}, {} values each. The components hold {} and {} of the variance.</figcaption></figure>",

@@ -16,12 +16,15 @@ const WORDS: Words = Words {
 pub fn html(table: &Table) -> String {
     let layout = Layout::of(table);
     let title = escape(&table.title);
-    let mut out = format!("<div class=\"wide\" role=\"region\" aria-label=\"{title}\" tabindex=\"0\"><table>");
-    let _ = write!(out, "<caption><b>{title}</b>");
+    // Beside the table, not its caption: it stays where it is when a wide table is scrolled.
+    let mut out = format!("<p class=\"caption\"><b>{title}</b>");
     if !table.caption.is_empty() {
         let _ = write!(out, " {}", escape(&table.caption));
     }
-    out.push_str("</caption><thead>");
+    let _ = write!(
+        out,
+        "</p><div class=\"wide\" role=\"region\" aria-label=\"{title}\" tabindex=\"0\"><table aria-label=\"{title}\"><thead>"
+    );
     header(&mut out, table, &layout);
     out.push_str("</thead><tbody>");
     for ((names, cells), row) in layout.rows.iter().zip(&table.rows) {
