@@ -1,5 +1,6 @@
 //! Rows of a matrix by their places: geometry and launch. See `kernels/gather.cu`.
 
+use super::columns::Order;
 use super::{DevicePtr, Grid, Launcher, kernels};
 use crate::Result;
 
@@ -48,7 +49,11 @@ pub unsafe fn gather(
         return Ok(());
     }
     let [threads, width, most, _] = launcher.config(GATHER.entry())?.tile.map(|n| n as usize);
-    let lanes = d.div_ceil(width).next_power_of_two().min(most);
+    // A processor's thread reads on where it is; threads of a warp read side by side.
+    let lanes = match Order::of(launcher) {
+        Order::Blocked => 1,
+        _ => d.div_ceil(width).next_power_of_two().min(most),
+    };
     let vector = d.is_multiple_of(4) && x.0.is_multiple_of(16) && y.0.is_multiple_of(16);
     let params = GatherParams { x, places, y, n: n as u64, d: d as u64, lanes: lanes.ilog2(), vector: vector as u32 };
     unsafe { GATHER.launch_only(launcher, Grid::covering(n * lanes, threads), &params) }

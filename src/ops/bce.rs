@@ -50,6 +50,24 @@ impl BceWithLogits {
     }
 }
 
+impl BceWithLogits {
+    /// `dx` = the gradient of the loss with respect to the logits, or `dx +=` that, without the loss: for who has no tape.
+    ///
+    /// # Errors
+    /// As the operator's, and a destination of another shape, type or device, or whose memory is shared.
+    pub fn logit_gradient_into(&self, logits: &Tensor, targets: &Tensor, dx: &Tensor, write: Write) -> Result<()> {
+        let (sizes, inputs) = self.check(&[logits, targets])?;
+        let device = logits.device();
+        dx.expect("bce_with_logits gradient", device, logits.shape(), logits.dtype())?;
+        dx.expect_writable("bce_with_logits gradient")?;
+        let upstream = Tensor::from_slice(device, Shape::default(), DType::F32, &[1.0])?;
+        let (upstream, accumulate) = (upstream.ptr(), write.flag());
+        let params = BceParams { upstream, dx: dx.ptr(), accumulate, ..self.params(sizes, inputs)? };
+        // Safety: live tensors of the sizes just checked; dx is a destination.
+        unsafe { kernel::backward(device.launcher(), logits.dtype(), &params) }
+    }
+}
+
 impl Op for BceWithLogits {
     /// The logits and the targets.
     type Context = [Tensor; 2];

@@ -1,5 +1,5 @@
 use x2ct::Device;
-use x2ct::autograd::{Op, Tape, check_gradients};
+use x2ct::autograd::{Op, Tape, Write, check_gradients};
 use x2ct::ops::bce::BceWithLogits;
 use x2ct::tensor::{DType, Shape, Tensor};
 
@@ -244,5 +244,27 @@ fn bce_refuses_what_does_not_fit() {
         ("the batch is empty (logits [0, 4])", text(None, &[&f32s(&[0, 4]), &f32s(&[0, 4])])),
     ] {
         assert!(error.contains(says), "{error}");
+    }
+}
+
+/// Without a tape the gradient of the logits is the tape's, bit for bit, written or added.
+#[test]
+fn the_gradient_without_a_tape_is_the_tapes() {
+    for (name, device) in devices() {
+        let (x, t) = (normal(1, 37 * 18), targets(2, 37 * 18));
+        let op = BceWithLogits { pos_weight: Some(weights(&device, 18).1) };
+        let [x, t] = [x, t].map(|data| Tensor::from_slice(&device, [37, 18], DType::F32, &data).unwrap());
+        let tape = Tape::recording();
+        let logits = tape.leaf(&x);
+        let loss = tape.apply(op.clone(), &[&logits, &tape.constant(&t)]).unwrap();
+        let want = tape.backward(&loss).unwrap().get(&logits).unwrap().to_vec().unwrap();
+        let dx = Tensor::empty(&device, [37, 18], DType::F32, "gradient").unwrap();
+        op.logit_gradient_into(&x, &t, &dx, Write::Overwrite).unwrap();
+        assert_eq!(dx.to_vec().unwrap(), want, "{name}");
+        op.logit_gradient_into(&x, &t, &dx, Write::Accumulate).unwrap();
+        assert_eq!(dx.to_vec().unwrap(), want.iter().map(|v| 2.0 * v).collect::<Vec<_>>(), "{name}");
+        let narrow = Tensor::empty(&device, [37, 17], DType::F32, "gradient").unwrap();
+        let error = op.logit_gradient_into(&x, &t, &narrow, Write::Overwrite).unwrap_err().to_string();
+        assert!(error.contains("bce_with_logits gradient"), "{error}");
     }
 }

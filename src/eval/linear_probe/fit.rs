@@ -1,13 +1,16 @@
 //! The training of a linear probe.
 
-use crate::autograd::Var;
+use std::ops::Range;
+
+use crate::autograd::Op;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::nn::layers::Linear;
-use crate::nn::{Forward, ParameterBuilder, Parameters};
+use crate::kernels::Write;
+use crate::nn::{Init, Layout, ParameterBuilder, Parameters};
 use crate::ops::bce::BceWithLogits;
 use crate::ops::dropout::Dropout;
 use crate::ops::gather::{Places, gather_into};
+use crate::ops::gemm::{Method, Operand, column_sum_into, product_into};
 use crate::ops::optim::AdamW;
 use crate::tensor::{DType, Tensor};
 use crate::train::Sampler;
@@ -73,23 +76,51 @@ struct Matrices {
     targets: Tensor,
 }
 
-/// A layer, its optimizer, and what it is trained on.
+/// The layer's parameters, or their gradients: views of an arena.
+struct Layer {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl Layer {
+    /// `logits = x weight^T + bias`.
+    fn forward_into(&self, x: &Tensor, logits: &Tensor, method: Method) -> Result<()> {
+        let (x, weight) = (Operand::new(x, false), Operand::new(&self.weight, true));
+        product_into(x, weight, Some(&self.bias), logits, Write::Overwrite, method)
+    }
+
+    /// Of gradients: those of the parameters, of inputs x and the gradient of their logits.
+    fn backward_into(&self, x: &Tensor, dlogits: &Tensor, method: Method) -> Result<()> {
+        let (dlogits_t, x) = (Operand::new(dlogits, true), Operand::new(x, false));
+        product_into(dlogits_t, x, None, &self.weight, Write::Overwrite, method)?;
+        column_sum_into(dlogits, &self.bias, Write::Overwrite)
+    }
+}
+
+/// A layer, its optimizer, and what it is trained on. One layer needs no tape: a step is its operators one after the other, and the loss
+/// itself is computed once an epoch.
 struct Training<'a> {
     recipe: &'a Recipe,
     seed: u64,
     rate: f64,
-    layer: Linear,
+    method: Method,
     parameters: Parameters,
+    layer: Layer,
+    gradients: Layer,
     optimizer: AdamW,
     loss: BceWithLogits,
     sampler: Sampler,
     samples: usize,
     train: Matrices,
     validation: Option<Matrices>,
-    /// The rows of a step; reused.
-    batch: Matrices,
-    /// The loss of each step of an epoch.
-    step_losses: Tensor,
+    /// Targets of an epoch, in its order.
+    targets: Tensor,
+    /// Logits of an epoch, in its order.
+    logits: Tensor,
+    /// Features of a step.
+    features: Tensor,
+    /// Gradient of a step's logits.
+    dlogits: Tensor,
     /// The best parameters so far.
     kept: Tensor,
 }
@@ -122,7 +153,9 @@ impl<'a> Training<'a> {
         let pos_weight =
             weights.map(|weights| Tensor::from_slice(device, [classes], DType::F32, &weights)).transpose()?;
         let mut builder = ParameterBuilder::new();
-        let layer = Linear::new(&mut builder, dim, classes, true);
+        let init = Init::Uniform(1.0 / (dim as f32).sqrt());
+        let weight = builder.parameter("weight", [classes, dim], Layout::Plain, init);
+        let bias = builder.parameter("bias", [classes], Layout::Plain, init);
         let parameters = builder.build(device, seed)?;
         let optimizer =
             AdamW::new(parameters.values(), &recipe.optimizer.groups(&parameters), recipe.optimizer.hyper())?;
@@ -132,15 +165,19 @@ impl<'a> Training<'a> {
             recipe,
             seed,
             rate: recipe.optimizer.rate(recipe.batch)?,
-            layer,
+            method: Method::default_for(device),
+            layer: Layer { weight: parameters.value(weight)?, bias: parameters.value(bias)? },
+            gradients: Layer { weight: parameters.gradient(weight)?, bias: parameters.gradient(bias)? },
             optimizer,
             loss: BceWithLogits { pos_weight },
             sampler: Sampler::new(0..samples, seed),
             samples,
             train: matrices(train)?,
             validation: validation.map(matrices).transpose()?,
-            batch: Matrices { features: empty([rows, dim], "batch")?, targets: empty([rows, classes], "batch")? },
-            step_losses: Tensor::empty(device, [samples.div_ceil(rows)], DType::F32, "losses")?,
+            targets: empty([samples, classes], "targets of an epoch")?,
+            logits: empty([samples, classes], "logits of an epoch")?,
+            features: empty([rows, dim], "features of a step")?,
+            dlogits: empty([rows, classes], "gradient of logits")?,
             kept: Tensor::zeros(device, [parameters.values().numel()], DType::F32, "best weights")?,
             parameters,
         })
@@ -149,47 +186,38 @@ impl<'a> Training<'a> {
     /// One pass over the training samples, in the epoch's order.
     fn epoch(&mut self, epoch: usize) -> Result<EpochLosses> {
         let order = Places::new(self.parameters.device(), &self.sampler.epoch(epoch))?;
-        let starts: Vec<usize> = (0..self.samples).step_by(self.recipe.batch).collect();
-        for (at, &start) in starts.iter().enumerate() {
-            self.step(&order, start, epoch * starts.len() + at, at)?;
+        gather_into(&self.train.targets, &order, 0..self.samples, &self.targets)?;
+        let batch = self.recipe.batch;
+        for (at, start) in (0..self.samples).step_by(batch).enumerate() {
+            self.step(&order, start..(start + batch).min(self.samples), epoch * self.samples.div_ceil(batch) + at)?;
         }
-        let sizes = starts.iter().map(|&start| self.recipe.batch.min(self.samples - start) as f64);
-        let sum: f64 = self.step_losses.to_vec()?.iter().zip(sizes).map(|(&loss, size)| f64::from(loss) * size).sum();
-        let train = (sum / self.samples as f64) as f32;
+        let train = self.loss.forward(&[&self.logits, &self.targets])?.0.item()?;
         Ok(EpochLosses { epoch: epoch + 1, train, validation: self.validation_loss()? })
     }
 
-    /// One step, the `at`-th of its epoch, on the rows of the order from `start` on. Nothing in it waits for the device.
-    fn step(&mut self, order: &Places, start: usize, step: usize, at: usize) -> Result<()> {
-        let rows = self.recipe.batch.min(self.samples - start);
-        let batch =
-            Matrices { features: self.batch.features.rows(0, rows)?, targets: self.batch.targets.rows(0, rows)? };
-        gather_into(&self.train.features, order, start..start + rows, &batch.features)?;
-        gather_into(&self.train.targets, order, start..start + rows, &batch.targets)?;
-        let pass = Forward::training(&self.parameters);
-        let mut features = pass.tape.constant(&batch.features);
+    /// One step, on these places of the order. Nothing in it waits for the device.
+    fn step(&mut self, order: &Places, range: Range<usize>, step: usize) -> Result<()> {
+        let (start, rows) = (range.start, range.len());
+        let (targets, logits) = (self.targets.rows(start, rows)?, self.logits.rows(start, rows)?);
+        let (mut features, dlogits) = (self.features.rows(0, rows)?, self.dlogits.rows(0, rows)?);
+        gather_into(&self.train.features, order, range, &features)?;
         if self.recipe.dropout > 0.0 {
             let offset = DROPOUT << 32 | step as u64;
-            features = pass.tape.apply(Dropout { p: self.recipe.dropout, seed: self.seed, offset }, &[&features])?;
+            features = Dropout { p: self.recipe.dropout, seed: self.seed, offset }.forward(&[&features])?.0;
         }
-        let loss = self.loss(&pass, &features, &batch.targets)?;
-        self.parameters.zero_gradients()?;
-        pass.tape.backward(&loss)?;
+        self.layer.forward_into(&features, &logits, self.method)?;
+        self.loss.logit_gradient_into(&logits, &targets, &dlogits, Write::Overwrite)?;
+        self.gradients.backward_into(&features, &dlogits, self.method)?;
         let factor = self.recipe.schedule.factor(step, self.recipe.steps(self.samples));
         self.optimizer.set_lr(self.rate * factor)?;
-        self.optimizer.enqueue(self.parameters.gradients())?;
-        self.step_losses.view(at, [1])?.copy_from(loss.tensor())
+        self.optimizer.enqueue(self.parameters.gradients())
     }
 
     fn validation_loss(&self) -> Result<Option<f32>> {
         let Some(Matrices { features, targets }) = &self.validation else { return Ok(None) };
-        let pass = Forward::evaluation(&self.parameters);
-        self.loss(&pass, &pass.tape.constant(features), targets)?.tensor().item().map(Some)
-    }
-
-    fn loss(&self, pass: &Forward, features: &Var, targets: &Tensor) -> Result<Var> {
-        let logits = self.layer.forward(pass, features)?;
-        pass.tape.apply(self.loss.clone(), &[&logits, &pass.tape.constant(targets)])
+        let logits = Tensor::empty(features.device(), targets.shape(), DType::F32, "logits of the validation")?;
+        self.layer.forward_into(features, &logits, self.method)?;
+        self.loss.forward(&[&logits, targets])?.0.item().map(Some)
     }
 
     /// Keeps the parameters as they are now.

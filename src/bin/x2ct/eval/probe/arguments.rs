@@ -54,16 +54,17 @@ pub struct FinetuneArgs {
 
 /// Train a linear layer on one data set, and evaluate it with fixed weights on the labels of another
 ///
-/// A map says which labels of the training set stand for which of the test set. They are merged by the maximum: a merged label is
-/// present where one of them is. Maps: radchest (CT-RATE to RadChest-CT, 15 labels), mimic (the 11 of MIMIC-CT), or a TOML file:
+/// A map says which labels of the training set stand for which of the test set. They are merged
+/// by the maximum: a merged label is present where one of them is. Maps: radchest (CT-RATE to
+/// RadChest-CT, 15 labels), mimic (the 11 of MIMIC-CT), or a TOML file such as
 ///
 ///   dataset = "RadChest-CT"
 ///   [[label]]
 ///   name = "calcification"
 ///   of = ["Arterial wall calcification", "Coronary artery wall calcification"]
 ///
-/// With --trained a probe of --probe is evaluated as it is; where it knows the map's sources only, a merged label gets their largest
-/// score.
+/// With --trained a probe that --probe wrote is evaluated as it is; where it knows the map's
+/// sources only, a merged label gets the largest of their scores.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct ExternalArgs {
