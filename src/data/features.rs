@@ -92,14 +92,6 @@ impl FeatureSet {
         }
     }
 
-    /// Whether [`Self::open`] finds an embedding cache in a file, so that the tower matters.
-    ///
-    /// # Errors
-    /// A file that cannot be read.
-    pub fn is_cache(path: impl AsRef<Path>) -> Result<bool> {
-        Ok(Archive::format_of(path.as_ref())?.as_deref() == Some(super::cache::FORMAT))
-    }
-
     fn of_cache(cache: EmbeddingCache, tower: Tower) -> Self {
         let (made, encoder) = (cache.provenance(), cache.teacher.clone());
         let features = match tower {

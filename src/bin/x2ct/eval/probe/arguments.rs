@@ -9,7 +9,7 @@ use x2ct::data::rows;
 use x2ct::eval::linear_probe::Recipe;
 use x2ct::{Error, files};
 
-use crate::arguments::{count, within};
+use crate::arguments::{count, named, within};
 use crate::chain::Trust;
 use crate::metrics::Intervals;
 
@@ -124,7 +124,7 @@ pub struct Group(pub bool);
 #[derive(clap::Args)]
 pub struct Measuring {
     /// Whose embeddings of a cache are the features
-    #[arg(long, default_value = "ct", value_parser = PossibleValuesParser::new(["ct", "report"]).map(|n| if n == "ct" { Tower::Ct } else { Tower::Report }))]
+    #[arg(long, default_value = Tower::NAMES[0], value_parser = named::<Tower>(Tower::NAMES))]
     pub tower: Tower,
     /// These labels alone: few-shot or pure (of RadChest-CT), or a file with one name a line [default: all of the table]
     #[arg(long, value_name = "LABELS")]

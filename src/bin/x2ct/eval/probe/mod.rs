@@ -104,7 +104,7 @@ fn trained_now(args: &ExternalArgs, common: &Common) -> anyhow::Result<ExitCode>
 /// A probe of a file is evaluated as it is.
 fn trained_before(args: &ExternalArgs, path: &Path, common: &Common) -> anyhow::Result<ExitCode> {
     let measuring = &args.measuring;
-    let acts = FeatureSet::is_cache(&args.test_features)?;
+    let acts = FeatureSet::has_towers(&args.test_features)?;
     effect::check(&[Rule::new("tower", acts, "features of an embedding cache")])?;
     let outputs = Outputs::new(&[1.0], measuring.scores.as_deref(), None);
     let inputs = [path, &args.test_features, &args.test_labels].into_iter().chain(args.map.as_deref());
@@ -186,7 +186,7 @@ fn expect_sense(
     let splits = recipe.validation > 0.0 || portions.iter().any(|&portion| portion < 1.0);
     let caches = files
         .iter()
-        .map(|file| Ok(file.is_file() && FeatureSet::is_cache(file)?))
+        .map(|file| Ok(file.is_file() && FeatureSet::has_towers(file)?))
         .collect::<x2ct::Result<Vec<bool>>>()?;
     effect::check(&[
         Rule::new("order", splits, "a --portion below 1, or a recipe with a validation"),
