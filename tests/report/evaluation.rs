@@ -10,6 +10,7 @@ use x2ct::data::features::FeatureSet;
 use x2ct::data::provenance::{Provenance, fields};
 use x2ct::data::radiographs::RadiographSet;
 use x2ct::eval::bootstrap::Bootstrap;
+use x2ct::eval::detection::{Detection, Problem, differences};
 use x2ct::eval::metrics::{precision_recall_curve, roc_auc, roc_curve};
 use x2ct::eval::retrieval_file::{Modality, RetrievalFile};
 use x2ct::eval::score_file::ScoreFile;
@@ -267,6 +268,34 @@ fn each_missing_ingredient_is_a_sentence_and_no_failure() {
     ] {
         assert!(html.contains(says), "{says}");
     }
+}
+
+/// What is drawn for several score files at once is what each alone, and each pair, has.
+#[test]
+fn scores_that_are_drawn_together_have_the_intervals_of_each_alone() {
+    let files = [scores("a", 30, 3, 0), scores("b", 30, 3, 1), scores("c", 30, 3, 2)];
+    let probabilities: Vec<Vec<f64>> = files.iter().map(|file| file.of.probabilities()).collect();
+    let patients: Vec<String> = (0..30).map(|at| format!("patient {}", at / 2)).collect();
+    let problem = |at: usize| Problem {
+        names: &files[at].of.names,
+        patients: &patients,
+        labels: &files[at].of.labels,
+        scores: &files[at].of.logits,
+        probabilities: Some(&probabilities[at]),
+    };
+    let bootstrap = Bootstrap { replicates: 60, ..Bootstrap::default() };
+    let several = Detection::of_several(&[problem(0), problem(1), problem(2)], &bootstrap).unwrap();
+    let json = |value: &Detection| serde_json::to_value(value).unwrap();
+    for (at, (detection, drawn)) in several.iter().enumerate() {
+        assert_eq!(json(detection), json(&Detection::of(&problem(at), Some(&bootstrap)).unwrap()));
+        match at {
+            0 => assert!(drawn.is_empty()),
+            _ => assert_eq!(drawn, &differences(&problem(at), &problem(0), &bootstrap).unwrap()),
+        }
+    }
+    let other = Problem { labels: &[true; 90], ..problem(1) };
+    let error = Detection::of_several(&[problem(0), other], &bootstrap).unwrap_err().to_string();
+    assert!(error.contains("are of other samples or labels than the first"), "{error}");
 }
 
 /// Eigenvectors of the covariance by Jacobi's rotations of the whole matrix, in f64.

@@ -28,7 +28,7 @@ use crate::output::{Report, command_line, version};
 /// One self-contained page of everything that evaluations and training runs left: for people, and as tables for programs
 ///
 /// Folders are searched for files ending in .safetensors, .json and .jsonl, and each is known by its content: scores (`x2ct eval
-/// --scores`), ranks (`x2ct eval retrieval --ranks`), features and teachers' caches, checkpoints and logs of `x2ct train`, tables of
+/// --scores`), ranks (`x2ct eval retrieval --ranks`), features (`x2ct embed`) and teachers' caches, checkpoints and logs of `x2ct train`, tables of
 /// `x2ct reproduce` (NAME.table.json). Whatever is absent is left out, and the page says which option or file would add it.
 ///
 /// The page needs neither a network nor scripts, and can be printed. Beside it lie its tables: NAME.csv, NAME.json, NAME.tex. A file

@@ -24,7 +24,7 @@ const CLASSES: [(&str, [u8; 3]); 6] = [
 pub fn body(material: &Material) -> Result<String> {
     if material.features.is_empty() {
         return Ok(missing(
-            "A map needs embeddings: add a folder with a feature file (x2ct-features-1) or a teacher's cache.",
+            "A map needs embeddings: add a folder with what `x2ct embed` writes (x2ct-features-1) or a teacher's cache.",
         ));
     }
     let findings = findings(&material.scores);
