@@ -82,25 +82,25 @@ pub enum PosWeight {
 }
 
 /// CT-LiPro's weights of positives, in the order of [`labels::NAMES`].
-const CT_LIPRO: [f32; labels::COUNT] = [
-    9.211_363,
-    2.384_068_5,
-    8.295_479,
-    32.862_98,
-    2.992_233_6,
-    6.064_871,
-    3.176_470_6,
-    4.187_083_7,
-    3.022_222_3,
-    1.216_071_7,
-    1.677_849_6,
-    3.152_851_8,
-    7.123_261_5,
-    18.166_294,
-    13.848_065,
-    6.335_045_6,
-    10.817_012,
-    13.406_951,
+const CT_LIPRO: [f64; labels::COUNT] = [
+    9.211_362_733,
+    2.384_068_466,
+    8.295_479_204,
+    32.862_977_6,
+    2.992_233_613,
+    6.064_870_808,
+    3.176_470_588,
+    4.187_083_754,
+    3.022_222_222,
+    1.216_071_737,
+    1.677_849_552,
+    3.152_851_834,
+    7.123_261_694,
+    18.166_293_81,
+    13.848_064_7,
+    6.335_045_662,
+    10.817_011_49,
+    13.406_950_67,
 ];
 
 /// What a file may say.
@@ -247,7 +247,7 @@ impl Recipe {
         }
         let weight = |name: &String| {
             let at = labels::NAMES.iter().position(|known| known == name);
-            at.map(|at| CT_LIPRO[at]).ok_or_else(|| {
+            at.map(|at| CT_LIPRO[at] as f32).ok_or_else(|| {
                 let problem = format!("ct-lipro has no weight of the label {name:?}, but of CT-RATE's 18");
                 Error::argument("pos_weight", problem, "pass a recipe file with pos_weight = \"none\"")
             })
