@@ -269,6 +269,8 @@ fn preprocess_takes_a_data_set_in_shards_and_packs_it() {
     assert_eq!((one.ids(), one.digests().unwrap()), (packed.ids(), packed.digests().unwrap()));
     let output = x2ct(at, &format!("{command} shards --shard 1/2 --pack p.safetensors"));
     assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    let output = x2ct(at, &format!("{command} dataset/train_fixed"));
+    assert!(said(&output).contains("lies in the input folder ./dataset/train_fixed"), "{}", said(&output));
     let output = x2ct(at, &format!("{command} whole --rescale 1,0"));
     assert_eq!(output.status.code(), Some(2), "{}", said(&output));
 }

@@ -9,7 +9,6 @@
 //! data set has no reports. How voxels and their size are read: [`ct::radchest`](crate::ct::radchest).
 
 use std::collections::{BTreeMap, HashSet};
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -45,12 +44,6 @@ impl Part {
     /// File name of its table of labels.
     pub fn labels(self) -> String {
         format!("img{}_Abnormality_and_Location_Labels.csv", self.name())
-    }
-}
-
-impl fmt::Display for Part {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
     }
 }
 

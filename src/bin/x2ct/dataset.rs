@@ -118,6 +118,9 @@ impl Dataset {
         out: &Path,
         make: impl FnOnce(&dyn CtSplit, &AtomicBool, &mut dyn FnMut(ingest::Progress)) -> x2ct::Result<Ingested>,
     ) -> anyhow::Result<(Ingested, Report)> {
+        // RadChest-CT's volumes lie in the root itself, below which anything may be written.
+        let among = Some(self.data.folder()).filter(|folder| folder != self.data.root());
+        files::check_apart(out.join("manifest.csv"), among)?;
         let stop = stop_flag()?;
         let total = self.volumes() as u64;
         let mut progress = Progress::new(what, "volumes", total);

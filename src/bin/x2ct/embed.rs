@@ -24,7 +24,7 @@ pub struct EmbedArgs {
     /// Checkpoint of `x2ct train`, of a radiograph encoder
     #[arg(long)]
     checkpoint: PathBuf,
-    /// Radiographs (`x2ct drr --dataset`): a file, or shards by their folder or by a quoted name with *
+    /// Radiographs (`x2ct drr --dataset`, `x2ct radiographs`): a file, or shards by their folder or by a quoted name with *
     #[arg(long)]
     radiographs: PathBuf,
     /// The file to write (.safetensors)

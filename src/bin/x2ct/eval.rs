@@ -69,7 +69,7 @@ struct WholeArgs {
     /// Checkpoint of `x2ct train`
     #[arg(long)]
     checkpoint: Option<PathBuf>,
-    /// Held-out radiographs (`x2ct drr --dataset`): a file, or shards by their folder or by a quoted name with *
+    /// Held-out radiographs (`x2ct drr --dataset`, `x2ct radiographs`): a file, or shards by their folder or by a quoted name with *
     #[arg(long, conflicts_with_all = ["volumes", "text"], requires_all = ["checkpoint", "cache"])]
     radiographs: Option<PathBuf>,
     /// Held-out volumes (`x2ct preprocess`): a folder, or a packed file
