@@ -120,7 +120,7 @@ impl Dataset {
     ) -> anyhow::Result<(Ingested, Report)> {
         // RadChest-CT's volumes lie in the root itself, below which anything may be written.
         let among = Some(self.data.folder()).filter(|folder| folder != self.data.root());
-        files::check_apart(out.join("manifest.csv"), among)?;
+        files::check_all_apart([out.to_path_buf(), out.join("manifest.csv")], among)?;
         let stop = stop_flag()?;
         let total = self.volumes() as u64;
         let mut progress = Progress::new(what, "volumes", total);
