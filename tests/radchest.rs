@@ -350,7 +350,7 @@ fn the_phantom_command_writes_radchest_and_goes_on() {
     std::fs::remove_file(at.join("toy/tst00002.npz")).unwrap();
     assert!(x2ct(at, command).status.success());
     assert!(files(&at.join("toy")) == first);
-    let cache = EmbeddingCache::read(&at.join("toy/test.cache.safetensors")).unwrap();
+    let cache = EmbeddingCache::read(at.join("toy/test.cache.safetensors")).unwrap();
     assert_eq!(cache.ids, ["tst00001", "tst00002"]);
     // The CTs are those that drr finds.
     assert!(x2ct(at, "drr --dataset toy --split test --size 24x32 --device host --out out").status.success());
