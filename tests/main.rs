@@ -60,6 +60,8 @@ mod real_radiographs;
 mod recompute;
 #[cfg(feature = "cli")]
 mod report;
+#[cfg(feature = "cli")]
+mod reproduce;
 mod shim;
 mod support;
 mod teacher;

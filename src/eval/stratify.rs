@@ -57,6 +57,34 @@ impl Stratify {
         Ok(group_of.into_iter().map(|group| parts[group]).collect())
     }
 
+    /// Some of the samples, by their places, as those of the first part and the others; a first part of 0 or 1 has none or all.
+    /// Samples of one group stay together where there are groups, one a sample.
+    ///
+    /// Errors: likewise.
+    pub fn divide<K: Eq + Hash>(
+        &self,
+        places: Vec<usize>,
+        (labels, classes): (&[bool], usize),
+        groups: Option<&[K]>,
+    ) -> Result<[Vec<usize>; 2]> {
+        match self.shares.first() {
+            _ if places.is_empty() => return Ok([Vec::new(), places]),
+            Some(0.0) => return Ok([Vec::new(), places]),
+            Some(1.0) => return Ok([places, Vec::new()]),
+            _ => (),
+        }
+        let labels: Vec<bool> = places.iter().flat_map(|&at| &labels[at * classes..][..classes]).copied().collect();
+        let parts = match groups {
+            None => self.split(&labels, classes)?,
+            Some(groups) => {
+                let groups: Vec<&K> = places.iter().map(|&at| &groups[at]).collect();
+                self.split_grouped(&labels, classes, &groups)?
+            }
+        };
+        let (first, others): (Vec<_>, Vec<_>) = places.into_iter().zip(parts).partition(|(_, part)| *part == 0);
+        Ok([first, others].map(|of| of.into_iter().map(|(at, _)| at).collect()))
+    }
+
     fn check(&self, labels: &[bool], classes: usize, samples: usize) -> Result<()> {
         let refuse = |problem: String, hint: &str| Err(Error::argument("stratification", problem, hint));
         if classes == 0 || samples == 0 || labels.len() != samples * classes {

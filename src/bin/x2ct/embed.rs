@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use serde_json::json;
 use x2ct::data::features::FeatureSet;
 use x2ct::data::provenance::{Provenance, fields};
-use x2ct::files;
+use x2ct::data::radiographs::RadiographSet;
 use x2ct::train::{Checkpoint, Trainer};
+use x2ct::{Device, files};
 
 use crate::Common;
 use crate::chain::{Chain, Trust};
@@ -47,20 +48,37 @@ pub fn run(args: EmbedArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let mut chain = Chain::new(args.trust);
     let Radiographs { set, undecided, .. } = Radiographs::read(&checkpoint, &args.radiographs, args.force, &mut chain)?;
     chain.settle(&args.radiographs, Ok(undecided))?;
-    let features = Trainer::resume(&device, &checkpoint)?.embed(&set.upload(&device)?)?;
-    let encoder = format!("radiograph encoder ({})", checkpoint.config.model.name);
-    let settings = fields(json!({"encoder": encoder, "checkpoint": checkpoint.digest(), "forced": chain.is_forced()}));
-    let made = Provenance::made(settings, [("checkpoint", checkpoint.provenance()), ("radiographs", set.provenance())]);
-    let (ids, dim, cts) = (set.ids().to_vec(), checkpoint.config.model.embedding, set.cts().clone());
-    let features = FeatureSet { ids, features, dim, encoder, cts, made };
+    let features = features(&device, &checkpoint, &set, made(&checkpoint, &set, chain.is_forced()))?;
     features.write(&args.out)?;
     chain.holds("features", &features.provenance().digest);
     let report = Report::new("embed").with_all(json!({
-        "features": files::lossy(&args.out), "radiographs": features.ids.len(), "dim": dim, "encoder": features.encoder,
+        "features": files::lossy(&args.out), "radiographs": features.ids.len(), "dim": features.dim, "encoder": features.encoder,
         "teacher": checkpoint.sources.teacher,
     }))?;
     chain.report(report)?.finish(common.json, || {
         let (out, count) = (args.out.display(), features.ids.len());
-        say!("{out}: {count} radiographs, {dim} numbers each, by {}", features.encoder);
+        say!("{out}: {count} radiographs, {} numbers each, by {}", features.dim, features.encoder);
     })
+}
+
+/// Features of radiographs by an encoder.
+pub fn features(
+    device: &Device,
+    checkpoint: &Checkpoint,
+    set: &RadiographSet,
+    made: Provenance,
+) -> x2ct::Result<FeatureSet> {
+    let features = Trainer::resume(device, checkpoint)?.embed(&set.upload(device)?)?;
+    let (ids, dim, cts) = (set.ids().to_vec(), checkpoint.config.model.embedding, set.cts().clone());
+    Ok(FeatureSet { ids, features, dim, encoder: encoder(checkpoint), cts, made })
+}
+
+/// How they are made, and of what.
+pub fn made(checkpoint: &Checkpoint, set: &RadiographSet, forced: bool) -> Provenance {
+    let settings = fields(json!({"encoder": encoder(checkpoint), "checkpoint": checkpoint.digest(), "forced": forced}));
+    Provenance::made(settings, [("checkpoint", checkpoint.provenance()), ("radiographs", set.provenance())])
+}
+
+fn encoder(checkpoint: &Checkpoint) -> String {
+    format!("radiograph encoder ({})", checkpoint.config.model.name)
 }

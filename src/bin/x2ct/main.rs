@@ -36,6 +36,7 @@ mod projection;
 mod radiographs;
 mod real_radiographs;
 mod report;
+mod reproduce;
 mod source;
 mod teacher;
 mod terminal;
@@ -98,6 +99,7 @@ enum Command {
     Preprocess(preprocess::PreprocessArgs),
     Radiographs(real_radiographs::RadiographsArgs),
     Report(report::ReportArgs),
+    Reproduce(Box<reproduce::ReproduceArgs>),
     Train(train::TrainArgs),
 }
 
@@ -121,6 +123,7 @@ impl Command {
             Command::Preprocess(_) => "preprocess",
             Command::Radiographs(_) => "radiographs",
             Command::Report(_) => "report",
+            Command::Reproduce(_) => "reproduce",
             Command::Train(_) => "train",
         }
     }
@@ -150,6 +153,7 @@ fn main() -> ExitCode {
         Command::Preprocess(args) => preprocess::run(args, &common),
         Command::Radiographs(args) => real_radiographs::run(args, &common),
         Command::Report(args) => report::run(args, &common),
+        Command::Reproduce(args) => reproduce::run(*args, &common),
         Command::Train(args) => train::run(args, &common),
     };
     match outcome.and_then(|code| Ok(output::delivered().map(|()| code)?)) {

@@ -33,13 +33,13 @@ impl Split {
         validation: f64,
         (seed, tested): (u64, bool),
     ) -> x2ct::Result<Self> {
-        let choose = |places: Vec<usize>, share: f64| match share {
-            0.0 => Ok((Vec::new(), places)),
-            1.0 => Ok((places, Vec::new())),
-            share => divide(&material.set, places, training, share, seed),
+        let set = &material.set;
+        let groups = training.group.0.then_some(&set.patients[..]);
+        let choose = |places: Vec<usize>, share: f64| {
+            Stratify::share(share, training.order, seed).divide(places, (&set.labels, set.names.len()), groups)
         };
-        let (kept, rest) = choose((0..material.len()).collect(), portion)?;
-        let (validation_part, train) = choose(kept, validation)?;
+        let [kept, rest] = choose((0..material.len()).collect(), portion)?;
+        let [validation_part, train] = choose(kept, validation)?;
         let short = |what: &str| {
             let unit = if training.group.0 { "patients" } else { "samples" };
             let problem = format!("the portion {portion} of its {} samples leaves none {what}", material.len());
@@ -55,30 +55,6 @@ impl Split {
             () => Ok(Split { train, validation: validation_part, rest }),
         }
     }
-}
-
-/// A stratified share of the places, and the others.
-fn divide(
-    set: &Labelled,
-    places: Vec<usize>,
-    training: &Training,
-    share: f64,
-    seed: u64,
-) -> x2ct::Result<(Vec<usize>, Vec<usize>)> {
-    let classes = set.names.len();
-    let labels: Vec<bool> = places.iter().flat_map(|&at| &set.labels[at * classes..][..classes]).copied().collect();
-    let stratify = Stratify::share(share, training.order, seed);
-    let parts = match (places.is_empty(), training.group.0) {
-        (true, _) => Vec::new(),
-        (_, false) => stratify.split(&labels, classes)?,
-        (_, true) => {
-            let patients: Vec<&String> = places.iter().map(|&at| &set.patients[at]).collect();
-            stratify.split_grouped(&labels, classes, &patients)?
-        }
-    };
-    let (chosen, others): (Vec<_>, Vec<_>) = places.into_iter().zip(parts).partition(|(_, part)| *part == 0);
-    let places = |of: Vec<(usize, usize)>| of.into_iter().map(|(at, _)| at).collect();
-    Ok((places(chosen), places(others)))
 }
 
 /// Says which patients are on more than one side, where nothing keeps them together.

@@ -1,0 +1,106 @@
+//! Runs over a grid of a configuration's values, for ablations.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use serde_json::{Value, json};
+use x2ct::data::cache::EmbeddingCache;
+use x2ct::data::radiographs::RadiographSet;
+use x2ct::train::{Task, TrainConfig, TrainingSet};
+use x2ct::{Device, Error, files};
+
+use super::paper::{Paper, PaperRow, PaperTable, Source};
+use super::runs::Run;
+use crate::chain::Chain;
+use crate::train::run_logged;
+
+/// The name of the table of a grid's runs.
+pub const NAME: &str = "grid";
+
+/// Trains every combination of values, each in a folder of its own, and goes on with those that were interrupted.
+///
+/// # Errors
+/// A configuration that cannot be read; a key that it does not have; a value that it refuses; those of the training.
+pub fn train(
+    device: &Device,
+    (config, vary): (&Path, &[String]),
+    out: &Path,
+    chain: &mut Chain,
+    stop: &AtomicBool,
+) -> x2ct::Result<Vec<Run>> {
+    let base = TrainConfig::read(config)?;
+    let mut runs = Vec::new();
+    for values in combinations(vary)? {
+        let name = values.iter().map(|(key, value)| format!("{key}-{value}")).collect::<Vec<_>>().join("-");
+        let folder = out.join("runs").join(&name);
+        let config = varied(&base, &values, &folder).map_err(|e| e.of_file(config))?;
+        files::create_folder(&folder)?;
+        remark!("run {name}");
+        let set = set(device, &config, chain)?;
+        run_logged(device, &config, &set, false, chain, stop)?;
+        runs.push(Run::open(&folder)?);
+    }
+    Ok(runs)
+}
+
+fn set(device: &Device, config: &TrainConfig, chain: &mut Chain) -> x2ct::Result<TrainingSet> {
+    let (path, cache_path) = (&config.data.radiographs, &config.data.cache);
+    let radiographs = RadiographSet::read(path)?;
+    chain.doubt_origins(path, &radiographs.doubts())?;
+    let cache = EmbeddingCache::read(cache_path)?;
+    TrainingSet::join(device, &radiographs, &cache).map_err(|e| e.of_file(cache_path))
+}
+
+/// All combinations of `key=value,value`, the last key fastest.
+fn combinations(vary: &[String]) -> x2ct::Result<Vec<Vec<(String, Value)>>> {
+    let mut all = vec![Vec::new()];
+    for option in vary {
+        let refuse = |problem: &str| Error::argument("--vary", format!("{option}: {problem}"), "write loss.beta=0,1");
+        let (key, values) = option.split_once('=').ok_or_else(|| refuse("has no ="))?;
+        let values: Vec<Value> =
+            values.split(',').map(|text| serde_json::from_str(text).unwrap_or_else(|_| json!(text))).collect();
+        if key.is_empty() || values.iter().any(|value| value == "") {
+            return Err(refuse("has an empty key or value"));
+        }
+        let with = |begun: &Vec<(String, Value)>, value: &Value| {
+            begun.iter().cloned().chain([(key.to_string(), value.clone())]).collect()
+        };
+        all = all.iter().flat_map(|begun| values.iter().map(move |value| with(begun, value))).collect();
+    }
+    Ok(all)
+}
+
+/// The configuration with these values, and its folder.
+fn varied(base: &TrainConfig, values: &[(String, Value)], folder: &Path) -> x2ct::Result<TrainConfig> {
+    let mut fields = json!(base);
+    for (key, value) in values {
+        let place = fields.pointer_mut(&format!("/{}", key.replace('.', "/"))).ok_or_else(|| {
+            Error::argument("--vary", format!("the configuration has no {key}"), "name a key that the file gives")
+        })?;
+        *place = value.clone();
+    }
+    let mut config: TrainConfig = serde_json::from_value(fields).map_err(|e| {
+        Error::argument("--vary", format!("the configuration refuses a value: {e}"), "see examples/train.toml")
+    })?;
+    config.out = folder.into();
+    config.check()?;
+    Ok(config)
+}
+
+/// A table of the runs of a grid, with the columns of the ablation's.
+pub fn table(paper: Paper, runs: &[Run]) -> Option<PaperTable> {
+    let ablation = paper.tables().iter().find(|table| table.name == "5")?;
+    let row = |run: &Run| PaperRow {
+        method: run.name(),
+        variant: String::new(),
+        source: Source::Folder { name: run.name() },
+        paper: vec![f64::NAN; ablation.columns.len()],
+    };
+    Some(PaperTable {
+        name: NAME.into(),
+        title: "Runs of the grid".into(),
+        caption: "Each run's values stand in its name; columns as in the ablation.".into(),
+        rows: runs.iter().map(row).collect(),
+        ..ablation.clone()
+    })
+}

@@ -1,0 +1,189 @@
+//! Linear probes of the tables: few-shot adaptation and external validation.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+use x2ct::Error;
+use x2ct::data::features::FeatureSet;
+use x2ct::data::id_table::IdTable;
+use x2ct::data::label_map::LabelMap;
+use x2ct::data::radchest_labels::FEW_SHOT;
+use x2ct::eval::linear_probe::{LinearProbe, Recipe, Samples};
+use x2ct::eval::score_file::ScoreFile;
+use x2ct::eval::stratify::Stratify;
+
+use super::paper::{DataName, Source};
+use super::work::{Found, LabelRows, Trouble, Workshop, made_of, patients, read_kept, write_kept};
+
+/// How probes are trained and their parts drawn.
+#[derive(clap::Args, Clone)]
+pub struct Settings {
+    /// How linear probes are trained: a recipe of `x2ct eval probe`, or a TOML file [default: c, and radchest on RadChest-CT]
+    #[arg(long, value_name = "RECIPE")]
+    recipe: Option<PathBuf>,
+    /// Order of the iterative stratification that draws parts: 1 of labels, 2 of pairs of labels too, as the paper's code
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=2))]
+    order: u8,
+    /// Keep the images of a patient on one side of every split, which the paper does not
+    #[arg(long)]
+    by_patient: bool,
+    /// Of splits, probes and intervals
+    #[arg(long, default_value_t = 1024)]
+    pub seed: u64,
+}
+
+impl Settings {
+    /// Refuses a recipe that cannot be read.
+    ///
+    /// # Errors
+    /// Those of [`Recipe::open`].
+    pub fn check(&self) -> x2ct::Result<()> {
+        self.recipe(DataName::CtRate).map(drop)
+    }
+
+    fn recipe(&self, data: DataName) -> x2ct::Result<Recipe> {
+        let default = if data == DataName::RadchestCt { "radchest" } else { "c" };
+        Recipe::open(self.recipe.clone().unwrap_or_else(|| default.into()))
+    }
+
+    /// The rows of a share, and the others.
+    fn split(&self, share: f64, set: &Set, rows: Vec<usize>) -> x2ct::Result<[Vec<usize>; 2]> {
+        let stratify = Stratify::share(share, usize::from(self.order), self.seed);
+        let patients = self.by_patient.then(|| patients(&set.features.ids));
+        stratify.divide(rows, (&set.labels.cells, set.labels.names.len()), patients.as_deref())
+    }
+}
+
+/// Features with labels.
+struct Set {
+    features: FeatureSet,
+    labels: LabelRows,
+}
+
+impl Set {
+    fn of(shop: &mut Workshop, source: &Source, (data, part): (DataName, &str), table: IdTable<bool>) -> Found<Self> {
+        let features = shop.features(source, data, part)?;
+        let (features, labels) = shop.labelled(&features, &table.into())?;
+        Ok(Set { features, labels })
+    }
+
+    fn select(&self, rows: &[usize]) -> (FeatureSet, Vec<bool>) {
+        let width = self.labels.names.len();
+        let cells = rows.iter().flat_map(|row| self.labels.cells[row * width..(row + 1) * width].to_vec()).collect();
+        (self.features.select(rows), cells)
+    }
+}
+
+/// Scores of a probe on a portion of the training part, on the test part; of a data set without a training part on the rest of the
+/// test part.
+pub fn few_shot(
+    shop: &mut Workshop,
+    source: &Source,
+    data: DataName,
+    portion: f64,
+    settings: &Settings,
+) -> Found<ScoreFile> {
+    let part = if data == DataName::CtRate { "train" } else { data.test() };
+    let table = few_shot_labels(shop, data, part)?;
+    let names = table.names.clone();
+    let train = Set::of(shop, source, (data, part), table)?;
+    let test = match data {
+        DataName::CtRate => {
+            let table = shop.table(data, data.test(), Some(&names))?;
+            Some(Set::of(shop, source, (data, data.test()), table)?)
+        }
+        _ => None,
+    };
+    probe(shop, source, data, (&format!("few-shot-{}", portion * 100.0), portion), (&train, test.as_ref()), settings)
+}
+
+/// Scores of a probe on a portion of CT-RATE's training part, whose labels are merged to those of the other data set, on that.
+pub fn external(
+    shop: &mut Workshop,
+    source: &Source,
+    (data, map): (DataName, &str),
+    portion: f64,
+    settings: &Settings,
+) -> Found<ScoreFile> {
+    let map = LabelMap::open(map)?;
+    let table = shop.table(DataName::CtRate, "train", Some(&map.sources()))?;
+    let train = Set::of(shop, source, (DataName::CtRate, "train"), map.merge(table)?)?;
+    let table = shop.table(data, data.test(), Some(&map.names()))?;
+    let test = Set::of(shop, source, (data, data.test()), table)?;
+    probe(shop, source, data, (&format!("external-{}", portion * 100.0), portion), (&train, Some(&test)), settings)
+}
+
+/// CT-RATE's labels, or those of the few-shot list that the table has.
+fn few_shot_labels(shop: &mut Workshop, data: DataName, part: &str) -> Found<IdTable<bool>> {
+    let table = shop.table(data, part, None)?;
+    if data != DataName::RadchestCt {
+        return Ok(table);
+    }
+    let (known, lacking): (Vec<&str>, Vec<&str>) =
+        FEW_SHOT.into_iter().partition(|label| table.names.iter().any(|name| name == label));
+    if known.is_empty() {
+        return Err(Trouble::Missing(format!(
+            "{} has none of the labels {}",
+            table.path.display(),
+            FEW_SHOT.join(", ")
+        )));
+    }
+    if !lacking.is_empty() {
+        shop.chain.note(&table.path, &format!("lacks labels of the few-shot list: {}", lacking.join(", ")));
+    }
+    Ok(table.restricted(&known.into_iter().map(String::from).collect::<Vec<_>>())?)
+}
+
+fn probe(
+    shop: &mut Workshop,
+    source: &Source,
+    data: DataName,
+    (name, portion): (&str, f64),
+    (train, test): (&Set, Option<&Set>),
+    settings: &Settings,
+) -> Found<ScoreFile> {
+    let recipe = settings.recipe(data)?;
+    let made = json!({
+        "protocol": name, "portion": portion, "order": settings.order, "by_patient": settings.by_patient, "recipe": recipe,
+        "seed": settings.seed, "labels": train.labels.names,
+    });
+    let digests = |set: &Set, roles: [&'static str; 2]| {
+        roles.into_iter().zip([set.features.provenance().digest, set.labels.digest.clone()]).collect::<Vec<_>>()
+    };
+    let of_test = test.map(|test| digests(test, ["test features", "test labels"])).unwrap_or_default();
+    let parts = digests(train, ["features", "labels"]).into_iter().chain(of_test);
+    let kept = shop.kept(source, &format!("{}-{name}", data.name()), made_of(made, parts));
+    if let Some(file) = read_kept(&kept) {
+        return Ok(file);
+    }
+    let all: Vec<usize> = (0..train.features.ids.len()).collect();
+    let [kept_rows, rest] = settings.split(portion, train, all)?;
+    let [validation, fitted] = settings.split(recipe.validation, train, kept_rows)?;
+    let (test_features, test_labels) = match test {
+        Some(test) => (test.features.clone(), test.labels.cells.clone()),
+        None => train.select(&rest),
+    };
+    if fitted.is_empty() || test_features.ids.is_empty() {
+        let counts = format!("{} samples to train on and {} to test on", fitted.len(), test_features.ids.len());
+        return Err(Trouble::Missing(format!("a portion of {portion} leaves {counts}")));
+    }
+    let probe = fit(shop, train, (&fitted, &validation), (&recipe, settings.seed))?;
+    let logits = probe.logits(shop.device, &test_features.features)?;
+    let labels =
+        LabelRows { names: train.labels.names.clone(), digest: train.labels.digest.clone(), cells: test_labels };
+    write_kept(kept, test_features.ids, labels, logits.into_iter().map(f64::from).collect())
+}
+
+fn fit(
+    shop: &Workshop,
+    train: &Set,
+    (fitted, validation): (&[usize], &[usize]),
+    (recipe, seed): (&Recipe, u64),
+) -> x2ct::Result<LinearProbe> {
+    let ((x, y), (vx, vy)) = (train.select(fitted), train.select(validation));
+    let (names, dim) = (&train.labels.names, train.features.dim);
+    let of = |features, labels| Samples { names, dim, features, labels };
+    let held_out = (!validation.is_empty()).then(|| of(&vx.features[..], &vy[..]));
+    let mut watch = |_: &_| -> Result<(), Error> { shop.expect_going() };
+    LinearProbe::fit(shop.device, &of(&x.features, &y), held_out.as_ref(), recipe, seed, &mut watch)
+}

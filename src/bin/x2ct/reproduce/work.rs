@@ -1,0 +1,455 @@
+//! What the cells of the tables are computed from: features, scores and ranks, each made once and kept in the output folder.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::{Value, json};
+use x2ct::data::cache::EmbeddingCache;
+use x2ct::data::ct_rate::VolumeName;
+use x2ct::data::features::FeatureSet;
+use x2ct::data::id_table::IdTable;
+use x2ct::data::label_map::LabelMap;
+use x2ct::data::provenance::{Provenance, fields};
+use x2ct::data::radiographs::RadiographSet;
+use x2ct::eval::bootstrap::{Bootstrap, Interval};
+use x2ct::eval::retrieval::{self, Recall};
+use x2ct::eval::retrieval_file::{Modality as Kind, NEAREST, RetrievalFile};
+use x2ct::eval::score_file::ScoreFile;
+use x2ct::eval::zero_shot;
+use x2ct::table::first_of;
+use x2ct::train::{Checkpoint, CtTeacher, Texts};
+use x2ct::{Device, Error, files};
+
+use super::data::{DataRoot, Ingredient};
+use super::paper::{DataName, Modality, Source};
+use super::runs::Run;
+use crate::chain::Chain;
+use crate::embed;
+use crate::embedding::Material;
+use crate::label_table;
+
+/// Why a cell has no value.
+pub enum Trouble {
+    /// What is not there, in words.
+    Missing(String),
+    /// What is there and cannot be used.
+    Bad(Error),
+}
+
+impl From<String> for Trouble {
+    fn from(missing: String) -> Self {
+        Trouble::Missing(missing)
+    }
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        Trouble::Bad(error)
+    }
+}
+
+/// A value, or why there is none.
+pub type Found<T> = Result<T, Trouble>;
+
+/// Everything the tables are filled from.
+pub struct Workshop<'a> {
+    pub device: &'a Device,
+    pub data: &'a DataRoot,
+    pub runs: &'a [Run],
+    pub out: &'a Path,
+    pub bootstrap: Bootstrap,
+    pub stop: Arc<AtomicBool>,
+    pub chain: Chain,
+    features: HashMap<PathBuf, Rc<FeatureSet>>,
+}
+
+/// A file that results are kept in, and what they must have been made of to be taken again.
+pub struct Kept {
+    path: PathBuf,
+    made: Provenance,
+}
+
+impl Kept {
+    /// Whether a file was made in this way of this very material.
+    fn is(&self, made: &Provenance) -> bool {
+        let digests = |from: &Provenance| -> Vec<(String, String)> {
+            from.from.iter().map(|(name, part)| (name.clone(), part.digest.clone())).collect()
+        };
+        made.settings == self.made.settings && digests(made) == digests(&self.made)
+    }
+}
+
+/// Provenance of a result with these settings, of these parts by name and digest.
+pub fn made_of<'a>(settings: Value, parts: impl IntoIterator<Item = (&'a str, String)>) -> Provenance {
+    let part = |(name, digest): (&str, String)| {
+        (name.to_string(), Provenance { digest, known: true, ..Provenance::default() })
+    };
+    Provenance {
+        settings: fields(settings),
+        from: parts.into_iter().map(part).collect(),
+        known: true,
+        ..Provenance::default()
+    }
+}
+
+impl<'a> Workshop<'a> {
+    /// Nothing is made yet.
+    pub fn new(
+        device: &'a Device,
+        (data, runs): (&'a DataRoot, &'a [Run]),
+        out: &'a Path,
+        (bootstrap, stop, chain): (Bootstrap, Arc<AtomicBool>, Chain),
+    ) -> Self {
+        Workshop { device, data, runs, out, bootstrap, stop, chain, features: HashMap::new() }
+    }
+
+    /// Ends the work where that was asked for: all that is finished is kept.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`].
+    pub fn expect_going(&self) -> x2ct::Result<()> {
+        match self.stop.load(Ordering::Relaxed) {
+            true => Err(Error::Interrupted("finished features and scores are kept; run again to go on".into())),
+            false => Ok(()),
+        }
+    }
+
+    /// A name for files of a row.
+    pub fn slug(&self, source: &Source) -> String {
+        match source {
+            Source::Features { key } => key.clone(),
+            Source::Teacher => "teacher".into(),
+            Source::Absent { .. } => "absent".into(),
+            _ => self.run(source).map_or_else(|_| "run".into(), |run| run.name()),
+        }
+    }
+
+    /// The run of a row.
+    ///
+    /// # Errors
+    /// No such run.
+    pub fn run(&self, source: &Source) -> Result<&'a Run, String> {
+        self.runs.iter().find(|run| run.fits(source)).ok_or_else(|| match source {
+            Source::Run { model, beta, gamma } => {
+                format!("no run of a {model} with loss.beta = {beta} and loss.gamma = {gamma} among --runs")
+            }
+            Source::CtRun { model, mixer } => format!("no run of a {model} with the mixer {mixer} among --runs"),
+            _ => "no such run among --runs".into(),
+        })
+    }
+
+    /// Features of the images of a part: of radiographs by a run, of CTs by the teacher.
+    pub fn features(&mut self, source: &Source, data: DataName, part: &str) -> Found<Rc<FeatureSet>> {
+        match source {
+            Source::Absent { why } => Err(Trouble::Missing(why.clone())),
+            Source::Teacher => self.tower(data, part, Modality::Ct),
+            Source::Features { key } => {
+                let path = self.data.features(data, part, key)?;
+                self.read(&path, Modality::Ct)
+            }
+            _ => self.embedded(source, data, part),
+        }
+    }
+
+    /// The teacher's embeddings of a modality.
+    pub fn tower(&mut self, data: DataName, part: &str, modality: Modality) -> Found<Rc<FeatureSet>> {
+        let path = self.data.find(data, part, Ingredient::Cache)?;
+        self.read(&path, modality)
+    }
+
+    fn read(&mut self, path: &Path, modality: Modality) -> Found<Rc<FeatureSet>> {
+        let key = path.join(format!("{modality:?}"));
+        if let Some(known) = self.features.get(&key) {
+            return Ok(known.clone());
+        }
+        let set = Rc::new(FeatureSet::open(path, modality.tower())?);
+        let provenance = set.provenance();
+        self.chain.settle(path, Ok(provenance.undecided("features")))?;
+        self.features.insert(key, set.clone());
+        Ok(set)
+    }
+
+    /// Features of radiographs by a run, which are computed once.
+    fn embedded(&mut self, source: &Source, data: DataName, part: &str) -> Found<Rc<FeatureSet>> {
+        let run = self.run(source)?;
+        if run.is_of_cts() {
+            return Err(Trouble::Missing("is a CT encoder, which sees no radiographs".into()));
+        }
+        let images = self.data.find(data, part, Ingredient::Radiographs)?;
+        let name = format!("{}-{}-{part}.safetensors", run.name(), data.name());
+        let path = self.out.join("features").join(name);
+        if let Some(known) = self.features.get(&path) {
+            return Ok(known.clone());
+        }
+        let set = Rc::new(self.embed(run, &images, &path)?);
+        self.features.insert(path, set.clone());
+        Ok(set)
+    }
+
+    fn embed(&mut self, run: &Run, images: &Path, path: &Path) -> x2ct::Result<FeatureSet> {
+        let checkpoint: Checkpoint = Checkpoint::read(&run.checkpoint())?;
+        let (radiographs, left_out) = RadiographSet::read_usable(images)?;
+        left_out.into_iter().try_for_each(|bad| self.chain.fail(bad.error))?;
+        self.chain.doubt_origins(images, &radiographs.doubts())?;
+        let alike = checkpoint.sources.expect_alike("radiographs", &radiographs.provenance());
+        let forced = alike.is_err();
+        match alike {
+            Err(error) => self.chain.force(images, &error.to_string()),
+            alike => self.chain.settle(images, alike)?,
+        }
+        let kept = Kept { path: path.into(), made: embed::made(&checkpoint, &radiographs, forced) };
+        if let Some(set) = FeatureSet::read(path).ok().filter(|set| kept.is(&set.made)) {
+            return Ok(set);
+        }
+        remark!("embedding {} radiographs by {}", radiographs.ids().len(), run.folder.display());
+        let set = embed::features(self.device, &checkpoint, &radiographs, kept.made)?;
+        set.write(path)?;
+        Ok(set)
+    }
+
+    /// What a CT encoder says of volumes, reports and prompts.
+    pub fn ct_cache(&mut self, source: &Source, data: DataName, part: &str) -> Found<(EmbeddingCache, f64)> {
+        if *source == Source::Teacher {
+            let path = self.data.find(data, part, Ingredient::Cache)?;
+            return Ok((EmbeddingCache::read(path)?, 1.0));
+        }
+        let run = self.run(source)?;
+        let [volumes, text] = [Ingredient::Volumes, Ingredient::Text].map(|of| self.data.find(data, part, of));
+        let (volumes, text) = (volumes?, text?);
+        let path = self.out.join("features").join(format!("{}-{}-{part}.cache.safetensors", run.name(), data.name()));
+        let teacher = CtTeacher::read(self.device, &run.checkpoint())?;
+        let scale = f64::from(teacher.config().loss.scale);
+        let material = Material::read(&teacher, &volumes, [Some(&text), None], &mut self.chain)?;
+        let stop = self.stop.clone();
+        let (cache, _) = material.embed(&mut self.chain, |volumes, texts: &Texts, watch| {
+            teacher.write_cache(volumes, texts, &path, &stop, watch)
+        })?;
+        Ok((cache, scale))
+    }
+
+    /// What the queries of a row find in a gallery; the ranks are written beside the scores.
+    pub fn ranked(&mut self, source: &Source, data: DataName, gallery: Modality) -> Found<Ranked> {
+        let part = data.test();
+        let (query, asks) = match source {
+            Source::Teacher => (self.tower(data, part, gallery.other())?, gallery.other().kind()),
+            _ => (self.features(source, data, part)?, Kind::Cxr),
+        };
+        let answers = self.tower(data, part, gallery)?;
+        if query.dim != answers.dim {
+            return Err(another_space(query.dim, answers.dim));
+        }
+        let (query, answers) = self.paired(&query, &answers, data)?;
+        let [found, _] = retrieval::paired(&query.normalised()?, &answers.features, query.dim, NEAREST)?;
+        let ranked = Ranked::of(&found.above, &query.ids, &self.bootstrap)?;
+        let parts = [("features", query.provenance().digest), ("gallery", answers.provenance().digest)];
+        let file = RetrievalFile {
+            query: asks,
+            gallery: gallery.kind(),
+            query_ids: query.ids,
+            gallery_ids: answers.ids,
+            rank: found.above.iter().map(|&above| above as u32 + 1).collect(),
+            nearest: found.nearest,
+            score: found.scores,
+            made: made_of(json!({"protocol": "retrieval"}), parts),
+        };
+        let name =
+            format!("{}-{}-{}-to-{}.safetensors", self.slug(source), data.name(), asks.name(), file.gallery.name());
+        file.write(self.out.join("ranks").join(name))?;
+        Ok(ranked)
+    }
+
+    /// What reports find among CTs and CTs among reports, by a CT encoder.
+    pub fn clip_ranked(&mut self, source: &Source, data: DataName) -> Found<[Ranked; 2]> {
+        let (cache, _) = self.ct_cache(source, data, data.test())?;
+        let [of_reports, of_cts] = retrieval::paired(&cache.report, &cache.ct, cache.dim, 0)?;
+        let of = |above: &[usize]| Ranked::of(above, &cache.ids, &self.bootstrap);
+        Ok([of(&of_reports.above)?, of(&of_cts.above)?])
+    }
+
+    /// The rows of two sets of features that are of the same ids.
+    fn paired(
+        &mut self,
+        one: &FeatureSet,
+        other: &FeatureSet,
+        data: DataName,
+    ) -> x2ct::Result<(FeatureSet, FeatureSet)> {
+        let places: HashMap<&str, usize> = other.ids.iter().enumerate().map(|(at, id)| (id.as_str(), at)).collect();
+        let (mine, theirs): (Vec<usize>, Vec<usize>) =
+            one.ids.iter().enumerate().filter_map(|(at, id)| Some((at, *places.get(id.as_str())?))).unzip();
+        if mine.is_empty() {
+            let problem = format!("of {} have no id in common", data.name());
+            return Err(Error::argument("features and embeddings", problem, "make them of the same volumes"));
+        }
+        let lacking: Vec<&String> = one.ids.iter().filter(|id| !places.contains_key(id.as_str())).collect();
+        if !lacking.is_empty() {
+            let says = format!("has no embedding of {} of its images: {}", lacking.len(), first_of(&lacking));
+            self.chain.note(Path::new(data.name()), &says);
+        }
+        let (one, other) = (one.select(&mine), other.select(&theirs));
+        let rows: Vec<usize> = (0..one.ids.len()).collect();
+        let undecided = one.cts.expect_same("features", &one.ids, ("embeddings", &other.cts, &rows))?;
+        self.chain.settle(Path::new(data.name()), Ok(undecided))?;
+        Ok((one, other))
+    }
+
+    /// Scores of a row by the prompts of a data set's cache, on the labels of the data set.
+    pub fn zero_shot(&mut self, source: &Source, data: DataName) -> Found<ScoreFile> {
+        let part = data.test();
+        let features = self.features(source, data, part)?;
+        let cache = EmbeddingCache::read(self.data.find(data, part, Ingredient::Cache)?)?;
+        self.detect(source, (&features, &cache, 1.0), data)
+    }
+
+    /// The same by a CT encoder.
+    pub fn clip_zero_shot(&mut self, source: &Source, data: DataName) -> Found<ScoreFile> {
+        let (cache, scale) = self.ct_cache(source, data, data.test())?;
+        let made = made_of(json!({"encoder": cache.teacher}), [("cache", cache.provenance().digest)]);
+        let (ids, cts) = (cache.ids.clone(), cache.cts.clone());
+        let features =
+            FeatureSet { ids, features: cache.ct.clone(), dim: cache.dim, encoder: cache.teacher.clone(), cts, made };
+        self.detect(source, (&features, &cache, scale), data)
+    }
+
+    fn detect(
+        &mut self,
+        source: &Source,
+        (features, cache, scale): (&FeatureSet, &EmbeddingCache, f64),
+        data: DataName,
+    ) -> Found<ScoreFile> {
+        if features.dim != cache.dim {
+            return Err(another_space(features.dim, cache.dim));
+        }
+        let labels = self.labels(data, data.test())?;
+        let (features, labels) = self.labelled(features, &labels)?;
+        let settings = json!({"protocol": "zero-shot", "scale": scale, "labels": labels.names});
+        let parts = [
+            ("features", features.provenance().digest),
+            ("prompts", cache.provenance().digest),
+            ("labels", labels.digest.clone()),
+        ];
+        let kept = self.kept(source, &format!("{}-zero-shot", data.name()), made_of(settings, parts));
+        if let Some(file) = read_kept(&kept) {
+            return Ok(file);
+        }
+        let (positive, negative) = (&cache.prompts_positive, &cache.prompts_negative);
+        let logits = zero_shot::logits(&features.normalised()?, positive, negative, features.dim, scale)?;
+        let logits = merged(&logits, &x2ct::labels::NAMES.map(String::from), data.map(), &labels.names)?;
+        write_kept(kept, features.ids.clone(), labels, logits)
+    }
+
+    /// Where scores of a row are kept.
+    pub fn kept(&self, source: &Source, what: &str, made: Provenance) -> Kept {
+        Kept { path: self.out.join("scores").join(format!("{}-{what}.safetensors", self.slug(source))), made }
+    }
+
+    /// The labels of a part that it is tested on: those that stand for CT-RATE's, or all of CT-RATE's.
+    pub fn labels(&mut self, data: DataName, part: &str) -> Found<Labels> {
+        let mapped = data.map().map(|map| LabelMap::open(map).map(|map| map.names())).transpose()?;
+        Ok(self.table(data, part, mapped.as_deref())?.into())
+    }
+
+    /// The table of labels of a part: all of them, or those of `names`.
+    pub fn table(&mut self, data: DataName, part: &str, names: Option<&[String]>) -> Found<IdTable<bool>> {
+        let path = self.data.find(data, part, Ingredient::Labels)?;
+        let table = label_table::read(&path, names, &mut self.chain)?;
+        label_table::fail_rows(&table.rows.bad, &mut self.chain)?;
+        Ok(table)
+    }
+
+    /// Features of the images that have labels, and those, `[images, names]`.
+    pub fn labelled(&mut self, features: &FeatureSet, labels: &Labels) -> x2ct::Result<(FeatureSet, LabelRows)> {
+        let lacks = |id: &String| Error::File {
+            path: labels.path.clone(),
+            field: Some(id.clone()),
+            problem: "has no usable row for this image".into(),
+            hint: "complete the table".into(),
+        };
+        let known =
+            self.chain.keep("images", &features.ids, |id| (!labels.cells.contains_key(id)).then(|| lacks(id)))?;
+        let features = features.select(&known);
+        let cells = features.ids.iter().flat_map(|id| labels.cells[id].clone()).collect();
+        Ok((features, LabelRows { names: labels.names.clone(), digest: labels.digest.clone(), cells }))
+    }
+}
+
+/// Recall with its intervals.
+pub struct Ranked {
+    pub recall: Recall,
+    pub intervals: BTreeMap<&'static str, Option<Interval>>,
+}
+
+impl Ranked {
+    fn of(above: &[usize], ids: &[String], bootstrap: &Bootstrap) -> x2ct::Result<Self> {
+        let intervals = Recall::intervals(above, &patients(ids), bootstrap)?;
+        Ok(Ranked { recall: Recall::from_ranks(above)?, intervals })
+    }
+}
+
+/// Labels by id.
+pub struct Labels {
+    path: PathBuf,
+    pub names: Vec<String>,
+    digest: String,
+    cells: HashMap<String, Vec<bool>>,
+}
+
+impl From<IdTable<bool>> for Labels {
+    fn from(table: IdTable<bool>) -> Self {
+        let cells = table.rows.rows.into_iter().map(|(id, (_, cells))| (id, cells)).collect();
+        Labels { path: table.path, names: table.names, digest: table.digest, cells }
+    }
+}
+
+/// Labels of rows of features.
+pub struct LabelRows {
+    pub names: Vec<String>,
+    pub digest: String,
+    /// `[rows, names]`.
+    pub cells: Vec<bool>,
+}
+
+/// The patient of each id.
+pub fn patients(ids: &[String]) -> Vec<String> {
+    ids.iter().map(|id| VolumeName::patient_of(id)).collect()
+}
+
+fn another_space(dim: usize, teacher: usize) -> Trouble {
+    Trouble::Missing(format!(
+        "its features have {dim} dimensions, the teacher's embeddings {teacher}: one cannot query the other"
+    ))
+}
+
+/// Logits `[rows, names]` as those of the labels of a map, the largest of the labels that one stands for; and of `wanted` in order.
+pub fn merged(logits: &[f64], names: &[String], map: Option<&str>, wanted: &[String]) -> x2ct::Result<Vec<f64>> {
+    let place = |name: &String| names.iter().position(|known| known == name);
+    let sources: Vec<Vec<usize>> = match map {
+        None => wanted.iter().map(|name| place(name).into_iter().collect()).collect(),
+        Some(map) => {
+            let map = LabelMap::open(map)?;
+            let of = |name: &String| map.labels.iter().find(|label| label.name == *name).map(|label| &label.of);
+            wanted.iter().map(|name| of(name).into_iter().flatten().filter_map(place).collect()).collect()
+        }
+    };
+    if let Some(at) = sources.iter().position(Vec::is_empty) {
+        let problem = format!("the label {} has no prompt", wanted[at]);
+        return Err(Error::argument("labels", problem, "pass labels of the data set's published names"));
+    }
+    let largest = |row: &[f64], of: &Vec<usize>| of.iter().map(|&at| row[at]).fold(f64::NEG_INFINITY, f64::max);
+    Ok(logits.chunks_exact(names.len()).flat_map(|row| sources.iter().map(move |of| largest(row, of))).collect())
+}
+
+/// The scores of a file that was made in this way of this very material.
+pub fn read_kept(kept: &Kept) -> Option<ScoreFile> {
+    ScoreFile::read(&kept.path).ok().filter(|file| kept.is(&file.made))
+}
+
+/// Keeps scores, as an archive and as a table.
+pub fn write_kept(kept: Kept, ids: Vec<String>, labels: LabelRows, logits: Vec<f64>) -> Found<ScoreFile> {
+    let file = ScoreFile { ids, names: labels.names, logits, labels: labels.cells, made: kept.made };
+    file.write(&kept.path)?;
+    files::write_atomic(kept.path.with_extension("csv"), file.csv()?.as_bytes())?;
+    Ok(file)
+}
