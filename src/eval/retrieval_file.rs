@@ -5,9 +5,9 @@
 //!
 //! | name | shape | is |
 //! |---|---|---|
-//! | `rank` | [Q] u32 | 1 + the number of other items that score strictly above the query's own: 1 is best, ties do not count |
-//! | `nearest` | [Q, K] u32 | rows of the gallery, the best first, equal scores by row |
-//! | `score` | [Q, K] f32 | the similarity of each, a cosine of L2-normalised embeddings |
+//! | `rank` | `[Q]` u32 | 1 + the number of other items that score strictly above the query's own: 1 is best, ties do not count |
+//! | `nearest` | `[Q, K]` u32 | rows of the gallery, the best first, equal scores by row |
+//! | `score` | `[Q, K]` f32 | the similarity of each, a cosine of L2-normalised embeddings |
 //!
 //! Metadata, all strings:
 //!
