@@ -156,7 +156,7 @@ fn a_page_of_everything_is_sound_and_the_same_each_time() {
     for says in [
         "In plain words",
         "DeLong",
-        "Sensitivity",
+        "Sens.",
         "Youden",
         "Expected calibration error",
         "asks, CTs answer",
