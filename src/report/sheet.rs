@@ -13,12 +13,12 @@ use crate::ct::image::{Depth, GrayImage, PngOptions, Window, encode_png};
 pub const STYLE: &str = "\
 :root{color-scheme:light dark;--page:#fff;--text:#222;--soft:#595959;--line:#d4d4d4;--shade:#f3f4f6;--query:#1f61b4;--hit:#1a8a1a;--miss:#b3261e}\
 @media(prefers-color-scheme:dark){:root{--page:#16181c;--text:#e6e6e6;--soft:#b0b0b0;--line:#444;--shade:#22252b;--query:#6aa9ff;--hit:#4c4;--miss:#ff8a80}}\
-body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:var(--text);background:var(--page)}\
+body{font:15px/1.5 system-ui,sans-serif;max-width:1160px;margin:2em auto;padding:0 1em;color:var(--text);background:var(--page)}\
 h1{font-size:1.7em;line-height:1.2}h2{font-size:1.3em;margin-top:2em;border-bottom:1px solid var(--line)}h3{font-size:1.05em;margin-top:1.6em}\
 h1,h2,h3,p,li,td,th{overflow-wrap:break-word}a{color:var(--query)}\
 svg{max-width:100%;height:auto;color:var(--text)}.page{fill:var(--page)}.wide{overflow-x:auto;margin:1em 0}\
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}p.caption{margin:1.4em 0 -.6em}\
-td,th{padding:.2em .7em;border-bottom:1px solid var(--line);text-align:right;vertical-align:top;font-weight:normal}\
+td,th{padding:.2em .55em;border-bottom:1px solid var(--line);text-align:right;vertical-align:top;font-weight:normal}\
 thead th{font-weight:600;vertical-align:bottom}th.group{text-align:center}th.name,tbody th,td.variant,td.text{text-align:left}\
 tr.reference{color:var(--soft)}small,.paper{color:var(--soft)}td small,td .paper{white-space:nowrap}figure{margin:1em 0}.notes{color:var(--soft);font-size:13px;margin:.3em 0}\
 p.missing{color:var(--soft);border-left:3px solid var(--line);padding-left:.7em}.summary{background:var(--shade);padding:.4em 1em;border-radius:6px}\

@@ -271,8 +271,9 @@ fn confusions(of_file: &Scored, at: usize) -> Table {
         name: format!("confusion-{}", at + 1),
         title: format!("{}: what is found and missed.", of_file.name),
         caption:
-            "At one half: a probability above 0.5 is presence. Youden's point has the largest sum of sensitivity and \
-                  specificity; it was chosen on these very volumes."
+            "TP: found; FP: false alarms; FN: missed; TN: rightly passed over. At one half: a probability above 0.5 is \
+             presence. Youden's point has the largest sum of sensitivity and specificity, with presence from the probability given \
+             on; it was chosen on these very volumes."
                 .into(),
         heads: ["Label".into(), String::new()],
         against: None,
