@@ -33,7 +33,7 @@ fn write(at: &Path, name: &str, table: &str) {
 fn the_keys_are_scikit_learns_numbers() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    // SPEC.md's example: three labels, here in another order of columns and rows, with an id as CT-RATE writes it.
+    // The example of the published code: three labels, here in another order of columns and rows, with an id as CT-RATE writes it.
     write(
         at,
         "y.csv",

@@ -64,7 +64,7 @@ fn without_data_every_cell_says_what_is_missing_beside_the_papers_figure() {
     let all = made["tables"].as_array().unwrap().iter().flat_map(|table| table["rows"].as_array().unwrap());
     let cells_of_all: Vec<&Value> = all.flat_map(|row| row["cells"].as_array().unwrap()).collect();
     assert!(cells_of_all.iter().all(|cell| cell["missing"].is_string() && cell["value"].is_null()));
-    // The published figures, one of each table (SPEC.md D.1).
+    // The published figures, one of each table.
     let paper = |name: &str, method: &str, variant: &str, at: usize| {
         cells(table(&made, name), method, variant)[at]["paper"].as_f64().unwrap()
     };
