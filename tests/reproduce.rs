@@ -174,7 +174,7 @@ fn dcformers_tables_from_phantoms() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let data = at.join("data/ct-rate");
-    succeed(at, "phantom --out data/ct-rate --train 8 --valid 6 --shape 24x24x24 --spacing 15");
+    succeed(at, "phantom --out data/ct-rate --train 8 --valid 6 --shape 24x24x24 --spacing 12");
     for split in [Split::Train, Split::Valid] {
         circle::prepare(&data, split);
         let name = split.name();

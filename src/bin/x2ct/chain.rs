@@ -107,7 +107,7 @@ impl Chain {
         })
     }
 
-    /// One file or row that is left out because of this error, which `say` is to say and the report lists.
+    /// One file or row that is left out because of this error, which `say` is to say and the report lists, each once.
     ///
     /// # Errors
     /// Under `--strict` that error.
@@ -115,8 +115,11 @@ impl Chain {
         if self.trust.strict {
             return Err(error);
         }
-        say(&format!("x2ct: left out: {error}"));
-        self.failed.push(Failure::from(&error));
+        let failure = Failure::from(&error);
+        if !self.failed.contains(&failure) {
+            say(&format!("x2ct: left out: {error}"));
+            self.failed.push(failure);
+        }
         Ok(())
     }
 

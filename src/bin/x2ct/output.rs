@@ -56,7 +56,7 @@ pub fn delivered() -> x2ct::Result<()> {
 }
 
 /// One file, row or image that failed while the work went on.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Failure {
     /// The file, or an identifier where there is no file.
     pub file: Option<String>,
