@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use serde_json::Value;
+use x2ct::data::cache::EmbeddingCache;
 use x2ct::data::ct_rate::Split;
 
 use crate::cli::{json, succeed, text, x2ct};
@@ -92,7 +93,7 @@ fn without_data_every_cell_says_what_is_missing_beside_the_papers_figure() {
 fn x2ct_clips_tables_from_phantoms() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    ct_rate(at, 48, 24);
+    ct_rate(at, 160, 24);
     let reproduce =
         format!("reproduce --paper x2ct-clip {TOY} --train base.toml --vary loss.beta=0,1 --vary loss.gamma=0,1");
     let refuses_nothing = refused(at, &reproduce);
@@ -139,7 +140,7 @@ fn x2ct_clips_tables_from_phantoms() {
         ["features", "scores", "runs/loss.beta-1-loss.gamma-1"].map(|of| times(&at.join("tables").join(of)))
     );
     // Features of another encoder fill the row of their name, and those of other dimensions have no place in one space.
-    let name = "loss.beta-1-loss.gamma-0-ct-rate-valid.safetensors";
+    let name = "run-loss.beta-1-loss.gamma-0-ct-rate-valid.safetensors";
     std::fs::create_dir_all(at.join("data/ct-rate/valid.features")).unwrap();
     let place = at.join("data/ct-rate/valid.features/medclip-resnet.safetensors");
     std::fs::copy(at.join("tables/features").join(name), &place).unwrap();
@@ -159,6 +160,7 @@ fn x2ct_clips_tables_from_phantoms() {
     assert!(cell["missing"].as_str().unwrap().contains("medclip-resnet.safetensors"), "{cell}");
     assert!(cells(table(&object, "table-3"), "CT-CLIP", "3DViT")[..2].iter().all(is_measured));
     assert_eq!(text(&output.stderr).matches("left out").count(), 1, "{}", text(&output.stderr));
+    std::fs::write(&place, whole).unwrap();
     // Other labels are other scores.
     let labels = at.join("data/ct-rate/dataset/multi_abnormality_labels/valid_predicted_labels.csv");
     let written = std::fs::read_to_string(&labels).unwrap();
@@ -167,6 +169,45 @@ fn x2ct_clips_tables_from_phantoms() {
     let old = times(&scores);
     succeed(at, &format!("reproduce --paper x2ct-clip --table 3 {TOY} --runs tables/runs/loss.beta-1-loss.gamma-1"));
     assert_ne!(old, times(&scores));
+    std::fs::write(&labels, &written).unwrap();
+
+    // Runs of one name would share their results; one that fits no better than another is told.
+    let copy = |to: &str| {
+        std::fs::create_dir_all(at.join(to)).unwrap();
+        let from = at.join("tables/runs/loss.beta-1-loss.gamma-1/checkpoint.safetensors");
+        std::fs::copy(from, at.join(to).join("checkpoint.safetensors")).unwrap();
+    };
+    copy("other/loss.beta-1-loss.gamma-1");
+    copy("again");
+    let run = "tables/runs/loss.beta-1-loss.gamma-1";
+    let begin = format!("reproduce --paper x2ct-clip --table 3 {TOY} --runs {run}");
+    assert!(refused(at, &format!("{begin} other/loss.beta-1-loss.gamma-1")).contains("has the name of"));
+    let both = json(at, &format!("{begin} again"));
+    assert!(both["warnings"].to_string().contains("other runs fit as well, which are left out: again"));
+    // Nor is a row filled that cannot be compared: of another teacher or of other settings.
+    let spoilt = |name: &str, says: &str| {
+        let output = x2ct(at, &format!("{begin} --table {name} --json"));
+        let object: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let row = cells(table(&object, &format!("table-{name}")), "X2CT-CLIP", "ResNet");
+        assert!(row[0]["missing"].as_str().unwrap().contains(says), "{says}: {}", row[0]);
+        assert_eq!(output.status.code(), Some(1), "{says}");
+    };
+    let path = at.join("data/ct-rate/valid.cache.safetensors");
+    let cache = EmbeddingCache::read(&path).unwrap();
+    let mut other = cache.clone();
+    other.teacher = "another teacher".into();
+    other.write(&path).unwrap();
+    spoilt("3", "and the run learned from phantom teacher");
+    spoilt("2", "and the run learned from phantom teacher");
+    cache.write(&path).unwrap();
+    let radiographs = at.join("data/ct-rate/valid/ap.safetensors");
+    std::fs::remove_dir_all(at.join("data/ct-rate/valid")).unwrap();
+    succeed(at, "drr --dataset data/ct-rate --split valid --size 32x32 --mode film --out data/ct-rate/valid");
+    assert!(radiographs.exists());
+    spoilt("3", "cannot be used");
+    let forced = json(at, &format!("{begin} --force"));
+    assert!(cells(table(&forced, "table-3"), "X2CT-CLIP", "ResNet")[0]["value"].is_f64());
+    assert_eq!(forced["provenance"], "forced");
 }
 
 #[test]
@@ -212,8 +253,10 @@ fn what_cannot_be_reproduced_is_refused_in_one_line() {
         ("--table 9", "there is no table 9 of X2CT-CLIP: choose 2, 3, 4a, 4b, 5"),
         ("--table grid", "the grid needs --train"),
         ("--runs data", "holds no checkpoint.safetensors"),
-        ("--train base.toml --vary loss.delta=1", "the configuration has no loss.delta"),
-        ("--train base.toml --vary loss.beta=x", "refuses a value"),
+        ("--train base.toml --vary loss.delta=1", "loss.delta: the configuration has no such key"),
+        ("--train base.toml --vary seed=1,1", "two runs would be seed-1"),
+        ("--train base.toml --vary out=x", "out: is the folder of each run"),
+        ("--train base.toml --vary loss.beta=x", "loss.beta: refuses \"x\""),
         ("--train base.toml --vary loss.beta", "has no ="),
         ("--train base.toml --vary loss.beta=-1", "loss"),
         ("--recipe absent.toml --table 4a", "absent.toml"),

@@ -2,7 +2,7 @@
 //! cross entropy and AdamW, through this crate's operators on any device. (For ridge regression see [`super::probe`].)
 //!
 //! # Format `x2ct-probe-1`
-//! An [`Archive`] with the tensors `weight` [L, d] and `bias` [L], f32. Metadata:
+//! An [`Archive`] with the tensors `weight` `[L, d]` and `bias` `[L]`, f32. Metadata:
 //!
 //! | key | is |
 //! |---|---|

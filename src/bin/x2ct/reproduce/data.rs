@@ -109,6 +109,9 @@ impl DataRoot {
                 return Err(refuse(format!("names the data set {data}, which is none of {}", names.join(", "))));
             }
             for (part, entries) in parts {
+                if !["train", "valid", "test"].contains(&part.as_str()) {
+                    return Err(refuse(format!("names the part {data}.{part}, which is none of train, valid, test")));
+                }
                 if let Some(key) = entries.keys().find(|key| !keys.contains(&key.as_str())) {
                     let known = keys.join(", ");
                     return Err(refuse(format!("[{data}.{part}] names {key}, which is none of {known}")));

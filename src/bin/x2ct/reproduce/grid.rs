@@ -29,18 +29,40 @@ pub fn train(
     stop: &AtomicBool,
 ) -> x2ct::Result<Vec<Run>> {
     let base = TrainConfig::read(config)?;
-    let mut runs = Vec::new();
+    let near = config.parent().unwrap_or(Path::new(""));
+    // All of them before the first is trained.
+    let mut planned: Vec<(String, TrainConfig)> = Vec::new();
     for values in combinations(vary)? {
-        let name = values.iter().map(|(key, value)| format!("{key}-{value}")).collect::<Vec<_>>().join("-");
+        let name = name_of(&values);
+        if planned.iter().any(|(other, _)| *other == name) {
+            let problem = format!("two runs would be {name}");
+            return Err(Error::argument("--vary", problem, "give each key once, and each of its values once"));
+        }
         let folder = out.join("runs").join(&name);
-        let config = varied(&base, &values, &folder).map_err(|e| e.of_file(config))?;
-        files::create_folder(&folder)?;
+        let varied = varied(&base, &values, (near, &folder)).map_err(|e| {
+            Error::argument("--vary", format!("{name}: {e}"), "leave the value out, or correct the configuration")
+        })?;
+        planned.push((name, varied));
+    }
+    let mut runs = Vec::new();
+    for (name, config) in planned {
+        files::create_folder(&config.out)?;
         remark!("run {name}");
         let set = set(device, &config, chain)?;
         run_logged(device, &config, &set, false, chain, stop)?;
-        runs.push(Run::open(&folder)?);
+        runs.push(Run::open(&config.out)?);
     }
     Ok(runs)
+}
+
+/// A folder's name of the values of a run.
+fn name_of(values: &[(String, Value)]) -> String {
+    let of = |(key, value): &(String, Value)| {
+        let value = value.as_str().map_or_else(|| value.to_string(), String::from);
+        format!("{key}-{value}")
+    };
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
+    values.iter().map(of).collect::<Vec<_>>().join("-").chars().map(plain).collect()
 }
 
 fn set(device: &Device, config: &TrainConfig, chain: &mut Chain) -> x2ct::Result<TrainingSet> {
@@ -70,18 +92,24 @@ fn combinations(vary: &[String]) -> x2ct::Result<Vec<Vec<(String, Value)>>> {
     Ok(all)
 }
 
-/// The configuration with these values, and its folder.
-fn varied(base: &TrainConfig, values: &[(String, Value)], folder: &Path) -> x2ct::Result<TrainConfig> {
-    let mut fields = json!(base);
+/// The configuration with these values, whose paths are relative to the folder of its file, and its own folder.
+fn varied(base: &TrainConfig, values: &[(String, Value)], (near, folder): (&Path, &Path)) -> x2ct::Result<TrainConfig> {
+    let mut config = base.clone();
     for (key, value) in values {
-        let place = fields.pointer_mut(&format!("/{}", key.replace('.', "/"))).ok_or_else(|| {
-            Error::argument("--vary", format!("the configuration has no {key}"), "name a key that the file gives")
-        })?;
-        *place = value.clone();
+        let refuse = |problem: String| Error::argument(key, problem, "see examples/train.toml");
+        if key == "out" {
+            return Err(refuse("is the folder of each run, which the grid names".into()));
+        }
+        let mut fields = json!(config);
+        match fields.pointer_mut(&format!("/{}", key.replace('.', "/"))) {
+            Some(place) => *place = value.clone(),
+            None => return Err(refuse("the configuration has no such key, or the file does not give it".into())),
+        }
+        config = serde_json::from_value(fields).map_err(|e| refuse(format!("refuses {value}: {e}")))?;
+        for (_, path) in config.paths().into_iter().filter(|(name, _)| name == key) {
+            *path = near.join(&path);
+        }
     }
-    let mut config: TrainConfig = serde_json::from_value(fields).map_err(|e| {
-        Error::argument("--vary", format!("the configuration refuses a value: {e}"), "see examples/train.toml")
-    })?;
     config.out = folder.into();
     config.check()?;
     Ok(config)
@@ -93,7 +121,7 @@ pub fn table(paper: Paper, runs: &[Run]) -> Option<PaperTable> {
     let row = |run: &Run| PaperRow {
         method: run.name(),
         variant: String::new(),
-        source: Source::Folder { name: run.name() },
+        source: Source::Folder { path: run.folder.clone() },
         paper: vec![f64::NAN; ablation.columns.len()],
     };
     Some(PaperTable {

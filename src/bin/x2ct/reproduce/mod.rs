@@ -74,6 +74,9 @@ pub struct ReproduceArgs {
     level: f64,
     #[command(flatten)]
     trust: Trust,
+    /// Take radiographs that were made with other settings than those of a run's training, and warn
+    #[arg(long)]
+    force: bool,
 }
 
 pub fn run(args: ReproduceArgs, common: &Common) -> anyhow::Result<ExitCode> {
@@ -82,8 +85,9 @@ pub fn run(args: ReproduceArgs, common: &Common) -> anyhow::Result<ExitCode> {
     args.probes.check()?;
     let data = DataRoot::open(&args.data)?;
     let mut runs: Vec<Run> = args.runs.iter().map(|folder| Run::open(folder)).collect::<x2ct::Result<_>>()?;
-    for folder in ["features", "ranks", "scores"] {
-        files::create_folder(args.out.join(folder))?;
+    for folder in ["features", "ranks", "scores"].map(|name| args.out.join(name)) {
+        files::create_folder(&folder)?;
+        [".safetensors", ".csv"].into_iter().try_for_each(|ending| files::remove_all_unfinished(&folder, ending))?;
     }
     let (stop, mut chain) = (stop_flag()?, Chain::new(args.trust));
     if let Some(config) = &args.train {
@@ -91,8 +95,9 @@ pub fn run(args: ReproduceArgs, common: &Common) -> anyhow::Result<ExitCode> {
         tables.extend(grid::table(args.paper, &trained).filter(|_| asks_for_grid(&args)));
         runs.extend(trained);
     }
+    Run::expect_apart(&runs)?;
     let bootstrap = Bootstrap { replicates: args.bootstrap, level: args.level, seed: args.probes.seed };
-    let shop = Workshop::new(&device, (&data, &runs), &args.out, (bootstrap, stop, chain));
+    let shop = Workshop::new(&device, (&data, &runs), &args.out, (bootstrap, stop, chain), args.force);
     let mut cells = Cells::new(shop, args.probes.clone());
     let mut filled = Vec::new();
     for table in &tables {

@@ -1,5 +1,6 @@
 //! The papers' tables as data: what each column measures, where each row's features come from, and the paper's own figures.
 
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use serde::Deserialize;
@@ -161,7 +162,7 @@ pub enum Source {
     /// A radiograph encoder of `x2ct train` whose model's name begins like this, with these weights of the loss.
     Run { model: String, beta: f32, gamma: f32 },
     /// The run in this folder.
-    Folder { name: String },
+    Folder { path: PathBuf },
     /// Files of features made elsewhere.
     Features { key: String },
     /// The teacher's own embeddings in the cache.

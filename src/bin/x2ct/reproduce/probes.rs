@@ -1,6 +1,7 @@
 //! Linear probes of the tables: few-shot adaptation and external validation.
 
-use std::path::PathBuf;
+use std::collections::{BTreeSet, HashSet};
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use x2ct::Error;
@@ -11,6 +12,9 @@ use x2ct::data::radchest_labels::FEW_SHOT;
 use x2ct::eval::linear_probe::{LinearProbe, Recipe, Samples};
 use x2ct::eval::score_file::ScoreFile;
 use x2ct::eval::stratify::Stratify;
+use x2ct::labels::NAMES;
+
+use x2ct::table::first_of;
 
 use super::paper::{DataName, Source};
 use super::work::{Found, LabelRows, Trouble, Workshop, made_of, patients, read_kept, write_kept};
@@ -94,7 +98,8 @@ pub fn few_shot(
         }
         _ => None,
     };
-    probe(shop, source, data, (&format!("few-shot-{}", portion * 100.0), portion), (&train, test.as_ref()), settings)
+    let name = format!("few-shot-{}", portion * 100.0);
+    probe(shop, source, (data, data), (&name, portion), (&train, test.as_ref()), settings)
 }
 
 /// Scores of a probe on a portion of CT-RATE's training part, whose labels are merged to those of the other data set, on that.
@@ -110,15 +115,16 @@ pub fn external(
     let train = Set::of(shop, source, (DataName::CtRate, "train"), map.merge(table)?)?;
     let table = shop.table(data, data.test(), Some(&map.names()))?;
     let test = Set::of(shop, source, (data, data.test()), table)?;
-    probe(shop, source, data, (&format!("external-{}", portion * 100.0), portion), (&train, Some(&test)), settings)
+    let name = format!("external-{}", portion * 100.0);
+    probe(shop, source, (data, DataName::CtRate), (&name, portion), (&train, Some(&test)), settings)
 }
 
 /// CT-RATE's labels, or those of the few-shot list that the table has.
 fn few_shot_labels(shop: &mut Workshop, data: DataName, part: &str) -> Found<IdTable<bool>> {
-    let table = shop.table(data, part, None)?;
     if data != DataName::RadchestCt {
-        return Ok(table);
+        return shop.table(data, part, Some(&NAMES.map(String::from)));
     }
+    let table = shop.table(data, part, None)?;
     let (known, lacking): (Vec<&str>, Vec<&str>) =
         FEW_SHOT.into_iter().partition(|label| table.names.iter().any(|name| name == label));
     if known.is_empty() {
@@ -137,12 +143,16 @@ fn few_shot_labels(shop: &mut Workshop, data: DataName, part: &str) -> Found<IdT
 fn probe(
     shop: &mut Workshop,
     source: &Source,
-    data: DataName,
+    (data, trained_on): (DataName, DataName),
     (name, portion): (&str, f64),
     (train, test): (&Set, Option<&Set>),
     settings: &Settings,
 ) -> Found<ScoreFile> {
-    let recipe = settings.recipe(data)?;
+    let recipe = settings.recipe(trained_on)?;
+    if let Some(test) = test {
+        expect_one_encoder(train, test)?;
+        tell_shared_patients(shop, data, (train, test), settings)?;
+    }
     let made = json!({
         "protocol": name, "portion": portion, "order": settings.order, "by_patient": settings.by_patient, "recipe": recipe,
         "seed": settings.seed, "labels": train.labels.names,
@@ -167,11 +177,66 @@ fn probe(
         let counts = format!("{} samples to train on and {} to test on", fitted.len(), test_features.ids.len());
         return Err(Trouble::Missing(format!("a portion of {portion} leaves {counts}")));
     }
+    if recipe.validation > 0.0 && validation.is_empty() {
+        let says = format!("a portion of {portion} of {} samples leaves none to validate", train.features.ids.len());
+        return Err(Trouble::Missing(says));
+    }
+    tell_without_positive(shop, data, (name, train), &fitted);
     let probe = fit(shop, train, (&fitted, &validation), (&recipe, settings.seed))?;
     let logits = probe.logits(shop.device, &test_features.features)?;
     let labels =
         LabelRows { names: train.labels.names.clone(), digest: train.labels.digest.clone(), cells: test_labels };
     write_kept(kept, test_features.ids, labels, logits.into_iter().map(f64::from).collect())
+}
+
+fn expect_one_encoder(train: &Set, test: &Set) -> x2ct::Result<()> {
+    let (of_train, of_test) = (&train.features, &test.features);
+    if (&of_train.encoder, of_train.dim) == (&of_test.encoder, of_test.dim) {
+        return Ok(());
+    }
+    let problem = format!(
+        "to train on are of {} ({} numbers), those to test on of {} ({})",
+        of_train.encoder, of_train.dim, of_test.encoder, of_test.dim
+    );
+    Err(Error::argument("features", problem, "make both with the same encoder"))
+}
+
+/// Says, or with patients kept apart refuses, that a patient is trained and tested on.
+fn tell_shared_patients(
+    shop: &mut Workshop,
+    data: DataName,
+    (train, test): (&Set, &Set),
+    settings: &Settings,
+) -> x2ct::Result<()> {
+    let trained: HashSet<String> = patients(&train.features.ids).into_iter().collect();
+    let tested: BTreeSet<String> = patients(&test.features.ids).into_iter().collect();
+    let shared: Vec<&String> = tested.iter().filter(|patient| trained.contains(*patient)).collect();
+    if shared.is_empty() {
+        return Ok(());
+    }
+    let says = format!("{} patient(s) are both trained and tested on: {}", shared.len(), first_of(&shared));
+    match settings.by_patient {
+        true => Err(Error::argument(data.name(), says, "part them, or leave out --by-patient")),
+        false => {
+            shop.chain.note(Path::new(data.name()), &says);
+            Ok(())
+        }
+    }
+}
+
+/// Says which labels nothing can be learned of.
+fn tell_without_positive(shop: &mut Workshop, data: DataName, (name, train): (&str, &Set), fitted: &[usize]) {
+    let width = train.labels.names.len();
+    let without: Vec<&String> = (0..width)
+        .filter(|label| !fitted.iter().any(|row| train.labels.cells[row * width + label]))
+        .map(|label| &train.labels.names[label])
+        .collect();
+    if !without.is_empty() {
+        let (samples, count) = (fitted.len(), without.len());
+        let says =
+            format!("{name}: {count} label(s) have no positive among the {samples} samples: {}", first_of(without));
+        shop.chain.note(Path::new(data.name()), &says);
+    }
 }
 
 fn fit(

@@ -37,6 +37,25 @@ impl Run {
         self.folder.file_name().map_or_else(|| "run".into(), |name| name.to_string_lossy().into_owned())
     }
 
+    /// What its files are called.
+    pub fn slug(&self) -> String {
+        format!("run-{}", self.name())
+    }
+
+    /// Refuses runs of one name, which results are told apart by.
+    ///
+    /// # Errors
+    /// Names the first two.
+    pub fn expect_apart(runs: &[Run]) -> x2ct::Result<()> {
+        for (at, run) in runs.iter().enumerate() {
+            if let Some(other) = runs[..at].iter().find(|other| other.name() == run.name()) {
+                let problem = format!("has the name of {}: results are told apart by it", other.folder.display());
+                return Err(Error::file(&run.folder, problem, "rename one of the folders, or pass one of them"));
+            }
+        }
+        Ok(())
+    }
+
     /// Its newest checkpoint.
     pub fn checkpoint(&self) -> PathBuf {
         checkpoint_path(&self.folder)
@@ -53,7 +72,7 @@ impl Run {
             Source::CtRun { model: wanted, mixer } => {
                 model == wanted && self.config["model"]["mixer"]["name"].as_str().unwrap_or("decomposed") == mixer
             }
-            Source::Folder { name } => self.name() == *name,
+            Source::Folder { path } => self.folder == *path,
             Source::Features { .. } | Source::Teacher | Source::Absent { .. } => false,
         }
     }

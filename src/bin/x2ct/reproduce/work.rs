@@ -19,6 +19,7 @@ use x2ct::eval::retrieval::{self, Recall};
 use x2ct::eval::retrieval_file::{Modality as Kind, NEAREST, RetrievalFile};
 use x2ct::eval::score_file::ScoreFile;
 use x2ct::eval::zero_shot;
+use x2ct::labels::NAMES;
 use x2ct::table::first_of;
 use x2ct::train::{Checkpoint, CtTeacher, Texts};
 use x2ct::{Device, Error, files};
@@ -51,6 +52,9 @@ impl From<Error> for Trouble {
     }
 }
 
+/// Share of the volumes of a test set that recall is measured on, at least.
+const LEAST: f64 = 0.95;
+
 /// A value, or why there is none.
 pub type Found<T> = Result<T, Trouble>;
 
@@ -63,6 +67,8 @@ pub struct Workshop<'a> {
     pub bootstrap: Bootstrap,
     pub stop: Arc<AtomicBool>,
     pub chain: Chain,
+    /// Whether radiographs of other settings than a run's are taken.
+    force: bool,
     features: HashMap<PathBuf, Rc<FeatureSet>>,
 }
 
@@ -102,8 +108,9 @@ impl<'a> Workshop<'a> {
         (data, runs): (&'a DataRoot, &'a [Run]),
         out: &'a Path,
         (bootstrap, stop, chain): (Bootstrap, Arc<AtomicBool>, Chain),
+        force: bool,
     ) -> Self {
-        Workshop { device, data, runs, out, bootstrap, stop, chain, features: HashMap::new() }
+        Workshop { device, data, runs, out, bootstrap, stop, chain, force, features: HashMap::new() }
     }
 
     /// Ends the work where that was asked for: all that is finished is kept.
@@ -120,10 +127,10 @@ impl<'a> Workshop<'a> {
     /// A name for files of a row.
     pub fn slug(&self, source: &Source) -> String {
         match source {
-            Source::Features { key } => key.clone(),
+            Source::Features { key } => format!("features-{key}"),
             Source::Teacher => "teacher".into(),
             Source::Absent { .. } => "absent".into(),
-            _ => self.run(source).map_or_else(|_| "run".into(), |run| run.name()),
+            _ => self.runs.iter().find(|run| run.fits(source)).map_or_else(|| "no-run".into(), Run::slug),
         }
     }
 
@@ -131,12 +138,21 @@ impl<'a> Workshop<'a> {
     ///
     /// # Errors
     /// No such run.
-    pub fn run(&self, source: &Source) -> Result<&'a Run, String> {
-        self.runs.iter().find(|run| run.fits(source)).ok_or_else(|| match source {
+    pub fn run(&mut self, source: &Source) -> Result<&'a Run, String> {
+        let fitting: Vec<&'a Run> = self.runs.iter().filter(|run| run.fits(source)).collect();
+        if let [first, others @ ..] = &fitting[..]
+            && !others.is_empty()
+        {
+            let names: Vec<String> = others.iter().map(|run| run.name()).collect();
+            let says = format!("fills a row that other runs fit as well, which are left out: {}", first_of(names));
+            self.chain.note(&first.folder, &says);
+        }
+        fitting.first().copied().ok_or_else(|| match source {
             Source::Run { model, beta, gamma } => {
                 format!("no run of a {model} with loss.beta = {beta} and loss.gamma = {gamma} among --runs")
             }
             Source::CtRun { model, mixer } => format!("no run of a {model} with the mixer {mixer} among --runs"),
+            Source::Absent { why } => why.clone(),
             _ => "no such run among --runs".into(),
         })
     }
@@ -179,7 +195,7 @@ impl<'a> Workshop<'a> {
             return Err(Trouble::Missing("is a CT encoder, which sees no radiographs".into()));
         }
         let images = self.data.find(data, part, Ingredient::Radiographs)?;
-        let name = format!("{}-{}-{part}.safetensors", run.name(), data.name());
+        let name = format!("{}-{}-{part}.safetensors", run.slug(), data.name());
         let path = self.out.join("features").join(name);
         if let Some(known) = self.features.get(&path) {
             return Ok(known.clone());
@@ -197,7 +213,7 @@ impl<'a> Workshop<'a> {
         let alike = checkpoint.sources.expect_alike("radiographs", &radiographs.provenance());
         let forced = alike.is_err();
         match alike {
-            Err(error) => self.chain.force(images, &error.to_string()),
+            Err(error) if self.force => self.chain.force(images, &error.to_string()),
             alike => self.chain.settle(images, alike)?,
         }
         let kept = Kept { path: path.into(), made: embed::made(&checkpoint, &radiographs, forced) };
@@ -219,7 +235,7 @@ impl<'a> Workshop<'a> {
         let run = self.run(source)?;
         let [volumes, text] = [Ingredient::Volumes, Ingredient::Text].map(|of| self.data.find(data, part, of));
         let (volumes, text) = (volumes?, text?);
-        let path = self.out.join("features").join(format!("{}-{}-{part}.cache.safetensors", run.name(), data.name()));
+        let path = self.out.join("features").join(format!("{}-{}-{part}.cache.safetensors", run.slug(), data.name()));
         let teacher = CtTeacher::read(self.device, &run.checkpoint())?;
         let scale = f64::from(teacher.config().loss.scale);
         let material = Material::read(&teacher, &volumes, [Some(&text), None], &mut self.chain)?;
@@ -241,6 +257,7 @@ impl<'a> Workshop<'a> {
         if query.dim != answers.dim {
             return Err(another_space(query.dim, answers.dim));
         }
+        expect_teacher(source, &query, &answers.made, data)?;
         let (query, answers) = self.paired(&query, &answers, data)?;
         let [found, _] = retrieval::paired(&query.normalised()?, &answers.features, query.dim, NEAREST)?;
         let ranked = Ranked::of(&found.above, &query.ids, &self.bootstrap)?;
@@ -283,6 +300,20 @@ impl<'a> Workshop<'a> {
             let problem = format!("of {} have no id in common", data.name());
             return Err(Error::argument("features and embeddings", problem, "make them of the same volumes"));
         }
+        if (mine.len() as f64) < LEAST * other.ids.len() as f64 {
+            let (have, all) = (mine.len(), other.ids.len());
+            let problem = format!("there are some of {have} of the {all} volumes of {}", data.name());
+            return Err(Error::argument(
+                "features",
+                problem,
+                "recall among fewer is another measure: embed all of them",
+            ));
+        }
+        if mine.len() < other.ids.len() {
+            let lacks = other.ids.len() - mine.len();
+            self.chain
+                .note(Path::new(data.name()), &format!("{lacks} volume(s) have no features and are no part of recall"));
+        }
         let lacking: Vec<&String> = one.ids.iter().filter(|id| !places.contains_key(id.as_str())).collect();
         if !lacking.is_empty() {
             let says = format!("has no embedding of {} of its images: {}", lacking.len(), first_of(&lacking));
@@ -300,6 +331,7 @@ impl<'a> Workshop<'a> {
         let part = data.test();
         let features = self.features(source, data, part)?;
         let cache = EmbeddingCache::read(self.data.find(data, part, Ingredient::Cache)?)?;
+        expect_teacher(source, &features, &cache.provenance(), data)?;
         self.detect(source, (&features, &cache, 1.0), data)
     }
 
@@ -336,7 +368,7 @@ impl<'a> Workshop<'a> {
         }
         let (positive, negative) = (&cache.prompts_positive, &cache.prompts_negative);
         let logits = zero_shot::logits(&features.normalised()?, positive, negative, features.dim, scale)?;
-        let logits = merged(&logits, &x2ct::labels::NAMES.map(String::from), data.map(), &labels.names)?;
+        let logits = merged(&logits, &NAMES.map(String::from), data.map(), &labels.names)?;
         write_kept(kept, features.ids.clone(), labels, logits)
     }
 
@@ -347,8 +379,11 @@ impl<'a> Workshop<'a> {
 
     /// The labels of a part that it is tested on: those that stand for CT-RATE's, or all of CT-RATE's.
     pub fn labels(&mut self, data: DataName, part: &str) -> Found<Labels> {
-        let mapped = data.map().map(|map| LabelMap::open(map).map(|map| map.names())).transpose()?;
-        Ok(self.table(data, part, mapped.as_deref())?.into())
+        let names = match data.map() {
+            Some(map) => LabelMap::open(map)?.names(),
+            None => NAMES.map(String::from).to_vec(),
+        };
+        Ok(self.table(data, part, Some(&names))?.into())
     }
 
     /// The table of labels of a part: all of them, or those of `names`.
@@ -369,6 +404,10 @@ impl<'a> Workshop<'a> {
         };
         let known =
             self.chain.keep("images", &features.ids, |id| (!labels.cells.contains_key(id)).then(|| lacks(id)))?;
+        let without = labels.cells.len() - known.len();
+        if without > 0 {
+            self.chain.note(&labels.path, &format!("lists {without} image(s) that have no features, and are left out"));
+        }
         let features = features.select(&known);
         let cells = features.ids.iter().flat_map(|id| labels.cells[id].clone()).collect();
         Ok((features, LabelRows { names: labels.names.clone(), digest: labels.digest.clone(), cells }))
@@ -416,6 +455,22 @@ pub fn patients(ids: &[String]) -> Vec<String> {
     ids.iter().map(|id| VolumeName::patient_of(id)).collect()
 }
 
+/// Refuses the embeddings of another teacher than the one that a run learned from.
+fn expect_teacher(source: &Source, features: &FeatureSet, teacher: &Provenance, data: DataName) -> x2ct::Result<()> {
+    let learned = features.made.from.get("checkpoint").and_then(|checkpoint| checkpoint.from.get("cache"));
+    let Some(learned) = learned.filter(|_| source.is_ours()) else { return Ok(()) };
+    for name in ["teacher", "checkpoint"] {
+        let [wanted, found] = [learned, teacher].map(|made| made.settings.get(name));
+        if wanted.is_some() && found.is_some() && wanted != found {
+            let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_string();
+            let (wanted, found) = (text(wanted), text(found));
+            let problem = format!("of {} is of the {name} {found}, and the run learned from {wanted}", data.name());
+            return Err(Error::argument("cache", problem, "pass the embeddings of the run's teacher"));
+        }
+    }
+    Ok(())
+}
+
 fn another_space(dim: usize, teacher: usize) -> Trouble {
     Trouble::Missing(format!(
         "its features have {dim} dimensions, the teacher's embeddings {teacher}: one cannot query the other"
@@ -443,7 +498,9 @@ pub fn merged(logits: &[f64], names: &[String], map: Option<&str>, wanted: &[Str
 
 /// The scores of a file that was made in this way of this very material.
 pub fn read_kept(kept: &Kept) -> Option<ScoreFile> {
-    ScoreFile::read(&kept.path).ok().filter(|file| kept.is(&file.made))
+    let file = ScoreFile::read(&kept.path).ok().filter(|file| kept.is(&file.made))?;
+    // The table is written second.
+    kept.path.with_extension("csv").exists().then_some(file)
 }
 
 /// Keeps scores, as an archive and as a table.
