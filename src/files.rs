@@ -107,7 +107,7 @@ pub fn check_all_apart<O: AsRef<Path>, I: AsRef<Path>>(
     let inputs: HashMap<PathBuf, I> =
         inputs.into_iter().filter_map(|input| Some((input.as_ref().canonicalize().ok()?, input))).collect();
     for output in outputs {
-        let Some(file) = resolved(output.as_ref()) else { continue };
+        let Some(file) = resolved(&output) else { continue };
         let problem = match file.ancestors().find_map(|at| Some((at, inputs.get(at)?))) {
             Some((at, input)) if at == file && file.is_file() => {
                 format!("is the same file as the input {}", lossy(input))
@@ -121,7 +121,8 @@ pub fn check_all_apart<O: AsRef<Path>, I: AsRef<Path>>(
 }
 
 /// Where a path leads, links followed; of what is not there yet, its folder and name.
-fn resolved(path: &Path) -> Option<PathBuf> {
+pub fn resolved(path: impl AsRef<Path>) -> Option<PathBuf> {
+    let path = path.as_ref();
     path.canonicalize().ok().or_else(|| {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         Some(folder.canonicalize().ok()?.join(path.file_name()?))

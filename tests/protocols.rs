@@ -279,6 +279,19 @@ fn what_does_not_belong_together_is_refused() {
     assert_eq!(x2ct(at, &format!("{zero_shot} --tower ct")).status.code(), Some(2));
     assert!(!x2ct(at, &format!("{RETRIEVAL} --csv f.safetensors")).status.success());
     assert_eq!(std::fs::read(at.join("f.safetensors")).unwrap(), bytes);
+    let clash = x2ct(at, &format!("{RETRIEVAL} --ranks r --csv ./r-cxr-to-ct.csv"));
+    assert!(clash.status.code() == Some(2) && text(&clash.stderr).contains("--csv and --ranks would both write"));
+    // Nor a shard of the radiographs, named by their folder or a pattern.
+    let shard = std::fs::read(at.join("valid/ap.safetensors")).unwrap();
+    let whole =
+        "eval --checkpoint run/checkpoint.safetensors --radiographs valid --cache valid.cache.safetensors --dataset .";
+    let embed = EMBED.replace("f.safetensors", "valid/ap.safetensors");
+    let of_pattern = embed.replace("--radiographs valid", "--radiographs valid/a*");
+    for command in [embed, of_pattern, format!("{whole} --scores valid/ap")] {
+        let said = refused(at, &command);
+        assert!(said.contains("valid/ap.safetensors: is the same file as the input valid/ap.safetensors"), "{said}");
+    }
+    assert!(std::fs::read(at.join("valid/ap.safetensors")).unwrap() == shard);
 
     // A radiograph that is damaged costs itself alone; shards by their folder are the file.
     succeed(

@@ -178,6 +178,21 @@ fn columns_are_named_and_a_table_without_one_is_refused() {
     }
     let output = x2ct(at, "radiographs --table table.csv --image Path --out real.csv");
     assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+
+    // A table that the labels beside the radiographs would replace; labels of an earlier run.
+    let bytes = std::fs::read(at.join("table.csv")).unwrap();
+    std::fs::copy(at.join("table.csv"), at.join("own.labels.csv")).unwrap();
+    let output = x2ct(at, "radiographs --table own.labels.csv --root images --image Path --out own.safetensors");
+    assert!(
+        said(&output).contains("own.labels.csv: is the same file as the input own.labels.csv"),
+        "{}",
+        said(&output)
+    );
+    assert!(std::fs::read(at.join("own.labels.csv")).unwrap() == bytes);
+    assert!(at.join("real.labels.csv").exists());
+    std::fs::write(at.join("plain.csv"), "image\nmimic_00001.png\n").unwrap();
+    assert_eq!(pack(at, "--table plain.csv --root images --out real.safetensors").0, Some(0));
+    assert!(!at.join("real.labels.csv").exists());
 }
 
 #[test]

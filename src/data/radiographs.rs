@@ -493,8 +493,11 @@ impl Mapped {
     }
 }
 
-/// The files that a path stands for, in the order of their names; at least one.
-fn files_of(path: &Path) -> Result<Vec<PathBuf>> {
+/// The files that a path of radiographs stands for, in the order of their names: a folder or a name with `*` for several.
+///
+/// # Errors
+/// A folder that cannot be read; no file.
+pub fn files_of(path: &Path) -> Result<Vec<PathBuf>> {
     const ENDING: &str = ".safetensors";
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let (folder, pattern) = match (path.is_dir(), name.contains('*') && !path.exists()) {

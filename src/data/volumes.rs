@@ -18,6 +18,7 @@ mod content;
 mod read;
 mod write;
 
+pub use read::files_of;
 pub use write::{Said, write_one};
 
 use std::borrow::Cow;

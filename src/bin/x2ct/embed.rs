@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use serde_json::json;
 use x2ct::data::features::FeatureSet;
 use x2ct::data::provenance::{Provenance, fields};
-use x2ct::data::radiographs::RadiographSet;
+use x2ct::data::radiographs::{self, RadiographSet};
 use x2ct::train::{Checkpoint, Trainer};
 use x2ct::{Device, files};
 
@@ -42,8 +42,8 @@ pub fn run(args: EmbedArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let device = common.device()?;
     files::check_writable(&args.out)?;
     // A file may lie beside shards.
-    let inputs = [&args.checkpoint, &args.radiographs].into_iter().filter(|input| !input.is_dir());
-    files::check_apart(&args.out, inputs)?;
+    let shards = radiographs::files_of(&args.radiographs)?;
+    files::check_apart(&args.out, shards.iter().chain([&args.checkpoint]))?;
     let checkpoint: Checkpoint = Checkpoint::read(&args.checkpoint)?;
     let mut chain = Chain::new(args.trust);
     let Radiographs { set, undecided, .. } = Radiographs::read(&checkpoint, &args.radiographs, args.force, &mut chain)?;

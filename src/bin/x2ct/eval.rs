@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use x2ct::data::cache::EmbeddingCache;
 use x2ct::data::ct_rate::{self, VolumeName};
 use x2ct::data::prompts::PromptSet;
-use x2ct::data::rows;
+use x2ct::data::{radiographs, rows, volumes};
 use x2ct::eval::retrieval::{Gallery, Recall, Spread, collapse};
 use x2ct::eval::scores::{ClipScores, Kinds, Scores, Targets, ZeroShot, ZeroShotTargets};
 use x2ct::eval::zero_shot::doubt_of_prompts;
@@ -28,7 +28,7 @@ use crate::arguments::{named, within};
 use crate::chain::{Chain, Trust};
 use crate::effect::{self, Rule};
 use crate::embedding::Material;
-use crate::output::{Report, usage};
+use crate::output::{Report, check_distinct, usage};
 use crate::radiographs::Radiographs;
 use crate::terminal::{print_table, stop_flag};
 use labels::Labels;
@@ -157,15 +157,13 @@ fn whole(args: WholeArgs, common: &Common) -> anyhow::Result<ExitCode> {
 fn check_outputs(args: &WholeArgs) -> anyhow::Result<()> {
     let scores = args.scores.as_deref().map(scores::files).into_iter().flatten();
     let outputs: Vec<PathBuf> = args.csv.iter().cloned().chain(scores).collect();
-    if let (Some(csv), [_, .., table]) = (&args.csv, &outputs[..])
-        && csv == table
-    {
-        return Err(usage(format!("--csv and --scores would both write {}", csv.display())));
-    }
+    check_distinct("--csv and --scores", &outputs)?;
     outputs.iter().try_for_each(files::check_writable)?;
-    let inputs = [&args.checkpoint, &args.radiographs, &args.volumes, &args.text, &args.cache];
     // A table may lie beside shards or volumes, and nothing among the files of a data set.
-    let inputs = inputs.into_iter().flatten().filter(|input| !input.is_dir()).cloned();
+    let shards = args.radiographs.as_deref().map(radiographs::files_of).transpose()?.unwrap_or_default();
+    let volumes = args.volumes.as_deref().map(volumes::files_of).transpose()?.unwrap_or_default();
+    let inputs =
+        [&args.checkpoint, &args.text, &args.cache].into_iter().flatten().cloned().chain(shards).chain(volumes);
     files::check_all_apart(&outputs, inputs.chain([ct_rate::files_of(args.dataset())]))?;
     Ok(())
 }

@@ -7,14 +7,14 @@
 
 use std::fmt::Arguments;
 use std::io::{ErrorKind, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 use clap::error::{ContextKind, ContextValue};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use x2ct::Error;
+use x2ct::{Error, files};
 
 /// Prints a line of the result on standard output, as `println!` does, and never panics: see [`print`].
 macro_rules! say {
@@ -208,6 +208,16 @@ impl std::error::Error for Usage {}
 /// The error of wrong usage that clap cannot see, such as an option without an effect on what is asked for.
 pub fn usage(problem: impl Into<String>) -> anyhow::Error {
     Usage(problem.into()).into()
+}
+
+/// Refuses `options` of which two would write one file, as wrong usage.
+pub fn check_distinct(options: &str, outputs: &[PathBuf]) -> anyhow::Result<()> {
+    let places: Vec<_> = outputs.iter().map(|output| files::resolved(output)).collect();
+    let twice = (1..places.len()).find(|&at| places[at].is_some() && places[..at].contains(&places[at]));
+    match twice {
+        Some(at) => Err(usage(format!("{options} would both write {}", outputs[at].display()))),
+        None => Ok(()),
+    }
 }
 
 /// Prints what clap says of a command line: help, the version, or what is wrong with it; gives the exit code.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use serde_json::json;
-use x2ct::data::ingest::{self, RealOptions, pack_real};
+use x2ct::data::ingest::{self, RealOptions, pack_real, real_files};
 use x2ct::data::radiograph_table::{Columns, LabelRules, RadiographTable};
 use x2ct::files;
 use x2ct::ops::image::PixelType;
@@ -111,8 +111,9 @@ pub fn run(args: RadiographsArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let table = RadiographTable::read(&args.table, &columns, rules)?;
     let of_table = args.table.parent().filter(|folder| !folder.as_os_str().is_empty());
     let root = args.root.clone().or(of_table.map(PathBuf::from)).unwrap_or(".".into());
-    files::check_writable(&args.out)?;
-    files::check_apart(&args.out, [&args.table])?;
+    let outputs = real_files(&args.out, args.shard);
+    outputs.iter().try_for_each(files::check_writable)?;
+    files::check_all_apart(&outputs, [&args.table])?;
     let (spare, bad_rows): (Vec<&BadRow>, Vec<&BadRow>) = table.bad_rows.iter().partition(|row| row.spare);
     let mut warnings: Vec<Warning> =
         spare.iter().map(|row| Warning::new(&row.table, format!("{}: {}", row.place(), row.problem))).collect();

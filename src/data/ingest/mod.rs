@@ -63,7 +63,7 @@ use job::{Job, work_through};
 use manifest::{FACTS, Row, Status, Table};
 pub use prepared::{PrepareOptions, prepare};
 pub use radiographs::{IngestOptions, Pictures, ingest};
-pub use real::{Packed, RealOptions, pack_real};
+pub use real::{Packed, RealOptions, pack_real, real_files};
 pub use split::{CtSplit, Item, PassedOver, open};
 use work::Work;
 

@@ -64,7 +64,7 @@ pub struct Packed {
 }
 
 /// Packs the radiographs of a table in `out` (`NAME.safetensors`), and writes beside it `NAME.labels.csv` and `NAME.reports.csv` of
-/// exactly these; of a shard `NAME-I-of-N...`. An image that cannot be used is reported and left out. A run that was stopped goes on
+/// exactly these, or removes what an earlier run left there where the table has none; of a shard `NAME-I-of-N...`. An image that cannot be used is reported and left out. A run that was stopped goes on
 /// where it was: what it has done is kept in `NAME.unfinished`.
 ///
 /// # Errors
@@ -83,13 +83,20 @@ pub fn pack_real(
     pack.finish(work, rows.into_iter().flatten().collect())
 }
 
+/// The files that the radiographs, labels and reports of a shard go to, where there are some; see [`pack_real`].
+pub fn real_files(out: &Path, shard: [usize; 2]) -> [PathBuf; 3] {
+    let name = shard_name(out, shard);
+    [".safetensors", ".labels.csv", ".reports.csv"].map(|ending| out.with_file_name(format!("{name}{ending}")))
+}
+
 /// One shard of a table, and where it goes.
 struct Pack<'a> {
     table: &'a RadiographTable,
     options: &'a RealOptions,
     entries: &'a [Entry],
-    out: &'a Path,
-    /// That `out` lies in.
+    /// See [`real_files`].
+    files: [PathBuf; 3],
+    /// That the files lie in.
     folder: &'a Path,
     /// Of the files, without endings.
     name: String,
@@ -122,12 +129,8 @@ impl<'a> Pack<'a> {
         });
         let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let name = shard_name(out, options.shard);
-        Ok(Pack { table, options, entries, out, folder, name, source, run: digest(&identity) })
-    }
-
-    /// A file beside the packed one, and that itself.
-    fn file(&self, ending: &str) -> PathBuf {
-        self.out.with_file_name(format!("{}{ending}", self.name))
+        let files = real_files(out, options.shard);
+        Ok(Pack { table, options, entries, files, folder, name, source, run: digest(&identity) })
     }
 
     /// The work folder, and what an earlier run has done of the job.
@@ -155,14 +158,11 @@ impl<'a> Pack<'a> {
         }
         // First what goes with the radiographs: where they are, it is.
         let packed = || made.iter().map(|&at| &self.entries[at]);
-        let labels = (!self.table.labels.is_empty()).then(|| self.file(".labels.csv"));
-        if let Some(labels) = &labels {
-            write_atomic(labels, &self.table.labels_of(packed())?)?;
-        }
-        let reports = self.table.has_reports.then(|| self.file(".reports.csv"));
-        if let Some(reports) = &reports {
-            write_atomic(reports, &self.table.reports_of(packed())?)?;
-        }
+        let [_, labels, reports] = &self.files;
+        let of_labels = (!self.table.labels.is_empty()).then(|| self.table.labels_of(packed())).transpose()?;
+        let of_reports = self.table.has_reports.then(|| self.table.reports_of(packed())).transpose()?;
+        let labels = write_or_remove(labels, of_labels)?;
+        let reports = write_or_remove(reports, of_reports)?;
         let file = self.publish(&work, &rows, &made)?;
         work.close()?;
         let some = |which: &dyn Fn(&Row) -> bool| -> Vec<(String, String)> {
@@ -203,9 +203,22 @@ impl<'a> Pack<'a> {
             shard: options.shard,
             run: &self.run,
         };
-        let path = self.file(".safetensors");
-        work.publish(&path, |out| description.writer(&digests, &image).write_to(out, &path))?;
-        Ok(path)
+        let [path, ..] = &self.files;
+        work.publish(path, |out| description.writer(&digests, &image).write_to(out, path))?;
+        Ok(path.clone())
+    }
+}
+
+/// Writes a table beside the radiographs; without content removes an earlier run's, which would be of other radiographs. Gives its
+/// path where there is one.
+fn write_or_remove(path: &Path, content: Option<Vec<u8>>) -> Result<Option<PathBuf>> {
+    if let Some(content) = content {
+        write_atomic(path, &content)?;
+        return Ok(Some(path.into()));
+    }
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path, "remove", &e)),
+        _ => Ok(None),
     }
 }
 

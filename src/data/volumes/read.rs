@@ -47,7 +47,7 @@ impl VolumeSet {
     /// # Errors
     /// Those of [`Self::read`] of a single file; no file is left.
     pub fn read_except(path: &Path, except: &[PathBuf]) -> Result<(Self, Vec<LeftOut>)> {
-        let mut files = if path.is_dir() { files_of(path)? } else { vec![path.to_path_buf()] };
+        let mut files = files_of(path)?;
         files.retain(|file| !except.contains(file));
         if files.is_empty() {
             return Err(Error::file(path, "no volume is left that could be prepared", AGAIN));
@@ -224,8 +224,14 @@ fn describe(archive: &Archive) -> Result<(DType, &[usize], Preset)> {
     Ok((dtype, shape, preset))
 }
 
-/// The volumes of a folder, in the order of their names; at least one.
-fn files_of(folder: &Path) -> Result<Vec<PathBuf>> {
+/// The files that a path of volumes stands for: itself, or those of a folder in the order of their names.
+///
+/// # Errors
+/// A folder that cannot be read, or without such a file.
+pub fn files_of(folder: &Path) -> Result<Vec<PathBuf>> {
+    if !folder.is_dir() {
+        return Ok(vec![folder.into()]);
+    }
     let unreadable = |e: std::io::Error| Error::io(folder, "read the folder", &e);
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(unreadable)? {

@@ -23,7 +23,7 @@ use crate::Common;
 use crate::arguments::named;
 use crate::chain::Chain;
 use crate::metrics::{Options, with_interval};
-use crate::output::Report;
+use crate::output::{Report, check_distinct};
 use crate::teacher::expect_teacher;
 use crate::terminal::print_table;
 
@@ -171,7 +171,7 @@ pub fn run(args: RetrievalArgs, common: &Common) -> anyhow::Result<ExitCode> {
 }
 
 /// Tries the outputs before the work, and that none is another or an input.
-fn check_outputs(args: &RetrievalArgs) -> x2ct::Result<()> {
+fn check_outputs(args: &RetrievalArgs) -> anyhow::Result<()> {
     let names = |name: &PathBuf| {
         let all = Modality::NAMES.iter().flat_map(|query| Modality::NAMES.map(|gallery| (*query, gallery)));
         let pairs = all.filter(|(query, gallery)| {
@@ -180,8 +180,10 @@ fn check_outputs(args: &RetrievalArgs) -> x2ct::Result<()> {
         pairs.flat_map(|(query, gallery)| scores::files_of(name, &format!("-{query}-to-{gallery}"))).collect::<Vec<_>>()
     };
     let outputs: Vec<PathBuf> = args.csv.iter().cloned().chain(args.ranks.iter().flat_map(names)).collect();
+    check_distinct("--csv and --ranks", &outputs)?;
     outputs.iter().try_for_each(files::check_writable)?;
-    files::check_all_apart(&outputs, args.features.iter().chain([&args.cache]).cloned())
+    files::check_all_apart(&outputs, args.features.iter().chain([&args.cache]).cloned())?;
+    Ok(())
 }
 
 /// Reads the embeddings and joins them by id.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use x2ct::files;
 
 use crate::eval::scores;
-use crate::output::usage;
+use crate::output::check_distinct;
 
 /// The outputs of each portion.
 pub struct Outputs(Vec<OfPortion>);
@@ -41,9 +41,7 @@ impl Outputs {
     pub fn check<'a>(&self, inputs: impl IntoIterator<Item = &'a Path>) -> anyhow::Result<()> {
         let scores = self.0.iter().filter_map(|of| of.scores.as_deref()).flat_map(scores::files);
         let all: Vec<PathBuf> = scores.chain(self.0.iter().filter_map(|of| of.probe.clone())).collect();
-        if let Some((_, twice)) = all.iter().enumerate().find(|(at, output)| all[..*at].contains(output)) {
-            return Err(usage(format!("--scores and --probe would both write {}", twice.display())));
-        }
+        check_distinct("--scores and --probe", &all)?;
         all.iter().try_for_each(files::check_writable)?;
         files::check_all_apart(&all, inputs)?;
         Ok(())
