@@ -107,7 +107,7 @@ pub struct Pages {
 pub fn pages(material: &Material, settings: &Settings) -> Result<Pages> {
     let bootstrap = settings.bootstrap.as_ref();
     let scored = Scored::all(&material.scores, bootstrap)?;
-    let compared = compare::compare(&scored, bootstrap)?;
+    let compared = compare::compare(&scored);
     let recalls = retrieval::recalls(&material.retrievals, bootstrap)?;
     let mut tables = Vec::new();
     let mut keep = |table: Table| {

@@ -261,13 +261,42 @@ fn each_missing_ingredient_is_a_sentence_and_no_failure() {
     flipped.of.labels[0] ^= true;
     apart.scores.push(flipped);
     let html = nothing(&apart);
-    for says in [
-        "it is of other volumes",
-        "narrow is not compared: it is of other labels",
-        "its label label 0 of valid_1_a_1 is another",
-    ] {
-        assert!(html.contains(says), "{says}");
+    for name in ["first", "narrow", "flipped"] {
+        let says = format!("{name} is not compared: no other file is of the very same volumes, labels and truth.");
+        assert!(html.contains(&says), "{says}");
     }
+}
+
+/// Files of other volumes or labels have a table of their own, with their own counts, chance and reference.
+#[test]
+fn each_test_set_has_its_own_table() {
+    let mut other = scores("b", 12, 3, 4);
+    other.of.ids.iter_mut().for_each(|id| *id = format!("other {id}"));
+    other.of.labels = (0..36).map(|at| at % 4 == 0).collect();
+    let beside = Named { name: "d".into(), of: ScoreFile { logits: scores("d", 12, 3, 5).of.logits, ..other.of.clone() } };
+    let all = vec![scores("a", 20, 2, 0), other, scores("c", 20, 2, 1), beside, scores("e", 20, 1, 0)];
+    let pages = pages(&Material { scores: all, ..Material::default() }, &settings()).unwrap();
+    assert_sound(&pages.html);
+    let parsed: Value = serde_json::from_str(&pages.json).unwrap();
+    let tables: Vec<Table> = parsed["tables"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|table| Table::from_json(&table.to_string()).unwrap())
+        .collect();
+    let table = |name: &str| tables.iter().find(|table| table.name == name).unwrap_or_else(|| panic!("no {name}"));
+    let rows = |name: &str| table(name).rows.iter().map(|row| row.name.clone()).collect::<Vec<_>>();
+    assert_eq!(rows("detection"), ["a", "c", "Chance"]);
+    assert_eq!(rows("detection-2"), ["b", "d", "Chance"]);
+    assert_eq!(rows("detection-3"), ["e", "Chance"]);
+    let caption = &table("detection-2").caption;
+    assert!(caption.starts_with("12 volumes of ") && caption.contains(", 3 labels.") && caption.contains("to b."));
+    assert_eq!(table("detection-2").rows[2].cells[1].value, Some(0.25), "chance is the test set's own prevalence");
+    assert!(table("detection-2").rows[1].cells[0].p.is_some() && table("detection-3").against.is_none());
+    assert_eq!((rows("differences"), rows("differences-2")), (vec!["c".to_string()], vec!["d".to_string()]));
+    assert!(!tables.iter().any(|table| table.name == "differences-3"));
+    let names: HashSet<&String> = tables.iter().map(|table| &table.name).collect();
+    assert_eq!(names.len(), tables.len(), "a name of a table twice");
 }
 
 /// What is drawn for several score files at once is what each alone, and each pair, has.

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::super::plot::{Axes, Series, Shape, color, lines, thinned};
 use super::super::sheet::{key, missing};
 use super::super::text::escape;
-use super::detection::{Confusion, Scored};
+use super::detection::{Confusion, Scored, test_sets};
 use super::share;
 use crate::Result;
 use crate::eval::metrics::{precision_recall_curve, roc_curve};
@@ -27,20 +27,22 @@ pub fn body(scored: &[Scored]) -> Result<String> {
     if scored.is_empty() {
         return Ok(missing("Curves need scores: add a folder with what `x2ct eval --scores NAME` writes."));
     }
-    let names: Vec<(&str, [u8; 3])> = scored.iter().enumerate().map(|(at, of)| (of.name, color(at))).collect();
-    let mut out = key(&names);
-    out.push_str(
+    let mut out = String::from(
         "<p>A disc is the cut at a probability of one half, a cross Youden's point. Thin lines are what chance gives.</p>",
     );
-    let mut labels: Vec<&String> = Vec::new();
-    scored.iter().flat_map(|of| &of.file.names).for_each(|name| {
-        if !labels.contains(&name) {
-            labels.push(name);
-        }
-    });
+    for of_set in test_sets(scored) {
+        out += &of_test_set(of_set)?;
+    }
+    Ok(out)
+}
+
+/// A figure a label: the curves of all files of one test set.
+fn of_test_set(scored: &[Scored]) -> Result<String> {
+    let names: Vec<(&str, [u8; 3])> = scored.iter().enumerate().map(|(at, of)| (of.name, color(at))).collect();
+    let mut out = key(&names);
     let mut without = Vec::new();
     out.push_str("<div class=\"grid\">");
-    for label in labels {
+    for label in &scored[0].file.names {
         match figure(scored, label)? {
             Some(figure) => out += &figure,
             None => without.push(label.as_str()),

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use super::super::sheet::missing;
 use super::super::table::{Better, Cell, Column, Row, Table};
-use super::Named;
 use super::compare::Compared;
+use super::{Named, counted};
 use crate::Result;
 use crate::data::ct_rate::VolumeName;
 use crate::eval::bootstrap::{Bootstrap, Interval};
@@ -20,12 +20,11 @@ pub struct Scored<'a> {
     pub file: &'a ScoreFile,
     /// `[ids, names]`.
     pub probabilities: Vec<f64>,
-    pub patients: Vec<String>,
     pub detection: Detection,
-    /// Intervals of the differences to the first file, where these volumes and labels are the very same.
-    pub differences: Option<Differences>,
-    /// The row of each id.
-    pub rows: HashMap<&'a str, usize>,
+    /// Intervals of the differences to the first file of the test set; none without a bootstrap.
+    pub differences: Differences,
+    /// The place of its test set among all: files of equal volumes, labels and truth.
+    pub test_set: usize,
 }
 
 /// How often a label was there and found, at one cut.
@@ -54,37 +53,44 @@ fn ratio(part: usize, whole: usize) -> Option<f64> {
 }
 
 impl<'a> Scored<'a> {
-    /// Every file with its metrics. Those of the very volumes and labels of the first are drawn together.
+    /// Every file with its metrics, test set by test set.
     pub fn all(files: &'a [Named<ScoreFile>], bootstrap: Option<&Bootstrap>) -> Result<Vec<Self>> {
-        let Some(Named { of: first, .. }) = files.first() else { return Ok(Vec::new()) };
-        let probabilities: Vec<Vec<f64>> = files.iter().map(|file| file.of.probabilities()).collect();
-        let patients: Vec<Vec<String>> =
-            files.iter().map(|file| file.of.ids.iter().map(|id| VolumeName::patient_of(id)).collect()).collect();
-        let problem = |at: usize| Problem {
-            names: &files[at].of.names,
-            patients: &patients[at],
-            labels: &files[at].of.labels,
-            scores: &files[at].of.logits,
-            probabilities: Some(&probabilities[at]),
-        };
-        let is_alike =
-            |file: &ScoreFile| (&file.ids, &file.names, &file.labels) == (&first.ids, &first.names, &first.labels);
-        let alike: Vec<usize> = (0..files.len()).filter(|&at| is_alike(&files[at].of)).collect();
-        let together: Vec<Problem> = alike.iter().map(|&at| problem(at)).collect();
-        let drawn = bootstrap.map(|bootstrap| Detection::of_several(&together, bootstrap)).transpose()?;
-        let mut drawn: HashMap<usize, _> = alike.into_iter().zip(drawn.unwrap_or_default()).collect();
-        let mut found = Vec::new();
-        for at in 0..files.len() {
-            found.push(match drawn.remove(&at) {
-                Some((detection, differences)) => (detection, Some(differences)),
-                None => (Detection::of(&problem(at), bootstrap)?, None),
-            });
+        let mut sets: Vec<Vec<&Named<ScoreFile>>> = Vec::new();
+        for file in files {
+            match sets.iter_mut().find(|set| is_alike(&set[0].of, &file.of)) {
+                Some(set) => set.push(file),
+                None => sets.push(vec![file]),
+            }
         }
-        let parts = files.iter().zip(probabilities).zip(patients).zip(found);
-        let scored = parts.map(|(((file, probabilities), patients), (detection, differences))| {
+        let scored = sets.iter().enumerate().map(|(at, set)| Self::of_test_set(at, set, bootstrap));
+        Ok(scored.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+    }
+
+    /// The files of one test set, which are drawn together.
+    fn of_test_set(
+        test_set: usize,
+        files: &[&'a Named<ScoreFile>],
+        bootstrap: Option<&Bootstrap>,
+    ) -> Result<Vec<Self>> {
+        let probabilities: Vec<Vec<f64>> = files.iter().map(|file| file.of.probabilities()).collect();
+        let patients: Vec<String> = files[0].of.ids.iter().map(|id| VolumeName::patient_of(id)).collect();
+        let problems = files.iter().zip(&probabilities).map(|(file, probabilities)| Problem {
+            names: &file.of.names,
+            patients: &patients,
+            labels: &file.of.labels,
+            scores: &file.of.logits,
+            probabilities: Some(probabilities),
+        });
+        let found = match bootstrap {
+            Some(bootstrap) => Detection::of_several(&problems.collect::<Vec<_>>(), bootstrap)?,
+            None => problems
+                .map(|problem| Ok((Detection::of(&problem, None)?, Differences::new())))
+                .collect::<Result<_>>()?,
+        };
+        let parts = files.iter().zip(probabilities).zip(found);
+        let scored = parts.map(|((file, probabilities), (detection, differences))| {
             let Named { name, of: file } = file;
-            let rows = file.ids.iter().enumerate().map(|(row, id)| (id.as_str(), row)).collect();
-            Scored { name, file, probabilities, patients, detection, differences, rows }
+            Scored { name, file, probabilities, detection, differences, test_set }
         });
         Ok(scored.collect())
     }
@@ -122,6 +128,24 @@ impl<'a> Scored<'a> {
     }
 }
 
+/// Whether both are of the very same volumes, labels and truth, so that their figures can be compared.
+fn is_alike(a: &ScoreFile, b: &ScoreFile) -> bool {
+    (&a.ids, &a.names, &a.labels) == (&b.ids, &b.names, &b.labels)
+}
+
+/// The files of each test set.
+pub fn test_sets<'s, 'a>(scored: &'s [Scored<'a>]) -> impl Iterator<Item = &'s [Scored<'a>]> {
+    scored.chunk_by(|a, b| a.test_set == b.test_set)
+}
+
+/// The name of a test set's table: that of the first has no number.
+pub fn table_name(name: &str, of_set: &[Scored]) -> String {
+    match of_set[0].test_set {
+        0 => name.into(),
+        at => format!("{name}-{}", at + 1),
+    }
+}
+
 const NONE: &str = "There are no scores: add a folder with what `x2ct eval --scores NAME` writes (NAME.safetensors).";
 
 pub fn body(
@@ -133,7 +157,11 @@ pub fn body(
     if scored.is_empty() {
         return missing(NONE);
     }
-    let mut out = keep(overview(scored, compared, bootstrap));
+    let mut out = String::new();
+    if test_sets(scored).count() > 1 {
+        out += "<p>Files of other volumes, labels or truth stand in tables of their own: their figures do not compare.</p>";
+    }
+    test_sets(scored).for_each(|of_set| out += &keep(overview(of_set, compared, bootstrap)));
     if bootstrap.is_none() {
         out += &missing("Intervals are left out: --bootstrap above 0 adds them.");
     }
@@ -160,7 +188,7 @@ pub fn drawn(bootstrap: Option<&Bootstrap>) -> String {
     })
 }
 
-/// A row a file.
+/// A row a file of one test set.
 fn overview(scored: &[Scored], compared: &[Compared], bootstrap: Option<&Bootstrap>) -> Table {
     const COLUMNS: [(&str, &str, &str); 9] = [
         ("auc_micro", "All cells pooled (micro)", "AUC"),
@@ -188,20 +216,24 @@ fn overview(scored: &[Scored], compared: &[Compared], bootstrap: Option<&Bootstr
         cells.push(cell(calibration.as_ref().map(|c| c.ece), None));
         Row::new(of_file.name, cells)
     };
-    let prevalence = scored[0].detection.prevalence;
+    let Detection { samples, patients, prevalence, .. } = scored[0].detection;
+    let labels = scored[0].file.names.len();
     let by_chance = [0.5, prevalence, 0.5].map(Cell::of).into_iter().chain((3..9).map(|_| Cell::default()));
-    let Detection { samples, patients, .. } = scored[0].detection;
+    let several = scored.len() > 1;
+    let reference = if several { format!(" p is of the difference to {}.", scored[0].name) } else { String::new() };
     Table {
-        name: "detection".into(),
+        name: table_name("detection", scored),
         title: "Detection.".into(),
         caption: format!(
-            "{samples} volumes of {patients} patients ({}). AUC: area under the ROC curve; PR: average precision; F1 is weighted by the \
-             labels' positives, precision and recall are pooled.{}",
-            scored[0].name,
+            "{} of {}, {}. AUC: area under the ROC curve; PR: average precision; F1 is weighted by the labels' positives, precision and \
+             recall are pooled.{reference}{}",
+            counted(samples, "volume", "volumes"),
+            counted(patients, "patient", "patients"),
+            counted(labels, "label", "labels"),
             drawn(bootstrap)
         ),
         heads: ["Scores".into(), String::new()],
-        against: (scored.len() > 1).then(|| format!("{} (DeLong, pooled cells, Holm)", scored[0].name)),
+        against: several.then(|| format!("{} (DeLong, pooled cells, Holm)", scored[0].name)),
         columns: columns.to_vec(),
         rows: scored.iter().map(row).chain([Row::new("Chance", by_chance.collect()).reference()]).collect(),
     }
