@@ -100,6 +100,26 @@ pub struct Pages {
     pub latex: String,
 }
 
+/// What the JSON beside a page says of itself.
+const FORMAT: &str = "x2ct-report-1";
+/// The first line of the LaTeX beside a page.
+const LATEX: &str = "% x2ct-report-1";
+/// The first line of the comma-separated text beside a page.
+const HEADER: [&str; 10] = ["table", "row", "variant", "column", "value", "low", "high", "paper", "p", "missing"];
+
+impl Pages {
+    /// Whether a file with this ending (`json`, `csv` or `tex`) is what a report wrote beside its page.
+    pub fn is_table_file(ending: &str, bytes: &[u8]) -> bool {
+        let first = bytes.split(|&byte| byte == b'\n').next().unwrap_or_default().trim_ascii_end();
+        match ending {
+            "json" => serde_json::from_slice::<Value>(bytes).is_ok_and(|all| all["format"] == FORMAT),
+            "csv" => first == HEADER.join(",").as_bytes(),
+            "tex" => first == LATEX.as_bytes(),
+            _ => false,
+        }
+    }
+}
+
 /// Makes the page of this material: the same for the same material, byte for byte.
 ///
 /// # Errors
@@ -150,7 +170,7 @@ fn json_of(tables: &[Table], material: &Material, settings: &Settings) -> Result
     let facts: serde_json::Map<String, Value> =
         settings.facts.iter().map(|(name, value)| (name.to_string(), json!(value))).collect();
     let all = json!({
-        "format": "x2ct-report-1", "title": settings.title, "facts": facts, "tables": parsed, "files": files,
+        "format": FORMAT, "title": settings.title, "facts": facts, "tables": parsed, "files": files,
         "left_out": material.left_out,
     });
     Ok(format!("{all:#}\n"))
@@ -158,8 +178,7 @@ fn json_of(tables: &[Table], material: &Material, settings: &Settings) -> Result
 
 /// All tables in one: a line a cell.
 fn csv_of(tables: &[Table]) -> Result<String> {
-    let header = ["table", "row", "variant", "column", "value", "low", "high", "paper", "p", "missing"];
-    let header = header.map(String::from).to_vec();
+    let header = HEADER.map(String::from).to_vec();
     let lines = tables.iter().flat_map(Table::records);
     crate::table::csv(std::iter::once(header).chain(lines))
 }
@@ -168,7 +187,7 @@ fn csv_of(tables: &[Table]) -> Result<String> {
 fn latex_of(tables: &[Table]) -> String {
     let body: Vec<String> = tables.iter().map(Table::latex).collect();
     format!(
-        "\\documentclass{{article}}\n\\usepackage[utf8]{{inputenc}}\n\\usepackage[T1]{{fontenc}}\n\\usepackage{{booktabs}}\n\
+        "{LATEX}\n\\documentclass{{article}}\n\\usepackage[utf8]{{inputenc}}\n\\usepackage[T1]{{fontenc}}\n\\usepackage{{booktabs}}\n\
          \\begin{{document}}\n{}\\end{{document}}\n",
         body.join("\n")
     )

@@ -182,7 +182,10 @@ fn a_page_of_everything_is_sound_and_the_same_each_time() {
     let rows: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
     let cells = read.iter().flat_map(|table| &table.rows).flat_map(|row| &row.cells);
     assert_eq!(rows.len(), cells.filter(|cell| **cell != Cell::default()).count());
-    assert!(latex.starts_with("\\documentclass") && latex.matches("\\begin{tabular}").count() == read.len());
+    assert!(
+        latex.starts_with("% x2ct-report-1\n\\documentclass")
+            && latex.matches("\\begin{tabular}").count() == read.len()
+    );
 }
 
 /// The figures of the page are the metrics' own.
@@ -273,7 +276,8 @@ fn each_test_set_has_its_own_table() {
     let mut other = scores("b", 12, 3, 4);
     other.of.ids.iter_mut().for_each(|id| *id = format!("other {id}"));
     other.of.labels = (0..36).map(|at| at % 4 == 0).collect();
-    let beside = Named { name: "d".into(), of: ScoreFile { logits: scores("d", 12, 3, 5).of.logits, ..other.of.clone() } };
+    let beside =
+        Named { name: "d".into(), of: ScoreFile { logits: scores("d", 12, 3, 5).of.logits, ..other.of.clone() } };
     let all = vec![scores("a", 20, 2, 0), other, scores("c", 20, 2, 1), beside, scores("e", 20, 1, 0)];
     let pages = pages(&Material { scores: all, ..Material::default() }, &settings()).unwrap();
     assert_sound(&pages.html);
@@ -446,12 +450,13 @@ fn a_folder_is_reported_and_what_is_damaged_in_it_is_named() {
         whole.iter().enumerate().map(|(i, b)| if i == whole.len() - 3 { b ^ 1 } else { *b }).collect();
     let log = fs::read(at.join("run/log.jsonl")).unwrap();
     fs::create_dir(at.join("bad")).unwrap();
-    let cases: [(&str, Vec<u8>, &str); 6] = [
+    let cases: [(&str, Vec<u8>, &str); 7] = [
         ("bad/half.safetensors", half(whole.len() - 100), "half.safetensors: is not a whole safetensors file"),
         ("bad/header.safetensors", half(60), "header.safetensors: is not a whole safetensors file"),
         ("bad/flipped.safetensors", flipped, "flipped.safetensors: its content has checksum"),
         ("bad/empty.safetensors", Vec::new(), "empty.safetensors: is named as an archive and is an empty file"),
         ("bad/x.table.json", b"{\"format\": \"x2ct-table-1\"".to_vec(), "x.table.json: its text is no whole JSON"),
+        ("bad/EMPTY.TABLE.JSON", Vec::new(), "EMPTY.TABLE.JSON: its text is no whole JSON"),
         ("bad/log.jsonl", log[..log.len() - 20].to_vec(), "log.jsonl: line"),
     ];
     for (name, bytes, says) in cases {
@@ -481,4 +486,63 @@ fn a_folder_is_reported_and_what_is_damaged_in_it_is_named() {
     let wrong = x2ct(at, "report results --out page.json");
     assert!(wrong.status.code() == Some(2), "{}", text(&wrong.stderr));
     let _: HashMap<String, Value> = serde_json::from_str(&fs::read_to_string(at.join("page.json")).unwrap()).unwrap();
+}
+
+/// What other commands wrote stays as it is, and nothing is written beside it.
+#[test]
+fn a_report_overwrites_nothing_but_reports() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let table = Table {
+        name: "t".into(),
+        columns: vec![Column::new("AUC")],
+        rows: vec![Row::new("a", vec![Cell::of(0.5)])],
+        ..Table::default()
+    };
+    fs::write(at.join("t.table.json"), table.json()).unwrap();
+    let listed = || {
+        let mut names: Vec<String> =
+            fs::read_dir(at).unwrap().map(|entry| text(entry.unwrap().file_name().as_encoded_bytes())).collect();
+        names.sort();
+        names
+    };
+    for (out, says) in [
+        ("zs.safetensors", "--out zs.safetensors does not end in .html: name it .html"),
+        ("page", "--out page does not end in .html"),
+        ("page.tex", "--out page.tex would be a table beside the page"),
+    ] {
+        let output = x2ct(at, &format!("report . --out {out}"));
+        assert!(output.status.code() == Some(2) && text(&output.stderr).contains(says), "{}", text(&output.stderr));
+    }
+    for (name, content) in [
+        ("zs.json", &b"{\"format\": \"x2ct-scores-1\"}"[..]),
+        ("zs.csv", b"id,label\n"),
+        ("zs.tex", b"\\documentclass{book}\n"),
+        ("zs.json", b""),
+    ] {
+        fs::write(at.join(name), content).unwrap();
+        let output = x2ct(at, "report . --out zs.html");
+        let says = format!("{name}: is no table of a report and would be overwritten");
+        assert!(output.status.code() == Some(1) && text(&output.stderr).contains(&says), "{}", text(&output.stderr));
+        assert_eq!(listed(), ["t.table.json", name]);
+        assert_eq!(fs::read(at.join(name)).unwrap(), content);
+        fs::remove_file(at.join(name)).unwrap();
+    }
+    // A table that the page would rest on is no report's.
+    let output = x2ct(at, "report . --out t.table.html");
+    assert!(output.status.code() == Some(1) && listed() == ["t.table.json"], "{}", text(&output.stderr));
+    assert_eq!(fs::read_to_string(at.join("t.table.json")).unwrap(), table.json());
+    // Its own are written anew.
+    for _ in 0..2 {
+        succeed(at, "report . --out zs.html");
+        assert_eq!(listed(), ["t.table.json", "zs.csv", "zs.html", "zs.json", "zs.tex"]);
+    }
+    // A link by the name of a page leads to what the page rests on.
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("t.table.json", at.join("link.html")).unwrap();
+        let output = x2ct(at, "report . --out link.html");
+        assert!(text(&output.stderr).contains("is the same file as the input"), "{}", text(&output.stderr));
+        assert_eq!(fs::read_to_string(at.join("t.table.json")).unwrap(), table.json());
+    }
 }

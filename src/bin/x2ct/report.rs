@@ -13,7 +13,7 @@ use x2ct::data::provenance::Provenance;
 use x2ct::data::radiographs::RadiographSet;
 use x2ct::eval::retrieval_file::RetrievalFile;
 use x2ct::eval::score_file::ScoreFile;
-use x2ct::report::evaluation::{self, FileFacts, Material, Named, Settings, TrainingRun};
+use x2ct::report::evaluation::{self, FileFacts, Material, Named, Pages, Settings, TrainingRun};
 use x2ct::report::table::{ENDING, Table};
 use x2ct::train::StepLog;
 use x2ct::{Error, files};
@@ -27,18 +27,20 @@ use crate::output::{Report, command_line, version};
 
 /// One self-contained page of everything that evaluations and training runs left: for people, and as tables for programs
 ///
-/// Folders are searched for files ending in .safetensors, .json and .jsonl, and each is known by its content: scores (`x2ct eval
-/// --scores`), ranks (`x2ct eval retrieval --ranks`), features (`x2ct embed`) and teachers' caches, checkpoints and logs of `x2ct train`, tables of
-/// `x2ct reproduce` (NAME.table.json). Whatever is absent is left out, and the page says which option or file would add it.
+/// Folders are searched for three endings, and no other file is looked at: .safetensors, known by its content as scores (`x2ct eval
+/// --scores`), ranks (`x2ct eval retrieval --ranks`), features (`x2ct embed`), a teacher's cache or a checkpoint of `x2ct train`, and passed
+/// over if it is none; .jsonl, a log of `x2ct train`, passed over if its first line is none; .table.json, a table of `x2ct reproduce`. Whatever is
+/// absent is left out, and the page says which option or file would add it.
 ///
-/// The page needs neither a network nor scripts, and can be printed. Beside it lie its tables: NAME.csv, NAME.json, NAME.tex. A file
-/// that is damaged is left out and named; the exit code is then 1.
+/// The page needs neither a network nor scripts, and can be printed. Beside it lie its tables: NAME.csv, NAME.json, NAME.tex. One of these
+/// three that is there already must be of a report. A file of the three endings above that is damaged is left out and named; the exit
+/// code is then 1.
 #[derive(clap::Args)]
 pub struct ReportArgs {
     /// Folders, or single files, with what was measured
     #[arg(required = true, value_name = "DIR")]
     from: Vec<PathBuf>,
-    /// The page; the tables beside it have its name
+    /// The page, NAME.html; the tables beside it have its name
     #[arg(long, default_value = "report.html")]
     out: PathBuf,
     /// The title of the page
@@ -58,7 +60,7 @@ pub struct ReportArgs {
 }
 
 /// Endings of the names of files that are looked at in folders.
-const ENDINGS: [&str; 3] = [".safetensors", ".json", ".jsonl"];
+const ENDINGS: [&str; 3] = [".safetensors", ENDING, ".jsonl"];
 
 /// What the page consists of, beside the page.
 const BESIDE: [&str; 3] = ["json", "csv", "tex"];
@@ -67,20 +69,19 @@ pub fn run(args: ReportArgs, common: &Common) -> anyhow::Result<ExitCode> {
     common.expect_device()?;
     effect::check(&[Rule::new("split", args.dataset.is_some(), "--dataset")])?;
     let bootstrap = args.options.bootstrap()?;
+    expect_page(&args.out)?;
     let outputs: Vec<PathBuf> =
         std::iter::once(args.out.clone()).chain(BESIDE.map(|ending| args.out.with_extension(ending))).collect();
-    if outputs[1..].contains(&args.out) {
-        let problem = format!("{} would be a table beside the page", args.out.display());
-        return Err(crate::output::usage(format!("--out {problem}: name it .html")));
-    }
     outputs.iter().try_for_each(files::check_writable)?;
     let named = args.from.iter().chain(&args.radiographs).filter(|path| !path.is_dir()).cloned();
     files::check_all_apart(&outputs, named.chain(args.dataset.iter().map(|root| ct_rate::files_of(root))))?;
+    BESIDE.iter().zip(&outputs[1..]).try_for_each(|(ending, path)| expect_own(path, ending))?;
     let mut chain = Chain::new(args.options.trust);
-    let mut found = Found::new(&outputs);
+    let mut found = Found::new();
     for path in &args.from {
         found.add(path, &mut chain)?;
     }
+    files::check_all_apart(&outputs, &found.kept)?;
     let mut material = found.material();
     if let Some(path) = &args.radiographs {
         let (set, left_out) = RadiographSet::read_usable(path)?;
@@ -120,13 +121,37 @@ pub fn run(args: ReportArgs, common: &Common) -> anyhow::Result<ExitCode> {
     chain.report_digests(report)?.finish(common.json, || say!("{}", args.out.display()))
 }
 
+/// Refuses a page that is not named as one: it would take the place of something else.
+fn expect_page(out: &Path) -> anyhow::Result<()> {
+    let ending = out.extension().unwrap_or_default().to_string_lossy();
+    let problem = match &*ending {
+        "html" => return Ok(()),
+        ending if BESIDE.contains(&ending) => "would be a table beside the page",
+        _ => "does not end in .html",
+    };
+    Err(crate::output::usage(format!("--out {} {problem}: name it .html", out.display())))
+}
+
+/// Refuses to write a table over a file that no report wrote.
+fn expect_own(path: &Path, ending: &str) -> x2ct::Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let bytes = files::read(path).map_err(|e| Error::io(path, "read the file", &e))?;
+    if Pages::is_table_file(ending, &bytes) {
+        return Ok(());
+    }
+    let problem = "is no table of a report and would be overwritten";
+    Err(Error::file(path, problem, "give the page another name by --out, or move the file away"))
+}
+
 /// What folders hold, as it is found.
 struct Found {
     material: Material,
     /// Runs by their folders.
     runs: BTreeMap<String, TrainingRun>,
-    /// What this very command writes.
-    outputs: HashSet<PathBuf>,
+    /// Files that the page rests on.
+    kept: Vec<PathBuf>,
     /// Files and folders that were looked at.
     seen: HashSet<PathBuf>,
     /// What named folders and files are called.
@@ -136,12 +161,11 @@ struct Found {
 }
 
 impl Found {
-    fn new(outputs: &[PathBuf]) -> Self {
-        let outputs = outputs.iter().filter_map(|path| path.canonicalize().ok()).collect();
+    fn new() -> Self {
         Found {
             material: Material::default(),
             runs: BTreeMap::new(),
-            outputs,
+            kept: Vec::new(),
             seen: HashSet::new(),
             names: HashSet::new(),
             told: 0,
@@ -208,28 +232,34 @@ impl Found {
     /// Looks at one file; what is damaged is left out, what is of no use is passed over.
     fn look(&mut self, path: &Path, name: &str, chain: &mut Chain) -> x2ct::Result<()> {
         let place = path.canonicalize().unwrap_or_else(|_| path.into());
-        if self.outputs.contains(&place) || !self.seen.insert(place) {
+        if !self.seen.insert(place) {
             self.told += 1;
             return Ok(());
         }
-        self.take(path, name).or_else(|error| {
+        let kept = self.material.files.len();
+        if let Err(error) = self.take(path, name) {
             self.told += 1;
-            chain.fail(error)
-        })
+            return chain.fail(error);
+        }
+        if self.material.files.len() > kept {
+            self.kept.push(path.into());
+        }
+        Ok(())
     }
 
     fn take(&mut self, path: &Path, name: &str) -> x2ct::Result<()> {
+        let lower = files::lossy(path).to_lowercase();
         match Content::of_file(path)? {
             Content::Safetensors => self.take_archive(path, name),
-            _ if files::lossy(path).ends_with(ENDING) => {
+            _ if lower.ends_with(ENDING) => {
                 let table = Table::read(path)?;
                 self.keep(name, "x2ct-table-1", Provenance { known: true, ..Provenance::default() });
                 self.material.tables.push(Named { name: name.into(), of: table });
                 Ok(())
             }
-            _ if files::lossy(path).ends_with(".jsonl") => self.take_log(path, name),
+            _ if lower.ends_with(".jsonl") => self.take_log(path, name),
             // A file that is named as an archive and is none was cut within its header, or is something else.
-            content if files::lossy(path).ends_with(".safetensors") => {
+            content if lower.ends_with(".safetensors") => {
                 Err(Error::file(path, format!("is named as an archive and is {content}"), "make it again"))
             }
             _ => Ok(()),
