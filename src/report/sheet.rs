@@ -35,6 +35,7 @@ figcaption{font-size:13px;color:var(--soft)}.grid table{font-size:12px}.grid td,
 .film .none{display:flex;height:128px;align-items:center;justify-content:center;font-size:11px;color:#ccc}\
 .hit{outline:3px solid var(--hit)}.query{outline:3px solid var(--query)}\
 .row{margin:1em 0;border-top:1px solid var(--line);padding-top:.5em}p.report{margin:.2em 0;color:var(--soft);font-size:13px}\
+@media(max-width:1300px){.wide table{font-size:14px}td,th{padding:.2em .35em}}\
 @media(max-width:600px){body{margin:1em auto;padding:0 .6em}td,th{padding:.2em .35em;font-size:13px}dl{grid-template-columns:minmax(0,1fr)}dd{margin-bottom:.4em}\
 .film{width:104px}.film .none{height:104px}}\
 @media print{:root{--page:#fff;--text:#000;--soft:#444;--line:#bbb;--shade:#fff;color-scheme:light}body{max-width:none;margin:0;font-size:10pt}\
