@@ -75,7 +75,14 @@ pub fn check_writable(path: impl AsRef<Path>) -> Result<()> {
     let path = path.as_ref();
     match Target::of(path)? {
         Target::File(target) => {
-            Unfinished::begin(&target).and_then(Unfinished::discard).map_err(|e| Error::io(path, "write", &e))
+            let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.exists());
+            Unfinished::begin(&target).and_then(Unfinished::discard).map_err(|e| match folder {
+                Some(folder) if e.kind() == ErrorKind::NotFound => {
+                    let make = format!("make the folder first: mkdir -p {}", lossy(folder));
+                    Error::file(path, "cannot write: its folder does not exist", make)
+                }
+                _ => Error::io(path, "write", &e),
+            })
         }
         // To open one could wait for its reader, or end what the reader waits for.
         Target::Stream(_) => Ok(()),

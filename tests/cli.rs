@@ -399,6 +399,7 @@ const USAGE: &[(&str, &[&str])] = &[
     ("eval compare one.safetensors", &["2 values required"]),
     ("eval compare a b --dataset .", &["unexpected argument '--dataset'"]),
     ("metrics y.csv p.csv --level 2", &["give a number from 0.5 to 0.9999"]),
+    ("metrics y.csv p.csv --bootstrap 0 --level 0.9", &["`--level` has no effect here: it acts with --bootstrap above 0"]),
     ("metrics y.csv p.csv --bootstrap 0 --seed 1", &["`--seed` has no effect here: it acts with --bootstrap above 0"]),
     ("report", &["<DIR>"]),
     ("report x --split train", &["`--split` has no effect here: it acts with --dataset"]),

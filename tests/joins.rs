@@ -173,7 +173,10 @@ fn outputs_are_tried_before_the_work() {
     std::fs::create_dir(at.join("demo/report.html")).unwrap();
     std::fs::create_dir_all(at.join("set/train.cache.safetensors")).unwrap();
     for (arguments, says) in [
-        ("eval --cache absent --dataset absent --csv nowhere/x.csv", "nowhere/x.csv: cannot write"),
+        (
+            "eval --cache absent --dataset absent --csv nowhere/x.csv",
+            "nowhere/x.csv: cannot write: its folder does not exist; make the folder first: mkdir -p nowhere",
+        ),
         ("cache text --dataset absent --out nowhere/x", "nowhere/x: cannot write"),
         ("cache build --checkpoint absent --volumes absent --text absent --out nowhere/x", "nowhere/x: cannot write"),
         ("bench optim --out nowhere/x", "nowhere/x: cannot write"),

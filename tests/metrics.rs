@@ -285,6 +285,8 @@ fn scores_of_evaluations_are_files_of_their_own() {
     assert!(code == Some(1) && said.contains("three.safetensors: valid_1_a_1: its label"), "{said}");
     let (code, _, said) = compare("one.safetensors valid.cache.safetensors");
     assert!(code == Some(1) && said.contains("has format \"x2ct-cache-1\", not \"x2ct-scores-1\""), "{said}");
+    let (code, _, said) = compare("one.safetensors one.csv");
+    assert!(code == Some(1) && said.contains("one.csv: is a table, which") && said.contains("`x2ct metrics"), "{said}");
     let (code, _, said) = compare("one.safetensors");
     assert!(code == Some(2), "{said}");
     let both = x2ct(at, "eval --cache valid.cache.safetensors --dataset . --scores one --csv one.csv");

@@ -158,10 +158,10 @@ fn labels_are_joined_by_name_and_images_by_id() {
     };
     let turned = |line: &Vec<String>| {
         let others = line[1..].iter().rev().cloned();
-        std::iter::once(line[0].clone()).chain(others).chain(["0".to_string()]).collect::<Vec<_>>()
+        std::iter::once(line[0].clone()).chain(others).chain(["61 years".to_string()]).collect::<Vec<_>>()
     };
     let mut all: Vec<Vec<String>> = lines.iter().map(turned).collect();
-    *all[0].last_mut().unwrap() = "Other".into();
+    *all[0].last_mut().unwrap() = "Age".into();
     all[1..].reverse();
     write("turned.csv", &all);
     assert_eq!(json(at, &zero_shot("turned.csv"))["labels"], plain["labels"]);
@@ -224,7 +224,7 @@ fn what_does_not_belong_together_is_refused() {
     let said = refused(at, &zero_shot.replace("--prompts valid.cache", "--prompts other"));
     assert!(said.contains("other.safetensors: is of the checkpoint dddd"), "{said}");
     let said = refused(at, &RETRIEVAL.replace("--cache valid.cache", "--cache other"));
-    assert!(said.contains("checkpoint: trained on") && said.contains("these are dddd"), "{said}");
+    assert!(said.contains("other.safetensors: checkpoint: trained on") && said.contains("these are dddd"), "{said}");
 
     // Prompts of another length.
     let mut short = PromptSet::of_cache(&cache);
@@ -253,6 +253,16 @@ fn what_does_not_belong_together_is_refused() {
         refused(at, &format!("{by_hand} --strict"))
             .contains("plain.safetensors: features: how it was made is not recorded")
     );
+
+    // Features without a direction.
+    let dim = plain.dim;
+    plain.features[3 * dim..4 * dim].fill(0.0);
+    plain.write(at.join("plain.safetensors")).unwrap();
+    for command in [by_hand, RETRIEVAL.replace("--features f", "--features plain")] {
+        let (said, says) =
+            (refused(at, &command), format!("plain.safetensors: {}: its features are all zeros", plain.ids[3]));
+        assert!(said.contains(&says), "{said}");
+    }
 
     // An image that the cache does not know.
     let mut more = FeatureSet::open(at.join("f.safetensors"), Tower::Ct).unwrap();
@@ -338,7 +348,8 @@ fn predictions_are_calibrated_by_held_out_scores() {
     assert_eq!((&plain["calibration"], &plain["rows"][0]["calibrated"]), (&Value::Null, &false.into()));
     assert_eq!(
         (&calibrated["calibration"]["method"], &calibrated["rows"][0]["calibrated"]),
-        (&"platt".into(), &true.into())
+        (&"platt".into(), &false.into()),
+        "not of all labels"
     );
     for label in &file.labels {
         let of = |report: &Value| report["rows"][0]["probabilities"][&label.name].as_f64().unwrap();
@@ -356,7 +367,7 @@ fn predictions_are_calibrated_by_held_out_scores() {
     let text = std::fs::read_to_string(at.join("c.json")).unwrap();
     let slope = file.labels.iter().find_map(|label| label.scaling).unwrap().slope;
     for (bad, says) in [
-        (text.replacen(&file.prompts, &"0".repeat(64), 1), "is of the prompts 000000000000, and this is another"),
+        (text.replacen(&file.prompts, &"0".repeat(64), 1), "is of the prompts 000000000000, and these are others"),
         (text.replacen("Medical material", "Cyst", 1), "is of other labels"),
         (text.replacen(&slope.to_string(), "-1.0", 1), "has no map of a rising probability"),
         (text.replacen("x2ct-calibration-1", "x2ct-calibration-9", 1), "has format \"x2ct-calibration-9\""),

@@ -179,6 +179,17 @@ fn columns_are_named_and_a_table_without_one_is_refused() {
     let output = x2ct(at, "radiographs --table table.csv --image Path --out real.csv");
     assert_eq!(output.status.code(), Some(2), "{}", said(&output));
 
+    // Images of one name in folders of their own.
+    for patient in ["p1", "p2"] {
+        std::fs::create_dir(at.join(patient)).unwrap();
+        std::fs::copy(at.join("images/mimic_00001.png"), at.join(patient).join("view.png")).unwrap();
+    }
+    std::fs::write(at.join("views.csv"), "image,Edema\np1/view.png,1\np2/view.png,0\n").unwrap();
+    let output = x2ct(at, "radiographs --table views.csv --out views.safetensors");
+    let says = "view stands on line 2 already, in other words; neither counts (ids are the images' names: --id names a column of others)";
+    assert!(said(&output).contains(says), "{}", said(&output));
+    assert_eq!(pack(at, "--table views.csv --id image --out views.safetensors").0, Some(0));
+
     // A table that the labels beside the radiographs would replace; labels of an earlier run.
     let bytes = std::fs::read(at.join("table.csv")).unwrap();
     std::fs::copy(at.join("table.csv"), at.join("own.labels.csv")).unwrap();

@@ -155,9 +155,14 @@ impl FeatureSet {
     /// The features with rows of length 1: as they are where all have it, or divided by their lengths.
     ///
     /// # Errors
-    /// A row of zeros.
+    /// A row of zeros, named by its id.
     pub fn normalised(&self) -> Result<Vec<f32>> {
         let mut features = self.features.clone();
+        let zeros = features.chunks_exact(self.dim.max(1)).position(|row| row.iter().all(|&value| value == 0.0));
+        if let Some(at) = zeros {
+            let hint = "they have no direction to compare: leave the image out, or embed it again";
+            return Err(Error::argument(&self.ids[at], "its features are all zeros", hint));
+        }
         if rows::check_normalised("features", &features, self.dim).is_err() {
             rows::l2_normalise("features", &mut features, self.dim)?;
         }

@@ -42,6 +42,15 @@ impl IdTable<bool> {
         }
         Self::read(table, names, label)
     }
+
+    /// The labels of these columns, in this order; the others may hold anything.
+    ///
+    /// # Errors
+    /// A label without a column; no usable row, with the first reason.
+    pub fn labels_of(table: &Table, names: &[String]) -> Result<Self> {
+        expect_names(table.path(), &table.columns()[1..], names)?;
+        Self::read(table, names.to_vec(), label)
+    }
 }
 
 impl IdTable<f64> {
@@ -105,11 +114,8 @@ impl<T> IdTable<T> {
     where
         T: Copy,
     {
+        expect_names(&self.path, &self.names, names)?;
         let place = |name: &String| self.names.iter().position(|own| own == name);
-        let missing: Vec<&String> = names.iter().filter(|name| place(name).is_none()).collect();
-        if !missing.is_empty() {
-            return Err(Error::file(&self.path, format!("missing columns: {}", first_of(missing)), HINT));
-        }
         let places: Vec<usize> = names.iter().filter_map(place).collect();
         let pick = |cells: &[T]| places.iter().map(|&at| cells[at]).collect();
         Ok(self.with_cells(names.to_vec(), pick))
@@ -141,6 +147,15 @@ impl<T> IdTable<T> {
         );
         let hint = "complete that table, or remove the rows".into();
         Some(Error::File { path: self.path.clone(), field: Some(field), problem, hint })
+    }
+}
+
+/// Refuses a table whose columns lack one of the names.
+fn expect_names(path: &Path, columns: &[String], names: &[String]) -> Result<()> {
+    let missing: Vec<&String> = names.iter().filter(|name| !columns.contains(name)).collect();
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(Error::file(path, format!("missing columns: {}", first_of(missing)), HINT)),
     }
 }
 

@@ -129,7 +129,12 @@ impl RadiographTable {
             let report = report.map_or(String::new(), |at| row.text(at).trim().to_string());
             Ok((named.clone(), Entry { id: named, image: text.into(), report, labels }))
         });
-        let Keyed { order, mut rows, bad } = keyed;
+        let Keyed { order, mut rows, mut bad } = keyed;
+        if id.is_none() {
+            // Of images in folders of their own, as CheXpert's.
+            let repeated = bad.iter_mut().filter(|bad| !bad.spare && bad.problem.contains(" stands on line "));
+            repeated.for_each(|bad| bad.problem += " (ids are the images' names: --id names a column of others)");
+        }
         let entries: Vec<Entry> = order.iter().filter_map(|id| rows.remove(id)).collect();
         if entries.is_empty() {
             let first = bad.iter().find(|bad| !bad.spare).map(BadRow::error);

@@ -115,8 +115,7 @@ impl Scaling {
     /// The map of least mean log loss on held-out samples, those that nothing was trained or chosen on.
     ///
     /// Errors: as [`super::metrics::roc_auc`]; samples of one class; logits that part the classes without an error, or that are one
-    /// value everywhere, for which the temperature has no optimum; logits whose ranks are worse than chance, for which it would
-    /// be negative.
+    /// value everywhere, for which the temperature has no optimum; logits whose best slope is not positive.
     pub fn fit(method: Method, labels: &[bool], logits: &[f64]) -> Result<Self> {
         check_labelled(labels, logits, 1)?;
         let positives = labels.iter().filter(|&&label| label).count();
@@ -143,7 +142,16 @@ impl Scaling {
         let fitted = descend(&samples, method, start);
         match fitted {
             Some(fitted) if fitted.slope > 0.0 => Ok(Scaling { slope: fitted.slope / unit, ..fitted }),
-            Some(_) => refuse("the logits rank worse than chance".into(), "look for what is the wrong way round"),
+            Some(_) => {
+                let hint = match method {
+                    Method::Temperature => {
+                        "look for what is the wrong way round, or fit an offset too (platt): by a factor alone, a logit of 0 stays \
+                         one half"
+                    }
+                    Method::Platt => "look for what is the wrong way round",
+                };
+                refuse("the best slope is not positive: it would turn the order of the logits round".into(), hint)
+            }
             None => refuse(
                 "the log loss has no smallest value".into(),
                 "the logits part the classes without an error: pass more held-out samples",

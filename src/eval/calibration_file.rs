@@ -127,14 +127,22 @@ impl CalibrationFile {
     /// # Errors
     /// Names what differs.
     pub fn expect(&self, checkpoint: &str, prompts: &str, names: &[&str]) -> Result<()> {
-        for (what, mine, found) in [("checkpoint", &self.checkpoint, checkpoint), ("prompts", &self.prompts, prompts)] {
-            if mine != found {
-                let problem = format!("is of the {what} {}, and this is another ({})", short(mine), short(found));
-                return Err(Error::argument("calibration", problem, format!("fit it on scores of this {what}")));
-            }
+        let refuse = |problem: String, hint: &str| Err(Error::argument("calibration", problem, hint));
+        if self.checkpoint != checkpoint {
+            let [mine, found] = [&self.checkpoint, checkpoint].map(short);
+            let problem = format!("is of the checkpoint {mine}, and this is another ({found})");
+            return refuse(problem, "fit it on scores of this checkpoint");
+        }
+        if self.prompts != prompts {
+            let [mine, found] = [&self.prompts, prompts].map(short);
+            let problem = format!("is of the prompts {mine}, and these are others ({found})");
+            return refuse(
+                problem,
+                "fit it on scores of these prompts: `x2ct eval zero-shot --prompts` with the cache",
+            );
         }
         if !self.labels.iter().map(|label| &label.name[..]).eq(names.iter().copied()) {
-            return Err(Error::argument("calibration", "is of other labels", "fit it on scores of the same labels"));
+            return refuse("is of other labels".into(), "fit it on scores of the same labels");
         }
         Ok(())
     }

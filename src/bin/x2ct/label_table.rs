@@ -8,28 +8,26 @@ use x2ct::table::{BadRow, first_of};
 
 use crate::chain::Chain;
 
-/// Labels of anybody's table (CT-RATE's is one) or of RadChest-CT's: those of `names`, or all.
+/// Labels of anybody's table (CT-RATE's is one) or of RadChest-CT's: those of `names`, beside which the table may hold anything, or
+/// all.
 ///
 /// # Errors
 /// A file that is no such table; a label of `names` that it lacks.
 pub fn read(path: &Path, names: Option<&[String]>, chain: &mut Chain) -> x2ct::Result<IdTable<bool>> {
     let table = id_table::open(path)?;
-    let labels = match RadChestLabels::is_one(&table) {
-        false => IdTable::labels(&table)?,
-        true => {
-            let RadChestLabels { table, unknown, absent } = RadChestLabels::of(&table)?;
-            if !unknown.is_empty() {
-                chain.note(path, &format!("names abnormalities that are not known: {}", first_of(unknown)));
-            }
-            if !absent.is_empty() {
-                chain.note(path, &format!("lacks known abnormalities: {}", first_of(absent)));
-            }
-            table
-        }
-    };
+    if !RadChestLabels::is_one(&table) {
+        return names.map_or_else(|| IdTable::labels(&table), |names| IdTable::labels_of(&table, names));
+    }
+    let RadChestLabels { table, unknown, absent } = RadChestLabels::of(&table)?;
+    if !unknown.is_empty() {
+        chain.note(path, &format!("names abnormalities that are not known: {}", first_of(unknown)));
+    }
+    if !absent.is_empty() {
+        chain.note(path, &format!("lacks known abnormalities: {}", first_of(absent)));
+    }
     match names {
-        Some(names) => labels.restricted(names),
-        None => Ok(labels),
+        Some(names) => table.restricted(names),
+        None => Ok(table),
     }
 }
 

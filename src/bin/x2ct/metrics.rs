@@ -68,9 +68,10 @@ impl Intervals {
     /// The bootstrap that draws them; `None` where none are asked for.
     ///
     /// # Errors
-    /// Fewer resamples than leave one in each tail of an interval: its ends would say nothing.
+    /// A level without resamples; fewer resamples than leave one in each tail of an interval: its ends would say nothing.
     pub fn bootstrap(&self, seed: u64) -> anyhow::Result<Option<Bootstrap>> {
         let &Intervals { bootstrap, level } = self;
+        effect::check(&[Rule::new("level", bootstrap > 0, "--bootstrap above 0")])?;
         // Of a level such as 0.95, 1 - 0.95 is a little more than 0.05.
         let least = (2.0 / (1.0 - level) - 1e-6).ceil() as usize;
         if (1..least).contains(&bootstrap) {
@@ -220,12 +221,15 @@ fn join(labels: IdTable<bool>, files: &[&Path], map: Option<&LabelMap>, chain: &
     let tables = files.iter().map(|file| read_scores(file, &labels.names, map)).collect::<x2ct::Result<Vec<_>>>()?;
     chain.holds("labels", &labels.digest);
     label_table::fail_rows(&labels.rows.bad, chain)?;
+    let passed_over = |others: &[String]| format!("columns that are no labels are passed over: {}", first_of(others));
+    if !labels.others.is_empty() {
+        chain.note(&labels.path, &passed_over(&labels.others));
+    }
     for (table, _) in &tables {
         chain.holds(&table.path.to_string_lossy(), &table.digest);
         label_table::fail_rows(&table.rows.bad, chain)?;
         if !table.others.is_empty() {
-            chain
-                .note(&table.path, &format!("columns that are no labels are passed over: {}", first_of(&table.others)));
+            chain.note(&table.path, &passed_over(&table.others));
         }
         if table.path == labels.path {
             continue;

@@ -159,7 +159,7 @@ impl Predictor<'_> {
             .collect();
         Ok(json!({
             "image": files::lossy(path), "teacher": cache.teacher, "probabilities": abnormalities,
-            "calibrated": calibration.is_some(), "reports": reports,
+            "calibrated": calibration.is_some_and(|file| file.uncalibrated().next().is_none()), "reports": reports,
         }))
     }
 }

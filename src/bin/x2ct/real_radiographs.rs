@@ -19,7 +19,7 @@ use crate::terminal::{Progress, stop_flag};
 
 const EXAMPLES: &str = "Examples:
   x2ct radiographs --table mimic_ct.csv --out mimic.safetensors
-  x2ct radiographs --table train.csv --root files/ --image Path --labels Cardiomegaly,Atelectasis --uncertain present \\
+  x2ct radiographs --table train.csv --root files/ --image Path --id Path --labels Cardiomegaly,Atelectasis --uncertain present \\
       --blank absent --view frontal --out chexpert.safetensors";
 
 /// Pack real radiographs, with their labels and reports, for `embed`, `eval` and training

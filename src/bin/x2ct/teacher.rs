@@ -32,12 +32,12 @@ pub fn expect_teacher(
     chain.settle(path, Ok(made.undecided("features")))?;
     let learned = made.from.get("checkpoint").and_then(|checkpoint| checkpoint.from.get("cache"));
     let undecided = match learned {
-        Some(learned) => learned.expect_alike("cache", teacher)?,
-        None => {
-            vec!["which teacher the encoder of the features learned from is not recorded, so none was compared".into()]
-        }
+        Some(learned) => learned.expect_alike("cache", teacher),
+        None => Ok(vec![
+            "which teacher the encoder of the features learned from is not recorded, so none was compared".into(),
+        ]),
     };
-    chain.settle(file, Ok(undecided))
+    chain.settle(file, undecided)
 }
 
 /// The same of prompts, of which teacher and checkpoint are compared. Features may also be a teacher's own.

@@ -20,9 +20,9 @@ const BINS: usize = 10;
 
 /// Fit probabilities to held-out scores, label by label, for `x2ct predict --calibration`
 ///
-/// Take scores of volumes that nothing was trained or chosen on. A label that cannot be fitted (of one class only, ranked worse than
-/// chance, or parted without an error) keeps its probabilities as they are and is named. The calibration errors told are of these
-/// same scores; what the maps are worth shows on others.
+/// Take scores of volumes that nothing was trained or chosen on. A label that cannot be fitted (of one class only, with a
+/// best slope that is not positive, or parted without an error) keeps its probabilities as they are and is named. The calibration
+/// errors told are of these same scores; what the maps are worth shows on others.
 #[derive(clap::Args)]
 pub struct CalibrateArgs {
     /// Scores of a radiograph encoder (`x2ct eval --scores`, `x2ct eval zero-shot --scores`): NAME.safetensors

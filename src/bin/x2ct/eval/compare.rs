@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use x2ct::Error;
+use x2ct::content::Content;
 use x2ct::eval::score_file::ScoreFile;
 
 use crate::Common;
@@ -26,11 +27,24 @@ pub struct CompareArgs {
 pub fn run(args: CompareArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let files: Vec<&Path> = args.files.iter().map(PathBuf::as_path).collect();
     let labels = |_: &mut Chain| {
+        files.iter().try_for_each(|file| expect_no_table(file))?;
         let first = ScoreFile::read(files[0])?;
         files[1..].iter().try_for_each(|file| expect_same_labels(files[0], &first, file, &ScoreFile::read(file)?))?;
         Ok(first.labels(files[0]))
     };
     metrics::measure("eval", labels, &files, None, &args.options, common)
+}
+
+/// Refuses a table, and says what compares tables.
+fn expect_no_table(file: &Path) -> x2ct::Result<()> {
+    match Content::of_file(file)? {
+        Content::Table | Content::Text => Err(Error::file(
+            file,
+            "is a table, which has no labels beside its scores",
+            "pass NAME.safetensors of `x2ct eval --scores`, or compare tables with `x2ct metrics LABELS SCORES...`",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses other labels of the same volume.

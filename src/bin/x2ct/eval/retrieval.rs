@@ -216,7 +216,7 @@ fn join(args: &RetrievalArgs, chain: &mut Chain) -> x2ct::Result<Joined> {
     let (rows, undecided) = cache.join("features", &features.ids, &features.cts).map_err(|e| e.of_file(&args.cache))?;
     chain.settle(&args.cache, Ok(undecided))?;
     let [ct, report] = [&cache.ct, &cache.report].map(|all| rows::select(all, cache.dim, &rows));
-    let cxr = features.normalised()?;
+    let cxr = features.normalised().map_err(|e| e.of_file(path))?;
     Ok(Joined { ids: features.ids, dim: cache.dim, cxr: Some(cxr), ct, report })
 }
 

@@ -81,7 +81,7 @@ pub fn run(args: ZeroShotArgs, common: &Common) -> anyhow::Result<ExitCode> {
         chain.note(&args.prompts, &says);
     }
 
-    let images = labelled.features.normalised()?;
+    let images = labelled.features.normalised().map_err(|e| e.of_file(&args.features))?;
     let logits = zero_shot::logits(&images, &prompts.positive, &prompts.negative, prompts.dim, args.scale)?;
     let logits = match &map {
         Some(map) => map.merge_rows(&prompts.names, &logits),
