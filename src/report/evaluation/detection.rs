@@ -223,7 +223,10 @@ fn overview(scored: &[Scored], compared: &[Compared], bootstrap: Option<&Bootstr
     let reference = if several { format!(" p is of the difference to {}.", scored[0].name) } else { String::new() };
     Table {
         name: table_name("detection", scored),
-        title: "Detection.".into(),
+        title: match scored[0].test_set {
+            0 => "Detection.".into(),
+            at => format!("Detection, test set {}.", at + 1),
+        },
         caption: format!(
             "{} of {}, {}. AUC: area under the ROC curve; PR: average precision; F1 is weighted by the labels' positives, precision and \
              recall are pooled.{reference}{}",
