@@ -212,7 +212,7 @@ pub fn usage(problem: impl Into<String>) -> anyhow::Error {
 
 /// Refuses `options` of which two would write one file, as wrong usage.
 pub fn check_distinct(options: &str, outputs: &[PathBuf]) -> anyhow::Result<()> {
-    let places: Vec<_> = outputs.iter().map(|output| files::resolved(output)).collect();
+    let places: Vec<_> = outputs.iter().map(files::resolved).collect();
     let twice = (1..places.len()).find(|&at| places[at].is_some() && places[..at].contains(&places[at]));
     match twice {
         Some(at) => Err(usage(format!("{options} would both write {}", outputs[at].display()))),

@@ -64,8 +64,9 @@ pub struct Packed {
 }
 
 /// Packs the radiographs of a table in `out` (`NAME.safetensors`), and writes beside it `NAME.labels.csv` and `NAME.reports.csv` of
-/// exactly these, or removes what an earlier run left there where the table has none; of a shard `NAME-I-of-N...`. An image that cannot be used is reported and left out. A run that was stopped goes on
-/// where it was: what it has done is kept in `NAME.unfinished`.
+/// exactly these, or removes what an earlier run left there where the table has none; of a shard `NAME-I-of-N...`. An image that
+/// cannot be used is reported and left out. A run that was stopped goes on where it was: what it has done is kept in
+/// `NAME.unfinished`.
 ///
 /// # Errors
 /// No image that can be used, with the first reason; what cannot be written; [`Error::Interrupted`] once `stop` is set.
