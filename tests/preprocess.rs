@@ -189,7 +189,7 @@ mod cli {
         assert!(at("made/good-2.safetensors").exists());
         refused("thin.nii --force --preset x2ct --out made", "thin.nii: CT volume: [24, 22, 8] voxels of");
         refused("good.nii.gz --preset ct-clip --out made", "use one of ct-clip-v2");
-        refused("good.nii.gz --preset x2ct --out absent/a.safetensors", "check the path");
+        refused("good.nii.gz --preset x2ct --out absent/a.safetensors", "make the folder first: mkdir -p absent");
         refused("good.nii.gz --preset x2ct --out made --hu-source csv", "--metadata");
         refused("good.nii.gz --preset x2ct --out made --pack all.safetensors", "DCFormer takes z, x, y");
     }
