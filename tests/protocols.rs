@@ -224,7 +224,10 @@ fn what_does_not_belong_together_is_refused() {
     let said = refused(at, &zero_shot.replace("--prompts valid.cache", "--prompts other"));
     assert!(said.contains("other.safetensors: is of the checkpoint dddd"), "{said}");
     let said = refused(at, &RETRIEVAL.replace("--cache valid.cache", "--cache other"));
-    assert!(said.contains("other.safetensors: checkpoint: trained on") && said.contains("these are dddd"), "{said}");
+    assert!(
+        said.contains("other.safetensors: cache: checkpoint: trained on") && said.contains("these are dddd"),
+        "{said}"
+    );
 
     // Prompts of another length.
     let mut short = PromptSet::of_cache(&cache);
