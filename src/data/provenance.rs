@@ -66,6 +66,14 @@ impl Provenance {
         Provenance { settings, from, known: true, ..Default::default() }
     }
 
+    /// Of something made in this way of parts of which no more than these digests is told, by name.
+    pub fn of_digests<'a>(settings: Map<String, Value>, parts: impl IntoIterator<Item = (&'a str, String)>) -> Self {
+        let part = |(name, digest): (&str, String)| {
+            (name.to_string(), Provenance { digest, known: true, ..Default::default() })
+        };
+        Provenance { settings, from: parts.into_iter().map(part).collect(), known: true, ..Default::default() }
+    }
+
     /// Of something whose file says no more than these settings.
     pub fn unknown(settings: Map<String, Value>) -> Self {
         Provenance { settings, ..Default::default() }

@@ -31,6 +31,7 @@ use crate::archive::{Archive, Writer};
 use crate::data::provenance::{Content, Provenance};
 use crate::data::rows;
 use crate::error::{Error, Result};
+use crate::eval::retrieval::Found;
 
 const FORMAT: &str = "x2ct-retrieval-1";
 const ADVICE: &str = "make it again with `x2ct eval retrieval --ranks`";
@@ -93,6 +94,20 @@ pub struct RetrievalFile {
 }
 
 impl RetrievalFile {
+    /// What queries of one kind found in a gallery of another, both of the same ids in the same order.
+    pub fn of_pairs([query, gallery]: [Modality; 2], ids: &[String], found: Found, made: Provenance) -> Self {
+        RetrievalFile {
+            query,
+            gallery,
+            query_ids: ids.to_vec(),
+            gallery_ids: ids.to_vec(),
+            rank: found.above.iter().map(|&above| above as u32 + 1).collect(),
+            nearest: found.nearest,
+            score: found.scores,
+            made,
+        }
+    }
+
     /// Items that are named of each query: [`NEAREST`], or all where there are fewer.
     pub fn k(&self) -> usize {
         self.gallery_ids.len().min(NEAREST)

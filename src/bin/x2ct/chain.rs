@@ -48,15 +48,8 @@ impl Chain {
 
     /// The provenance of what is made of the inputs, in this way; of `unknown` or `forced` inputs it is not known.
     pub fn provenance(&self, settings: Map<String, Value>) -> Provenance {
-        let from = |(name, digest): (&str, &str)| {
-            (name.to_string(), Provenance { digest: digest.into(), known: true, ..Default::default() })
-        };
-        Provenance {
-            settings,
-            from: self.digests().map(from).collect(),
-            known: self.provenance == "recorded",
-            ..Default::default()
-        }
+        let parts = self.digests().map(|(name, digest)| (name, digest.to_string()));
+        Provenance { known: self.provenance == "recorded", ..Provenance::of_digests(settings, parts) }
     }
 
     /// What a comparison of the input in this file could not decide.

@@ -179,7 +179,7 @@ fn of_dataset(
     Ok(code)
 }
 
-/// What came of packing.
+/// The outcome of packing.
 #[derive(Default)]
 struct Packed {
     /// How many volumes, where they were packed.

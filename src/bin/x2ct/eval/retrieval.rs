@@ -64,7 +64,7 @@ struct Way {
 }
 
 impl Way {
-    /// Its name in reports.
+    /// Name of the way in reports.
     fn key(self) -> &'static str {
         match (self.query, self.gallery) {
             (Modality::Cxr, Modality::Ct) => "cxr_to_ct",
@@ -76,7 +76,7 @@ impl Way {
         }
     }
 
-    /// Its name in tables.
+    /// Name of the way in tables.
     fn title(self) -> String {
         let name = |modality| match modality {
             Modality::Cxr => "CXR",
@@ -92,7 +92,7 @@ impl Way {
     }
 }
 
-/// What one way gives.
+/// Recall of one way.
 #[derive(Serialize)]
 struct Outcome {
     #[serde(flatten)]
@@ -228,16 +228,8 @@ fn write_ranks(
     gallery: Gallery,
     chain: &Chain,
 ) -> x2ct::Result<()> {
-    let file = RetrievalFile {
-        query: way.query,
-        gallery: way.gallery,
-        query_ids: ids.to_vec(),
-        gallery_ids: ids.to_vec(),
-        rank: found.above.iter().map(|&above| above as u32 + 1).collect(),
-        nearest: found.nearest,
-        score: found.scores,
-        made: chain.provenance(fields(json!({"protocol": "retrieval", "gallery_of": gallery.name()}))),
-    };
+    let made = chain.provenance(fields(json!({"protocol": "retrieval", "gallery_of": gallery.name()})));
+    let file = RetrievalFile::of_pairs([way.query, way.gallery], ids, found, made);
     let [archive, table] = way.files(name);
     file.write(archive)?;
     files::write_atomic(table, file.csv()?.as_bytes())

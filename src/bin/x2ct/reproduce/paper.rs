@@ -31,7 +31,7 @@ pub struct PaperTable {
     pub rows: Vec<PaperRow>,
 }
 
-/// What a column measures.
+/// One column of a table, and the measure in it.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Column {
     #[serde(default)]
@@ -111,7 +111,7 @@ impl Modality {
     }
 }
 
-/// What is measured.
+/// The measure of a column.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "task", rename_all = "kebab-case")]
 pub enum Task {

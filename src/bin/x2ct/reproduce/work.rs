@@ -90,15 +90,7 @@ impl Kept {
 
 /// Provenance of a result with these settings, of these parts by name and digest.
 pub fn made_of<'a>(settings: Value, parts: impl IntoIterator<Item = (&'a str, String)>) -> Provenance {
-    let part = |(name, digest): (&str, String)| {
-        (name.to_string(), Provenance { digest, known: true, ..Provenance::default() })
-    };
-    Provenance {
-        settings: fields(settings),
-        from: parts.into_iter().map(part).collect(),
-        known: true,
-        ..Provenance::default()
-    }
+    Provenance::of_digests(fields(settings), parts)
 }
 
 impl<'a> Workshop<'a> {
@@ -262,16 +254,8 @@ impl<'a> Workshop<'a> {
         let [found, _] = retrieval::paired(&query.normalised()?, &answers.features, query.dim, NEAREST)?;
         let ranked = Ranked::of(&found.above, &query.ids, &self.bootstrap)?;
         let parts = [("features", query.provenance().digest), ("gallery", answers.provenance().digest)];
-        let file = RetrievalFile {
-            query: asks,
-            gallery: gallery.kind(),
-            query_ids: query.ids,
-            gallery_ids: answers.ids,
-            rank: found.above.iter().map(|&above| above as u32 + 1).collect(),
-            nearest: found.nearest,
-            score: found.scores,
-            made: made_of(json!({"protocol": "retrieval"}), parts),
-        };
+        let made = made_of(json!({"protocol": "retrieval"}), parts);
+        let file = RetrievalFile::of_pairs([asks, gallery.kind()], &query.ids, found, made);
         let name =
             format!("{}-{}-{}-to-{}.safetensors", self.slug(source), data.name(), asks.name(), file.gallery.name());
         file.write(self.out.join("ranks").join(name))?;

@@ -17,7 +17,7 @@ pub struct Material<'a> {
     pub file: &'a Path,
     /// The table of the labels.
     pub table: &'a Path,
-    /// What they are.
+    /// The features and their labels.
     pub set: Labelled,
 }
 
@@ -33,7 +33,7 @@ impl<'a> Material<'a> {
         Ok(Material { file, table, set: Labelled::read(role, (file, tower), (table, labels), chain)? })
     }
 
-    /// How many samples.
+    /// Number of samples.
     pub fn len(&self) -> usize {
         self.set.features.ids.len()
     }
