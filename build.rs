@@ -223,7 +223,11 @@ fn compile_cuda(sources: &[PathBuf], out: &Path, nvcc: &Path) {
     let common = "-std=c++17 -O3 -lineinfo -fatbin -Ikernels --threads=1 --expt-relaxed-constexpr -Xptxas=-v";
     let mut flags: Vec<String> = common.split(' ').map(String::from).collect();
     for arch in archs.split(',') {
-        flags.push(format!("-gencode=arch=compute_{arch},code=sm_{arch}"));
+        // `90a` makes machine code; `compute_90a` makes PTX alone, which needs no ptxas (tools/virtual_gpu.sh).
+        match arch.strip_prefix("compute_") {
+            Some(number) => flags.push(format!("-gencode=arch=compute_{number},code=compute_{number}")),
+            None => flags.push(format!("-gencode=arch=compute_{arch},code=sm_{arch}")),
+        }
     }
     if archs.split(',').any(|arch| arch == "80") {
         flags.push("-gencode=arch=compute_80,code=compute_80".into());

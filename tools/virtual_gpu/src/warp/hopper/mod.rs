@@ -1,0 +1,9 @@
+//! What compute capability 9.0 added: mbarriers, bulk copies, warpgroup products.
+
+mod bulk;
+mod mbarrier;
+mod wgmma;
+
+pub use bulk::*;
+pub use mbarrier::*;
+pub use wgmma::*;

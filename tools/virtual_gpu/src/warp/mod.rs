@@ -1,0 +1,252 @@
+//! Warps: 32 lanes per register, one instruction at a time.
+
+#[macro_use]
+mod lanewise;
+mod access;
+mod arithmetic;
+mod atomics;
+mod bits;
+mod collective;
+mod compare;
+mod copies;
+mod float;
+pub mod hopper;
+mod memory;
+mod mma;
+
+pub use access::*;
+pub use arithmetic::*;
+pub use atomics::*;
+pub use bits::*;
+pub use collective::*;
+pub use compare::*;
+pub use copies::*;
+pub use memory::*;
+pub use mma::*;
+
+use crate::count::Stats;
+
+pub const FULL: u32 = !0;
+pub const SHARED_BASE: u32 = 1024;
+
+pub type OpFn = unsafe fn(&mut Warp, &Inst);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Kind {
+    Plain,
+    Enter, // start of a basic block
+    Bra,   // target in imm
+    BraIf, // r0 predicate, neg, target
+    Sync,  // warp collective: all live lanes (or the mask register r0 of `imm` != 0) must be here, then f
+    Bar,   // r0 barrier id operand, r1 count operand or none
+    Ret,
+    Trap,
+    Yield,   // f, then let other warps run
+    Guarded, // plain with a guard
+    Mem,     // plain that may fault
+}
+
+#[derive(Clone)]
+pub struct Inst {
+    pub f: OpFn,
+    pub r: [u32; 4],
+    pub ext: *const u32,
+    pub imm: i64,
+    pub target: u32,
+    pub guard: u32, // predicate
+    pub loc: u32,
+    pub mem: u32, // number of the memory instruction, for its cached interval
+    pub size: u8, // bytes of one element
+    pub count: u8,
+    pub kind: Kind,
+    pub neg: bool,
+    pub guarded: bool,
+    pub signed: bool,
+    pub class: u8,
+}
+unsafe impl Send for Inst {}
+unsafe impl Sync for Inst {}
+
+pub const NONE: u32 = u32::MAX;
+
+#[derive(Clone, Copy)]
+pub struct Group {
+    pub pc: u32,
+    pub mask: u32,
+    pub blocked: bool,
+}
+
+pub struct Pending {
+    pub mask: u32,
+    pub group: [u32; 32],
+    pub dst: [u32; 32],
+    pub src: [u64; 32],
+    pub bytes: [u32; 32],
+    pub size: u32,
+    pub loc: u32,
+}
+
+pub struct Fault {
+    pub code: u32, // CUresult
+    pub lane: u32,
+    pub text: String,
+}
+
+/// What all warps of a block see.
+pub struct BlockEnv {
+    pub shared: Vec<u8>,
+    pub shared_end: u32,
+    pub params: *const u8,
+    pub params_bytes: usize,
+    pub allocs: *const Vec<(u64, u64)>,
+    pub cache: Vec<(u64, u64)>, // per memory instruction
+    pub stats: Option<Box<Stats>>,
+    pub shadow: Vec<Shadow>, // per 4 bytes, when races are looked for
+    pub epoch: u32,
+    pub races: Vec<Race>,
+    pub fences: [u32; 64],
+    pub last_bar: u32, // instruction of the barrier before this epoch
+    pub bar_sites: std::collections::BTreeMap<u32, [u64; 2]>, // passed, needed
+    pub global: bool,
+    pub cooperative: bool,
+    pub block_tag: u64,
+    pub bars: Vec<u32>,
+    pub bulk: Vec<crate::warp::hopper::Bulk>,
+    pub spins: u64,
+}
+
+/// Who touched a word of shared memory last: (epoch << 6 | warp + 1), and which instruction.
+#[derive(Clone, Copy, Default)]
+pub struct Shadow {
+    pub writer: u32,
+    pub write_loc: u32,
+    pub reader: u32,
+    pub read_loc: u32,
+    pub write_lane: u32,
+    pub read_lane: u32,
+    pub reader2: u32,     // another warp's
+    pub write_fence: u32, // fences of the async proxy that the writer had passed
+}
+
+pub struct Warp {
+    pub regs: *mut u32,
+    pub consts: *const u32,
+    pub mask: u32,
+    pub preds: Vec<u32>,
+    pub special: Box<[[u32; 32]; 24]>,
+    pub env: *mut BlockEnv,
+    pub fault: Option<Box<Fault>>,
+    pub live: u32,
+    pub pc: u32,
+    pub others: Vec<Group>,
+    pub local: Vec<u8>,
+    pub local_bytes: usize,
+    pub pending: Vec<Pending>,
+    pub commits: [u32; 32],
+    pub index: u32,
+    pub state: State,
+    pub storage: Vec<Slot>,
+    pub products: Vec<crate::warp::hopper::Product>,
+    pub wgroup: u32,
+    pub wsync: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    Ready,
+    AtBar(u32, u32), // id, warps expected (0: all)
+    Done,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C, align(128))]
+pub struct Slot(pub [u32; 32]);
+
+pub trait Lane: Copy + Default {
+    const D: bool;
+    unsafe fn at(p: *const u32, l: usize) -> Self;
+    unsafe fn put(p: *mut u32, l: usize, v: Self);
+}
+macro_rules! lane {
+    ($t:ty, $d:expr, $w:ty, |$x:ident| $to:expr, |$y:ident| $from:expr) => {
+        impl Lane for $t {
+            const D: bool = $d;
+            #[inline(always)]
+            unsafe fn at(p: *const u32, l: usize) -> $t {
+                let $y = unsafe { *(p as *const $w).add(l) };
+                $from
+            }
+            #[inline(always)]
+            unsafe fn put(p: *mut u32, l: usize, $x: $t) {
+                unsafe { *(p as *mut $w).add(l) = $to }
+            }
+        }
+    };
+}
+lane!(u32, false, u32, |x| x, |y| y);
+lane!(i32, false, u32, |x| x as u32, |y| y as i32);
+lane!(f32, false, f32, |x| x, |y| y);
+lane!(u16, false, u32, |x| x as u32, |y| y as u16);
+lane!(i16, false, u32, |x| x as u16 as u32, |y| y as u16 as i16);
+lane!(u8, false, u32, |x| x as u32, |y| y as u8);
+lane!(i8, false, u32, |x| x as u8 as u32, |y| y as u8 as i8);
+lane!(u64, true, u64, |x| x, |y| y);
+lane!(i64, true, u64, |x| x as u64, |y| y as i64);
+lane!(f64, true, f64, |x| x, |y| y);
+
+impl Warp {
+    /// The 32 lanes of an operand: a register, or a constant where the top bit is set.
+    #[inline(always)]
+    pub unsafe fn p(&self, r: u32) -> *const u32 {
+        let base = if (r as i32) < 0 { self.consts } else { self.regs as *const u32 };
+        unsafe { base.add(((r & 0x7fff_ffff) as usize) * 32) }
+    }
+    #[inline(always)]
+    pub unsafe fn pm(&self, r: u32) -> *mut u32 {
+        unsafe { self.regs.add(r as usize * 32) }
+    }
+    #[inline(always)]
+    pub unsafe fn put<T: Lane>(&mut self, r: u32, v: &[T; 32]) {
+        unsafe {
+            let d = self.pm(r);
+            let m = self.mask;
+            if m == FULL {
+                for l in 0..32 {
+                    T::put(d, l, v[l]);
+                }
+            } else {
+                for l in 0..32 {
+                    let old = T::at(d, l);
+                    T::put(d, l, if m >> l & 1 != 0 { v[l] } else { old });
+                }
+            }
+        }
+    }
+    #[inline(always)]
+    pub fn put_pred(&mut self, p: u32, v: u32) {
+        let m = self.mask;
+        let d = &mut self.preds[p as usize];
+        *d = (*d & !m) | (v & m);
+    }
+    #[inline(always)]
+    pub fn pred(&self, p: u32) -> u32 {
+        // constants: 0 false, top bit with 1: true
+        if (p as i32) < 0 { 0u32.wrapping_sub(p & 1) } else { self.preds[p as usize] }
+    }
+    #[cold]
+    pub fn fail(&mut self, code: u32, lane: u32, text: String) {
+        if self.fault.is_none() {
+            self.fault = Some(Box::new(Fault { code, lane, text }));
+        }
+    }
+    #[inline(always)]
+    pub fn env(&mut self) -> &mut BlockEnv {
+        unsafe { &mut *self.env }
+    }
+}
+
+pub const ILLEGAL_ADDRESS: u32 = 700;
+pub const MISALIGNED: u32 = 716;
+pub const LAUNCH_FAILED: u32 = 719;
+pub const ILLEGAL_INSTRUCTION: u32 = 715;
