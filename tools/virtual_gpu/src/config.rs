@@ -1,71 +1,279 @@
-//! Settings from the environment.
+//! Settings from the environment: `VIRTUAL_GPU_*`, each documented at the head of the crate.
 
 use crate::launch as run;
 use std::ffi::c_int;
+use std::path::PathBuf;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-pub fn env(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|v| !v.is_empty() && v != "0")
-}
-
+/// Every setting, as a process finds it at its first call of the driver.
+#[derive(Debug)]
 pub struct Config {
-    pub cc: u32,
+    /// The chip.
+    pub arch: Arch,
+    /// What a launch is told: threads, order, checks, counters.
     pub options: run::Options,
+    /// Seed of every choice that a GPU leaves open; 0 takes the plainest.
+    pub seed: u64,
+    /// Whether a failed kernel ends the context.
     pub sticky: bool,
-    pub lazy: bool,
+    /// Whether the device has memory pools.
+    pub pools: bool,
+    /// Whether each launch is printed.
     pub trace: bool,
-    pub limit: usize,
+    /// Whether memory, streams, events, graphs and modules left at the end of the context are reported.
+    pub leaks: bool,
+    /// Whether barriers that no access needed are printed at exit.
+    pub barriers: bool,
+    /// Whether every kernel of a module is compiled when the module is loaded.
+    pub eager: bool,
+    /// Whether the speed of execution is printed at exit.
+    pub speed: bool,
+    /// Where counters go.
+    pub count: Option<PathBuf>,
+    /// Where the names of the kernels launched go.
+    pub kernels: Option<PathBuf>,
+    /// The table of registers that occupancy follows.
+    pub registers: Option<PathBuf>,
+    /// Memory of the device, bytes.
+    pub memory: usize,
+    /// Bits below an f32's that tensor cores keep while they add; `None` adds exactly.
+    pub tensor_bits: Option<u64>,
+    /// Whether `ex2.approx` errs as far as it may.
+    pub ex2_error: bool,
 }
-pub fn config() -> &'static Config {
-    static C: OnceLock<Config> = OnceLock::new();
-    C.get_or_init(|| {
-        unsafe extern "C" {
-            fn atexit(f: extern "C" fn()) -> c_int;
+
+/// The chips there are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Arch {
+    /// Compute capability 8.0: an A100.
+    Sm80,
+    /// Compute capability 9.0 with the instructions of that chip alone: an H200.
+    Sm90a,
+}
+
+impl Arch {
+    /// Ten times the compute capability.
+    pub fn capability(self) -> u32 {
+        match self {
+            Arch::Sm80 => 80,
+            Arch::Sm90a => 90,
         }
-        extern "C" fn bye() {
-            run::print_stats();
-            if env("VGPU_BARS").is_some() {
-                run::print_sites();
-            }
-            if env("VGPU_SPEED").is_some() || env("VGPU_STATS").is_some() {
-                let (l, w, n) = (run::LANES.load(Ordering::Relaxed), run::WARPS.load(Ordering::Relaxed), run::NANOS.load(Ordering::Relaxed));
-                eprintln!(
-                    "vgpu: {} launches, {w} warp and {l} lane instructions in {:.3} s of launches: {:.1} M lane instructions per second",
-                    run::LAUNCHES.load(Ordering::Relaxed),
-                    n as f64 * 1e-9,
-                    l as f64 / (n as f64 * 1e-3).max(1.0)
-                );
-            }
-        }
-        unsafe { atexit(bye) };
-        let number = |n: &str, d: usize| std::env::var(n).ok().and_then(|v| v.parse().ok()).unwrap_or(d);
-        let hw = number("VGPU_HW", 0);
-        HW.store(hw & 1 != 0, Ordering::Relaxed);
-        HW_EX2.store(hw & 2 != 0, Ordering::Relaxed);
-        HW_BITS.store(23 + number("VGPU_HW_BITS", 1) as u64, Ordering::Relaxed);
-        EARLY.store(number("VGPU_ORDER", 0) == 1, Ordering::Relaxed);
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
         Config {
-            cc: number("VGPU_CC", 80) as u32,
-            options: run::Options {
-                threads: number("VGPU_THREADS", 2),
-                races: env("VGPU_RACE").is_some(),
-                global: env("VGPU_GLOBAL").is_some(),
-                stats: env("VGPU_STATS").is_some(),
-                sample: number("VGPU_SAMPLE", 0) as u64,
-                order: number("VGPU_ORDER", 0) as u32,
-            },
-            sticky: env("VGPU_STICKY").is_some(),
-            lazy: env("VGPU_LAZY").is_some(),
-            trace: env("VGPU_TRACE").is_some(),
-            limit: number("VGPU_MEM", 6144) << 20,
+            arch: Arch::Sm80,
+            options: run::Options { threads, races: false, global: false, stats: false, sample: 0, order: 0 },
+            seed: 0,
+            sticky: true,
+            pools: true,
+            trace: false,
+            leaks: false,
+            barriers: false,
+            eager: false,
+            speed: false,
+            count: None,
+            kernels: None,
+            registers: None,
+            memory: 6144 << 20,
+            tensor_bits: None,
+            ex2_error: false,
         }
+    }
+}
+
+impl Config {
+    /// The settings among `variables`, or what is wrong with them.
+    pub fn parse(variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, String> {
+        let mut config = Config::default();
+        for (name, value) in variables {
+            if let Some(setting) = name.strip_prefix("VIRTUAL_GPU_") {
+                config.set(setting, &value).map_err(|problem| format!("{name}={value}: {problem}"))?;
+            } else if name.starts_with("VGPU_") {
+                return Err(format!("{name}: settings of the virtual GPU are named VIRTUAL_GPU_*"));
+            }
+        }
+        config.options.order = config.seed.min(2) as u32;
+        config.options.stats = config.count.is_some();
+        Ok(config)
+    }
+
+    fn set(&mut self, setting: &str, value: &str) -> Result<(), String> {
+        match setting {
+            "ARCH" => self.arch = arch(value)?,
+            "SEED" => self.seed = number(value)?,
+            "THREADS" => self.options.threads = number(value)?.max(1) as usize,
+            "MEMORY" => self.memory = (number(value)? as usize) << 20,
+            "SANITIZE" => self.sanitize(value)?,
+            "STICKY" => self.sticky = switch(value)?,
+            "POOLS" => self.pools = switch(value)?,
+            "TRACE" => self.trace = switch(value)?,
+            "EAGER" => self.eager = switch(value)?,
+            "SPEED" => self.speed = switch(value)?,
+            "COUNT" => self.count = Some(file(value)?),
+            "KERNELS" => self.kernels = Some(file(value)?),
+            "REGISTERS" => self.registers = Some(file(value)?),
+            "SAMPLE" => self.options.sample = number(value)?,
+            "TENSOR_BITS" => self.tensor_bits = Some(number(value)?),
+            "EX2_ERROR" => self.ex2_error = switch(value)?,
+            _ => {
+                const KNOWN: &str = "ARCH, SEED, THREADS, MEMORY, SANITIZE, STICKY, POOLS, TRACE, EAGER, SPEED, COUNT, KERNELS, REGISTERS, SAMPLE, TENSOR_BITS and EX2_ERROR";
+                return Err(format!("there is no such setting; there are {KNOWN}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn sanitize(&mut self, value: &str) -> Result<(), String> {
+        for check in value.split(',') {
+            let all = check == "all";
+            if !all && !["none", "shared", "global", "barriers", "leaks"].contains(&check) {
+                return Err(format!(
+                    "there is no check `{check}`; choose all, none, or some of shared, global, barriers and leaks"
+                ));
+            }
+            self.options.races |= all || check == "shared" || check == "barriers";
+            self.options.global |= all || check == "global";
+            self.barriers |= check == "barriers";
+            self.leaks |= all || check == "leaks";
+        }
+        Ok(())
+    }
+}
+
+fn arch(value: &str) -> Result<Arch, String> {
+    match value {
+        "80" => Ok(Arch::Sm80),
+        "90a" => Ok(Arch::Sm90a),
+        _ => Err("choose 80 or 90a".into()),
+    }
+}
+
+fn number(value: &str) -> Result<u64, String> {
+    value.parse().map_err(|_| "give a whole number".into())
+}
+
+fn switch(value: &str) -> Result<bool, String> {
+    match value {
+        "0" => Ok(false),
+        "1" => Ok(true),
+        _ => Err("choose 0 or 1".into()),
+    }
+}
+
+fn file(value: &str) -> Result<PathBuf, String> {
+    if value.is_empty() { Err("name a file".into()) } else { Ok(value.into()) }
+}
+
+/// The settings of this process, or what is wrong with them.
+pub fn settings() -> &'static Result<Config, String> {
+    static SETTINGS: OnceLock<Result<Config, String>> = OnceLock::new();
+    SETTINGS.get_or_init(|| {
+        let variables =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let config = Config::parse(variables)?;
+        HW.store(config.tensor_bits.is_some(), Ordering::Relaxed);
+        HW_BITS.store(23 + config.tensor_bits.unwrap_or(1), Ordering::Relaxed);
+        HW_EX2.store(config.ex2_error, Ordering::Relaxed);
+        EARLY.store(config.options.order == 1, Ordering::Relaxed);
+        print_at_exit();
+        Ok(config)
     })
 }
 
-/// Sums of tensor cores and ex2.approx with the errors that chips make.
-pub static HW_EX2: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+/// The settings of this process.
+///
+/// # Panics
+/// Where they are wrong: `cuInit` has then said so and failed.
+pub fn config() -> &'static Config {
+    settings().as_ref().unwrap_or_else(|problem| panic!("{problem}"))
+}
+
+/// Has what was counted printed when the process ends.
+fn print_at_exit() {
+    unsafe extern "C" {
+        fn atexit(call: extern "C" fn()) -> c_int;
+    }
+    extern "C" fn print() {
+        let config = config();
+        run::print_stats();
+        if config.barriers {
+            run::print_sites();
+        }
+        if config.speed {
+            print_speed();
+        }
+        crate::driver::at_exit();
+    }
+    // Safety: the function takes nothing and stays loaded: the library is never unloaded once used.
+    unsafe { atexit(print) };
+}
+
+fn print_speed() {
+    let [lanes, warps, nanoseconds, launches] =
+        [&run::LANES, &run::WARPS, &run::NANOS, &run::LAUNCHES].map(|n| n.load(Ordering::Relaxed));
+    eprintln!(
+        "virtual_gpu: {launches} launches, {warps} warp and {lanes} lane instructions in {:.3} s of launches: {:.1} M lane instructions per second",
+        nanoseconds as f64 * 1e-9,
+        lanes as f64 / (nanoseconds as f64 * 1e-3).max(1.0)
+    );
+}
+
+/// Whether `ex2.approx` errs as far as it may.
+pub static HW_EX2: AtomicBool = AtomicBool::new(false);
+/// Bits that tensor cores keep while they add.
 pub static HW_BITS: AtomicU64 = AtomicU64::new(24);
-pub static HW: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
-/// Bulk copies land at once.
-pub static EARLY: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+/// Whether tensor cores truncate.
+pub static HW: AtomicBool = AtomicBool::new(false);
+/// Whether bulk copies land at once.
+pub static EARLY: AtomicBool = AtomicBool::new(false);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(pairs: &[(&str, &str)]) -> Result<Config, String> {
+        Config::parse(pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())))
+    }
+
+    #[test]
+    fn settings_are_read_by_name_and_others_variables_are_not_looked_at() {
+        let config = parsed(&[
+            ("PATH", "/bin"),
+            ("VIRTUAL_GPU_ARCH", "90a"),
+            ("VIRTUAL_GPU_SEED", "7"),
+            ("VIRTUAL_GPU_THREADS", "3"),
+            ("VIRTUAL_GPU_MEMORY", "64"),
+            ("VIRTUAL_GPU_SANITIZE", "global,leaks"),
+            ("VIRTUAL_GPU_COUNT", "counts.json"),
+        ])
+        .unwrap();
+        assert_eq!(config.arch, Arch::Sm90a);
+        assert_eq!((config.seed, config.options.threads, config.memory), (7, 3, 64 << 20));
+        assert_eq!((config.options.global, config.options.races, config.leaks), (true, false, true));
+        assert!(config.options.stats);
+    }
+
+    #[test]
+    fn what_is_not_set_is_as_on_a_gpu() {
+        let config = parsed(&[]).unwrap();
+        assert_eq!(config.arch.capability(), 80);
+        assert!(config.sticky && config.pools);
+        assert!(!config.options.races && !config.options.global && !config.options.stats && config.options.sample == 0);
+    }
+
+    #[test]
+    fn unknown_names_and_values_are_refused_with_the_choices() {
+        let problem = |name, value| parsed(&[(name, value)]).unwrap_err();
+        assert!(problem("VIRTUAL_GPU_ORDER", "1").contains("there is no such setting; there are ARCH, SEED"));
+        assert_eq!(problem("VIRTUAL_GPU_ARCH", "86"), "VIRTUAL_GPU_ARCH=86: choose 80 or 90a");
+        assert!(problem("VIRTUAL_GPU_SANITIZE", "race").contains("there is no check `race`"));
+        assert_eq!(problem("VIRTUAL_GPU_TRACE", "yes"), "VIRTUAL_GPU_TRACE=yes: choose 0 or 1");
+        assert_eq!(problem("VIRTUAL_GPU_SEED", "-1"), "VIRTUAL_GPU_SEED=-1: give a whole number");
+        assert!(problem("VGPU_CC", "90").contains("named VIRTUAL_GPU_*"));
+    }
+}

@@ -1,11 +1,27 @@
-//! A virtual CUDA GPU: libcuda.so.1 whose device is this processor.
+//! A virtual CUDA GPU: executes PTX behind the CUDA driver interface, on a processor.
 //!
-//! VGPU_CC=80|90 which chip; VGPU_THREADS=n; VGPU_STATS=1 counters at exit; VGPU_RACE=1 shared-memory races; VGPU_BARS=1 (with it) barriers that nothing needed;
-//! VGPU_ORDER=0|1|2 order of warps and blocks; VGPU_STICKY=1 a failed kernel ends the context; VGPU_MEM=MiB;
-//! VGPU_TRACE=1 one line per launch;
-//! VGPU_SAMPLE=n runs only n blocks of a launch (for counters; results are wrong);
-//! VGPU_LAZY=1 streams run only when they are waited for; VGPU_GLOBAL=1 races and uninitialised reads of global memory;
-//! VGPU_HW=1 the truncation of tensor cores (VGPU_HW_BITS more bits while adding), 2 errors of ex2.approx, 3 both.
+//! Built as a library that takes the place of `libcuda.so.1` and of `libcublasLt.so.13`, so that a program with PTX in its
+//! fatbins runs unchanged. `tools/virtual_gpu.sh` builds everything and runs a command with it. Settings are variables of
+//! the environment; a name or a value that is not in this table makes `cuInit` fail and is printed:
+//!
+//! | Variable | Meaning |
+//! |---|---|
+//! | `VIRTUAL_GPU_ARCH=80\|90a` | The chip: an A100 of compute capability 8.0 (where nothing is said), or an H200 of 9.0 that also runs what exists for `sm_90a` alone. |
+//! | `VIRTUAL_GPU_SEED=N` | Chooses what a GPU leaves open: the order of streams, of a graph's nodes, of blocks and warps, and when asynchronous copies land. 0 runs a stream only when it is waited for. |
+//! | `VIRTUAL_GPU_THREADS=N` | Threads of the processor for the blocks of a launch; as many as it has cores where nothing is said. |
+//! | `VIRTUAL_GPU_MEMORY=MIB` | Memory of the device; 6144 where nothing is said. |
+//! | `VIRTUAL_GPU_SANITIZE=CHECKS` | `all`, or a list of `shared` (races in shared memory), `global` (races in global memory, reads of what nobody wrote), `barriers` (at exit, barriers that no access needed) and `leaks` (what is left when the context or the process ends). |
+//! | `VIRTUAL_GPU_STICKY=0` | A failed kernel leaves the context usable; on a GPU it does not. |
+//! | `VIRTUAL_GPU_POOLS=0` | The device has no memory pools. |
+//! | `VIRTUAL_GPU_REGISTERS=FILE` | Registers of every kernel for occupancy, as `benches/RESOURCES.md` holds them; without it a kernel has as many as its launch bounds permit. |
+//! | `VIRTUAL_GPU_KERNELS=FILE` | Names of the kernels launched, one a line, are appended at exit. |
+//! | `VIRTUAL_GPU_COUNT=FILE` | Counters of every kernel. |
+//! | `VIRTUAL_GPU_SAMPLE=N` | Runs N blocks of a launch and no more, for counters: results are wrong. |
+//! | `VIRTUAL_GPU_TENSOR_BITS=N` | Tensor cores truncate: they keep N bits below an f32's while they add. |
+//! | `VIRTUAL_GPU_EX2_ERROR=1` | `ex2.approx` errs as far as it may. |
+//! | `VIRTUAL_GPU_TRACE=1` | Prints a line for each launch. |
+//! | `VIRTUAL_GPU_EAGER=1` | Compiles every kernel of a module when the module is loaded. |
+//! | `VIRTUAL_GPU_SPEED=1` | Prints the speed of execution at exit. |
 #![allow(non_snake_case, clippy::missing_safety_doc)]
 #![allow(unsafe_op_in_unsafe_fn)]
 

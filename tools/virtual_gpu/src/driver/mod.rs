@@ -70,7 +70,7 @@ fn allocate(bytes: usize) -> Result<u64, R> {
         return Err(INVALID_VALUE);
     }
     heap(|h| {
-        if bytes > config().limit || h.used + bytes > config().limit {
+        if bytes > config().memory || h.used + bytes > config().memory {
             return Err(OUT_OF_MEMORY);
         }
         let total = block_bytes(bytes);
@@ -188,16 +188,10 @@ fn drain_locked(s: &Stream, enough: &dyn Fn() -> bool) -> R {
     worst
 }
 fn drain(s: &Stream) -> R {
-    if !config().lazy {
-        return OK;
-    }
     let _one = RUNNING.lock().unwrap();
     drain_locked(s, &|| false)
 }
 fn drain_all(only_blocking: bool) -> R {
-    if !config().lazy {
-        return OK;
-    }
     let _one = RUNNING.lock().unwrap();
     let all: Vec<usize> = STREAMS.lock().unwrap().clone();
     let mut worst = drain_locked(DEFAULT_STREAM.get_or_init(Stream::default), &|| false);
@@ -210,9 +204,6 @@ fn drain_all(only_blocking: bool) -> R {
     worst
 }
 fn drain_event(e: &Event) -> R {
-    if !config().lazy {
-        return OK;
-    }
     let n = e.recorded.load(Ordering::Relaxed);
     if e.done.load(Ordering::Relaxed) >= n {
         return OK;
@@ -225,6 +216,19 @@ fn drain_event(e: &Event) -> R {
     drain_locked(unsafe { stream(s as P) }, &|| e.done.load(Ordering::Relaxed) >= n)
 }
 struct Graph(Vec<Work>);
+
+/// Kernels launched, by name.
+static KERNELS: Mutex<std::collections::BTreeSet<String>> = Mutex::new(std::collections::BTreeSet::new());
+
+/// What stands at the end of the process: the names of the kernels launched.
+pub fn at_exit() {
+    let Some(file) = &config().kernels else { return };
+    let names: String = KERNELS.lock().unwrap().iter().map(|name| format!("{name}\n")).collect();
+    let written = std::fs::OpenOptions::new().append(true).create(true).open(file);
+    if let Err(e) = written.and_then(|mut file| std::io::Write::write_all(&mut file, names.as_bytes())) {
+        eprintln!("virtual_gpu: {}: {e}", file.display());
+    }
+}
 
 static DEFAULT_STREAM: OnceLock<Stream> = OnceLock::new();
 unsafe fn stream<'a>(s: *mut c_void) -> &'a Stream {
@@ -273,12 +277,8 @@ unsafe fn queue(s: *mut c_void, w: Work) -> R {
         Some(Err(_)) => CAPTURE_INVALIDATED,
         None => {
             drop(c);
-            if config().lazy {
-                stream(s).queue.lock().unwrap().push_back(w);
-                OK
-            } else {
-                perform(&w)
-            }
+            stream(s).queue.lock().unwrap().push_back(w);
+            OK
         }
     }
 }
@@ -308,6 +308,9 @@ fn launch_now(l: &Arc<run::Launch>) -> R {
         0
     };
     let allocs = if l.cooperative { heap(|h| h.map.clone()) } else { allocs };
+    if config().kernels.is_some() && !KERNELS.lock().unwrap().contains(&l.kernel.name) {
+        KERNELS.lock().unwrap().insert(l.kernel.name.clone());
+    }
     l.number.store(NUMBER.fetch_add(1, Ordering::Relaxed) & 0xfffff, Ordering::Relaxed);
     let started = Instant::now();
     let r = run::run(l, &config().options, allocs, workspace);
@@ -421,7 +424,7 @@ unsafe fn launch(f: P, g: [u32; 3], b: [u32; 3], shared: u32, s: P, params: *mut
 }
 /// Multiprocessors, KiB of shared memory of one and of a block, threads of one, L2 MiB.
 fn chip() -> (u32, i32, i32, u32, i32) {
-    match config().cc {
+    match config().arch.capability() {
         80 => (108, 164, 163, 2048, 40),
         86 => (82, 100, 99, 1536, 6),
         89 => (128, 100, 99, 1536, 72),
@@ -438,15 +441,20 @@ fn occupancy(f: &Function, threads: u32, shared: usize) -> u32 {
 }
 
 api! {
-    cuInit(_f: c_uint) { config(); OK }
+    cuInit(_f: c_uint) {
+        match settings() {
+            Ok(_) => OK,
+            Err(problem) => { eprintln!("virtual_gpu: {problem}"); INVALID_VALUE }
+        }
+    }
     cuDriverGetVersion(v: *mut c_int) { *v = 13000; OK }
     cuDeviceGetCount(n: *mut c_int) { *n = 1; OK }
     cuDeviceGet(d: *mut c_int, n: c_int) { if n != 0 { return 101; } *d = 0; OK }
     cuDeviceGetName(name: *mut c_char, len: c_int, _d: c_int) {
-        let t = format!("Virtual GPU sm_{}\0", config().cc);
+        let t = format!("Virtual GPU sm_{}\0", config().arch.capability());
         std::ptr::copy_nonoverlapping(t.as_ptr(), name as *mut u8, t.len().min(len as usize)); OK
     }
-    cuDeviceTotalMem_v2(n: *mut usize, _d: c_int) { *n = config().limit; OK }
+    cuDeviceTotalMem_v2(n: *mut usize, _d: c_int) { *n = config().memory; OK }
     cuDeviceGetUuid(u: *mut u8, _d: c_int) { std::ptr::write_bytes(u, 7, 16); OK }
     cuDeviceGetUuid_v2(u: *mut u8, _d: c_int) { std::ptr::write_bytes(u, 7, 16); OK }
     cuDeviceGetAttribute(v: *mut c_int, a: c_uint, _d: c_int) {
@@ -455,9 +463,9 @@ api! {
             1 | 2 | 3 => 1024, 4 => 64, 5 => 0x7fff_ffff, 6 | 7 => 65535, 8 => 49152, 9 => 65536, 10 => 32, 12 => 65536,
             13 => 1410000, 14 => 512, 16 => sms() as i32, 36 => 1215000, 37 => 5120,
             38 => l2 << 20, 39 => threads as i32, 41 => 1,
-            75 => (config().cc / 10) as i32, 76 => (config().cc % 10) as i32,
+            75 => (config().arch.capability() / 10) as i32, 76 => (config().arch.capability() % 10) as i32,
             81 => sm << 10, 82 => 65536, 95 => 1,
-            97 => optin << 10, 106 => 32, 115 => env("VGPU_NOPOOL").is_none() as i32, _ => 0,
+            97 => optin << 10, 106 => 32, 115 => config().pools as i32, _ => 0,
         };
         OK
     }
@@ -469,7 +477,7 @@ api! {
     cuCtxGetDevice(d: *mut c_int) { *d = 0; OK }
     cuCtxSynchronize() { alive!(); drain_all(false) }
     cuCtxSetFlags(_f: c_uint) { OK }
-    cuMemGetInfo_v2(free: *mut usize, total: *mut usize) { alive!(); let l = config().limit; *total = l; *free = l - heap(|h| h.used); OK }
+    cuMemGetInfo_v2(free: *mut usize, total: *mut usize) { alive!(); let l = config().memory; *total = l; *free = l - heap(|h| h.used); OK }
     cuMemAlloc_v2(p: *mut u64, n: usize) { alive!(); match allocate(n) { Ok(a) => { *p = a; OK } Err(e) => e } }
     cuMemFree_v2(p: u64) { alive!(); if p == 0 { return OK; } drain_all(false); release(p) }
     cuMemAllocAsync(p: *mut u64, n: usize, s: P) {
@@ -514,7 +522,7 @@ api! {
     cuMemcpyDtoH_v2(d: P, s: u64, n: usize) { alive!(); drain_all(true); let r = checked("a copy from the device", s, n); if r != OK { return r; } std::ptr::copy(s as *const u8, d as *mut u8, n); OK }
     cuMemcpyDtoD_v2(d: u64, s: u64, n: usize) { alive!(); drain_all(true); let r = checked("a copy to", d, n) | checked("a copy from", s, n); if r != OK { return r; } perform(&Work::Copy(d, s, n)) }
     cuMemcpyHtoDAsync_v2(d: u64, s: P, n: usize, q: P) { let r = checked("a copy to the device", d, n); if r != OK { return r; }
-        if config().lazy && !pinned(s as u64) { return queue(q, Work::Upload(d, Arc::new(std::slice::from_raw_parts(s as *const u8, n).to_vec()))); }
+        if !pinned(s as u64) { return queue(q, Work::Upload(d, Arc::new(std::slice::from_raw_parts(s as *const u8, n).to_vec()))); }
         queue(q, Work::Copy(d, s as u64, n)) }
     cuMemcpyDtoHAsync_v2(d: P, s: u64, n: usize, q: P) { let r = checked("a copy from the device", s, n); if r != OK { return r; }
         let r = queue(q, Work::Copy(d as u64, s, n));
@@ -576,7 +584,7 @@ api! {
     cuEventElapsedTime_v2(ms: *mut f32, a: P, b: P) { elapsed(ms, a, b) }
     cuModuleLoadData(m: *mut P, image: *const c_char) {
         alive!();
-        let text = match fatbin::ptx(image as *const u8, config().cc) {
+        let text = match fatbin::ptx(image as *const u8, config().arch.capability()) {
             Ok(text) => text,
             Err(e) => { eprintln!("vgpu: {e}"); return 209; }
         };
@@ -615,7 +623,7 @@ api! {
         let number = |key: &str| e.head.find(key).and_then(|p| e.head[p + key.len()..].trim_start().split(|c: char| !c.is_ascii_digit()).next().and_then(|x| x.parse().ok()));
         let (threads, min_blocks) = (number(".maxntid").unwrap_or(1024), number(".minnctapersm").unwrap_or(1));
         *f = Box::into_raw(Box::new(Function { module: m.clone(), name, kernel: OnceLock::new(), dynamic_limit: AtomicU32::new(48 * 1024), threads, min_blocks })) as P;
-        if env("VGPU_EAGER").is_some() { (*(*f as *const Function)).kernel(); }
+        if config().eager { (*(*f as *const Function)).kernel(); }
         OK
     }
     cuFuncSetAttribute(f: P, a: c_uint, v: c_int) {

@@ -19,6 +19,7 @@ pub struct Launch {
     pub number: AtomicU64,
 }
 
+#[derive(Debug)]
 pub struct Options {
     pub threads: usize,
     pub races: bool,
