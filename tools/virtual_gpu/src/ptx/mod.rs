@@ -1,6 +1,9 @@
 //! PTX text to instructions with virtual registers. Entries are found at load and parsed at their first launch.
 
+mod error;
 pub mod fatbin;
+
+pub use error::Why;
 
 use std::collections::HashMap;
 
@@ -12,24 +15,24 @@ pub enum Class {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum Opnd {
+pub enum Operand {
     Reg(u32),
     Pair(u32, u32), // d|p
     Imm(u64),
     F32(u32),
     F64(u64),
-    Vec(Vec<Opnd>),
-    Addr(Box<Opnd>, i64),
+    Vec(Vec<Operand>),
+    Addr(Box<Operand>, i64),
     Sym(String),
     Special(String),
     Sink,
 }
 
 #[derive(Debug)]
-pub struct PInst {
+pub struct Statement {
     pub op: String,
     pub guard: Option<(u32, bool)>,
-    pub opnds: Vec<Opnd>,
+    pub operands: Vec<Operand>,
     pub loc: u32,  // into locs
     pub used: u32, // bytes of a load that are used, if not all
 }
@@ -37,7 +40,7 @@ pub struct PInst {
 #[derive(Debug)]
 pub enum Item {
     Label(String),
-    Inst(PInst),
+    Inst(Statement),
 }
 
 #[derive(Debug, Clone)]
@@ -279,7 +282,7 @@ impl Module {
     }
 }
 
-pub struct Func {
+pub struct Body {
     pub items: Vec<Item>,
     pub classes: Vec<Class>,                       // of virtual registers
     pub locs: Vec<(u32, u32, Option<(u32, u32)>)>, // file, line, inlined at
@@ -295,7 +298,7 @@ struct Scope {
 
 struct P<'a> {
     m: &'a Module,
-    f: Func,
+    f: Body,
     scopes: Vec<Scope>,
     loc: u32,
     calls: u32,
@@ -339,11 +342,11 @@ impl<'a> P<'a> {
         self.scopes.iter().rev().find_map(|s| s.params.get(name).copied())
     }
 
-    fn operand(&self, s: &str) -> Result<Opnd, String> {
+    fn operand(&self, s: &str) -> Result<Operand, String> {
         let s = s.trim();
         if let Some(inner) = s.strip_prefix('{') {
             let inner = inner.trim_end_matches('}');
-            return Ok(Opnd::Vec(inner.split(',').map(|x| self.operand(x)).collect::<Result<_, _>>()?));
+            return Ok(Operand::Vec(inner.split(',').map(|x| self.operand(x)).collect::<Result<_, _>>()?));
         }
         if let Some(inner) = s.strip_prefix('[') {
             let inner = inner.trim_end_matches(']').trim();
@@ -354,35 +357,35 @@ impl<'a> P<'a> {
                 ),
                 _ => (inner, 0),
             };
-            return Ok(Opnd::Addr(Box::new(self.operand(base)?), off));
+            return Ok(Operand::Addr(Box::new(self.operand(base)?), off));
         }
         if s == "_" {
-            return Ok(Opnd::Sink);
+            return Ok(Operand::Sink);
         }
         if let Some((a, b)) = s.split_once('|') {
             let a = self.reg(a.trim()).ok_or_else(|| format!("register {a}"))?;
             let b = self.reg(b.trim()).ok_or_else(|| format!("register {b}"))?;
-            return Ok(Opnd::Pair(a, b));
+            return Ok(Operand::Pair(a, b));
         }
         if let Some(r) = self.reg(s) {
-            return Ok(Opnd::Reg(r));
+            return Ok(Operand::Reg(r));
         }
         if let Some(r) = self.param_reg(s) {
-            return Ok(Opnd::Reg(r));
+            return Ok(Operand::Reg(r));
         }
         if s.starts_with('%') {
-            return Ok(Opnd::Special(s.to_string()));
+            return Ok(Operand::Special(s.to_string()));
         }
         if let Some(h) = s.strip_prefix("0f").or(s.strip_prefix("0F")) {
-            return u32::from_str_radix(h, 16).map(Opnd::F32).map_err(|e| format!("{s}: {e}"));
+            return u32::from_str_radix(h, 16).map(Operand::F32).map_err(|e| format!("{s}: {e}"));
         }
         if let Some(h) = s.strip_prefix("0d").or(s.strip_prefix("0D")) {
-            return u64::from_str_radix(h, 16).map(Opnd::F64).map_err(|e| format!("{s}: {e}"));
+            return u64::from_str_radix(h, 16).map(Operand::F64).map_err(|e| format!("{s}: {e}"));
         }
         if s.starts_with(|c: char| c.is_ascii_digit() || c == '-') {
-            return parse_int(s).map(Opnd::Imm).ok_or_else(|| format!("number {s}"));
+            return parse_int(s).map(Operand::Imm).ok_or_else(|| format!("number {s}"));
         }
-        Ok(Opnd::Sym(s.to_string()))
+        Ok(Operand::Sym(s.to_string()))
     }
 
     fn decl(&mut self, s: &str) -> Result<(), String> {
@@ -546,34 +549,40 @@ impl<'a> P<'a> {
             parts.push(&args[start..]);
         }
         let mut op = op.to_string();
-        let mut opnds: Vec<Opnd>;
+        let mut operands: Vec<Operand>;
         if op == "bra" || op == "bra.uni" {
-            opnds = vec![Opnd::Sym(format!("{label_prefix}{}", parts[0].trim()))];
+            operands = vec![Operand::Sym(format!("{label_prefix}{}", parts[0].trim()))];
         } else if (op == "ret" || op == "ret.uni") && end_label.is_some() {
             op = "bra".into();
-            opnds = vec![Opnd::Sym(end_label.unwrap().to_string())];
+            operands = vec![Operand::Sym(end_label.unwrap().to_string())];
         } else {
-            opnds = parts.iter().map(|p| self.operand(p)).collect::<Result<_, _>>()?;
+            operands = parts.iter().map(|p| self.operand(p)).collect::<Result<_, _>>()?;
             // call parameters are registers
             if op.starts_with("ld.param") {
-                if let Opnd::Addr(base, 0) = &opnds[1] {
-                    if let Opnd::Reg(r) = **base {
+                if let Operand::Addr(base, 0) = &operands[1] {
+                    if let Operand::Reg(r) = **base {
                         if parts[1].contains("param") || parts[1].contains("retval") {
                             op = format!("mov.b{}", if self.f.classes[r as usize] == Class::D { 64 } else { 32 });
-                            opnds[1] = Opnd::Reg(r);
+                            operands[1] = Operand::Reg(r);
                         }
                     }
                 }
             } else if op.starts_with("st.param") {
-                if let Opnd::Addr(base, 0) = &opnds[0] {
-                    if let Opnd::Reg(r) = **base {
+                if let Operand::Addr(base, 0) = &operands[0] {
+                    if let Operand::Reg(r) = **base {
                         op = format!("mov.b{}", if self.f.classes[r as usize] == Class::D { 64 } else { 32 });
-                        opnds[0] = Opnd::Reg(r);
+                        operands[0] = Operand::Reg(r);
                     }
                 }
             }
         }
-        self.f.items.push(Item::Inst(PInst { op, guard, opnds, loc: self.loc, used: std::mem::take(&mut self.used) }));
+        self.f.items.push(Item::Inst(Statement {
+            op,
+            guard,
+            operands,
+            loc: self.loc,
+            used: std::mem::take(&mut self.used),
+        }));
         Ok(())
     }
 
@@ -620,11 +629,11 @@ impl<'a> P<'a> {
     }
 }
 
-pub fn parse_entry(m: &Module, name: &str) -> Result<Func, String> {
+pub fn parse_entry(m: &Module, name: &str) -> Result<Body, String> {
     let e = m.entries.get(name).ok_or("no such entry")?;
     let mut p = P {
         m,
-        f: Func { items: vec![], classes: vec![], locs: vec![(0, 0, None)], local: vec![], shared: vec![] },
+        f: Body { items: vec![], classes: vec![], locs: vec![(0, 0, None)], local: vec![], shared: vec![] },
         scopes: vec![Scope { ranges: HashMap::new(), single: HashMap::new(), params: HashMap::new() }],
         loc: 0,
         calls: 0,

@@ -31,7 +31,7 @@ unsafe fn load_lanes<const N: usize>(w: &mut Warp, i: &Inst, at: impl Fn(usize) 
         let m = w.mask;
         let size = i.size;
         let regs: &[u32] = std::slice::from_raw_parts(i.ext, N);
-        if i.neg {
+        if i.extends {
             // registers of 64 bits although the element is smaller: extended
             for l in 0..32 {
                 if m >> l & 1 != 0 {
@@ -128,9 +128,9 @@ unsafe fn store_lanes<const N: usize>(w: &mut Warp, i: &Inst, at: impl Fn(usize)
             };
         }
         match i.size {
-            4 if i.neg => each!(u32, u64),
-            2 if i.neg => each!(u16, u64),
-            1 if i.neg => each!(u8, u64),
+            4 if i.extends => each!(u32, u64),
+            2 if i.extends => each!(u16, u64),
+            1 if i.extends => each!(u8, u64),
             4 => each!(u32, u32),
             8 => each!(u64, u64),
             2 => each!(u16, u32),
@@ -251,7 +251,7 @@ pub unsafe fn ld_param_const<const N: usize>(w: &mut Warp, i: &Inst) {
         let p = (*w.env).params.add(i.imm as usize);
         for k in 0..N {
             let v = element(p.add(k * i.size as usize), i.size, i.signed);
-            if i.neg {
+            if i.extends {
                 let v = extended(p.add(k * i.size as usize), i.size, i.signed);
                 w.put::<u64>(*i.ext.add(k), &[v; 32]);
             } else if i.size == 8 {

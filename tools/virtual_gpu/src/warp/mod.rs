@@ -60,7 +60,8 @@ pub struct Inst {
     pub size: u8, // bytes of one element
     pub count: u8,
     pub kind: Kind,
-    pub neg: bool,
+    pub neg: bool,     // the guard, negated
+    pub extends: bool, // elements of a load or store are narrower than their 64-bit registers
     pub guarded: bool,
     pub signed: bool,
     pub class: u8,

@@ -1,0 +1,61 @@
+//! Addresses of what a kernel names: parameters, shared and local variables, globals.
+
+use crate::ptx::{Body, EntryText, Module, Why};
+use crate::warp::SHARED_BASE;
+use std::collections::HashMap;
+
+/// Alignment of dynamic shared memory, which begins behind the static variables.
+const DYNAMIC_SHARED_ALIGNMENT: usize = 128;
+/// Least alignment of a local variable.
+const LOCAL_ALIGNMENT: usize = 16;
+
+/// The address of each name, and how much memory they need.
+pub struct Names<'a> {
+    parameters: HashMap<String, (usize, usize)>,
+    shared: HashMap<String, u32>,
+    local: HashMap<String, u64>,
+    globals: &'a HashMap<String, u64>,
+    pub static_shared: usize,
+    pub local_bytes: usize,
+}
+
+impl<'a> Names<'a> {
+    pub fn new(module: &Module, entry: &EntryText, body: &Body, globals: &'a HashMap<String, u64>) -> Names<'a> {
+        let mut static_shared = 0usize;
+        let mut shared = HashMap::new();
+        for variable in module.shared.iter().chain(&body.shared) {
+            static_shared = static_shared.next_multiple_of(variable.align.max(1));
+            shared.insert(variable.name.clone(), SHARED_BASE + static_shared as u32);
+            static_shared += variable.bytes;
+        }
+        let static_shared = static_shared.next_multiple_of(DYNAMIC_SHARED_ALIGNMENT);
+        for name in &module.dynamic_shared {
+            shared.insert(name.clone(), SHARED_BASE + static_shared as u32);
+        }
+        let mut local_bytes = 0usize;
+        let mut local = HashMap::new();
+        for variable in &body.local {
+            local_bytes = local_bytes.next_multiple_of(variable.align.max(LOCAL_ALIGNMENT));
+            local.insert(variable.name.clone(), local_bytes as u64);
+            local_bytes += variable.bytes;
+        }
+        let parameters = entry.params.iter().map(|p| (p.name.clone(), (p.offset, p.bytes))).collect();
+        Names { parameters, shared, local, globals, static_shared, local_bytes }
+    }
+
+    /// Offset and bytes of a parameter.
+    pub fn parameter(&self, name: &str) -> Option<(usize, usize)> {
+        self.parameters.get(name).copied()
+    }
+
+    /// The address of a name in its own state space.
+    pub fn address(&self, name: &str) -> Result<u64, Why> {
+        let parameter = self.parameter(name).map(|(offset, _)| offset as u64);
+        let shared = || self.shared.get(name).map(|at| *at as u64);
+        parameter
+            .or_else(shared)
+            .or_else(|| self.local.get(name).copied())
+            .or_else(|| self.globals.get(name).copied())
+            .ok_or_else(|| format!("the name {name} is not declared").into())
+    }
+}

@@ -1,0 +1,174 @@
+//! Loads, stores, atomics and asynchronous copies.
+
+use super::*;
+
+/// State spaces that a load or a store names; none of them is the generic space.
+const SPACES: [&str; 4] = ["global", "shared", "param", "local"];
+
+/// The function of a load or a store of one, two or four elements.
+macro_rules! of_elements {
+    ($count:expr, $function:ident) => {
+        match $count {
+            1 => warp::$function::<1> as OpFn,
+            2 => warp::$function::<2>,
+            _ => warp::$function::<4>,
+        }
+    };
+}
+
+impl Selector<'_> {
+    pub(super) fn load_or_store(&mut self, form: &Form) -> Result<Selected, Why> {
+        let store = form.parts[0] == "st";
+        let space = SPACES.into_iter().find(|space| form.has(space)).unwrap_or("global");
+        let count = if form.has("v4") { 4 } else { 1 + form.has("v2") as usize };
+        let (values, place) = if store { (1, 0) } else { (0, 1) };
+        let mut selected = self.values(form, form.operand(values)?, count, store)?;
+        let (base, offset) = form.address(place)?;
+        selected.inst.imm = offset;
+        if space == "param" && !store {
+            if let Operand::Sym(name) = base {
+                return self.parameter(selected, name, count);
+            }
+        }
+        // shared addresses are 32 bits wide here, all others 64
+        let wide = match base {
+            Operand::Reg(_) => self.is_wide_register(base),
+            _ => space != "shared",
+        };
+        if (space == "shared") == wide {
+            return Err("the address has the wrong width".into());
+        }
+        let address = self.read(base, wide)?;
+        selected.fields.push(address);
+        selected.inst.mem = self.next_memory_instruction();
+        selected.inst.class = match space {
+            "shared" => C_SHARED,
+            "param" => C_MOV,
+            _ => C_GLOBAL,
+        };
+        selected.inst.f = match (space, store) {
+            ("global", false) if ["acquire", "volatile", "relaxed"].iter().any(|order| form.has(order)) => {
+                if count != 1 || selected.inst.size != 4 {
+                    return Err("an ordered load of this type is not known".into());
+                }
+                selected.inst.kind = Kind::Yield;
+                warp::ld_acquire
+            }
+            ("global", false) => of_elements!(count, ld_global),
+            ("global", true) => of_elements!(count, st_global),
+            ("shared", false) => of_elements!(count, ld_shared),
+            ("shared", true) => of_elements!(count, st_shared),
+            ("local", false) => of_elements!(count, ld_local),
+            ("local", true) => of_elements!(count, st_local),
+            ("param", false) => of_elements!(count, ld_param),
+            _ => return Err(format!("a store to the space {space} is not known").into()),
+        };
+        Ok(selected)
+    }
+
+    /// The registers of a load or a store, with size, count and extension of its elements.
+    fn values(&mut self, form: &Form, values: &Operand, count: usize, store: bool) -> Result<Selected, Why> {
+        let mut selected = Selected::new(warp::nop, Kind::Mem, C_OTHER);
+        selected.inst.size = match form.ty.get(1..) {
+            Some("8") => 1,
+            Some("16") => 2,
+            Some("32") => 4,
+            Some("64") => 8,
+            _ => return Err("this type is not known in memory".into()),
+        };
+        selected.inst.signed = form.ty.starts_with('s') && selected.inst.size < 8;
+        selected.inst.count = count as u8;
+        let used = form.statement.used;
+        if used != 0 && !store {
+            selected.inst.target = used.trailing_zeros() | (32 - used.leading_zeros()) << 16;
+        }
+        let list = match values {
+            Operand::Vec(list) => &list[..],
+            single => std::slice::from_ref(single),
+        };
+        if list.len() != count {
+            return Err(format!("{} registers stand where {count} are expected", list.len()).into());
+        }
+        let wide_registers = list.iter().filter(|operand| self.is_wide_register(operand)).count();
+        let extends = !form.is_wide() && wide_registers > 0;
+        if extends && wide_registers != count {
+            return Err("registers of two widths stand in one list".into());
+        }
+        selected.inst.extends = extends;
+        let wide = form.is_wide() || extends;
+        for operand in list {
+            let field = if store { self.read(operand, wide)? } else { self.write(operand, wide)? };
+            if matches!(field, Field::Fixed(NONE)) {
+                return Err("a load into nothing is not known".into());
+            }
+            selected.fields.push(field);
+        }
+        Ok(selected)
+    }
+
+    /// A load of a kernel's parameter by its name.
+    fn parameter(&mut self, mut selected: Selected, name: &str, count: usize) -> Result<Selected, Why> {
+        let (start, bytes) = self.names.parameter(name).ok_or_else(|| format!("parameter {name} is not declared"))?;
+        let offset = selected.inst.imm;
+        if offset < 0 || offset as usize + count * selected.inst.size as usize > bytes {
+            return Err(format!("the load ends outside of parameter {name}, which has {bytes} bytes").into());
+        }
+        selected.inst.imm += start as i64;
+        selected.inst.class = C_MOV;
+        selected.inst.kind = Kind::Plain;
+        selected.inst.f = of_elements!(count, ld_param_const);
+        Ok(selected)
+    }
+
+    pub(super) fn atomic(&mut self, form: &Form) -> Result<Selected, Why> {
+        let operation = form
+            .parts
+            .iter()
+            .find(|part| matches!(**part, "add" | "min" | "max" | "and" | "or" | "xor" | "exch" | "cas"));
+        let operation = operation.ok_or("this atomic operation is not known")?;
+        let f = warp::atomic(operation, form.ty).ok_or("this type of atomic operation is not known")?;
+        if form.has("shared") {
+            return Err("an atomic operation on shared memory is not known".into());
+        }
+        let wide = form.is_wide();
+        let returns = form.parts[0] == "atom";
+        let at = returns as usize;
+        let mut selected = Selected::new(f, Kind::Mem, C_GLOBAL);
+        let (base, offset) = form.address(at)?;
+        selected.inst.imm = offset;
+        selected.fields = vec![
+            if returns { self.write(form.operand(0)?, wide)? } else { Field::Fixed(NONE) },
+            self.read(base, true)?,
+            self.read(form.operand(at + 1)?, wide)?,
+            self.read_optional(form.optional(at + 2), wide)?,
+        ];
+        selected.inst.mem = self.next_memory_instruction();
+        Ok(selected)
+    }
+
+    /// `cp.async` and its groups; bulk copies are in `hopper`.
+    pub(super) fn copy(&mut self, form: &Form) -> Result<Selected, Why> {
+        if form.part(1) != "async" {
+            return Err("this copy is not known".into());
+        }
+        Ok(match form.part(2) {
+            "bulk" => return self.bulk_copy(form),
+            "commit_group" => Selected::new(warp::cp_commit, Kind::Plain, C_OTHER),
+            "wait_group" => Selected::new(warp::cp_wait, Kind::Plain, C_OTHER).immediate(form.immediate(0)? as i64),
+            "wait_all" => Selected::new(warp::cp_wait, Kind::Plain, C_OTHER).immediate(-1),
+            "cg" | "ca" => return self.copy_async(form),
+            _ => return Err("this asynchronous copy is not known".into()),
+        })
+    }
+
+    fn copy_async(&mut self, form: &Form) -> Result<Selected, Why> {
+        let ((to, to_offset), (from, from_offset)) = (form.address(0)?, form.address(1)?);
+        let mut selected = Selected::new(warp::cp_async, Kind::Mem, C_GLOBAL).immediate(from_offset);
+        selected.inst.size = form.immediate(2)? as u8;
+        selected.inst.target = to_offset as u32;
+        selected.fields =
+            vec![self.read(to, false)?, self.read(from, true)?, self.read_optional(form.optional(3), false)?];
+        selected.inst.mem = self.next_memory_instruction();
+        Ok(selected)
+    }
+}
