@@ -23,8 +23,6 @@ pub struct Config {
     pub trace: bool,
     /// Whether memory, streams, events, graphs and modules left at the end of the context are reported.
     pub leaks: bool,
-    /// Whether barriers that no access needed are printed at exit.
-    pub barriers: bool,
     /// Whether every kernel of a module is compiled when the module is loaded.
     pub eager: bool,
     /// Whether the speed of execution is printed at exit.
@@ -67,13 +65,12 @@ impl Default for Config {
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
         Config {
             arch: Arch::Sm80,
-            options: run::Options { threads, races: false, global: false, stats: false, sample: 0, order: 0 },
+            options: run::Options { threads, races: false, global: false, stats: false, sample: 0, seed: 0 },
             seed: 0,
             sticky: true,
             pools: true,
             trace: false,
             leaks: false,
-            barriers: false,
             eager: false,
             speed: false,
             count: None,
@@ -97,7 +94,7 @@ impl Config {
                 return Err(format!("{name}: settings of the virtual GPU are named VIRTUAL_GPU_*"));
             }
         }
-        config.options.order = config.seed.min(2) as u32;
+        config.options.seed = config.seed;
         config.options.stats = config.count.is_some();
         Ok(config)
     }
@@ -131,14 +128,13 @@ impl Config {
     fn sanitize(&mut self, value: &str) -> Result<(), String> {
         for check in value.split(',') {
             let all = check == "all";
-            if !all && !["none", "shared", "global", "barriers", "leaks"].contains(&check) {
+            if !all && !["none", "shared", "global", "leaks"].contains(&check) {
                 return Err(format!(
-                    "there is no check `{check}`; choose all, none, or some of shared, global, barriers and leaks"
+                    "there is no check `{check}`; choose all, none, or some of shared, global and leaks"
                 ));
             }
-            self.options.races |= all || check == "shared" || check == "barriers";
+            self.options.races |= all || check == "shared";
             self.options.global |= all || check == "global";
-            self.barriers |= check == "barriers";
             self.leaks |= all || check == "leaks";
         }
         Ok(())
@@ -179,7 +175,6 @@ pub fn settings() -> &'static Result<Config, String> {
         HW.store(config.tensor_bits.is_some(), Ordering::Relaxed);
         HW_BITS.store(23 + config.tensor_bits.unwrap_or(1), Ordering::Relaxed);
         HW_EX2.store(config.ex2_error, Ordering::Relaxed);
-        EARLY.store(config.options.order == 1, Ordering::Relaxed);
         print_at_exit();
         Ok(config)
     })
@@ -201,9 +196,6 @@ fn print_at_exit() {
     extern "C" fn print() {
         let config = config();
         run::print_stats();
-        if config.barriers {
-            run::print_sites();
-        }
         if config.speed {
             print_speed();
         }
@@ -229,8 +221,6 @@ pub static HW_EX2: AtomicBool = AtomicBool::new(false);
 pub static HW_BITS: AtomicU64 = AtomicU64::new(24);
 /// Whether tensor cores truncate.
 pub static HW: AtomicBool = AtomicBool::new(false);
-/// Whether bulk copies land at once.
-pub static EARLY: AtomicBool = AtomicBool::new(false);
 
 #[cfg(test)]
 mod tests {

@@ -205,13 +205,6 @@ pub fn note_races(env: &mut BlockEnv, me: u32, wsync: u32, m: u32, a: &[u32; 32]
                     kind,
                 });
             }
-            let before = |t: u32| t != 0 && t >> 6 == env.epoch.wrapping_sub(1) && t & 63 != me;
-            let s = env.shadow[k as usize];
-            if before(s.writer) && s.writer != 63 || (write && (before(s.reader) || before(s.reader2))) {
-                if let Some(b) = env.bar_sites.get_mut(&env.last_bar) {
-                    b[1] += 1;
-                }
-            }
             let s = &mut env.shadow[k as usize];
             if !write && s.reader != 0 && s.reader & 63 != me {
                 s.reader2 = s.reader;
@@ -275,17 +268,6 @@ pub unsafe fn note_global(w: &mut Warp, a: &[u64; 32], size: u64, mem: u32, kind
                     what = if kind == 0 { "global: read after write" } else { "global: write after write" };
                 } else if kind == 1 && size >= 4 && conflict(x[1]) {
                     what = "global: write after read";
-                }
-                let before = |t: u64| {
-                    same_launch(t)
-                        && (t ^ tag) >> 18 & 0x3ff_ffff == 0
-                        && (t >> 6 & 0xfff) + 1 == (tag >> 6 & 0xfff)
-                        && (t ^ tag) & 63 != 0
-                };
-                if before(x[0]) || (kind != 0 && before(x[1])) {
-                    if let Some(b) = env.bar_sites.get_mut(&env.last_bar) {
-                        b[1] += 1;
-                    }
                 }
                 if !what.is_empty() && env.races.len() < 16 {
                     env.races.push(Race {

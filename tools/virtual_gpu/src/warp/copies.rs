@@ -66,6 +66,9 @@ pub unsafe fn cp_async(w: &mut Warp, i: &Inst) {
         w.mask = mask;
         if ok {
             w.pending.push(x);
+            if (*w.env).dice.one_in(3) {
+                land(w, mask, |_, _| true);
+            }
         }
     }
 }
@@ -102,5 +105,21 @@ pub unsafe fn land(w: &mut Warp, m: u32, ready: impl Fn(u32, u32) -> bool) {
             x.mask &= !lanes;
         }
         w.pending.retain(|x| x.mask != 0);
+    }
+}
+
+/// Lets asynchronous copies under way land in between, where the seed says so.
+///
+/// # Safety
+/// The block of `w` is alive.
+pub unsafe fn land_by_chance(w: &mut Warp) {
+    unsafe {
+        let env = &mut *w.env;
+        if !w.pending.is_empty() && env.dice.one_in(2) {
+            land(w, FULL, |_, _| true);
+        }
+        if !env.bulk.is_empty() && env.dice.one_in(2) {
+            crate::warp::hopper::land_bulk(env, None);
+        }
     }
 }

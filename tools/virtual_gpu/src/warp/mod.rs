@@ -107,14 +107,13 @@ pub struct BlockEnv {
     pub epoch: u32,
     pub races: Vec<Race>,
     pub fences: [u32; 64],
-    pub last_bar: u32, // instruction of the barrier before this epoch
-    pub bar_sites: std::collections::BTreeMap<u32, [u64; 2]>, // passed, needed
     pub global: bool,
     pub cooperative: bool,
     pub block_tag: u64,
     pub bars: Vec<u32>,
     pub bulk: Vec<crate::warp::hopper::Bulk>,
     pub spins: u64,
+    pub dice: crate::launch::Dice,
 }
 
 /// Who touched a word of shared memory last: (epoch << 6 | warp + 1), and which instruction.

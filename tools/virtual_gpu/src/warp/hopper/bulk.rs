@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::warp::*;
-use std::sync::atomic::Ordering;
 
 pub struct Bulk {
     pub dst: u32,
@@ -12,7 +11,7 @@ pub struct Bulk {
     pub loc: u32,
 }
 
-pub unsafe fn land_bulk(env: &mut BlockEnv, bar: Option<u32>, me: u32) {
+pub unsafe fn land_bulk(env: &mut BlockEnv, bar: Option<u32>) {
     unsafe {
         let (now, later): (Vec<Bulk>, Vec<Bulk>) =
             std::mem::take(&mut env.bulk).into_iter().partition(|c| bar.is_none_or(|b| c.bar == b));
@@ -28,7 +27,6 @@ pub unsafe fn land_bulk(env: &mut BlockEnv, bar: Option<u32>, me: u32) {
                     *s = Shadow { writer: 63, write_loc: c.loc, ..Default::default() };
                 }
             }
-            let _ = me;
             let mut b = read(env, c.bar);
             b.tx -= c.bytes as i64;
             write(env, c.bar, b);
@@ -64,8 +62,8 @@ pub unsafe fn bulk_copy(w: &mut Warp, i: &Inst) {
             }
             env.bulk.push(c);
             env.spins = 0;
-            if crate::config::EARLY.load(Ordering::Relaxed) {
-                land_bulk(env, None, w.index + 1);
+            if env.dice.one_in(3) {
+                land_bulk(env, None);
             }
         }
     }

@@ -25,7 +25,6 @@ pub unsafe fn write(env: &mut BlockEnv, at: u32, mut b: Bar) {
         b.phase ^= 1;
         b.pending = b.expected;
         env.epoch += 1;
-        env.last_bar = NONE;
     }
     env.spins = 0;
     let v = b.pending | b.expected << 20 | ((b.tx + (1 << 21)) as u64) << 40 | b.phase << 63;
@@ -104,7 +103,7 @@ pub unsafe fn mbarrier_try_wait(w: &mut Warp, i: &Inst) {
             let parity = (*p.add(l) & 1) as u64;
             if read(env, a[l]).phase == parity && env.bulk.iter().any(|c| c.bar == a[l]) {
                 // it cannot do without what is under way
-                land_bulk(env, Some(a[l]), w.index + 1);
+                land_bulk(env, Some(a[l]));
             }
             if read(env, a[l]).phase != parity {
                 done |= 1 << l;

@@ -1,0 +1,332 @@
+//! The order of things that nothing orders: of blocks, of warps, of the groups of a divergent warp, of asynchronous copies.
+
+use super::report::place;
+use crate::lower::Kernel;
+use crate::ptx::Module;
+use crate::warp::*;
+
+/// Pseudorandom choices of a seed. Seed 0 makes none: everything goes in its natural order, asynchronous copies last.
+#[derive(Clone, Copy, Default)]
+pub struct Dice {
+    state: u64,
+    loaded: bool,
+}
+
+impl Dice {
+    pub fn new(seed: u64, stream: u64) -> Self {
+        Dice { state: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ stream.rotate_left(32), loaded: seed != 0 }
+    }
+    /// True if the order is to be permuted.
+    pub fn loaded(&self) -> bool {
+        self.loaded
+    }
+    /// A number below `n`; 0 of seed 0.
+    pub fn below(&mut self, n: u64) -> u64 {
+        if !self.loaded || n < 2 {
+            return 0;
+        }
+        // splitmix64
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut x = self.state;
+        x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (x ^ x >> 31) % n
+    }
+    /// True once in `n`; never of seed 0.
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.loaded && self.below(n) == 0
+    }
+    pub fn shuffle<T>(&mut self, list: &mut [T]) {
+        if self.loaded {
+            for last in (1..list.len()).rev() {
+                list.swap(last, self.below(last as u64 + 1) as usize);
+            }
+        }
+    }
+}
+
+/// The n-th block to run of `total`: a permutation of each seed, the identity of seed 0.
+pub fn nth_block(n: u64, total: u64, seed: u64) -> u64 {
+    if seed == 0 || total < 2 {
+        return n;
+    }
+    let coprime = |a: u64| {
+        let (mut x, mut y) = (a, total);
+        while y != 0 {
+            (x, y) = (y, x % y);
+        }
+        x == 1
+    };
+    let mut dice = Dice::new(seed, total);
+    let mut step = dice.below(total - 1) + 1;
+    while !coprime(step) {
+        step = step % (total - 1) + 1;
+    }
+    let first = dice.below(total);
+    ((n as u128 * step as u128 + first as u128) % total as u128) as u64
+}
+
+/// Why a warp stopped.
+pub enum Exit {
+    /// Done, at a barrier, or at fault.
+    Stop,
+    /// Its turn is over.
+    Turn,
+}
+
+#[cold]
+fn stuck(k: &Kernel, m: &Module, w: &mut Warp, what: &str) {
+    let mut text = format!("{what}: ");
+    for g in &w.others {
+        let at = place(k, m, k.code[g.pc as usize].loc);
+        text += &format!("lanes {:#010x} wait at {} ({at}); ", g.mask, k.texts[g.pc as usize]);
+    }
+    text += &format!("live lanes {:#010x}", w.live);
+    w.fail(LAUNCH_FAILED, 0, text);
+}
+
+/// Lanes that a collective needs.
+///
+/// # Safety
+/// `i` is an instruction of the kernel of `w`.
+unsafe fn needs(w: &Warp, i: &Inst, mask: u32) -> u32 {
+    match i.kind {
+        Kind::Bar => w.live,
+        _ if i.target == 1 => unsafe {
+            let lane = mask.trailing_zeros() as usize;
+            *w.p(*i.ext.add(5)).add(lane)
+        },
+        _ => FULL,
+    }
+}
+
+/// The program counter of the group to run next: the lowest, or with a seed now and then any; none if all are blocked.
+fn runnable(w: &Warp) -> Option<u32> {
+    let ready = || w.others.iter().filter(|g| !g.blocked);
+    let lowest = ready().map(|g| g.pc).min()?;
+    // Safety: the block outlives its warps.
+    let dice = unsafe { &mut (*w.env).dice };
+    if dice.one_in(3) {
+        let any = dice.below(ready().count() as u64) as usize;
+        return ready().nth(any).map(|g| g.pc);
+    }
+    Some(lowest)
+}
+
+/// The lowest program counter at which blocked groups together hold the lanes that its collective needs.
+///
+/// # Safety
+/// The groups of `w` stand in `k`.
+unsafe fn released(k: &Kernel, w: &Warp) -> Option<u32> {
+    let mut counters: Vec<u32> = w.others.iter().map(|g| g.pc).collect();
+    counters.sort();
+    counters.dedup();
+    counters.into_iter().find(|pc| {
+        let mask = w.others.iter().filter(|g| g.pc == *pc).fold(0, |m, g| m | g.mask);
+        unsafe { needs(w, &k.code[*pc as usize], mask) & !mask == 0 }
+    })
+}
+
+/// Makes the next group current; false if there is none that can run.
+///
+/// # Safety
+/// The groups of `w` stand in `k`.
+unsafe fn next_group(k: &Kernel, w: &mut Warp, pc: &mut usize) -> bool {
+    let (next, blocked) = match runnable(w) {
+        Some(next) => (next, false),
+        None => match unsafe { released(k, w) } {
+            Some(next) => (next, true),
+            None => return false,
+        },
+    };
+    w.mask = take_groups(w, next, blocked);
+    *pc = next as usize;
+    true
+}
+
+/// Lets the group that has waited longest go on where the current one may wait for it.
+fn oldest_group(w: &mut Warp, pc: &mut usize) {
+    if let Some(next) = w.others.iter().find(|g| !g.blocked).map(|g| g.pc) {
+        w.others.push(Group { pc: *pc as u32, mask: w.mask, blocked: false });
+        w.mask = take_groups(w, next, false);
+        *pc = next as usize;
+    }
+}
+
+/// Takes the lanes that are at `pc` from the waiting groups.
+fn take_groups(w: &mut Warp, pc: u32, blocked: bool) -> u32 {
+    let mut mask = 0;
+    w.others.retain(|g| {
+        let taken = g.pc == pc && g.blocked == blocked;
+        if taken {
+            mask |= g.mask;
+        }
+        !taken
+    });
+    mask
+}
+
+/// What becomes of lanes that came to a collective.
+enum Gathered {
+    All,
+    /// Some are missing: another group is current.
+    Later,
+    Fault,
+}
+
+/// Gathers the lanes that the collective at `pc` needs.
+///
+/// # Safety
+/// `w` runs `k` and stands at `pc`.
+unsafe fn gather(k: &Kernel, m: &Module, w: &mut Warp, pc: &mut usize) -> Gathered {
+    let at = *pc;
+    let i = &k.code[at];
+    let need = unsafe { needs(w, i, w.mask) };
+    if need & !w.live != 0 {
+        w.pc = at as u32;
+        let (op, live) = (&k.texts[at], w.live);
+        let text = format!("{op} needs lanes {need:#010x}, but only {live:#010x} have not returned");
+        w.fail(LAUNCH_FAILED, (need & !live).trailing_zeros(), text);
+        return Gathered::Fault;
+    }
+    if need & !w.mask == 0 {
+        return Gathered::All;
+    }
+    w.mask |= take_groups(w, at as u32, true);
+    if need & !w.mask == 0 {
+        return Gathered::All;
+    }
+    w.others.push(Group { pc: at as u32, mask: w.mask, blocked: true });
+    if unsafe { next_group(k, w, pc) } {
+        return Gathered::Later;
+    }
+    w.pc = at as u32;
+    let what = if i.kind == Kind::Bar { "a barrier in divergent code" } else { "a warp collective in divergent code" };
+    stuck(k, m, w, what);
+    Gathered::Fault
+}
+
+/// Runs a warp until it is done, waits at a barrier, fails, or has run `quantum` instructions.
+///
+/// # Safety
+/// `w` was started for `k`, and `entries` has an element of each of its basic blocks.
+pub unsafe fn run_warp(k: &Kernel, m: &Module, w: &mut Warp, entries: &mut [(u64, u64)], quantum: i64) -> Exit {
+    unsafe {
+        let code = k.code.as_ptr();
+        let mut pc = w.pc as usize;
+        let mut budget = quantum;
+        loop {
+            let i = &*code.add(pc);
+            match i.kind {
+                Kind::Plain => {
+                    (i.f)(w, i);
+                    pc += 1;
+                }
+                Kind::Mem => {
+                    (i.f)(w, i);
+                    if w.fault.is_some() {
+                        w.pc = pc as u32;
+                        return Exit::Stop;
+                    }
+                    pc += 1;
+                }
+                Kind::Enter => {
+                    if !w.others.is_empty() {
+                        w.others.push(Group { pc: pc as u32, mask: w.mask, blocked: false });
+                        next_group(k, w, &mut pc);
+                        if (*code.add(pc)).kind != Kind::Enter {
+                            continue;
+                        }
+                    }
+                    let i = &*code.add(pc);
+                    let entered = &mut entries[i.target as usize];
+                    entered.0 += 1;
+                    entered.1 += w.mask.count_ones() as u64;
+                    budget -= i.imm + 1;
+                    pc += 1;
+                    if budget < 0 {
+                        w.pc = pc as u32;
+                        return Exit::Turn;
+                    }
+                }
+                Kind::Bra => pc = i.target as usize,
+                Kind::BraIf => {
+                    let p = w.pred(i.guard);
+                    let taken = (if i.neg { !p } else { p }) & w.mask;
+                    if taken == w.mask {
+                        pc = i.target as usize;
+                    } else {
+                        if taken != 0 {
+                            w.others.push(Group { pc: i.target, mask: taken, blocked: false });
+                            w.mask &= !taken;
+                        }
+                        pc += 1;
+                    }
+                }
+                Kind::Guarded => {
+                    let p = w.pred(i.guard);
+                    let active = (if i.neg { !p } else { p }) & w.mask;
+                    if active != 0 {
+                        let all = w.mask;
+                        w.mask = active;
+                        (i.f)(w, i);
+                        w.mask = all;
+                        if w.fault.is_some() {
+                            w.pc = pc as u32;
+                            return Exit::Stop;
+                        }
+                    }
+                    pc += 1;
+                }
+                Kind::Yield => {
+                    (i.f)(w, i);
+                    if w.fault.is_some() {
+                        w.pc = pc as u32;
+                        return Exit::Stop;
+                    }
+                    pc += 1;
+                    oldest_group(w, &mut pc);
+                    w.pc = pc as u32;
+                    return Exit::Turn;
+                }
+                Kind::Sync | Kind::Bar => {
+                    match gather(k, m, w, &mut pc) {
+                        Gathered::All => {}
+                        Gathered::Later => continue,
+                        Gathered::Fault => return Exit::Stop,
+                    }
+                    if i.kind == Kind::Bar {
+                        let id = *w.p(i.r[0]);
+                        let count = if i.r[1] == NONE { 0 } else { *w.p(i.r[1]) / 32 };
+                        w.pc = pc as u32 + 1;
+                        w.state = State::AtBar(id, count);
+                        return Exit::Stop;
+                    }
+                    (i.f)(w, i);
+                    if w.fault.is_some() {
+                        w.pc = pc as u32;
+                        return Exit::Stop;
+                    }
+                    pc += 1;
+                }
+                Kind::Ret => {
+                    w.live &= !w.mask;
+                    if w.live == 0 {
+                        w.state = State::Done;
+                        return Exit::Stop;
+                    }
+                    if !next_group(k, w, &mut pc) {
+                        w.pc = pc as u32;
+                        stuck(k, m, w, "lanes wait for lanes that have returned");
+                        return Exit::Stop;
+                    }
+                }
+                Kind::Trap => {
+                    w.pc = pc as u32;
+                    w.fail(LAUNCH_FAILED, w.mask.trailing_zeros(), "trap".into());
+                    return Exit::Stop;
+                }
+            }
+        }
+    }
+}
