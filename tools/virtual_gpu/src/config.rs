@@ -65,7 +65,7 @@ impl Default for Config {
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
         Config {
             arch: Arch::Sm80,
-            options: run::Options { threads, races: false, global: false, stats: false, sample: 0, seed: 0 },
+            options: run::Options { threads, races: false, global: false, sample: 0, seed: 0 },
             seed: 0,
             sticky: true,
             pools: true,
@@ -95,7 +95,6 @@ impl Config {
             }
         }
         config.options.seed = config.seed;
-        config.options.stats = config.count.is_some();
         Ok(config)
     }
 
@@ -195,7 +194,7 @@ fn print_at_exit() {
     }
     extern "C" fn print() {
         let config = config();
-        run::print_stats();
+        crate::count::at_exit();
         if config.speed {
             print_speed();
         }
@@ -245,7 +244,7 @@ mod tests {
         assert_eq!(config.arch, Arch::Sm90a);
         assert_eq!((config.seed, config.options.threads, config.memory), (7, 3, 64 << 20));
         assert_eq!((config.options.global, config.options.races, config.leaks), (true, false, true));
-        assert!(config.options.stats);
+        assert!(config.count.is_some());
     }
 
     #[test]
@@ -253,7 +252,9 @@ mod tests {
         let config = parsed(&[]).unwrap();
         assert_eq!(config.arch.capability(), 80);
         assert!(config.sticky && config.pools);
-        assert!(!config.options.races && !config.options.global && !config.options.stats && config.options.sample == 0);
+        assert!(
+            !config.options.races && !config.options.global && config.count.is_none() && config.options.sample == 0
+        );
     }
 
     #[test]

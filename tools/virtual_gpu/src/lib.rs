@@ -15,7 +15,7 @@
 //! | `VIRTUAL_GPU_POOLS=0` | The device has no memory pools. |
 //! | `VIRTUAL_GPU_REGISTERS=FILE` | Registers of every kernel for occupancy, as `benches/RESOURCES.md` holds them; without it a kernel has as many as its launch bounds permit. |
 //! | `VIRTUAL_GPU_KERNELS=FILE` | Names of the kernels launched, one a line, are appended at exit. |
-//! | `VIRTUAL_GPU_COUNT=FILE` | Counters of every kernel. |
+//! | `VIRTUAL_GPU_COUNT=FILE` | Counters of every kernel, one JSON object a line, are written at exit ([`count`]). |
 //! | `VIRTUAL_GPU_SAMPLE=N` | Runs N blocks of a launch and no more, for counters: results are wrong. |
 //! | `VIRTUAL_GPU_TENSOR_BITS=N` | Tensor cores truncate: they keep N bits below an f32's while they add. |
 //! | `VIRTUAL_GPU_EX2_ERROR=1` | `ex2.approx` errs as far as it may. |
@@ -30,5 +30,6 @@ pub mod count;
 pub mod driver;
 pub mod launch;
 pub mod lower;
+pub mod profile;
 pub mod ptx;
 pub mod warp;

@@ -31,6 +31,7 @@ fn new_warp(l: &Launch, env: *mut BlockEnv, index: u32) -> Warp {
         fault: None,
         live: FULL,
         pc: 0,
+        path: 0,
         others: vec![],
         local: vec![0xff; k.local_bytes * 32 + 32],
         local_bytes: k.local_bytes,
@@ -56,7 +57,7 @@ impl Block {
             params_bytes: l.params.len(),
             allocs,
             cache: vec![(1, 0); k.mems + 1],
-            stats: o.stats.then(Default::default),
+            stats: None,
             shadow: if o.races { vec![Shadow::default(); shared / 4 + 8] } else { vec![] },
             epoch: 1,
             races: vec![],
@@ -156,8 +157,10 @@ impl Block {
                 self.meet(l, &waiting, id);
                 self.env.epoch += 1;
             }
+            let path = waiting.iter().map(|n| self.warps[*n].path).max().unwrap_or(0);
             for n in waiting {
                 self.warps[n].state = State::Ready;
+                self.warps[n].path = path;
             }
             released = true;
         }
@@ -208,6 +211,7 @@ fn start_warp(l: &Launch, w: &mut Warp, block: [u32; 3], workspace: u64) {
     w.live = if threads >= first + 32 { FULL } else { (1u32 << (threads - first)) - 1 };
     w.mask = w.live;
     w.pc = 0;
+    w.path = 0;
     w.others.clear();
     w.pending.clear();
     w.products.clear();

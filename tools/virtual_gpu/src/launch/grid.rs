@@ -1,7 +1,7 @@
 //! The blocks of a launch over threads of this processor.
 
 use super::block::Block;
-use super::report::{Done, place};
+use super::report::{Entries, place};
 use super::schedule::nth_block;
 use super::{Launch, Options, Problem};
 use std::sync::Mutex;
@@ -20,12 +20,12 @@ struct Work<'a> {
     next: AtomicU64,
     stop: AtomicBool,
     problem: Mutex<Option<Problem>>,
-    done: Mutex<Done>,
+    entries: Mutex<Entries>,
     races: Mutex<Vec<String>>,
 }
 
 /// Runs all blocks; what they did, or the first problem.
-pub fn run_blocks(l: &Launch, o: &Options, allocs: &Vec<(u64, u64)>, workspace: u64) -> Result<Done, Problem> {
+pub fn run_blocks(l: &Launch, o: &Options, allocs: &Vec<(u64, u64)>, workspace: u64) -> Result<Entries, Problem> {
     let work = Work {
         launch: l,
         options: o,
@@ -35,7 +35,7 @@ pub fn run_blocks(l: &Launch, o: &Options, allocs: &Vec<(u64, u64)>, workspace: 
         next: AtomicU64::new(0),
         stop: AtomicBool::new(false),
         problem: Mutex::new(None),
-        done: Mutex::new(Done::new(&l.kernel)),
+        entries: Mutex::new(Entries::new(&l.kernel)),
         races: Mutex::new(vec![]),
     };
     let one = |me| if l.cooperative { work.resident(me) } else { work.in_turn() };
@@ -54,7 +54,7 @@ pub fn run_blocks(l: &Launch, o: &Options, allocs: &Vec<(u64, u64)>, workspace: 
     }
     match work.problem.into_inner().unwrap() {
         Some(problem) => Err(problem),
-        None => Ok(work.done.into_inner().unwrap()),
+        None => Ok(work.entries.into_inner().unwrap()),
     }
 }
 
@@ -72,7 +72,7 @@ impl Work<'_> {
 
     /// The blocks of a cooperative launch that fall to thread `me`, all under way at once.
     fn resident(&self, me: u64) {
-        let mut done = Done::new(&self.launch.kernel);
+        let mut entries = Entries::new(&self.launch.kernel);
         let mine = (0..self.launch.blocks()).filter(|n| n % self.threads == me);
         let start = |n| {
             let mut block = self.block();
@@ -82,31 +82,30 @@ impl Work<'_> {
         let mut blocks: Vec<Block> = mine.map(start).collect();
         'all: while !self.stopped() && blocks.iter().any(|b| !b.done) {
             for block in blocks.iter_mut().filter(|b| !b.done) {
-                if let Err(problem) = block.turn(self.launch, &mut done.entries, SHORT_TURN) {
+                if let Err(problem) = block.turn(self.launch, &mut entries.0, SHORT_TURN) {
                     self.failed(problem);
                     break 'all;
                 }
             }
         }
         for block in &mut blocks {
-            self.finish(block, &mut done);
+            self.report_races(block);
         }
-        self.done.lock().unwrap().add(&done);
+        self.entries.lock().unwrap().add(&entries);
     }
 
     /// One block after the other, until there are no more.
     fn in_turn(&self) {
-        let mut done = Done::new(&self.launch.kernel);
+        let mut entries = Entries::new(&self.launch.kernel);
         let mut block = self.block();
         while let Some(n) = self.next_block() {
             block.start(self.launch, self.options, n, self.workspace);
-            if let Err(problem) = block.run(self.launch, &mut done.entries, || self.stopped()) {
+            if let Err(problem) = block.run(self.launch, &mut entries.0, || self.stopped()) {
                 self.failed(problem);
             }
             self.report_races(&mut block);
         }
-        self.finish(&mut block, &mut done);
-        self.done.lock().unwrap().add(&done);
+        self.entries.lock().unwrap().add(&entries);
     }
 
     fn next_block(&self) -> Option<u64> {
@@ -117,13 +116,6 @@ impl Work<'_> {
             return None;
         }
         Some(nth_block(if sampled { n * total / sample } else { n }, total, self.options.seed))
-    }
-
-    fn finish(&self, block: &mut Block, done: &mut Done) {
-        self.report_races(block);
-        if let Some(stats) = &block.env.stats {
-            done.stats.add(stats);
-        }
     }
 
     fn report_races(&self, block: &mut Block) {

@@ -5,7 +5,8 @@ mod grid;
 mod report;
 mod schedule;
 
-pub use report::{LANES, LAUNCHES, NANOS, WARPS, place, print_stats};
+pub use block::Block;
+pub use report::{Entries, LANES, LAUNCHES, NANOS, WARPS, place};
 pub use schedule::Dice;
 
 use crate::lower::Kernel;
@@ -41,7 +42,6 @@ pub struct Options {
     pub threads: usize,
     pub races: bool,
     pub global: bool,
-    pub stats: bool,
     /// Blocks of a launch that are run; 0: all.
     pub sample: u64,
     /// Permutes whatever nothing orders; 0: the natural order, asynchronous copies as late as they may land.
@@ -57,8 +57,8 @@ pub struct Problem {
 /// Runs a launch. `allocs` are the allocations that it may touch, in order of their addresses.
 pub fn run(l: &Launch, o: &Options, allocs: Arc<Vec<(u64, u64)>>, workspace: u64) -> Result<(), Problem> {
     let started = std::time::Instant::now();
-    let done =
-        grid::run_blocks(l, o, &allocs, workspace).inspect_err(|problem| eprintln!("virtual_gpu: {}", problem.text))?;
-    report::account(l, o, &done, started.elapsed().as_nanos() as u64);
+    let run = if crate::count::active() { crate::count::run } else { grid::run_blocks };
+    let entries = run(l, o, &allocs, workspace).inspect_err(|problem| eprintln!("virtual_gpu: {}", problem.text))?;
+    report::account(l, &entries, started.elapsed().as_nanos() as u64);
     Ok(())
 }

@@ -242,6 +242,7 @@ pub unsafe fn run_warp(k: &Kernel, m: &Module, w: &mut Warp, entries: &mut [(u64
                     let entered = &mut entries[i.target as usize];
                     entered.0 += 1;
                     entered.1 += w.mask.count_ones() as u64;
+                    w.path += i.imm as u64;
                     budget -= i.imm + 1;
                     pc += 1;
                     if budget < 0 {

@@ -61,6 +61,7 @@ pub unsafe fn cp_async(w: &mut Warp, i: &Inst) {
             }
             if let Some(s) = &mut (*w.env).stats {
                 s.global(i, &x.src, i.size as u32, read, 3);
+                s.shared(i, &x.dst, i.size as u32, mask, true);
             }
         }
         w.mask = mask;

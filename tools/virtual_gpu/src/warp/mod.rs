@@ -139,6 +139,8 @@ pub struct Warp {
     pub fault: Option<Box<Fault>>,
     pub live: u32,
     pub pc: u32,
+    /// Instructions on the longest way to here: those who wait at a barrier go on from the most that one of them had.
+    pub path: u64,
     pub others: Vec<Group>,
     pub local: Vec<u8>,
     pub local_bytes: usize,

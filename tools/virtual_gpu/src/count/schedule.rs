@@ -1,0 +1,261 @@
+//! Launches that are counted: one thread of this machine, as many blocks under way as the chip holds, each block's warps a few
+//! instructions at a time, so that the caches meet what they would meet on the chip.
+
+use super::class::{CLASSES, Class, Operands, class_of, products, shape};
+use super::machine::{Machine, Stats, Traffic};
+use super::resources::registers;
+use super::total::Counted;
+use crate::launch::{Block, Entries, Launch, Options, Problem, place};
+use crate::lower::Kernel;
+use crate::profile::Profile;
+use crate::warp::Kind;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+/// Instructions of a warp's turn.
+const TURN: i64 = 64;
+/// Bytes of this machine's memory for the registers and shared memory of blocks under way.
+const BUDGET: usize = 1 << 30;
+/// Pieces of a launch that a sample takes.
+const PIECES: u64 = 4;
+
+/// Neighbouring blocks of a launch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Piece {
+    first: u64,
+    end: u64,
+}
+
+impl Piece {
+    fn blocks(&self) -> u64 {
+        self.end - self.first
+    }
+}
+
+/// Blocks that are run: all, or a sample of some neighbouring ones in a few places.
+fn pieces(total: u64, sample: u64) -> Vec<Piece> {
+    if sample == 0 || sample >= total {
+        return vec![Piece { first: 0, end: total }];
+    }
+    let count = PIECES.min(sample);
+    let (length, apart) = (sample / count, total / count);
+    (0..count).map(|n| n * apart + (apart - length) / 2).map(|first| Piece { first, end: first + length }).collect()
+}
+
+/// Sectors read from memory by a whole launch of which pieces were run: what the first piece reads once may serve the others,
+/// so that the pieces after it stand for the rest.
+fn whole_reads(pieces: &[Piece], reads: &[u64], total: u64) -> f64 {
+    let run: u64 = pieces.iter().map(Piece::blocks).sum();
+    let read = reads.iter().sum::<u64>() as f64;
+    if run == total || pieces.len() == 1 {
+        return read * total as f64 / run as f64;
+    }
+    let first = pieces[0].blocks();
+    let each = (read - reads[0] as f64) / (run - first) as f64;
+    (reads[0] as f64 + each * (total - first) as f64).min(read * total as f64 / run as f64)
+}
+
+/// Instructions by class, products by shape: of each basic block of a kernel.
+struct Contents {
+    classes: Vec<[u64; CLASSES]>,
+    shapes: Vec<BTreeMap<String, u64>>,
+    half: Vec<u64>,
+    tf32: Vec<u64>,
+}
+
+impl Contents {
+    fn of(kernel: &Kernel) -> Contents {
+        let blocks = kernel.blocks.len();
+        let mut all = Contents {
+            classes: vec![[0; CLASSES]; blocks],
+            shapes: vec![BTreeMap::new(); blocks],
+            half: vec![0; blocks],
+            tf32: vec![0; blocks],
+        };
+        let mut block = 0;
+        for (inst, opcode) in kernel.code.iter().zip(&kernel.texts) {
+            if inst.kind == Kind::Enter {
+                block = inst.target as usize;
+                continue;
+            }
+            if matches!(inst.kind, Kind::Bra | Kind::BraIf | Kind::Ret) {
+                all.classes[block][Class::Control as usize] += 1;
+                continue;
+            }
+            all.classes[block][class_of(opcode) as usize] += 1;
+            if let Some((operations, operands)) = products(opcode) {
+                *all.shapes[block].entry(shape(opcode).unwrap_or_default()).or_default() += 1;
+                match operands {
+                    Operands::Tf32 => all.tf32[block] += operations,
+                    Operands::Half => all.half[block] += operations,
+                    Operands::Eight => all.half[block] += operations / 2,
+                }
+            }
+        }
+        all
+    }
+}
+
+/// The blocks that the chip holds at once.
+struct Residency {
+    /// Blocks of one multiprocessor; none where no limit of registers is known for the kernel's name and the others decide.
+    of_one: u32,
+    /// L1 of a multiprocessor with them, bytes.
+    l1: u32,
+    registers: Option<u32>,
+}
+
+fn residency(launch: &Launch, chip: &Profile) -> Residency {
+    let threads = launch.block.iter().product();
+    let shared = launch.kernel.static_shared as u32 + launch.dynamic_shared;
+    let known = registers(&launch.kernel.name, chip.capability);
+    let of_one = chip.resident_blocks(threads, shared, known.unwrap_or(1)).max(1);
+    let taken = if shared == 0 { 0 } else { of_one * (shared + 1024) };
+    Residency { of_one, l1: chip.l1(taken), registers: known }
+}
+
+/// Bytes that a block under way takes here.
+fn bytes_of_block(launch: &Launch) -> usize {
+    let kernel = &launch.kernel;
+    let warps = launch.block.iter().product::<u32>().div_ceil(32) as usize;
+    warps * (kernel.slots * 128 + kernel.local_bytes * 32 + 8192)
+        + kernel.static_shared
+        + launch.dynamic_shared as usize
+        + kernel.mems * 16
+}
+
+/// Runs a launch and counts it.
+pub fn run(
+    launch: &Launch,
+    sample: u64,
+    allocations: &Vec<(u64, u64)>,
+    workspace: u64,
+    chip: &'static Profile,
+    machine: &Arc<Mutex<Machine>>,
+) -> Result<(Counted, Entries), Problem> {
+    let kernel = &*launch.kernel;
+    let total = launch.blocks();
+    let residency = residency(launch, chip);
+    let lock = || machine.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    lock().start(kernel.code.len(), chip.multiprocessors as usize, residency.l1);
+    // One order, and no checks: a count repeats.
+    let options = Options { threads: 1, races: false, global: false, sample, seed: 0 };
+    let entries = Entries::new(kernel);
+    let mut runner = Runner { launch, options: &options, allocations, workspace, machine, chip, entries, longest: 0 };
+    let (pieces, slots) = if launch.cooperative {
+        (pieces(total, 0), total as usize)
+    } else {
+        let held = (residency.of_one * chip.multiprocessors) as usize;
+        (pieces(total, sample), held.min(BUDGET / bytes_of_block(launch)).max(1))
+    };
+    let mut reads = vec![];
+    for piece in &pieces {
+        let before = lock().traffic.dram_read;
+        runner.run(*piece, slots)?;
+        reads.push(lock().traffic.dram_read - before);
+    }
+    let machine = lock();
+    let mut counted = Counted {
+        kernel: kernel.name.clone(),
+        blocks: total,
+        blocks_run: pieces.iter().map(Piece::blocks).sum(),
+        threads: launch.threads(),
+        shared: kernel.static_shared as u32 + launch.dynamic_shared,
+        registers: residency.registers,
+        resident: residency.of_one,
+        critical_path: runner.longest,
+        traffic: Traffic { dram_read: whole_reads(&pieces, &reads, total) as u64, ..machine.traffic },
+        ..Counted::default()
+    };
+    add_instructions(&mut counted, kernel, &runner.entries);
+    for (at, sites) in machine.sites.iter().enumerate() {
+        let place = || place(kernel, &launch.module, kernel.code[at].loc);
+        counted.sites.extend(sites.iter().flatten().map(|site| (place(), *site)));
+    }
+    Ok((counted, runner.entries))
+}
+
+/// Adds the instructions of every basic block that was entered.
+fn add_instructions(counted: &mut Counted, kernel: &Kernel, entries: &Entries) {
+    let contents = Contents::of(kernel);
+    for (block, &(warps, lanes)) in entries.0.iter().enumerate().filter(|(_, entered)| entered.0 > 0) {
+        counted.lanes += lanes * contents.classes[block].iter().sum::<u64>();
+        counted.half += warps * contents.half[block];
+        counted.tf32 += warps * contents.tf32[block];
+        (0..CLASSES).for_each(|class| counted.classes[class] += warps * contents.classes[block][class]);
+        for (shape, count) in &contents.shapes[block] {
+            *counted.shapes.entry(shape.clone()).or_default() += warps * count;
+        }
+    }
+}
+
+/// Blocks of one launch under way.
+struct Runner<'a> {
+    launch: &'a Launch,
+    options: &'a Options,
+    allocations: &'a Vec<(u64, u64)>,
+    workspace: u64,
+    machine: &'a Arc<Mutex<Machine>>,
+    chip: &'static Profile,
+    entries: Entries,
+    /// The longest critical path of a block, instructions.
+    longest: u64,
+}
+
+impl Runner<'_> {
+    /// Block `number` at its start, on the multiprocessor that its number falls to.
+    fn block(&self, number: u64) -> Block {
+        let mut block = Block::new(self.launch, self.options, self.allocations);
+        let multiprocessor = (number % self.chip.multiprocessors as u64) as usize;
+        block.env.stats = Some(Box::new(Stats::new(self.machine, &self.launch.kernel.code, multiprocessor)));
+        block.start(self.launch, self.options, number, self.workspace);
+        block
+    }
+
+    /// Runs some blocks, `slots` at a time: the first go round the multiprocessors, each further one to where one has ended.
+    fn run(&mut self, piece: Piece, slots: usize) -> Result<(), Problem> {
+        let mut waiting = piece.first..piece.end;
+        let mut under_way: Vec<Block> = waiting.by_ref().take(slots).map(|number| self.block(number)).collect();
+        while !under_way.is_empty() {
+            for block in &mut under_way {
+                block.turn(self.launch, &mut self.entries.0, TURN)?;
+                if block.done {
+                    let path = block.warps.iter().map(|warp| warp.path).max().unwrap_or(0);
+                    self.longest = self.longest.max(path);
+                    if let Some(number) = waiting.next() {
+                        block.start(self.launch, self.options, number, self.workspace);
+                    }
+                }
+            }
+            under_way.retain(|block| !block.done);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ends(pieces: &[Piece]) -> Vec<(u64, u64)> {
+        pieces.iter().map(|piece| (piece.first, piece.end)).collect()
+    }
+
+    #[test]
+    fn samples_are_neighbours_in_a_few_places() {
+        assert_eq!(ends(&pieces(100, 0)), [(0, 100)]);
+        assert_eq!(ends(&pieces(100, 100)), [(0, 100)]);
+        assert_eq!(ends(&pieces(100, 8)), [(11, 13), (36, 38), (61, 63), (86, 88)]);
+        assert_eq!(ends(&pieces(1000, 2)), [(249, 250), (749, 750)]);
+    }
+
+    #[test]
+    fn reads_of_a_whole_launch_count_what_is_shared_once() {
+        let four = [0, 20, 40, 60].map(|first| Piece { first, end: first + 10 });
+        // Nothing shared: 5 a block.
+        assert_eq!(whole_reads(&four, &[50; 4], 80), 400.0);
+        // 1000 read by the first piece serve all.
+        assert_eq!(whole_reads(&four, &[1050, 50, 50, 50], 80), 1400.0);
+        assert_eq!(whole_reads(&four[..1], &[70], 10), 70.0);
+    }
+}
