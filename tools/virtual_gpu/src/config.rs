@@ -1,6 +1,7 @@
 //! Settings from the environment: `VIRTUAL_GPU_*`, each documented at the head of the crate.
 
 use crate::launch as run;
+use crate::sanitize::Sanitize;
 use std::ffi::c_int;
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -65,7 +66,7 @@ impl Default for Config {
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
         Config {
             arch: Arch::Sm80,
-            options: run::Options { threads, races: false, global: false, sample: 0, seed: 0 },
+            options: run::Options { threads, sanitize: Sanitize::Off, sample: 0, seed: 0 },
             seed: 0,
             sticky: true,
             pools: true,
@@ -125,17 +126,19 @@ impl Config {
     }
 
     fn sanitize(&mut self, value: &str) -> Result<(), String> {
-        for check in value.split(',') {
-            let all = check == "all";
-            if !all && !["none", "shared", "global", "leaks"].contains(&check) {
-                return Err(format!(
-                    "there is no check `{check}`; choose all, none, or some of shared, global and leaks"
-                ));
-            }
-            self.options.races |= all || check == "shared";
-            self.options.global |= all || check == "global";
-            self.leaks |= all || check == "leaks";
+        let list: Vec<&str> = value.split(',').collect();
+        if let Some(check) = list.iter().find(|check| !["all", "none", "memory", "leaks", "fail"].contains(check)) {
+            return Err(format!(
+                "there is no check `{check}`; choose all, none, or some of memory and leaks, and `fail` to fail"
+            ));
         }
+        let asked = |check| list.contains(&"all") || list.contains(&check);
+        self.leaks = asked("leaks");
+        self.options.sanitize = match (asked("memory"), list.contains(&"fail")) {
+            (false, _) => Sanitize::Off,
+            (true, false) => Sanitize::Report,
+            (true, true) => Sanitize::Fail,
+        };
         Ok(())
     }
 }
@@ -187,10 +190,14 @@ pub fn config() -> &'static Config {
     settings().as_ref().unwrap_or_else(|problem| panic!("{problem}"))
 }
 
+/// How a process ends in which the sanitizer found something and was to fail.
+const FOUND: c_int = 86;
+
 /// Has what was counted printed when the process ends.
 fn print_at_exit() {
     unsafe extern "C" {
         fn atexit(call: extern "C" fn()) -> c_int;
+        fn _exit(code: c_int) -> !;
     }
     extern "C" fn print() {
         let config = config();
@@ -199,6 +206,11 @@ fn print_at_exit() {
             print_speed();
         }
         crate::driver::at_exit();
+        if config.options.sanitize == Sanitize::Fail && crate::sanitize::count() > 0 {
+            eprintln!("virtual_gpu: {} findings of the sanitizer, said above", crate::sanitize::count());
+            // Safety: it takes a number and does not return.
+            unsafe { _exit(FOUND) };
+        }
     }
     // Safety: the function takes nothing and stays loaded: the library is never unloaded once used.
     unsafe { atexit(print) };
@@ -237,13 +249,13 @@ mod tests {
             ("VIRTUAL_GPU_SEED", "7"),
             ("VIRTUAL_GPU_THREADS", "3"),
             ("VIRTUAL_GPU_MEMORY", "64"),
-            ("VIRTUAL_GPU_SANITIZE", "global,leaks"),
+            ("VIRTUAL_GPU_SANITIZE", "memory,fail"),
             ("VIRTUAL_GPU_COUNT", "counts.json"),
         ])
         .unwrap();
         assert_eq!(config.arch, Arch::Sm90a);
         assert_eq!((config.seed, config.options.threads, config.memory), (7, 3, 64 << 20));
-        assert_eq!((config.options.global, config.options.races, config.leaks), (true, false, true));
+        assert_eq!((config.options.sanitize, config.leaks), (Sanitize::Fail, false));
         assert!(config.count.is_some());
     }
 
@@ -252,9 +264,7 @@ mod tests {
         let config = parsed(&[]).unwrap();
         assert_eq!(config.arch.capability(), 80);
         assert!(config.sticky && config.pools);
-        assert!(
-            !config.options.races && !config.options.global && config.count.is_none() && config.options.sample == 0
-        );
+        assert!(config.options.sanitize == Sanitize::Off && config.count.is_none() && config.options.sample == 0);
     }
 
     #[test]

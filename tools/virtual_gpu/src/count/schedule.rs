@@ -139,7 +139,7 @@ pub fn run(
     let lock = || machine.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     lock().start(kernel.code.len(), chip.multiprocessors as usize, residency.l1);
     // One order, and no checks: a count repeats.
-    let options = Options { threads: 1, races: false, global: false, sample, seed: 0 };
+    let options = Options { threads: 1, sanitize: Default::default(), sample, seed: 0 };
     let entries = Entries::new(kernel);
     let mut runner = Runner { launch, options: &options, allocations, workspace, machine, chip, entries, longest: 0 };
     let (pieces, slots) = if launch.cooperative {
@@ -205,9 +205,10 @@ struct Runner<'a> {
 impl Runner<'_> {
     /// Block `number` at its start, on the multiprocessor that its number falls to.
     fn block(&self, number: u64) -> Block {
-        let mut block = Block::new(self.launch, self.options, self.allocations);
+        let mut block = Block::new(self.launch, None, self.allocations);
         let multiprocessor = (number % self.chip.multiprocessors as u64) as usize;
         block.env.stats = Some(Box::new(Stats::new(self.machine, &self.launch.kernel.code, multiprocessor)));
+        block.env.watched = true;
         block.start(self.launch, self.options, number, self.workspace);
         block
     }

@@ -4,7 +4,7 @@ mod cublaslt;
 
 use crate::config::*;
 use crate::ptx::fatbin;
-use crate::{launch as run, lower as compile, ptx, warp as exec};
+use crate::{launch as run, lower as compile, ptx, sanitize};
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -39,25 +39,13 @@ struct Heap {
 static HEAP: Mutex<Option<Heap>> = Mutex::new(None);
 const GUARD: usize = 512;
 fn block_bytes(bytes: usize) -> usize {
-    let n = bytes.next_multiple_of(512) + 2 * GUARD;
-    if config().options.global { n + bytes.next_multiple_of(4) * 4 } else { n }
+    bytes.next_multiple_of(512) + 2 * GUARD
 }
 /// What a copy or a fill has written.
 fn mark(address: u64, bytes: usize) {
-    if !config().options.global || bytes == 0 {
-        return;
+    if sanitize::on() {
+        sanitize::written(address, bytes as u64);
     }
-    heap(|h| {
-        let k = h.map.partition_point(|a| a.0 <= address);
-        if k > 0 && address < h.map[k - 1].1 {
-            let (s, e) = h.map[k - 1];
-            let mut at = address & !3;
-            while at < address + bytes as u64 {
-                unsafe { *exec::shadow_of(s, e, at.max(s)) = [1, 0] };
-                at += 4;
-            }
-        }
-    })
 }
 
 fn heap<T>(f: impl FnOnce(&mut Heap) -> T) -> T {
@@ -80,14 +68,8 @@ fn allocate(bytes: usize) -> Result<u64, R> {
             return Err(OUT_OF_MEMORY);
         }
         let start = block + GUARD as u64;
-        if config().options.global {
-            unsafe {
-                std::ptr::write_bytes(
-                    (start + bytes.next_multiple_of(512) as u64 + 512) as *mut u8,
-                    0,
-                    bytes.next_multiple_of(4) * 4,
-                )
-            };
+        if sanitize::on() {
+            sanitize::allocated(start, bytes as u64);
         }
         if bytes <= 64 << 20 {
             unsafe { std::ptr::write_bytes(start as *mut u8, 0xff, bytes) };
@@ -104,6 +86,7 @@ fn release(start: u64) -> R {
     heap(|h| {
         let Some((block, bytes)) = h.layouts.remove(&start) else { return INVALID_VALUE };
         h.used -= bytes;
+        sanitize::freed(start);
         let map = Arc::make_mut(&mut h.map);
         let at = map.partition_point(|a| a.0 < start);
         map.remove(at);
@@ -239,7 +222,9 @@ fn perform(w: &Work) -> R {
         Work::Launch(l) => launch_now(l),
         Work::Copy(d, s, n) => {
             unsafe { std::ptr::copy(*s as *const u8, *d as *mut u8, *n) };
-            mark(*d, *n);
+            if sanitize::on() {
+                sanitize::copied(*d, *s, *n as u64);
+            }
             OK
         }
         Work::Host(f, p) => {
@@ -311,7 +296,6 @@ fn launch_now(l: &Arc<run::Launch>) -> R {
     if config().kernels.is_some() && !KERNELS.lock().unwrap().contains(&l.kernel.name) {
         KERNELS.lock().unwrap().insert(l.kernel.name.clone());
     }
-    l.number.store(NUMBER.fetch_add(1, Ordering::Relaxed) & 0xfffff, Ordering::Relaxed);
     let started = Instant::now();
     let r = run::run(l, &config().options, allocs, workspace);
     if workspace != 0 {
@@ -418,7 +402,6 @@ unsafe fn launch(f: P, g: [u32; 3], b: [u32; 3], shared: u32, s: P, params: *mut
         dynamic_shared: shared,
         params: bytes,
         cooperative,
-        number: AtomicU64::new(0),
     };
     queue(s, Work::Launch(Arc::new(l)))
 }
@@ -671,7 +654,6 @@ unsafe fn elapsed(ms: *mut f32, a: P, b: P) -> R {
 thread_local! {
     static CURRENT: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
-static NUMBER: AtomicU64 = AtomicU64::new(2);
 
 fn words(e: u32) -> Option<(&'static CStr, &'static CStr)> {
     Some(match e {

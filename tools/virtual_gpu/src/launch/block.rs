@@ -4,8 +4,9 @@ use super::report::place;
 use super::schedule::{Dice, run_warp};
 use super::{Launch, Options, Problem};
 use crate::lower::SPECIALS;
+use crate::sanitize::{Guard, Watch};
 use crate::warp::*;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
 
 /// A block under way. The next block of a launch takes its place and keeps what it has allocated.
 pub struct Block {
@@ -42,12 +43,11 @@ fn new_warp(l: &Launch, env: *mut BlockEnv, index: u32) -> Warp {
         storage,
         products: vec![],
         wgroup: 0,
-        wsync: 0,
     }
 }
 
 impl Block {
-    pub fn new(l: &Launch, o: &Options, allocs: *const Vec<(u64, u64)>) -> Block {
+    pub fn new(l: &Launch, watch: Option<&Arc<Watch>>, allocs: *const Vec<(u64, u64)>) -> Block {
         let k = &l.kernel;
         let shared = k.static_shared + l.dynamic_shared as usize;
         let mut env = Box::new(BlockEnv {
@@ -58,18 +58,15 @@ impl Block {
             allocs,
             cache: vec![(1, 0); k.mems + 1],
             stats: None,
-            shadow: if o.races { vec![Shadow::default(); shared / 4 + 8] } else { vec![] },
-            epoch: 1,
-            races: vec![],
-            fences: [0; 64],
-            global: o.global,
-            cooperative: l.cooperative,
-            block_tag: 0,
+            guard: None,
+            watched: watch.is_some(),
+            code: k.code.as_ptr(),
             bars: vec![],
             bulk: vec![],
             spins: 0,
             dice: Dice::default(),
         });
+        env.guard = watch.map(|watch| Box::new(Guard::new(watch, &env.shared, shared)));
         let env_at: *mut BlockEnv = &mut *env;
         let warps = (0..l.threads().div_ceil(32)).map(|n| new_warp(l, env_at, n)).collect();
         Block { env, warps, id: [0; 3], done: false }
@@ -82,11 +79,11 @@ impl Block {
         self.done = false;
         let env = &mut *self.env;
         env.shared.fill(0xff);
-        env.shadow.fill(Shadow::default());
-        env.epoch = 1;
+        if let Some(guard) = &mut env.guard {
+            guard.start(index);
+        }
         env.bars.clear();
         env.bulk.clear();
-        env.block_tag = l.number.load(Ordering::Relaxed) << 44 | (index & 0x3ff_ffff) << 18;
         env.spins = 0;
         env.dice = Dice::new(o.seed, index);
         for w in &mut self.warps {
@@ -121,7 +118,10 @@ impl Block {
             return Ok(());
         }
         self.done = self.warps.iter().all(|w| w.state == State::Done);
-        if !self.done && !self.release_barriers(l) {
+        if self.done {
+            self.end();
+        }
+        if !self.done && !self.release_barriers() {
             return Err(self.deadlock(l));
         }
         Ok(())
@@ -136,7 +136,7 @@ impl Block {
     }
 
     /// Lets go on who waits at barriers that are complete; false if there are none.
-    fn release_barriers(&mut self, l: &Launch) -> bool {
+    fn release_barriers(&mut self) -> bool {
         let alive = self.warps.iter().filter(|w| w.state != State::Done).count();
         let mut released = false;
         for id in 0..16 {
@@ -153,10 +153,7 @@ impl Block {
             if waiting.is_empty() || waiting.len() < if counted { expected } else { alive } {
                 continue;
             }
-            if !counted {
-                self.meet(l, &waiting, id);
-                self.env.epoch += 1;
-            }
+            self.meet(&waiting, counted);
             let path = waiting.iter().map(|n| self.warps[*n].path).max().unwrap_or(0);
             for n in waiting {
                 self.warps[n].state = State::Ready;
@@ -167,27 +164,34 @@ impl Block {
         released
     }
 
-    /// Notes warps that meet at different barriers of one number.
-    fn meet(&mut self, l: &Launch, waiting: &[usize], id: u32) {
-        if self.env.shadow.is_empty() {
-            return;
+    /// Tells the sanitizer that warps have met. Where a barrier says how many it expects, they may come from different places.
+    fn meet(&mut self, waiting: &[usize], counted: bool) {
+        let Some(guard) = &mut self.env.guard else { return };
+        let place = |n: &usize| (self.warps[*n].pc - 1, *n as u32);
+        let mut places: Vec<(u32, u32)> = waiting.iter().map(place).collect();
+        places.sort();
+        if let [first, .., last] = places[..]
+            && first.0 != last.0
+            && !counted
+        {
+            guard.apart(first, last);
         }
-        let at = |n: &usize| self.warps[*n].pc - 1;
-        let (first, last) = (waiting.iter().min_by_key(|n| at(n)), waiting.iter().max_by_key(|n| at(n)));
-        let (Some(first), Some(last)) = (first, last) else { return };
-        if at(first) != at(last) {
-            let loc = |n: &usize| l.kernel.code[at(n) as usize].loc;
-            let (first, last) = ((loc(first), *first as i32), (loc(last), *last as i32));
-            let kind = "warps meet at different barriers";
-            let race = Race { first: first.0, second: last.0, at: id as u64, warps: (first.1, last.1), kind };
-            self.env.races.push(race);
+        let met: Vec<(u32, u32)> = waiting.iter().map(|n| (*n as u32, self.warps[*n].live)).collect();
+        guard.barrier(&met);
+    }
+
+    /// Tells the sanitizer that the block has ended.
+    fn end(&mut self) {
+        if let Some(guard) = &mut self.env.guard {
+            guard.end();
+            self.env.bulk.iter().for_each(|copy| guard.unfinished_bulk(copy.pc));
         }
     }
 
     fn problem(&self, l: &Launch, warp: usize, fault: &Fault) -> Problem {
         let w = &self.warps[warp];
         let k = &l.kernel;
-        let at = place(k, &l.module, k.code[w.pc as usize].loc);
+        let at = place(k, &l.module, w.pc);
         let (name, id, grid, op) = (&k.name, self.id, l.grid, &k.texts[w.pc as usize]);
         let thread = 32 * w.index + fault.lane;
         let text = format!("kernel {name} block {id:?} of {grid:?} thread {thread}: {} [{op}] at {at}", fault.text);
@@ -197,7 +201,7 @@ impl Block {
     fn deadlock(&self, l: &Launch) -> Problem {
         let k = &l.kernel;
         let states = self.warps.iter().map(|w| {
-            let at = place(k, &l.module, k.code[w.pc.saturating_sub(1) as usize].loc);
+            let at = place(k, &l.module, w.pc.saturating_sub(1));
             format!("warp {} {:?} after {at}", w.index, w.state)
         });
         let states = states.collect::<Vec<_>>().join("; ");

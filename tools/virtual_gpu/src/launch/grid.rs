@@ -1,11 +1,13 @@
 //! The blocks of a launch over threads of this processor.
 
 use super::block::Block;
-use super::report::{Entries, place};
+use super::report::Entries;
 use super::schedule::nth_block;
 use super::{Launch, Options, Problem};
-use std::sync::Mutex;
+use crate::sanitize::{Sanitize, Watch};
+use crate::warp::LAUNCH_FAILED;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// Instructions of a turn of a cooperative launch, whose blocks wait for each other.
 const SHORT_TURN: i64 = 4000;
@@ -14,6 +16,7 @@ const SHORT_TURN: i64 = 4000;
 struct Work<'a> {
     launch: &'a Launch,
     options: &'a Options,
+    watch: Option<Arc<Watch>>,
     allocs: &'a Vec<(u64, u64)>,
     workspace: u64,
     threads: u64,
@@ -21,14 +24,15 @@ struct Work<'a> {
     stop: AtomicBool,
     problem: Mutex<Option<Problem>>,
     entries: Mutex<Entries>,
-    races: Mutex<Vec<String>>,
 }
 
 /// Runs all blocks; what they did, or the first problem.
-pub fn run_blocks(l: &Launch, o: &Options, allocs: &Vec<(u64, u64)>, workspace: u64) -> Result<Entries, Problem> {
+pub fn run_blocks(l: &Arc<Launch>, o: &Options, allocs: &Vec<(u64, u64)>, workspace: u64) -> Result<Entries, Problem> {
+    let watch = (o.sanitize != Sanitize::Off).then(|| Watch::new(l));
     let work = Work {
         launch: l,
         options: o,
+        watch: watch.clone(),
         allocs,
         workspace,
         threads: (o.threads as u64).min(l.blocks()).max(1),
@@ -36,7 +40,6 @@ pub fn run_blocks(l: &Launch, o: &Options, allocs: &Vec<(u64, u64)>, workspace: 
         stop: AtomicBool::new(false),
         problem: Mutex::new(None),
         entries: Mutex::new(Entries::new(&l.kernel)),
-        races: Mutex::new(vec![]),
     };
     let one = |me| if l.cooperative { work.resident(me) } else { work.in_turn() };
     if work.threads == 1 {
@@ -49,18 +52,19 @@ pub fn run_blocks(l: &Launch, o: &Options, allocs: &Vec<(u64, u64)>, workspace: 
             }
         });
     }
-    for race in work.races.into_inner().unwrap() {
-        eprintln!("virtual_gpu: {}", race.split_once('|').map_or(race.as_str(), |x| x.1));
+    if let Some(problem) = work.problem.into_inner().unwrap() {
+        return Err(problem);
     }
-    match work.problem.into_inner().unwrap() {
-        Some(problem) => Err(problem),
-        None => Ok(work.entries.into_inner().unwrap()),
+    if o.sanitize == Sanitize::Fail && watch.is_some_and(|watch| watch.found()) {
+        let text = format!("kernel {}: the sanitizer found what is said above", l.kernel.name);
+        return Err(Problem { code: LAUNCH_FAILED, text });
     }
+    Ok(work.entries.into_inner().unwrap())
 }
 
 impl Work<'_> {
     fn block(&self) -> Block {
-        Block::new(self.launch, self.options, self.allocs)
+        Block::new(self.launch, self.watch.as_ref(), self.allocs)
     }
     fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
@@ -88,9 +92,6 @@ impl Work<'_> {
                 }
             }
         }
-        for block in &mut blocks {
-            self.report_races(block);
-        }
         self.entries.lock().unwrap().add(&entries);
     }
 
@@ -103,7 +104,6 @@ impl Work<'_> {
             if let Err(problem) = block.run(self.launch, &mut entries.0, || self.stopped()) {
                 self.failed(problem);
             }
-            self.report_races(&mut block);
         }
         self.entries.lock().unwrap().add(&entries);
     }
@@ -116,27 +116,5 @@ impl Work<'_> {
             return None;
         }
         Some(nth_block(if sampled { n * total / sample } else { n }, total, self.options.seed))
-    }
-
-    fn report_races(&self, block: &mut Block) {
-        if block.env.races.is_empty() {
-            return;
-        }
-        let k = &self.launch.kernel;
-        let mut all = self.races.lock().unwrap();
-        for r in block.env.races.drain(..) {
-            let at = |loc| place(k, &self.launch.module, loc);
-            let (first, second) = (at(r.first), at(r.second));
-            let who = if r.kind.starts_with("global") { "block" } else { "warp" };
-            let key = format!("{} {} {first} {second}", k.name, r.kind);
-            if !all.iter().any(|x| x.starts_with(&key)) {
-                let warps = r.warps;
-                let text = format!(
-                    "{}, offset {}: {first} ({who} {}) then {second} ({who} {})",
-                    r.kind, r.at, warps.0, warps.1
-                );
-                all.push(format!("{key}|race in {}: {text}", k.name));
-            }
-        }
     }
 }

@@ -11,8 +11,8 @@ pub use schedule::Dice;
 
 use crate::lower::Kernel;
 use crate::ptx::Module;
+use crate::sanitize::Sanitize;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 pub struct Launch {
     pub kernel: Arc<Kernel>,
@@ -22,7 +22,6 @@ pub struct Launch {
     pub dynamic_shared: u32,
     pub params: Vec<u8>,
     pub cooperative: bool,
-    pub number: AtomicU64,
 }
 
 impl Launch {
@@ -40,8 +39,7 @@ impl Launch {
 pub struct Options {
     /// Threads of this processor that run the blocks of a launch.
     pub threads: usize,
-    pub races: bool,
-    pub global: bool,
+    pub sanitize: Sanitize,
     /// Blocks of a launch that are run; 0: all.
     pub sample: u64,
     /// Permutes whatever nothing orders; 0: the natural order, asynchronous copies as late as they may land.
@@ -55,10 +53,14 @@ pub struct Problem {
 }
 
 /// Runs a launch. `allocs` are the allocations that it may touch, in order of their addresses.
-pub fn run(l: &Launch, o: &Options, allocs: Arc<Vec<(u64, u64)>>, workspace: u64) -> Result<(), Problem> {
+pub fn run(l: &Arc<Launch>, o: &Options, allocs: Arc<Vec<(u64, u64)>>, workspace: u64) -> Result<(), Problem> {
     let started = std::time::Instant::now();
-    let run = if crate::count::active() { crate::count::run } else { grid::run_blocks };
-    let entries = run(l, o, &allocs, workspace).inspect_err(|problem| eprintln!("virtual_gpu: {}", problem.text))?;
+    let run = if crate::count::active() {
+        crate::count::run(l, o, &allocs, workspace)
+    } else {
+        grid::run_blocks(l, o, &allocs, workspace)
+    };
+    let entries = run.inspect_err(|problem| eprintln!("virtual_gpu: {}", problem.text))?;
     report::account(l, &entries, started.elapsed().as_nanos() as u64);
     Ok(())
 }

@@ -14,8 +14,17 @@ pub static NANOS: AtomicU64 = AtomicU64::new(0);
 /// Launches that ran.
 pub static LAUNCHES: AtomicU64 = AtomicU64::new(0);
 
+/// Where an instruction stands: its source line, the line it was inlined at, its line in the PTX.
+pub fn place(k: &Kernel, m: &Module, pc: u32) -> String {
+    let source = source(k, m, k.code[pc as usize].loc);
+    match k.lines[pc as usize] {
+        0 => source,
+        line => format!("{source}, PTX line {line}"),
+    }
+}
+
 /// The source line of a location, with the line it was inlined at.
-pub fn place(k: &Kernel, m: &Module, loc: u32) -> String {
+pub fn source(k: &Kernel, m: &Module, loc: u32) -> String {
     let (file, line, inlined) = k.locs[loc as usize];
     let name = |f: u32| m.files.get(&f).map_or("?", |s| s.rsplit("kernels/").next().unwrap_or(s)).to_string();
     let mut text = format!("{}:{line}", name(file));

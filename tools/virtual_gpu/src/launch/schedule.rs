@@ -78,7 +78,7 @@ pub enum Exit {
 fn stuck(k: &Kernel, m: &Module, w: &mut Warp, what: &str) {
     let mut text = format!("{what}: ");
     for g in &w.others {
-        let at = place(k, m, k.code[g.pc as usize].loc);
+        let at = place(k, m, g.pc);
         text += &format!("lanes {:#010x} wait at {} ({at}); ", g.mask, k.texts[g.pc as usize]);
     }
     text += &format!("live lanes {:#010x}", w.live);

@@ -36,6 +36,10 @@ pub struct Kernel {
     pub locs: Vec<(u32, u32, Option<(u32, u32)>)>,
     /// The opcode of each instruction.
     pub texts: Vec<String>,
+    /// The line of each instruction in the module's PTX; 0: it has none.
+    pub lines: Vec<u32>,
+    /// Start and end of each variable in shared memory; the last is all dynamic shared memory and has no end.
+    pub shared_variables: Vec<(u32, u32)>,
     pub vregs: usize,
     pub max_threads: u32,
 }
@@ -59,9 +63,12 @@ pub fn compile(module: &Module, globals: &HashMap<String, u64>, name: &str) -> R
         .find(".maxntid")
         .and_then(|p| entry.head[p + 8..].split(',').next().and_then(|x| x.trim().parse().ok()))
         .unwrap_or(1024);
+    let (texts, lines) = opcodes(&flow, &mut texts);
     Ok(Kernel {
         name: name.to_string(),
-        texts: opcodes(&flow, &mut texts),
+        texts,
+        lines,
+        shared_variables: names.shared_variables.clone(),
         blocks: histograms(&flow),
         code,
         operands,
@@ -78,8 +85,11 @@ pub fn compile(module: &Module, globals: &HashMap<String, u64>, name: &str) -> R
     })
 }
 
-/// Selects the instructions of a body; the texts are the opcodes of all steps that are no labels.
-fn steps(selector: &mut Selector, body: &Body) -> Result<(Vec<Step>, std::vec::IntoIter<String>), String> {
+/// An opcode and its line in the PTX.
+type Text = (String, u32);
+
+/// Selects the instructions of a body; the texts are those of all steps that are no labels.
+fn steps(selector: &mut Selector, body: &Body) -> Result<(Vec<Step>, std::vec::IntoIter<Text>), String> {
     let mut steps = vec![];
     let mut texts = vec![];
     for item in &body.items {
@@ -90,7 +100,7 @@ fn steps(selector: &mut Selector, body: &Body) -> Result<(Vec<Step>, std::vec::I
                 step(selector, statement, &mut steps)
                     .map_err(|why| format!("{} {:?}: {why}", statement.op, statement.operands))?;
                 let made = steps[before..].iter().filter(|step| !matches!(step, Step::Label(_))).count();
-                texts.extend(std::iter::repeat_n(statement.op.clone(), made));
+                texts.extend(std::iter::repeat_n((statement.op.clone(), statement.line), made));
             }
         }
     }
@@ -128,13 +138,13 @@ fn branch(guard: Option<(u32, bool)>, loc: u32) -> Inst {
     Inst { kind, guard: guard_register, neg, guarded: guard.is_some(), loc, class: crate::count::C_BRA, ..blank() }
 }
 
-/// The opcode of each instruction of a flow; what the cutter added is named by what it does.
-fn opcodes(flow: &Flow, texts: &mut dyn Iterator<Item = String>) -> Vec<String> {
+/// Opcode and line of each instruction of a flow; what the cutter added is named by what it does.
+fn opcodes(flow: &Flow, texts: &mut dyn Iterator<Item = Text>) -> (Vec<String>, Vec<u32>) {
     let of = |selected: &select::Selected| match selected.inst.kind {
-        Kind::Enter => "enter".to_string(),
-        _ => texts.next().unwrap_or_else(|| "ret".to_string()),
+        Kind::Enter => ("enter".to_string(), 0),
+        _ => texts.next().unwrap_or_else(|| ("ret".to_string(), 0)),
     };
-    flow.code.iter().map(of).collect()
+    flow.code.iter().map(of).unzip()
 }
 
 /// Instructions with slots in the place of virtual registers, and the operands that they point to.

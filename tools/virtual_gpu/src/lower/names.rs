@@ -6,6 +6,8 @@ use std::collections::HashMap;
 
 /// Alignment of dynamic shared memory, which begins behind the static variables.
 const DYNAMIC_SHARED_ALIGNMENT: usize = 128;
+/// Bytes between static variables in shared memory where the sanitizer is on: an access past the end of one hits no other.
+const SHARED_GAP: usize = 16;
 /// Least alignment of a local variable.
 const LOCAL_ALIGNMENT: usize = 16;
 
@@ -15,6 +17,8 @@ pub struct Names<'a> {
     shared: HashMap<String, u32>,
     local: HashMap<String, u64>,
     globals: &'a HashMap<String, u64>,
+    /// Start and end of each variable in shared memory, the dynamic ones as one.
+    pub shared_variables: Vec<(u32, u32)>,
     pub static_shared: usize,
     pub local_bytes: usize,
 }
@@ -23,12 +27,17 @@ impl<'a> Names<'a> {
     pub fn new(module: &Module, entry: &EntryText, body: &Body, globals: &'a HashMap<String, u64>) -> Names<'a> {
         let mut static_shared = 0usize;
         let mut shared = HashMap::new();
+        let mut shared_variables = vec![];
+        let gap = if crate::sanitize::on() { SHARED_GAP } else { 0 };
         for variable in module.shared.iter().chain(&body.shared) {
             static_shared = static_shared.next_multiple_of(variable.align.max(1));
-            shared.insert(variable.name.clone(), SHARED_BASE + static_shared as u32);
-            static_shared += variable.bytes;
+            let start = SHARED_BASE + static_shared as u32;
+            shared.insert(variable.name.clone(), start);
+            shared_variables.push((start, start + variable.bytes as u32));
+            static_shared += variable.bytes + gap;
         }
         let static_shared = static_shared.next_multiple_of(DYNAMIC_SHARED_ALIGNMENT);
+        shared_variables.push((SHARED_BASE + static_shared as u32, u32::MAX));
         for name in &module.dynamic_shared {
             shared.insert(name.clone(), SHARED_BASE + static_shared as u32);
         }
@@ -40,7 +49,7 @@ impl<'a> Names<'a> {
             local_bytes += variable.bytes;
         }
         let parameters = entry.params.iter().map(|p| (p.name.clone(), (p.offset, p.bytes))).collect();
-        Names { parameters, shared, local, globals, static_shared, local_bytes }
+        Names { parameters, shared, local, globals, shared_variables, static_shared, local_bytes }
     }
 
     /// Offset and bytes of a parameter.

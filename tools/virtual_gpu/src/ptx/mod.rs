@@ -34,6 +34,7 @@ pub struct Statement {
     pub guard: Option<(u32, bool)>,
     pub operands: Vec<Operand>,
     pub loc: u32,  // into locs
+    pub line: u32, // of the module's text, from 1
     pub used: u32, // bytes of a load that are used, if not all
 }
 
@@ -301,6 +302,7 @@ struct P<'a> {
     f: Body,
     scopes: Vec<Scope>,
     loc: u32,
+    line: u32,
     calls: u32,
     used: u32,
 }
@@ -425,6 +427,10 @@ impl<'a> P<'a> {
 
     fn body(&mut self, text: &str, label_prefix: &str, end_label: Option<&str>) -> Result<(), String> {
         let b = text.as_bytes();
+        // `text` is a part of the module's
+        let start = text.as_ptr() as usize - self.m.text.as_ptr() as usize;
+        let mut line = 1 + self.m.text[..start].matches('\n').count() as u32;
+        let mut counted = 0;
         let mut i = 0;
         loop {
             while i < b.len() && (b[i].is_ascii_whitespace() || b[i] == b';') {
@@ -485,6 +491,7 @@ impl<'a> P<'a> {
                 continue;
             }
             let raw = &text[i..j];
+            let statement_at = i;
             i = j + 1;
             let mut stmt = String::new();
             if raw.contains("//") {
@@ -507,6 +514,9 @@ impl<'a> P<'a> {
                 self.decl(stmt)?;
                 continue;
             }
+            line += text[counted..statement_at].matches('\n').count() as u32;
+            counted = statement_at;
+            self.line = line;
             self.statement(stmt, label_prefix, end_label).map_err(|e| format!("{stmt}: {e}"))?;
         }
         Ok(())
@@ -581,6 +591,7 @@ impl<'a> P<'a> {
             guard,
             operands,
             loc: self.loc,
+            line: self.line,
             used: std::mem::take(&mut self.used),
         }));
         Ok(())
@@ -636,6 +647,7 @@ pub fn parse_entry(m: &Module, name: &str) -> Result<Body, String> {
         f: Body { items: vec![], classes: vec![], locs: vec![(0, 0, None)], local: vec![], shared: vec![] },
         scopes: vec![Scope { ranges: HashMap::new(), single: HashMap::new(), params: HashMap::new() }],
         loc: 0,
+        line: 0,
         calls: 0,
         used: 0,
     };

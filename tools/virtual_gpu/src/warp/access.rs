@@ -1,292 +1,313 @@
-//! The one door to memory: bounds and alignment, and who touched what.
+//! The one door to memory: every instruction that touches it passes here once, with all its lanes. Bounds and alignment are
+//! always checked; counters and the sanitizer look on where they are on.
 
 use super::*;
+use crate::count::C_LDMATRIX;
+
+/// State spaces of the PTX ISA that an access may touch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Space {
+    Global,
+    Shared,
+    Local,
+    Param,
+}
+
+/// What an access does. Strong accesses are those of `ld.acquire`, `ld.relaxed`, `ld.volatile` and their stores: they do not
+/// race with each other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Action {
+    Read,
+    Write,
+    StrongRead,
+    StrongWrite,
+    Atomic,
+}
+
+impl Action {
+    pub fn reads(self) -> bool {
+        matches!(self, Action::Read | Action::StrongRead | Action::Atomic)
+    }
+    pub fn writes(self) -> bool {
+        matches!(self, Action::Write | Action::StrongWrite | Action::Atomic)
+    }
+    pub fn atomic(self) -> bool {
+        matches!(self, Action::StrongRead | Action::StrongWrite | Action::Atomic)
+    }
+    fn name(self) -> &'static str {
+        match self {
+            Action::Read | Action::StrongRead => "load",
+            Action::Write | Action::StrongWrite => "store",
+            Action::Atomic => "atomic operation",
+        }
+    }
+}
+
+/// Who carries an access out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum By {
+    /// The thread, at the instruction.
+    Thread,
+    /// An asynchronous copy of the thread, until its group has been waited for.
+    Copy { group: u32 },
+    /// A product of the warp, in the asynchronous proxy, until its group has been waited for.
+    Product { group: u32 },
+    /// A bulk copy, in the asynchronous proxy, until the phase of its mbarrier is complete.
+    Bulk { barrier: u32 },
+}
+
+/// How memory is reached (PTX ISA, "Proxies").
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Proxy {
+    Generic,
+    Async,
+}
+
+impl By {
+    pub fn proxy(self) -> Proxy {
+        match self {
+            By::Thread | By::Copy { .. } => Proxy::Generic,
+            By::Product { .. } | By::Bulk { .. } => Proxy::Async,
+        }
+    }
+}
+
+/// An address of 32 bits in shared memory, or of 64 elsewhere.
+pub trait Address: Copy + Ord + std::ops::BitOr<Output = Self> {
+    const NONE: Self;
+    const ALL: Self;
+    fn wide(self) -> u64;
+}
+impl Address for u32 {
+    const NONE: u32 = 0;
+    const ALL: u32 = u32::MAX;
+    #[inline(always)]
+    fn wide(self) -> u64 {
+        self as u64
+    }
+}
+impl Address for u64 {
+    const NONE: u64 = 0;
+    const ALL: u64 = u64::MAX;
+    #[inline(always)]
+    fn wide(self) -> u64 {
+        self
+    }
+}
+
+/// One access of a warp: `bytes` at each lane's address.
+#[derive(Clone, Copy)]
+pub struct Access<'a, A> {
+    pub space: Space,
+    pub action: Action,
+    pub by: By,
+    pub lanes: u32,
+    pub addresses: &'a [A; 32],
+    pub bytes: u32,
+    pub align: u32,
+    /// A bit of each byte that a load looks at; 0: all.
+    pub used: u32,
+    /// What each lane stores, if it is at hand.
+    pub data: Option<&'a dyn Fn(usize) -> [u8; 16]>,
+}
+
+impl<'a, A: Address> Access<'a, A> {
+    /// An access of a thread that looks at all its bytes.
+    #[inline(always)]
+    pub fn new(space: Space, action: Action, lanes: u32, addresses: &'a [A; 32], bytes: u32) -> Self {
+        Access { space, action, by: By::Thread, lanes, addresses, bytes, align: bytes, used: 0, data: None }
+    }
+    /// The bytes that count, of those asked for.
+    #[inline(always)]
+    pub fn used_range(&self) -> std::ops::Range<u64> {
+        match self.used {
+            0 => 0..self.bytes as u64,
+            used => used.trailing_zeros() as u64..32 - used.leading_zeros() as u64,
+        }
+    }
+    fn what(&self) -> String {
+        let space = match self.space {
+            Space::Global => "",
+            Space::Shared => "shared ",
+            Space::Local => "local ",
+            Space::Param => "parameter ",
+        };
+        let name = match self.by {
+            By::Thread => self.action.name(),
+            By::Copy { .. } => "asynchronous copy",
+            By::Product { .. } => "operand of a product",
+            By::Bulk { .. } => "bulk copy",
+        };
+        format!("{space}{name} of {} bytes", self.bytes)
+    }
+    /// The lowest and highest address of the active lanes, and all bits of any.
+    #[inline(always)]
+    fn extent(&self) -> (u64, u64, u64) {
+        let (mut low, mut high, mut bits) = (A::ALL, A::NONE, A::NONE);
+        if self.lanes == FULL {
+            for x in self.addresses {
+                low = low.min(*x);
+                high = high.max(*x);
+                bits = bits | *x;
+            }
+        } else {
+            for (lane, x) in self.addresses.iter().enumerate() {
+                let on = self.lanes >> lane & 1 != 0;
+                low = low.min(if on { *x } else { A::ALL });
+                high = high.max(if on { *x } else { A::NONE });
+                bits = bits | if on { *x } else { A::NONE };
+            }
+        }
+        (low.wide(), high.wide(), bits.wide())
+    }
+}
+
+/// Lets an access pass, or fails the warp: false.
+///
+/// # Safety
+/// `i` is an instruction of the kernel of `w`, whose block is alive.
+#[inline(always)]
+pub unsafe fn admit<A: Address>(w: &mut Warp, i: &Inst, a: &Access<A>) -> bool {
+    unsafe {
+        let env = &*w.env;
+        let (start, end) = match a.space {
+            Space::Global => *env.cache.get_unchecked(i.mem as usize),
+            Space::Shared => (SHARED_BASE as u64, env.shared_end as u64),
+            Space::Local => (0, w.local_bytes as u64),
+            Space::Param => (0, env.params_bytes as u64),
+        };
+        let (low, high, bits) = a.extent();
+        let used = a.used_range();
+        let fits = bits & (a.align as u64 - 1) == 0
+            && low.wrapping_add(used.start) >= start
+            && high.wrapping_add(used.end) <= end
+            && high < 1 << 63;
+        if !fits && !admit_slowly(w, i, a, (start, end)) {
+            return false;
+        }
+        if (*w.env).watched {
+            observe(w, i, a);
+        }
+        true
+    }
+}
+
+/// Checks lane by lane, and keeps in mind which allocation they touch.
+#[inline(never)]
+unsafe fn admit_slowly<A: Address>(w: &mut Warp, i: &Inst, a: &Access<A>, bounds: (u64, u64)) -> bool {
+    let allocs = unsafe { &*(*w.env).allocs };
+    let mut last = if a.space == Space::Global { (1, 0) } else { bounds };
+    for lane in (0..32).filter(|lane| a.lanes >> lane & 1 != 0) {
+        let x = a.addresses[lane].wide();
+        if x & (a.align as u64 - 1) != 0 {
+            let text = format!("misaligned {} at {x:#x} (needs {})", a.what(), a.align);
+            w.fail(MISALIGNED, lane as u32, text);
+            return false;
+        }
+        let used = a.used_range();
+        let (from, to) = (x.wrapping_add(used.start), x.wrapping_add(used.end));
+        if from <= to && from >= last.0 && to <= last.1 {
+            continue;
+        }
+        let above = allocs.partition_point(|alloc| alloc.0 <= from);
+        if a.space == Space::Global && from <= to && above > 0 && to <= allocs[above - 1].1 {
+            last = allocs[above - 1];
+            continue;
+        }
+        let near = match a.space {
+            Space::Global => describe(allocs, from, to),
+            _ => format!(": there are {} bytes", bounds.1 - bounds.0),
+        };
+        let at = match a.space {
+            Space::Global => format!("{x:#x}"),
+            _ => format!("offset {}", x.wrapping_sub(bounds.0) as i64),
+        };
+        w.fail(ILLEGAL_ADDRESS, lane as u32, format!("{} at {at} is out of bounds{near}", a.what()));
+        return false;
+    }
+    if a.space == Space::Global && last.1 != 0 {
+        w.env().cache[i.mem as usize] = last;
+    }
+    true
+}
 
 #[cold]
-fn describe(allocs: &[(u64, u64)], address: u64, size: u64) -> String {
-    let k = allocs.partition_point(|a| a.0 <= address);
+fn describe(allocs: &[(u64, u64)], from: u64, to: u64) -> String {
+    let above = allocs.partition_point(|alloc| alloc.0 <= from);
     let mut text = String::new();
-    if k > 0 {
-        let (s, e) = allocs[k - 1];
-        text += &format!(
-            "; the allocation below is [{s:#x}, {e:#x}) of {} bytes, {} past its end",
-            e - s,
-            (address + size) as i64 - e as i64
-        );
+    if let Some((start, end)) = above.checked_sub(1).map(|k| allocs[k]) {
+        let past = to.wrapping_sub(end) as i64;
+        text +=
+            &format!("; the allocation below is [{start:#x}, {end:#x}) of {} bytes, {past} past its end", end - start);
     }
-    if k < allocs.len() {
-        let (s, e) = allocs[k];
-        text += &format!("; the one above is [{s:#x}, {e:#x}), {} before it", s - address);
+    if let Some((start, end)) = allocs.get(above) {
+        text += &format!("; the one above is [{start:#x}, {end:#x}), {} before it", start - from);
     }
     text
 }
 
-/// Checks `size` bytes at each active lane's address.
-#[inline(always)]
-pub unsafe fn check_global(w: &mut Warp, a: &[u64; 32], size: u64, align: u64, mem: u32, what: &str) -> bool {
-    let m = w.mask;
-    let (mut lo, mut hi, mut or) = (u64::MAX, 0u64, 0u64);
-    if m == FULL {
-        for l in 0..32 {
-            lo = lo.min(a[l]);
-            hi = hi.max(a[l]);
-            or |= a[l];
-        }
-    } else {
-        for l in 0..32 {
-            let on = m >> l & 1 != 0;
-            let x = a[l];
-            lo = lo.min(if on { x } else { u64::MAX });
-            hi = hi.max(if on { x } else { 0 });
-            or |= if on { x } else { 0 };
-        }
-    }
-    let (s, e) = unsafe { (&(*w.env).cache)[mem as usize] };
-    if lo >= s && hi.wrapping_add(size) <= e && or & (align - 1) == 0 {
-        return true;
-    }
-    unsafe { check_slow(w, a, size, align, mem, what) }
+/// The number of an instruction in its kernel.
+///
+/// # Safety
+/// `i` is an instruction of the kernel of `w`.
+pub unsafe fn number_of(w: &Warp, i: &Inst) -> u32 {
+    unsafe { (i as *const Inst).offset_from((*w.env).code) as u32 }
 }
 
+/// Shows an access to the counters and to the sanitizer.
 #[inline(never)]
-unsafe fn check_slow(w: &mut Warp, a: &[u64; 32], size: u64, align: u64, mem: u32, what: &str) -> bool {
-    let allocs = unsafe { &*(*w.env).allocs };
-    let mut last = (0u64, 0u64);
-    for l in 0..32 {
-        if w.mask >> l & 1 == 0 {
-            continue;
+unsafe fn observe<A: Address>(w: &mut Warp, i: &Inst, a: &Access<A>) {
+    unsafe {
+        let pc = number_of(w, i);
+        let env = &mut *w.env;
+        if let Some(stats) = &mut env.stats {
+            count(stats, i, a);
         }
-        let x = a[l];
-        if x & (align - 1) != 0 {
-            w.fail(MISALIGNED, l as u32, format!("misaligned {what} of {size} bytes at {x:#x} (needs {align})"));
-            return false;
+        if let Some(guard) = &mut env.guard {
+            guard.access(w.index, pc, i.mem, a);
         }
-        if x >= last.0 && x.wrapping_add(size) <= last.1 {
-            continue;
-        }
-        let k = allocs.partition_point(|i| i.0 <= x);
-        if k == 0 || x.wrapping_add(size) > allocs[k - 1].1 {
-            w.fail(
-                ILLEGAL_ADDRESS,
-                l as u32,
-                format!("{what} of {size} bytes at {x:#x} is out of bounds{}", describe(allocs, x, size)),
-            );
-            return false;
-        }
-        last = allocs[k - 1];
     }
-    w.env().cache[mem as usize] = last;
-    true
 }
 
-#[inline(always)]
-pub unsafe fn check_shared(w: &mut Warp, a: &[u32; 32], size: u32, align: u32, what: &str) -> bool {
-    let m = w.mask;
-    let (mut lo, mut hi, mut or) = (u32::MAX, 0u32, 0u32);
-    for l in 0..32 {
-        let on = m >> l & 1 != 0;
-        let x = a[l];
-        lo = lo.min(if on { x } else { u32::MAX });
-        hi = hi.max(if on { x } else { 0 });
-        or |= if on { x } else { 0 };
-    }
-    let end = unsafe { (*w.env).shared_end };
-    if lo >= SHARED_BASE && (hi as u64 + size as u64) <= end as u64 && or & (align - 1) == 0 {
-        return true;
-    }
-    for l in 0..32 {
-        if m >> l & 1 == 0 {
-            continue;
+fn count<A: Address>(stats: &mut Stats, i: &Inst, a: &Access<A>) {
+    let wide: [u64; 32] = std::array::from_fn(|lane| a.addresses[lane].wide());
+    match (a.space, a.action, a.by) {
+        (Space::Global, Action::Read | Action::StrongRead, By::Thread) => stats.global(i, &wide, a.bytes, a.lanes, 0),
+        (Space::Global, Action::Write | Action::StrongWrite, _) => stats.global(i, &wide, a.bytes, a.lanes, 1),
+        (Space::Global, Action::Atomic, _) => stats.global(i, &wide, a.bytes, a.lanes, 2),
+        (Space::Global, _, _) => stats.global(i, &wide, a.bytes, a.lanes, 3),
+        (Space::Shared, Action::Read | Action::Write, By::Thread) => {
+            let narrow = wide.map(|x| x as u32);
+            if i.class == C_LDMATRIX {
+                stats.ldmatrix(i, &narrow, a.lanes.count_ones() / 8);
+            } else {
+                stats.shared(i, &narrow, a.bytes, a.lanes, a.action.writes());
+            }
         }
-        let x = a[l];
-        if x & (align - 1) != 0 {
-            w.fail(MISALIGNED, l as u32, format!("misaligned shared {what} of {size} bytes at {x:#x} (needs {align})"));
-            return false;
+        (Space::Shared, Action::Write, By::Copy { .. }) => {
+            stats.shared(i, &wide.map(|x| x as u32), a.bytes, a.lanes, true);
         }
-        if x < SHARED_BASE || x as u64 + size as u64 > end as u64 {
-            let has = end - SHARED_BASE;
-            w.fail(
-                ILLEGAL_ADDRESS,
-                l as u32,
-                format!(
-                    "shared {what} of {size} bytes at offset {} is out of bounds: the block has {has}",
-                    x as i64 - SHARED_BASE as i64
-                ),
-            );
-            return false;
-        }
+        _ => {}
     }
-    true
 }
 
+/// The addresses in a register of 64 bits, with the instruction's offset.
+///
+/// # Safety
+/// `r` is an operand of `i`, an instruction of the kernel of `w`.
 #[inline(always)]
 pub unsafe fn addresses64(w: &Warp, i: &Inst, r: u32) -> [u64; 32] {
     let p = unsafe { w.p(r) };
-    let mut a = [0u64; 32];
-    let off = i.imm as u64;
-    for l in 0..32 {
-        a[l] = unsafe { u64::at(p, l) }.wrapping_add(off);
-    }
-    a
+    let offset = i.imm as u64;
+    std::array::from_fn(|lane| unsafe { u64::at(p, lane) }.wrapping_add(offset))
 }
+/// The addresses in a register of 32 bits, with the instruction's offset.
+///
+/// # Safety
+/// `r` is an operand of `i`, an instruction of the kernel of `w`.
 #[inline(always)]
 pub unsafe fn addresses32(w: &Warp, i: &Inst, r: u32) -> [u32; 32] {
     let p = unsafe { w.p(r) };
-    let mut a = [0u32; 32];
-    let off = i.imm as u32;
-    for l in 0..32 {
-        a[l] = unsafe { u32::at(p, l) }.wrapping_add(off);
-    }
-    a
-}
-
-/// Notes reads or writes of shared memory, and who raced.
-#[inline(always)]
-pub unsafe fn note_shared(w: &mut Warp, i: &Inst, a: &[u32; 32], size: u32, write: bool) {
-    let m = w.mask;
-    let env = unsafe { &mut *w.env };
-    if let Some(s) = &mut env.stats {
-        s.shared(i, a, size, m, write);
-    }
-    if !env.shadow.is_empty() {
-        note_races(env, w.index + 1, w.wsync, m, a, size, write, i.loc);
-    }
-}
-
-pub struct Race {
-    pub first: u32,
-    pub second: u32,
-    pub at: u64,
-    pub warps: (i32, i32),
-    pub kind: &'static str,
-}
-
-#[inline(never)]
-pub fn note_races(env: &mut BlockEnv, me: u32, wsync: u32, m: u32, a: &[u32; 32], size: u32, write: bool, loc: u32) {
-    let tag = env.epoch << 6 | me;
-    for l in 0..32u32 {
-        if m >> l & 1 == 0 {
-            continue;
-        }
-        let at = a[l as usize];
-        let first = (at - SHARED_BASE) / 4;
-        let last = (at - SHARED_BASE + size - 1) / 4;
-        let lane = wsync << 5 | l;
-        for k in first..=last {
-            let s = &mut env.shadow[k as usize];
-            let mut kind = "";
-            let mut other = (0, 0);
-            let this = if write { 1 } else { 0 };
-            if !write && s.writer == 0 {
-                kind = "read of what nobody wrote";
-                other = (loc, me);
-            } else if s.writer >> 6 == env.epoch && s.writer != 63 && size >= 4 {
-                if s.writer != tag {
-                    kind = ["read after write", "write after write"][this];
-                } else if s.write_lane >> 5 == wsync && s.write_lane != lane && s.write_loc != loc {
-                    kind = ["read after write between lanes", "write after write between lanes"][this];
-                }
-                other = (s.write_loc, s.writer & 63);
-            }
-            if kind.is_empty() && write && s.reader >> 6 == env.epoch && size >= 4 {
-                if s.reader != tag {
-                    kind = "write after read";
-                } else if s.read_lane >> 5 == wsync && s.read_lane != lane && s.read_loc != loc {
-                    kind = "write after read between lanes";
-                }
-                other = (s.read_loc, s.reader & 63);
-            }
-            if !kind.is_empty() && env.races.len() < 16 {
-                env.races.push(Race {
-                    first: other.0,
-                    second: loc,
-                    at: (k * 4) as u64,
-                    warps: (other.1 as i32 - 1, me as i32 - 1),
-                    kind,
-                });
-            }
-            let s = &mut env.shadow[k as usize];
-            if !write && s.reader != 0 && s.reader & 63 != me {
-                s.reader2 = s.reader;
-            }
-            if write {
-                s.writer = tag;
-                s.write_loc = loc;
-                s.write_lane = lane;
-                s.write_fence = env.fences[(me & 63) as usize];
-            } else {
-                s.reader = tag;
-                s.read_loc = loc;
-                s.read_lane = lane;
-            }
-        }
-    }
-}
-
-/// Global memory: 16 bytes of shadow for each 4, behind the allocation: who wrote, who read.
-/// launch (20 bits) | block (26) | epoch (12) | warp + 1 (6)
-pub fn shadow_of(start: u64, end: u64, address: u64) -> *mut [u64; 2] {
-    ((end.next_multiple_of(512) + 512) + (address - start) / 4 * 16) as *mut [u64; 2]
-}
-#[inline(never)]
-pub unsafe fn note_global(w: &mut Warp, a: &[u64; 32], size: u64, mem: u32, kind: u8, loc: u32) {
-    unsafe {
-        let env = &mut *w.env;
-        let m = w.mask;
-        let block = env.block_tag;
-        let tag = block | ((env.epoch & 0xfff) as u64) << 6 | (w.index + 1).min(63) as u64;
-        let (mut s, mut e) = env.cache[mem as usize];
-        for l in 0..32 {
-            if m >> l & 1 == 0 {
-                continue;
-            }
-            if !(a[l] >= s && a[l] + size <= e) {
-                let allocs = &*env.allocs;
-                let k = allocs.partition_point(|i| i.0 <= a[l]);
-                if k == 0 {
-                    continue;
-                }
-                (s, e) = allocs[k - 1];
-            }
-            let mut at = a[l] & !3;
-            while at < a[l] + size {
-                let x = &mut *shadow_of(s, e, at.max(s));
-                let mut what = "";
-                let same_launch = |t: u64| t >> 44 == tag >> 44;
-                let conflict = |t: u64| {
-                    same_launch(t)
-                        && t != tag
-                        && if (t ^ tag) >> 18 & 0x3ff_ffff != 0 {
-                            !env.cooperative
-                        } else {
-                            (t ^ tag) >> 6 & 0xfff == 0
-                        }
-                };
-                if kind == 0 && x[0] == 0 {
-                    what = "global: read of what nobody wrote";
-                } else if kind != 2 && size >= 4 && conflict(x[0]) {
-                    what = if kind == 0 { "global: read after write" } else { "global: write after write" };
-                } else if kind == 1 && size >= 4 && conflict(x[1]) {
-                    what = "global: write after read";
-                }
-                if !what.is_empty() && env.races.len() < 16 {
-                    env.races.push(Race {
-                        first: loc,
-                        second: loc,
-                        at: at - s,
-                        warps: ((x[0] >> 18 & 0x3ff_ffff) as i32, (tag >> 18 & 0x3ff_ffff) as i32),
-                        kind: what,
-                    });
-                }
-                if kind == 0 {
-                    x[1] = tag;
-                } else if kind == 1 {
-                    x[0] = tag;
-                } else if x[0] == 0 {
-                    x[0] = 1;
-                }
-                at += 4;
-            }
-        }
-    }
+    let offset = i.imm as u32;
+    std::array::from_fn(|lane| unsafe { u32::at(p, lane) }.wrapping_add(offset))
 }

@@ -270,6 +270,3 @@ pub fn chip_op(op: &str) -> Option<OpFn> {
 }
 
 pub unsafe fn nop(_: &mut Warp, _: &Inst) {}
-pub unsafe fn warp_sync(w: &mut Warp, _: &Inst) {
-    w.wsync += 1;
-}

@@ -9,16 +9,11 @@ macro_rules! atom {
         unsafe fn f(w: &mut Warp, i: &Inst) {
             unsafe {
                 let a = addresses64(w, i, *i.ext.add(1));
-                let size = size_of::<$t>() as u64;
-                if !check_global(w, &a, size, size, i.mem, "atomic") {
+                let bytes = size_of::<$t>() as u32;
+                if !admit(w, i, &Access::new(Space::Global, Action::Atomic, w.mask, &a, bytes)) {
                     return;
                 }
-                if let Some(s) = &mut (*w.env).stats {
-                    s.global(i, &a, size as u32, w.mask, 2);
-                }
-                if (*w.env).global {
-                    note_global(w, &a, size, i.mem, 2, i.loc);
-                }
+                release(w, i, &a);
                 let pb = w.p(*i.ext.add(2));
                 let pc = w.p(if *i.ext.add(3) == NONE { *i.ext.add(2) } else { *i.ext.add(3) });
                 let d = *i.ext;
@@ -33,6 +28,9 @@ macro_rules! atom {
                     if d != NONE {
                         <$t as Lane>::put(w.pm(d), l, old);
                     }
+                }
+                if d != NONE {
+                    acquire(w, i, &a);
                 }
             }
         }

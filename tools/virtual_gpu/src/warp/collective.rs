@@ -73,22 +73,10 @@ pub unsafe fn vote(w: &mut Warp, i: &Inst) {
 /// ext: N registers, address
 pub unsafe fn ldmatrix<const N: usize, const T: bool>(w: &mut Warp, i: &Inst) {
     unsafe {
-        let mut a = addresses32(w, i, *i.ext.add(N));
-        for l in 8 * N..32 {
-            a[l] = a[0]; // only the first 8 N lanes give addresses
-        }
-        if !check_shared(w, &a, 16, 16, "ldmatrix") {
+        let a = addresses32(w, i, *i.ext.add(N)); // only the first 8 N lanes give addresses
+        let lanes = if N == 4 { FULL } else { (1 << (8 * N)) - 1 };
+        if !admit(w, i, &Access::new(Space::Shared, Action::Read, lanes, &a, 16)) {
             return;
-        }
-        {
-            let (me, wsync) = (w.index + 1, w.wsync);
-            let env = &mut *w.env;
-            if let Some(s) = &mut env.stats {
-                s.ldmatrix(i, &a, N as u32);
-            }
-            if !env.shadow.is_empty() {
-                note_races(env, me, wsync, if N == 4 { FULL } else { (1u32 << (8 * N)) - 1 }, &a, 16, false, i.loc);
-            }
         }
         let base = (*w.env).shared.as_ptr();
         for k in 0..N {

@@ -2,20 +2,13 @@
 
 use super::*;
 
-/// ext: dst, src, size (or NONE); i.size bytes each; i.imm the offset of src, i.target of dst
+/// `cp.async`. ext: dst, src, size (or NONE); i.size bytes each; i.imm the offset of src, i.target of dst.
 pub unsafe fn cp_async(w: &mut Warp, i: &Inst) {
     unsafe {
         let e = std::slice::from_raw_parts(i.ext, 3);
         let (pd, ps) = (w.p(e[0]), w.p(e[1]));
-        let mut x = Pending {
-            mask: w.mask,
-            group: w.commits,
-            dst: [0; 32],
-            src: [0; 32],
-            bytes: [i.size as u32; 32],
-            size: i.size as u32,
-            loc: i.loc,
-        };
+        let size = i.size as u32;
+        let mut x = Pending { mask: w.mask, group: w.commits, dst: [0; 32], src: [0; 32], bytes: [size; 32], size };
         for l in 0..32 {
             x.dst[l] = u32::at(pd, l).wrapping_add(i.target);
             x.src[l] = u64::at(ps, l).wrapping_add(i.imm as u64);
@@ -23,70 +16,64 @@ pub unsafe fn cp_async(w: &mut Warp, i: &Inst) {
                 x.bytes[l] = u32::at(w.p(e[2]), l);
             }
         }
-        let d = x.dst;
-        if !check_shared(w, &d, i.size as u32, i.size as u32, "asynchronous copy") {
+        if !admit_copy(w, i, &x) {
             return;
         }
         let mask = w.mask;
-        for l in 0..32 {
-            if mask >> l & 1 != 0 && x.bytes[l] > i.size as u32 {
-                w.fail(
-                    ILLEGAL_ADDRESS,
-                    l as u32,
-                    format!("cp.async of {} bytes with a source size of {}", i.size, x.bytes[l]),
-                );
-                return;
-            }
-        }
-        let mut read = 0u32;
-        for l in 0..32 {
-            if mask >> l & 1 != 0 && x.bytes[l] > 0 {
-                read |= 1 << l;
-            }
-        }
-        w.mask = read;
-        let mut ok = true;
-        if read != 0 {
-            // the bytes that are read must be there; the address must be a multiple of the copy's size
-            if x.bytes.iter().enumerate().all(|(l, b)| read >> l & 1 == 0 || *b == i.size as u32) {
-                ok = check_global(w, &x.src, i.size as u64, i.size as u64, i.mem, "asynchronous copy");
-            } else {
-                for l in 0..32 {
-                    if read >> l & 1 != 0 && ok {
-                        w.mask = 1 << l;
-                        ok = check_global(w, &x.src, x.bytes[l] as u64, i.size as u64, i.mem, "asynchronous copy");
-                    }
-                }
-                w.mask = read;
-            }
-            if let Some(s) = &mut (*w.env).stats {
-                s.global(i, &x.src, i.size as u32, read, 3);
-                s.shared(i, &x.dst, i.size as u32, mask, true);
-            }
-        }
-        w.mask = mask;
-        if ok {
-            w.pending.push(x);
-            if (*w.env).dice.one_in(3) {
-                land(w, mask, |_, _| true);
-            }
+        w.pending.push(x);
+        if (*w.env).dice.one_in(3) {
+            land(w, mask, |_, _| true);
         }
     }
+}
+/// Lets an asynchronous copy pass the door, twice: what it will read and what it will write. The bytes that are read must be
+/// there; the address must be a multiple of the copy's size.
+unsafe fn admit_copy(w: &mut Warp, i: &Inst, x: &Pending) -> bool {
+    if let Some(lane) = (0..32).find(|lane| x.mask >> lane & 1 != 0 && x.bytes[*lane] > x.size) {
+        let text = format!("cp.async of {} bytes with a source size of {}", x.size, x.bytes[lane]);
+        w.fail(ILLEGAL_ADDRESS, lane as u32, text);
+        return false;
+    }
+    // lanes of one group and of one number of bytes at a time: nearly always all at once
+    let mut left = x.mask;
+    while left != 0 {
+        let first = left.trailing_zeros() as usize;
+        let (bytes, group) = (x.bytes[first], x.group[first]);
+        let lanes = (0..32).filter(|l| left >> l & 1 != 0 && x.bytes[*l] == bytes && x.group[*l] == group);
+        let lanes = lanes.fold(0, |all, lane| all | 1 << lane);
+        left &= !lanes;
+        let by = By::Copy { group: group + 1 };
+        let align = x.size;
+        let read = Access { by, align, ..Access::new(Space::Global, Action::Read, lanes, &x.src, bytes) };
+        let write = Access { by, ..Access::new(Space::Shared, Action::Write, lanes, &x.dst, x.size) };
+        if !unsafe { (bytes == 0 || admit(w, i, &read)) && admit(w, i, &write) } {
+            return false;
+        }
+    }
+    true
 }
 pub unsafe fn cp_commit(w: &mut Warp, _: &Inst) {
     for l in 0..32 {
         w.commits[l] += w.mask >> l & 1;
     }
 }
-/// imm: groups that may still be pending; all for wait_all
+/// imm: groups that may still be pending; -1 for `wait_all`, which also ends the present group.
 pub unsafe fn cp_wait(w: &mut Warp, i: &Inst) {
-    let keep = i.imm as u32;
-    unsafe { land(w, w.mask, |group, commits| i.imm < 0 || group + keep < commits) }
+    let (mask, keep) = (w.mask, i.imm.max(0) as u32);
+    if i.imm < 0 {
+        unsafe { cp_commit(w, i) };
+    }
+    unsafe { land(w, mask, |group, commits| group + keep < commits) };
+    let (warp, commits) = (w.index as usize, w.commits);
+    if let Some(guard) = &mut w.env().guard {
+        for lane in (0..32).filter(|lane| mask >> lane & 1 != 0) {
+            guard.copies_done(32 * warp + lane, commits[lane].saturating_sub(keep));
+        }
+    }
 }
 /// Carries out what `ready` says of (group, commits).
 pub unsafe fn land(w: &mut Warp, m: u32, ready: impl Fn(u32, u32) -> bool) {
     unsafe {
-        let (me, wsync) = (w.index + 1, w.wsync);
         let env = &mut *w.env;
         let commits = w.commits;
         for x in &mut w.pending {
@@ -99,9 +86,6 @@ pub unsafe fn land(w: &mut Warp, m: u32, ready: impl Fn(u32, u32) -> bool) {
                     std::ptr::copy_nonoverlapping(x.src[l] as *const u8, d, n);
                     std::ptr::write_bytes(d.add(n), 0, x.size as usize - n);
                 }
-            }
-            if lanes != 0 && !env.shadow.is_empty() {
-                note_races(env, me, wsync, lanes, &x.dst, x.size, true, x.loc);
             }
             x.mask &= !lanes;
         }

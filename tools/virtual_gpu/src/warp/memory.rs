@@ -139,110 +139,156 @@ unsafe fn store_lanes<const N: usize>(w: &mut Warp, i: &Inst, at: impl Fn(usize)
     }
 }
 
+/// What a lane stores: its `N` elements.
+#[inline(always)]
+unsafe fn stored<const N: usize>(w: &Warp, i: &Inst, lane: usize) -> [u8; 16] {
+    unsafe {
+        let mut bytes = [0u8; 16];
+        let size = i.size as usize;
+        for k in 0..N {
+            let p = w.p(*i.ext.add(k));
+            let value = if size == 8 || i.extends { *(p as *const u64).add(lane) } else { *p.add(lane) as u64 };
+            bytes[k * size..(k + 1) * size].copy_from_slice(&value.to_le_bytes()[..size]);
+        }
+        bytes
+    }
+}
+
+/// Lets a load pass the door.
+#[inline(always)]
+unsafe fn admit_load<const N: usize, A: Address>(w: &mut Warp, i: &Inst, space: Space, a: &[A; 32]) -> bool {
+    let access = Access::new(space, Action::Read, w.mask, a, i.size as u32 * N as u32);
+    unsafe { admit(w, i, &Access { used: i.target, ..access }) }
+}
+/// Lets a store pass the door.
+#[inline(always)]
+unsafe fn admit_store<const N: usize, A: Address>(w: &mut Warp, i: &Inst, space: Space, a: &[A; 32]) -> bool {
+    let access = Access::new(space, Action::Write, w.mask, a, i.size as u32 * N as u32);
+    let view: *const Warp = w;
+    // Safety: the sanitizer reads registers while the warp is at this instruction.
+    let data = |lane| unsafe { stored::<N>(&*view, i, lane) };
+    unsafe { admit(w, i, &Access { data: Some(&data), ..access }) }
+}
+
+/// `ld.global`: element size in `Inst::size`, registers in `Inst::ext`, the address last, the bytes that are used in `target`.
 pub unsafe fn ld_global<const N: usize>(w: &mut Warp, i: &Inst) {
     unsafe {
         let a = addresses64(w, i, *i.ext.add(N));
-        let bytes = i.size as u64 * N as u64;
-        if i.target != 0 {
-            // the compiler says which bytes it looks at
-            let (from, to) = ((i.target & 0xffff) as u64, (i.target >> 16) as u64);
-            if !check_global(w, &a.map(|x| x + from), to - from, 1, i.mem, "load") {
-                return;
-            }
-            for l in 0..32 {
-                if w.mask >> l & 1 != 0 && a[l] & (bytes - 1) != 0 {
-                    w.fail(MISALIGNED, l as u32, format!("misaligned load of {bytes} bytes at {:#x}", a[l]));
-                    return;
-                }
-            }
-        } else if !check_global(w, &a, bytes, bytes, i.mem, "load") {
-            return;
+        if admit_load::<N, _>(w, i, Space::Global, &a) {
+            load_lanes::<N>(w, i, |l| a[l] as *const u8);
         }
-        if let Some(s) = &mut (*w.env).stats {
-            s.global(i, &a, bytes as u32, w.mask, 0);
-        }
-        if (*w.env).global {
-            note_global(w, &a, bytes, i.mem, 0, i.loc);
-        }
-        load_lanes::<N>(w, i, |l| a[l] as *const u8);
     }
 }
 pub unsafe fn st_global<const N: usize>(w: &mut Warp, i: &Inst) {
     unsafe {
         let a = addresses64(w, i, *i.ext.add(N));
-        let bytes = i.size as u64 * N as u64;
-        if !check_global(w, &a, bytes, bytes, i.mem, "store") {
-            return;
+        if admit_store::<N, _>(w, i, Space::Global, &a) {
+            store_lanes::<N>(w, i, |l| a[l] as *mut u8);
         }
-        if let Some(s) = &mut (*w.env).stats {
-            s.global(i, &a, bytes as u32, w.mask, 1);
-        }
-        if (*w.env).global {
-            note_global(w, &a, bytes, i.mem, 1, i.loc);
-        }
-        store_lanes::<N>(w, i, |l| a[l] as *mut u8);
     }
 }
-pub unsafe fn ld_acquire(w: &mut Warp, i: &Inst) {
+/// A strong load of 32 bits: `ld.acquire`, `ld.relaxed` or `ld.volatile`; `Inst::order` has the semantics.
+pub unsafe fn ld_strong(w: &mut Warp, i: &Inst) {
     unsafe {
         let a = addresses64(w, i, *i.ext.add(1));
-        if !check_global(w, &a, i.size as u64, i.size as u64, i.mem, "load") {
+        if !admit(w, i, &Access::new(Space::Global, Action::StrongRead, w.mask, &a, 4)) {
             return;
         }
-        for l in 0..32 {
-            if w.mask >> l & 1 != 0 {
-                let v = (*(a[l] as *const AtomicU32)).load(Ordering::Acquire);
-                *w.pm(*i.ext).add(l) = v;
+        for l in (0..32).filter(|l| w.mask >> l & 1 != 0) {
+            *w.pm(*i.ext).add(l) = (*(a[l] as *const AtomicU32)).load(Ordering::Acquire);
+        }
+        acquire(w, i, &a);
+    }
+}
+/// A strong store of 32 bits: `st.release`, `st.relaxed` or `st.volatile`.
+pub unsafe fn st_strong(w: &mut Warp, i: &Inst) {
+    unsafe {
+        let a = addresses64(w, i, *i.ext.add(1));
+        if !admit(w, i, &Access::new(Space::Global, Action::StrongWrite, w.mask, &a, 4)) {
+            return;
+        }
+        release(w, i, &a);
+        let values = w.p(*i.ext);
+        for l in (0..32).filter(|l| w.mask >> l & 1 != 0) {
+            (*(a[l] as *const AtomicU32)).store(*values.add(l), Ordering::Release);
+        }
+    }
+}
+/// Tells the sanitizer, before an atomic write, what it releases.
+#[inline(always)]
+pub unsafe fn release(w: &mut Warp, i: &Inst, a: &[u64; 32]) {
+    let (mask, warp) = (w.mask, w.index as usize);
+    if let Some(guard) = &mut w.env().guard {
+        for lane in (0..32).filter(|lane| mask >> lane & 1 != 0) {
+            guard.releases(32 * warp + lane, a[lane], i.order & RELEASE != 0);
+        }
+    }
+}
+/// Tells the sanitizer, after an atomic read, what it acquires.
+#[inline(always)]
+pub unsafe fn acquire(w: &mut Warp, i: &Inst, a: &[u64; 32]) {
+    let (mask, warp) = (w.mask, w.index as usize);
+    if let Some(guard) = &mut w.env().guard {
+        for lane in (0..32).filter(|lane| mask >> lane & 1 != 0) {
+            guard.acquires(32 * warp + lane, a[lane], i.order & ACQUIRE != 0);
+        }
+    }
+}
+/// `fence` and `membar`, which order accesses of device scope.
+pub unsafe fn fence(w: &mut Warp, _: &Inst) {
+    let (mask, warp) = (w.mask, w.index);
+    if let Some(guard) = &mut w.env().guard {
+        guard.fence(warp, mask);
+    }
+}
+/// `fence.proxy.async`, and `fence.mbarrier_init`, which does as much for mbarriers.
+pub unsafe fn fence_proxy(w: &mut Warp, _: &Inst) {
+    let (mask, warp) = (w.mask, w.index);
+    if let Some(guard) = &mut w.env().guard {
+        guard.fence_proxy(warp, mask);
+    }
+}
+/// `bar.warp.sync`: the scheduler has gathered the lanes; ext[5] has their masks.
+pub unsafe fn warp_sync(w: &mut Warp, i: &Inst) {
+    unsafe {
+        let masks = w.p(*i.ext.add(5));
+        let (warp, mut left) = (w.index, w.mask);
+        while left != 0 {
+            let lanes = *masks.add(left.trailing_zeros() as usize) & w.mask;
+            if let Some(guard) = &mut (*w.env).guard {
+                guard.warp_barrier(warp, lanes);
             }
+            left &= !(lanes | 1 << left.trailing_zeros());
         }
     }
 }
 pub unsafe fn ld_shared<const N: usize>(w: &mut Warp, i: &Inst) {
     unsafe {
         let a = addresses32(w, i, *i.ext.add(N));
-        let bytes = i.size as u32 * N as u32;
-        if i.target != 0 {
-            let (from, to) = (i.target & 0xffff, i.target >> 16);
-            if !check_shared(w, &a.map(|x| x.wrapping_add(from)), to - from, 1, "load") {
-                return;
-            }
-            note_shared(w, i, &a.map(|x| x.wrapping_add(from)), to - from, false);
-        } else {
-            if !check_shared(w, &a, bytes, bytes, "load") {
-                return;
-            }
-            note_shared(w, i, &a, bytes, false);
+        if admit_load::<N, _>(w, i, Space::Shared, &a) {
+            // what is not used may lie before or behind
+            let (base, last) = ((*w.env).shared.as_ptr(), (*w.env).shared.len() - 16);
+            load_lanes::<N>(w, i, |l| base.add((a[l].wrapping_sub(SHARED_BASE) as usize).min(last)));
         }
-        let base = (*w.env).shared.as_ptr();
-        load_lanes::<N>(w, i, |l| base.add(a[l].wrapping_sub(SHARED_BASE) as usize & 0xfff_ffff));
     }
 }
 pub unsafe fn st_shared<const N: usize>(w: &mut Warp, i: &Inst) {
     unsafe {
         let a = addresses32(w, i, *i.ext.add(N));
-        let bytes = i.size as u32 * N as u32;
-        if !check_shared(w, &a, bytes, bytes, "store") {
-            return;
+        if admit_store::<N, _>(w, i, Space::Shared, &a) {
+            let base = (*w.env).shared.as_mut_ptr();
+            store_lanes::<N>(w, i, |l| base.add((a[l] - SHARED_BASE) as usize));
         }
-        note_shared(w, i, &a, bytes, true);
-        let base = (*w.env).shared.as_mut_ptr();
-        store_lanes::<N>(w, i, |l| base.add((a[l] - SHARED_BASE) as usize));
     }
 }
 pub unsafe fn ld_param<const N: usize>(w: &mut Warp, i: &Inst) {
     unsafe {
         let a = addresses64(w, i, *i.ext.add(N));
-        let bytes = i.size as u64 * N as u64;
-        let (base, n) = ((*w.env).params, (*w.env).params_bytes as u64);
-        // what lies behind the struct but is not used may be read
-        let n = if i.target != 0 { n.next_multiple_of(16) } else { n };
-        for l in 0..32 {
-            if w.mask >> l & 1 != 0 && (a[l].wrapping_add(bytes) > n || a[l] & (bytes - 1) != 0 || a[l] > n) {
-                w.fail(ILLEGAL_ADDRESS, l as u32, format!("parameter load of {bytes} bytes at {} of {n}", a[l] as i64));
-                return;
-            }
+        if admit_load::<N, _>(w, i, Space::Param, &a) {
+            // what lies behind the parameters and is not used may be read: 16 bytes more are kept there
+            let (base, last) = ((*w.env).params, (*w.env).params_bytes);
+            load_lanes::<N>(w, i, |l| base.add((a[l] as usize).min(last)));
         }
-        load_lanes::<N>(w, i, |l| base.add((a[l] as usize).min(n as usize - bytes as usize)));
     }
 }
 /// A parameter at a known offset: the same in all lanes.
@@ -265,32 +311,20 @@ pub unsafe fn ld_param_const<const N: usize>(w: &mut Warp, i: &Inst) {
 pub unsafe fn ld_local<const N: usize>(w: &mut Warp, i: &Inst) {
     unsafe {
         let a = addresses64(w, i, *i.ext.add(N));
-        if !check_local(w, &a, i.size as u64 * N as u64) {
-            return;
+        if admit_load::<N, _>(w, i, Space::Local, &a) {
+            let n = w.local_bytes;
+            let base = w.local.as_ptr();
+            load_lanes::<N>(w, i, |l| base.add(l * n + (a[l] as usize).min(n)));
         }
-        let n = w.local_bytes;
-        let base = w.local.as_ptr();
-        load_lanes::<N>(w, i, |l| base.add(l * n + (a[l] as usize).min(n)));
     }
 }
 pub unsafe fn st_local<const N: usize>(w: &mut Warp, i: &Inst) {
     unsafe {
         let a = addresses64(w, i, *i.ext.add(N));
-        if !check_local(w, &a, i.size as u64 * N as u64) {
-            return;
-        }
-        let n = w.local_bytes;
-        let base = w.local.as_mut_ptr();
-        store_lanes::<N>(w, i, |l| base.add(l * n + a[l] as usize));
-    }
-}
-unsafe fn check_local(w: &mut Warp, a: &[u64; 32], bytes: u64) -> bool {
-    for l in 0..32 {
-        if w.mask >> l & 1 != 0 && (a[l].wrapping_add(bytes) > w.local_bytes as u64 || a[l] & (bytes - 1) != 0) {
+        if admit_store::<N, _>(w, i, Space::Local, &a) {
             let n = w.local_bytes;
-            w.fail(ILLEGAL_ADDRESS, l as u32, format!("local access of {bytes} bytes at {:#x} of {n}", a[l]));
-            return false;
+            let base = w.local.as_mut_ptr();
+            store_lanes::<N>(w, i, |l| base.add(l * n + a[l] as usize));
         }
     }
-    true
 }

@@ -25,6 +25,7 @@ pub use memory::*;
 pub use mma::*;
 
 use crate::count::Stats;
+use crate::sanitize::Guard;
 
 pub const FULL: u32 = !0;
 pub const SHARED_BASE: u32 = 1024;
@@ -65,7 +66,14 @@ pub struct Inst {
     pub guarded: bool,
     pub signed: bool,
     pub class: u8,
+    /// Of a strong access or an atomic operation: `ACQUIRE`, `RELEASE`.
+    pub order: u8,
 }
+
+/// An atomic read that acquires.
+pub const ACQUIRE: u8 = 1;
+/// An atomic write that releases.
+pub const RELEASE: u8 = 2;
 unsafe impl Send for Inst {}
 unsafe impl Sync for Inst {}
 
@@ -78,6 +86,7 @@ pub struct Group {
     pub blocked: bool,
 }
 
+/// Asynchronous copies of a warp that have not landed.
 pub struct Pending {
     pub mask: u32,
     pub group: [u32; 32],
@@ -85,7 +94,6 @@ pub struct Pending {
     pub src: [u64; 32],
     pub bytes: [u32; 32],
     pub size: u32,
-    pub loc: u32,
 }
 
 pub struct Fault {
@@ -103,30 +111,16 @@ pub struct BlockEnv {
     pub allocs: *const Vec<(u64, u64)>,
     pub cache: Vec<(u64, u64)>, // per memory instruction
     pub stats: Option<Box<Stats>>,
-    pub shadow: Vec<Shadow>, // per 4 bytes, when races are looked for
-    pub epoch: u32,
-    pub races: Vec<Race>,
-    pub fences: [u32; 64],
-    pub global: bool,
-    pub cooperative: bool,
-    pub block_tag: u64,
+    /// The sanitizer's view of the block, if it is on.
+    pub guard: Option<Box<Guard>>,
+    /// Whether counters or the sanitizer look on.
+    pub watched: bool,
+    /// The first instruction of the kernel.
+    pub code: *const Inst,
     pub bars: Vec<u32>,
     pub bulk: Vec<crate::warp::hopper::Bulk>,
     pub spins: u64,
     pub dice: crate::launch::Dice,
-}
-
-/// Who touched a word of shared memory last: (epoch << 6 | warp + 1), and which instruction.
-#[derive(Clone, Copy, Default)]
-pub struct Shadow {
-    pub writer: u32,
-    pub write_loc: u32,
-    pub reader: u32,
-    pub read_loc: u32,
-    pub write_lane: u32,
-    pub read_lane: u32,
-    pub reader2: u32,     // another warp's
-    pub write_fence: u32, // fences of the async proxy that the writer had passed
 }
 
 pub struct Warp {
@@ -151,7 +145,6 @@ pub struct Warp {
     pub storage: Vec<Slot>,
     pub products: Vec<crate::warp::hopper::Product>,
     pub wgroup: u32,
-    pub wsync: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -50,10 +50,14 @@ impl Selector<'_> {
         }
     }
 
-    /// Fences and hints; only the fence of the asynchronous proxy does anything.
+    /// Fences and hints; fences do nothing but tell the sanitizer what they order.
     pub(super) fn ordering(&mut self, form: &Form) -> Result<Selected, Why> {
-        let f =
-            if form.opcode.starts_with("fence.proxy.async") { warp::hopper::proxy_fence } else { warp::nop as OpFn };
+        let f: OpFn = match (form.parts[0], form.part(1)) {
+            ("fence", "proxy" | "mbarrier_init") => warp::fence_proxy,
+            ("fence", _) => warp::fence,
+            ("membar", scope) if scope != "cta" => warp::fence,
+            _ => warp::nop,
+        };
         Ok(Selected::new(f, Kind::Plain, C_OTHER))
     }
 

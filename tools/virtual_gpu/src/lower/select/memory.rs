@@ -5,6 +5,14 @@ use super::*;
 /// State spaces that a load or a store names; none of them is the generic space.
 const SPACES: [&str; 4] = ["global", "shared", "param", "local"];
 
+/// What a strong access or an atomic operation acquires and releases (PTX ISA, "Memory Consistency Model"); without a qualifier
+/// it is relaxed.
+fn order(form: &Form) -> u8 {
+    let both = form.has("acq_rel");
+    let acquires = if both || form.has("acquire") { warp::ACQUIRE } else { 0 };
+    acquires | if both || form.has("release") { warp::RELEASE } else { 0 }
+}
+
 /// The function of a load or a store of one, two or four elements.
 macro_rules! of_elements {
     ($count:expr, $function:ident) => {
@@ -47,12 +55,17 @@ impl Selector<'_> {
             _ => C_GLOBAL,
         };
         selected.inst.f = match (space, store) {
-            ("global", false) if ["acquire", "volatile", "relaxed"].iter().any(|order| form.has(order)) => {
+            ("global", _) if ["acquire", "release", "volatile", "relaxed"].iter().any(|order| form.has(order)) => {
                 if count != 1 || selected.inst.size != 4 {
-                    return Err("an ordered load of this type is not known".into());
+                    return Err("an ordered load or store of this type is not known".into());
                 }
-                selected.inst.kind = Kind::Yield;
-                warp::ld_acquire
+                selected.inst.order = order(form);
+                if store {
+                    warp::st_strong
+                } else {
+                    selected.inst.kind = Kind::Yield;
+                    warp::ld_strong
+                }
             }
             ("global", false) => of_elements!(count, ld_global),
             ("global", true) => of_elements!(count, st_global),
@@ -80,7 +93,7 @@ impl Selector<'_> {
         selected.inst.count = count as u8;
         let used = form.statement.used;
         if used != 0 && !store {
-            selected.inst.target = used.trailing_zeros() | (32 - used.leading_zeros()) << 16;
+            selected.inst.target = used;
         }
         let list = match values {
             Operand::Vec(list) => &list[..],
@@ -134,6 +147,7 @@ impl Selector<'_> {
         let returns = form.parts[0] == "atom";
         let at = returns as usize;
         let mut selected = Selected::new(f, Kind::Mem, C_GLOBAL);
+        selected.inst.order = order(form);
         let (base, offset) = form.address(at)?;
         selected.inst.imm = offset;
         selected.fields = vec![

@@ -53,6 +53,7 @@ pub fn blank() -> Inst {
         guarded: false,
         signed: false,
         class: C_OTHER,
+        order: 0,
     }
 }
 

@@ -8,7 +8,8 @@ pub struct Bulk {
     pub src: u64,
     pub bytes: u32,
     pub bar: u32,
-    pub loc: u32,
+    /// Its instruction.
+    pub pc: u32,
 }
 
 pub unsafe fn land_bulk(env: &mut BlockEnv, bar: Option<u32>) {
@@ -22,15 +23,25 @@ pub unsafe fn land_bulk(env: &mut BlockEnv, bar: Option<u32>) {
                 env.shared.as_mut_ptr().add((c.dst - SHARED_BASE) as usize),
                 c.bytes as usize,
             );
-            for k in 0..c.bytes / 4 {
-                if let Some(s) = env.shadow.get_mut(((c.dst - SHARED_BASE) / 4 + k) as usize) {
-                    *s = Shadow { writer: 63, write_loc: c.loc, ..Default::default() };
-                }
-            }
             let mut b = read(env, c.bar);
             b.tx -= c.bytes as i64;
             write(env, c.bar, b);
         }
+    }
+}
+/// Lets a bulk copy of one lane pass the door: its mbarrier, what it will read and what it will write.
+unsafe fn admit_bulk(w: &mut Warp, i: &Inst, lane: usize, c: &Bulk) -> bool {
+    let (lanes, by) = (1 << lane, By::Bulk { barrier: c.bar });
+    let (from, to, barrier) = ([c.src; 32], [c.dst; 32], [c.bar; 32]);
+    let read = Access { by, align: 16, ..Access::new(Space::Global, Action::Read, lanes, &from, c.bytes) };
+    let write = Access { by, align: 16, ..Access::new(Space::Shared, Action::Write, lanes, &to, c.bytes) };
+    unsafe {
+        let named = admit(w, i, &Access::new(Space::Shared, Action::Atomic, lanes, &barrier, 8));
+        let thread = 32 * w.index as usize + lane;
+        if let Some(guard) = &mut (*w.env).guard {
+            guard.mbarrier_named(thread, c.bar, c.pc);
+        }
+        named && admit(w, i, &read) && admit(w, i, &write)
     }
 }
 /// ext: dst, src, bytes, mbarrier
@@ -43,23 +54,16 @@ pub unsafe fn bulk_copy(w: &mut Warp, i: &Inst) {
             if mask >> l & 1 == 0 {
                 continue;
             }
-            let c = Bulk { dst: *d.add(l), src: u64::at(s, l), bytes: *n.add(l), bar: *b.add(l), loc: i.loc };
-            if c.bytes % 16 != 0 || c.bytes == 0 {
+            let pc = number_of(w, i);
+            let c = Bulk { dst: *d.add(l), src: u64::at(s, l), bytes: *n.add(l), bar: *b.add(l), pc };
+            if !c.bytes.is_multiple_of(16) || c.bytes == 0 {
                 w.fail(MISALIGNED, l as u32, format!("a bulk copy of {} bytes", c.bytes));
                 return;
             }
-            w.mask = 1 << l;
-            let ok = check_shared(w, &[c.dst; 32], c.bytes, 16, "bulk copy") // alignment of 16
-                && check_shared(w, &[c.bar; 32], 8, 8, "mbarrier")
-                && check_global(w, &[c.src; 32], c.bytes as u64, 16, i.mem, "bulk copy");
-            w.mask = mask;
-            if !ok {
+            if !admit_bulk(w, i, l, &c) {
                 return;
             }
             let env = &mut *w.env;
-            if let Some(st) = &mut env.stats {
-                st.global(i, &[c.src; 32], c.bytes, 1, 3);
-            }
             env.bulk.push(c);
             env.spins = 0;
             if env.dice.one_in(3) {

@@ -24,23 +24,32 @@ pub unsafe fn write(env: &mut BlockEnv, at: u32, mut b: Bar) {
     if b.pending == 0 && b.tx == 0 {
         b.phase ^= 1;
         b.pending = b.expected;
-        env.epoch += 1;
+        if let Some(guard) = &mut env.guard {
+            guard.mbarrier_complete(at);
+            for copy in env.bulk.iter().filter(|copy| copy.bar == at) {
+                guard.not_expected(copy.pc);
+            }
+        }
     }
     env.spins = 0;
     let v = b.pending | b.expected << 20 | ((b.tx + (1 << 21)) as u64) << 40 | b.phase << 63;
     unsafe { (env.shared.as_mut_ptr().add((at - SHARED_BASE) as usize) as *mut u64).write_unaligned(v) }
 }
 
-unsafe fn bars(w: &mut Warp, i: &Inst, r: u32) -> Option<[u32; 32]> {
+/// The addresses of mbarriers, once they have passed the door.
+unsafe fn bars(w: &mut Warp, i: &Inst, r: u32, action: Action) -> Option<[u32; 32]> {
     unsafe {
         let a = addresses32(w, i, r);
-        check_shared(w, &a, 8, 8, "mbarrier").then_some(a)
+        admit(w, i, &Access::new(Space::Shared, action, w.mask, &a, 8)).then_some(a)
     }
+}
+fn thread_of(warp: u32, lane: usize) -> usize {
+    32 * warp as usize + lane
 }
 /// ext: address, count
 pub unsafe fn mbarrier_init(w: &mut Warp, i: &Inst) {
     unsafe {
-        let Some(a) = bars(w, i, *i.ext) else { return };
+        let Some(a) = bars(w, i, *i.ext, Action::StrongWrite) else { return };
         let n = w.p(*i.ext.add(1));
         for l in 0..32 {
             if w.mask >> l & 1 != 0 {
@@ -55,6 +64,9 @@ pub unsafe fn mbarrier_init(w: &mut Warp, i: &Inst) {
                 if !env.bars.contains(&a[l]) {
                     env.bars.push(a[l]);
                 }
+                if let Some(guard) = &mut env.guard {
+                    guard.mbarrier_init(thread_of(w.index, l), a[l], number_of(w, i));
+                }
             }
         }
     }
@@ -62,7 +74,7 @@ pub unsafe fn mbarrier_init(w: &mut Warp, i: &Inst) {
 /// ext: address, bytes (or NONE)
 pub unsafe fn mbarrier_arrive(w: &mut Warp, i: &Inst) {
     unsafe {
-        let Some(a) = bars(w, i, *i.ext) else { return };
+        let Some(a) = bars(w, i, *i.ext, Action::Atomic) else { return };
         let n = *i.ext.add(1);
         for l in 0..32 {
             if w.mask >> l & 1 != 0 {
@@ -80,6 +92,9 @@ pub unsafe fn mbarrier_arrive(w: &mut Warp, i: &Inst) {
                     return;
                 }
                 b.pending -= 1;
+                if let Some(guard) = &mut env.guard {
+                    guard.mbarrier_arrive(thread_of(w.index, l), a[l]);
+                }
                 write(env, a[l], b);
             }
         }
@@ -88,7 +103,7 @@ pub unsafe fn mbarrier_arrive(w: &mut Warp, i: &Inst) {
 /// ext: predicate, address, parity
 pub unsafe fn mbarrier_try_wait(w: &mut Warp, i: &Inst) {
     unsafe {
-        let Some(a) = bars(w, i, *i.ext.add(1)) else { return };
+        let Some(a) = bars(w, i, *i.ext.add(1), Action::StrongRead) else { return };
         let p = w.p(*i.ext.add(2));
         let mut done = 0u32;
         for l in 0..32 {
@@ -107,6 +122,9 @@ pub unsafe fn mbarrier_try_wait(w: &mut Warp, i: &Inst) {
             }
             if read(env, a[l]).phase != parity {
                 done |= 1 << l;
+                if let Some(guard) = &mut (*w.env).guard {
+                    guard.mbarrier_waited(thread_of(w.index, l), a[l]);
+                }
             }
         }
         let env = &mut *w.env;

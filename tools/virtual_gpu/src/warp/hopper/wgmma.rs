@@ -12,7 +12,6 @@ pub struct Product {
     pub scale: bool,
     pub transposed: (bool, bool),
     pub group: u32,
-    pub loc: u32,
 }
 
 fn swizzle(at: u32) -> u32 {
@@ -110,12 +109,8 @@ pub unsafe fn wgmma(w: &mut Warp, i: &Inst) {
             scale: pr != 0,
             transposed: (i.imm & 1 != 0, i.imm & 2 != 0),
             group,
-            loc: i.loc,
         });
     }
-}
-pub unsafe fn proxy_fence(w: &mut Warp, _: &Inst) {
-    unsafe { (*w.env).fences[(w.index + 1) as usize & 63] += 1 }
 }
 pub unsafe fn wgmma_commit(w: &mut Warp, _: &Inst) {
     w.wgroup += 1;
@@ -165,35 +160,6 @@ unsafe fn carry_out(w: &mut Warp, p: &Product) {
             for c in 0..n {
                 let at = element(p.b, c as u32, k as u32, p.transposed.1);
                 b[k][c] = fetch(w, at);
-            }
-        }
-        {
-            let (me, wsync) = (w.index + 1, w.wsync);
-            let env = &mut *w.env;
-            if !env.shadow.is_empty() {
-                // every 16 bytes once
-                for c in 0..n as u32 {
-                    for k in [0, 8] {
-                        let at = element(p.b, c, k, p.transposed.1);
-                        if let Some(s) = env.shadow.get(((at.max(SHARED_BASE) - SHARED_BASE) / 4) as usize) {
-                            if s.writer != 63
-                                && s.writer != 0
-                                && env.fences[(s.writer & 63) as usize] == s.write_fence
-                                && env.races.len() < 16
-                            {
-                                let kind = "no fence.proxy.async between a store and wgmma";
-                                env.races.push(Race {
-                                    first: s.write_loc,
-                                    second: p.loc,
-                                    at: at as u64,
-                                    warps: ((s.writer & 63) as i32 - 1, me as i32 - 1),
-                                    kind,
-                                });
-                            }
-                        }
-                        note_races(env, me, wsync, 1, &[at & !3; 32], 4, false, p.loc);
-                    }
-                }
             }
         }
         let mut d = vec![[0f32; 256]; 16];
