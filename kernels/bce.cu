@@ -44,10 +44,44 @@ struct BceSumConfig : BceConfig {
     };
 };
 
-// max(x, 0), max(-x, 0) and log1p(exp(-|x|)).
+// exp(-|x|), 0 from 105 on, to 2 units in the last place and NaN of a NaN: in operations that a processor does on vectors, which it
+// does not with a library's function.
+X2CT_DEVICE float exp_of_minus_abs(float x) {
+    const float most = 105.0f, to_integer = 12582912.0f;  // 1.5 2^23
+    const float magnitude = fabsf(x), a = magnitude > most ? most : magnitude;
+    // exp(-a) = 2^n exp(r), |r| at most ln(2) / 2; ln(2) in two parts, of which n times the first is exact.
+    const float shifted = to_integer - a * 1.44269504f, n = shifted - to_integer;
+    const float r = (-a - n * 0.693359375f) + n * 2.12194440e-4f;
+    float e = 1.9875691500e-4f;
+    e = e * r + 1.3981999507e-3f;
+    e = e * r + 8.3334519073e-3f;
+    e = e * r + 4.1665795894e-2f;
+    e = e * r + 1.6666665459e-1f;
+    e = e * r + 5.0000001201e-1f;
+    e = (e * r) * r + r + 1.0f;
+    // In two steps, of which neither leaves the normal numbers: the last one rounds to those that are not.
+    const int power = int(__float_as_uint(shifted) - __float_as_uint(to_integer)), half = power >> 1;
+    e *= __uint_as_float(uint32_t(127 + half) << 23);
+    return e * __uint_as_float(uint32_t(127 + power - half) << 23);
+}
+
+// log(1 + e) for e from 0 to 1, to 3 units in the last place: 2 artanh(s), s = e / (2 + e).
+X2CT_DEVICE float log_of_one_and(float e) {
+    const float s = __fdividef(e, 2.0f + e), q = s * s;
+    float sum = 1.0f / 15.0f;
+    sum = sum * q + 1.0f / 13.0f;
+    sum = sum * q + 1.0f / 11.0f;
+    sum = sum * q + 1.0f / 9.0f;
+    sum = sum * q + 1.0f / 7.0f;
+    sum = sum * q + 1.0f / 5.0f;
+    sum = sum * q + 1.0f / 3.0f;
+    return 2.0f * s + 2.0f * s * q * sum;
+}
+
+// max(x, 0), max(-x, 0), NaN of a NaN, and log(1 + exp(-|x|)).
 struct Softplus {
     float above, below, rest;
-    X2CT_DEVICE explicit Softplus(float x) : above(fmaxf(x, 0.0f)), below(fmaxf(-x, 0.0f)), rest(log1pf(expf(-fabsf(x)))) {}
+    X2CT_DEVICE explicit Softplus(float x) : above(x < 0.0f ? 0.0f : x), below(x > 0.0f ? 0.0f : -x), rest(log_of_one_and(exp_of_minus_abs(x))) {}
 };
 
 X2CT_DEVICE float bce_loss(float x, float t, float w) {
@@ -55,11 +89,11 @@ X2CT_DEVICE float bce_loss(float x, float t, float w) {
     return (1.0f - t) * (s.above + s.rest) + w * t * (s.below + s.rest);
 }
 
-X2CT_DEVICE float bce_slope(float x, float t, float w) {
-    const float e = expf(-fabsf(x));
-    const bool negative = x < 0.0f;
+// e is exp(-|x|).
+X2CT_DEVICE float bce_slope(float x, float t, float w, float e) {
+    const float of_negative = x < 0.0f ? e : 1.0f, of_positive = x < 0.0f ? 1.0f : e;
     // The divisor is from 1 to 2: the quick division is as good as the other, which also serves extreme ones.
-    return __fdividef((1.0f - t) * (negative ? e : 1.0f) - w * t * (negative ? 1.0f : e), 1.0f + e);
+    return __fdividef((1.0f - t) * of_negative - w * t * of_positive, 1.0f + e);
 }
 
 // By the target. Exactly -x where w is 1.
@@ -102,8 +136,11 @@ X2CT_DEVICE void bce_forward(const BceParams& p) {
         float x[width], t[width];
         load_flat(static_cast<const T*>(p.x) + i, count, p.vector, x, kCertain);
         load_flat(p.t + i, count, p.vector, t);
+        float loss[width];
+        X2CT_VECTORS
+        for (int j = 0; j < width; ++j) loss[j] = bce_loss(x[j], t[j], w[j]);
         X2CT_UNROLL
-        for (int j = 0; j < width; ++j) sum += bce_loss(x[j], t[j], w[j]);
+        for (int j = 0; j < width; ++j) sum += loss[j];
     });
     const double total = block_sum<BceSumConfig::threads>(double(sum), shared_memory<BceSumConfig::Shared>().scratch);
     if (threadIdx.x == 0) p.partial[blockIdx.x] = total;
@@ -127,8 +164,11 @@ X2CT_DEVICE void bce_backward(const BceParams& p) {
         if (p.dx) {
             float t[width];
             load_flat(p.t + i, count, p.vector, t);
-            X2CT_UNROLL
-            for (int j = 0; j < width; ++j) slope[j] = g * bce_slope(x[j], t[j], w[j]);
+            float e[width];
+            X2CT_VECTORS
+            for (int j = 0; j < width; ++j) e[j] = exp_of_minus_abs(x[j]);
+            X2CT_VECTORS
+            for (int j = 0; j < width; ++j) slope[j] = g * bce_slope(x[j], t[j], w[j], e[j]);
             write_flat(static_cast<T*>(p.dx) + i, count, p.vector, slope, p.accumulate & 1);
         }
         if (p.dt) {

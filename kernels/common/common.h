@@ -34,6 +34,8 @@ struct KernelDefaults {
 
 #define X2CT_DEVICE __device__ __forceinline__
 #define X2CT_UNROLL _Pragma("unroll")
+// Before a loop over a thread's elements that a processor shall do on vectors: g++ writes a short one out before it looks for them.
+#define X2CT_VECTORS _Pragma("unroll")
 
 // A pointer to global memory as one value. Without this the compiler may take the sum behind it apart and repeat its 64-bit
 // arithmetic at every access of a loop.
@@ -65,6 +67,11 @@ X2CT_DEVICE S& shared_memory() {
 
 #define X2CT_DEVICE inline
 #define X2CT_UNROLL
+#ifdef __clang__
+#define X2CT_VECTORS
+#else
+#define X2CT_VECTORS _Pragma("GCC unroll 1")
+#endif
 
 template <class T>
 X2CT_DEVICE T* one_value(T* pointer) {

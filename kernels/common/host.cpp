@@ -139,7 +139,7 @@ struct Scheduler {
     std::vector<uint32_t> ready;  // threads that may go on, in order
     size_t resumed = 0;
     std::vector<uint32_t> at_mbarriers;  // threads that wait at one
-    uint32_t live = 0, at_grid_barrier = 0;
+    uint32_t live = 0, at_grid_barrier = 0, at_warp = 0;
     uint64_t phase = 0;
     bool failed = false;
     std::vector<std::unique_ptr<Fiber>> pool;
@@ -307,7 +307,7 @@ void Scheduler::release_threads(uint32_t block) {
         Thread& t = threads[i];
         if (t.ended) continue;
         if (!reference) reference = &t;
-        if (t.line != reference->line || strcmp(t.file, reference->file)) {
+        if (t.line != reference->line || (t.file != reference->file && strcmp(t.file, reference->file))) {
             report("barrier in divergent code: thread %u waits at %s:%d while thread %u waits at %s:%d", uint32_t(reference - &threads[first]),
                    reference->file, reference->line, i - first, t.file, t.line);
             return;
@@ -384,7 +384,7 @@ bool Scheduler::complete_warp(uint32_t thread) {
     const uint32_t base = thread - thread % block_threads % 32, mask = reference.mask;
     const Exchange exchange = reference.exchange;
     void* operands[32] = {};
-    for (uint32_t lane = 0; lane < 32; ++lane) {
+    for (uint32_t lane = 32; lane-- > 0;) {  // the last first: in order, it is the one that has not come
         if (!(mask >> lane & 1)) continue;
         const Thread& t = threads[base + lane];
         if (t.ended) continue;  // CUDA asks for the lanes of the mask that have not exited
@@ -395,6 +395,7 @@ bool Scheduler::complete_warp(uint32_t thread) {
     for (uint32_t lane = 0; lane < 32; ++lane) {
         if (!operands[lane]) continue;
         threads[base + lane].wait = Wait::None;
+        --at_warp;
         if (base + lane != running->thread) ready.push_back(base + lane);
     }
     return true;
@@ -411,7 +412,7 @@ void Scheduler::end_thread() {
     release_threads(block);
     release_grid();
     const uint32_t thread = running->thread, base = thread - current.lane;
-    for (uint32_t lane = 0; lane < 32; ++lane)  // lanes that waited for this one need not any more
+    for (uint32_t lane = 0; at_warp && lane < 32; ++lane)  // lanes that waited for this one need not any more
         if (!threads[base + lane].ended && threads[base + lane].wait == Wait::Warp) complete_warp(base + lane);
     if (failed) leave();
 }
@@ -436,7 +437,7 @@ void Scheduler::run_resident() {
     phase = blocks[0].index.x + 1000003ull * blocks[0].index.y;
     started = resumed = 0;
     ready.clear();
-    at_grid_barrier = 0;
+    at_grid_barrier = at_warp = 0;
     live = uint32_t(threads.size());
     for (Thread& t : threads) { t.ended = false; t.wait = Wait::None; t.fiber = nullptr; t.copies.clear(); t.products.clear(); }
     for (Block& b : blocks) { b.live = block_threads; b.at_barrier = 0; b.bulk_copies.clear(); }
@@ -530,6 +531,7 @@ void warp_collective(uint32_t mask, const char* kind, void* operand, Exchange ex
     mine.operand = operand;
     mine.exchange = exchange;
     mine.wait = Wait::Warp;
+    ++s.at_warp;
     if (s.complete_warp(s.running->thread)) return;  // the last to arrive goes on; the others follow when it waits
     s.wait(Wait::Warp, "", 0);
 }

@@ -147,8 +147,10 @@ impl FeatureSet {
         FeatureSet {
             ids: places.iter().map(|&at| self.ids[at].clone()).collect(),
             features: rows::select(&self.features, self.dim, places),
+            dim: self.dim,
+            encoder: self.encoder.clone(),
             cts: self.cts.select(places),
-            ..self.clone()
+            made: self.made.clone(),
         }
     }
 

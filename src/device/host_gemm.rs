@@ -1,4 +1,4 @@
-//! Matrix products on the host by the `matrixmultiply` crate: what the device calls its library.
+//! Matrix products on the host by the `matrixmultiply` crate, narrow ones by [`super::host_narrow`]: what the device calls its library.
 //!
 //! The crate's own threading gains little on the tall or flat products of a convolution, so the product is cut here: C into
 //! blocks, or, where C is small and the sums are long (a weight gradient), the sums into parts that are added in a fixed
@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use half::bf16;
 
+use super::host_narrow;
 use crate::kernels::gemm::GemmCall;
 use crate::kernels::{DType, DevicePtr, Write};
 
@@ -22,15 +23,22 @@ const PART: usize = 1024;
 
 /// A matrix in memory: element (i, j) lies at `i * rows + j * columns`.
 #[derive(Clone, Copy)]
-struct Matrix {
-    ptr: usize, // raw pointers do not cross threads by themselves
-    rows: usize,
-    columns: usize,
+pub(super) struct Matrix {
+    pub(super) ptr: usize, // raw pointers do not cross threads by themselves
+    pub(super) rows: usize,
+    pub(super) columns: usize,
 }
 
 impl Matrix {
-    fn at(self, i: usize, j: usize) -> *mut f32 {
+    #[inline(always)]
+    pub(super) fn at(self, i: usize, j: usize) -> *mut f32 {
         (self.ptr as *mut f32).wrapping_add(i * self.rows + j * self.columns)
+    }
+
+    /// From element (i, j) on.
+    #[inline(always)]
+    pub(super) fn part(self, i: usize, j: usize) -> Matrix {
+        Matrix { ptr: self.at(i, j) as usize, ..self }
     }
 }
 
@@ -40,6 +48,9 @@ impl Matrix {
 /// The matrices are valid for [m, k], [k, n] and [m, n].
 #[allow(clippy::too_many_arguments)]
 unsafe fn multiply(a: Matrix, b: Matrix, c: Matrix, [m, n, k]: [usize; 3], alpha: f32, add: bool) {
+    if let Some(product) = host_narrow::product(a, b, c, [m, n, k]) {
+        return unsafe { product(a, b, c, [m, n, k], alpha, add) };
+    }
     let stride = |x: usize| x as isize;
     unsafe {
         matrixmultiply::sgemm(
@@ -169,15 +180,19 @@ unsafe fn blocks(
     bias: Option<&[f32]>,
     threads: usize,
 ) {
-    let columns = n.min(BLOCK).max(n.div_ceil(16));
-    let rows = m.min(BLOCK.max(TASK.div_ceil(columns * k.max(1))));
+    // Nothing is packed of a narrow product: small blocks cost nothing and are shared evenly.
+    let (block, task) = match host_narrow::product(a, b, c, [m, n, k]) {
+        Some(_) => (BLOCK / 4, TASK / 2),
+        None => (BLOCK, TASK),
+    };
+    let columns = n.min(block).max(n.div_ceil(16));
+    let rows = m.min(block.max(task.div_ceil(columns * k.max(1))));
     let down = m.div_ceil(rows);
     in_parallel(threads, down * n.div_ceil(columns), |task| {
         let (i, j) = (task % down * rows, task / down * columns);
         let size = [rows.min(m - i), columns.min(n - j), k];
-        let part = |x: Matrix, i: usize, j: usize| Matrix { ptr: x.at(i, j) as usize, ..x };
         unsafe {
-            multiply(part(a, i, 0), part(b, 0, j), part(c, i, j), size, alpha, add);
+            multiply(a.part(i, 0), b.part(0, j), c.part(i, j), size, alpha, add);
             add_bias(c, [i, size[0]], [j, size[1]], bias);
         }
     });
@@ -202,12 +217,12 @@ unsafe fn long_sums(
         parts.resize(count * m * n, 0.0);
     }
     // The crate is fastest when the contiguous side of its result is the short one.
-    let (rows, columns) = if m < n { (1, m) } else { (n, 1) };
+    let narrow = host_narrow::product(a, b, c, [m, n, length]).is_some();
+    let (rows, columns) = if m < n && !narrow { (1, m) } else { (n, 1) };
     let memory = parts.as_mut_ptr() as usize;
     in_parallel(threads, count, |index| {
         let begin = index * length;
-        let a = Matrix { ptr: a.at(0, begin) as usize, ..a };
-        let b = Matrix { ptr: b.at(begin, 0) as usize, ..b };
+        let (a, b) = (a.part(0, begin), b.part(begin, 0));
         let part = Matrix { ptr: memory + 4 * index * m * n, rows, columns };
         unsafe { multiply(a, b, part, [m, n, length.min(k - begin)], alpha, false) }
     });

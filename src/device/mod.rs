@@ -17,6 +17,8 @@ mod cuda;
 mod host;
 #[cfg(feature = "host")]
 mod host_gemm;
+#[cfg(feature = "host")]
+mod host_narrow;
 
 #[cfg(feature = "cuda")]
 mod nvtx;

@@ -10,6 +10,7 @@ use super::bootstrap::{Bootstrap, Interval};
 use crate::data::ct_rate::VolumeName;
 use crate::data::rows;
 use crate::error::{Error, Result};
+use rayon::prelude::*;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashSet};
 use std::hash::Hash;
@@ -102,8 +103,12 @@ pub fn chance(k: usize, gallery: usize) -> f64 {
 
 /// How many of the rows, `[rows, dim]`, differ from each other, bit for bit.
 pub fn distinct(embeddings: &[f32], dim: usize) -> usize {
-    let bytes = bytemuck::cast_slice::<f32, u8>(embeddings);
-    bytes.chunks_exact(dim.max(1) * size_of::<f32>()).collect::<HashSet<_>>().len()
+    let bits = bytemuck::cast_slice::<f32, u32>(embeddings);
+    // Rows differ early: sorting looks at their first values, a hash at all.
+    let mut rows: Vec<&[u32]> = bits.chunks_exact(dim.max(1)).collect();
+    rows.par_sort_unstable();
+    rows.dedup();
+    rows.len()
 }
 
 /// The mean cosine of two of the rows, `[rows, dim]`, L2-normalised, a row with itself included: the squared length of their mean. It

@@ -14,7 +14,7 @@ use crate::{Error, Result};
 /// Who computes a matrix product or a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Backend {
-    /// The vendor's library: cuBLASLt on CUDA, the `matrixmultiply` crate on the host.
+    /// The vendor's library: cuBLASLt on CUDA, the `matrixmultiply` crate and products of our own where a side is narrow on the host.
     Library,
     /// Our fastest kernels.
     Own,

@@ -8,8 +8,9 @@ use crate::support::{
     assert_close, backends, devices, host, normal, relative_l2, round_bf16, sum_bound, tensor_core_bound,
 };
 
-/// m, n, k: one, primes, around the tiles, tall, flat, and long sums (which the host's library cuts into parts).
-const SIZES: [[usize; 3]; 11] = [
+/// m, n, k: one, primes, around the tiles, tall, flat, long sums (which the host's library cuts into parts), and narrow results of
+/// sums of some length (which it computes without packing).
+const SIZES: [[usize; 3]; 13] = [
     [1, 1, 1],
     [1, 7, 5],
     [13, 1, 31],
@@ -21,6 +22,8 @@ const SIZES: [[usize; 3]; 11] = [
     [1031, 5, 7],
     [3, 517, 9],
     [11, 6, 4099],
+    [71, 19, 139],
+    [19, 150, 139],
 ];
 
 fn methods(device: &Device, precision: Precision) -> Vec<Method> {
@@ -62,7 +65,7 @@ fn products_agree_with_f64() {
                     // Every transposition at one size, one of the four at the others.
                     let all = [(false, false), (false, true), (true, false), (true, true)];
                     let chosen = [(ta, tb)];
-                    let transpositions: &[(bool, bool)] = if m * n > 64 * 64 || k > 4000 { &all } else { &chosen };
+                    let transpositions: &[(bool, bool)] = if m * n > 64 * 64 || k > 130 { &all } else { &chosen };
                     for &(ta, tb) in transpositions {
                         let what = format!("{name} {method:?} {dtype:?} to {out:?} {size:?} {ta} {tb}");
                         let (a, b) = (round_bf16(&normal(1, m * k)), round_bf16(&normal(2, k * n)));
@@ -126,19 +129,24 @@ fn an_empty_sum_gives_the_bias() {
 #[test]
 fn products_do_not_depend_on_the_number_of_threads() {
     use x2ct::device::HostOptions;
-    for size in [[700, 300, 40], [24, 40, 70_000]] {
+    let plain = (false, false);
+    for (size, (ta, tb)) in [
+        ([700, 300, 40], plain),
+        ([24, 40, 70_000], plain),
+        ([500, 18, 512], (false, true)),
+        ([18, 512, 500], (true, false)),
+    ] {
         let [m, n, k] = size;
         let (a, b) = (normal(6, m * k), normal(7, k * n));
         let results: Vec<Vec<u32>> = [1, 2, 2, 5]
             .into_iter()
             .map(|threads| {
                 let device = Device::host_with(HostOptions { threads, ..Default::default() });
-                let a = tensor(&device, [m, k], false, DType::F32, &a);
-                let b = tensor(&device, [k, n], false, DType::F32, &b);
+                let a = tensor(&device, [m, k], ta, DType::F32, &a);
+                let b = tensor(&device, [k, n], tb, DType::F32, &b);
                 let c = Tensor::empty(&device, [m, n], DType::F32, "c").unwrap();
                 let method = Method { backend: Backend::Library, precision: FULL };
-                product_into(Operand::new(&a, false), Operand::new(&b, false), None, &c, Write::Overwrite, method)
-                    .unwrap();
+                product_into(Operand::new(&a, ta), Operand::new(&b, tb), None, &c, Write::Overwrite, method).unwrap();
                 c.to_vec().unwrap().into_iter().map(f32::to_bits).collect()
             })
             .collect();

@@ -74,20 +74,40 @@ impl Side<'_> {
         similarity(&self.queries[query..][..self.dim], &self.items[item..][..self.dim])
     }
 
-    /// Takes in the products of a query and the items from `first` on.
-    fn absorb(&self, query: usize, first: usize, products: &[f32], state: &mut Query, spare: &mut Vec<Scored>) {
-        let own = self.own[query];
-        let (low, high) = (own - self.bound, own + self.bound);
+    /// Below the first of these, a product's item is not above a query's own; beyond the second it is.
+    fn limits(&self, query: usize) -> [f32; 2] {
+        [self.own[query] - self.bound, self.own[query] + self.bound]
+    }
+
+    /// Counts the items from `first` on that are above a query's own, by their products.
+    fn count(&self, query: usize, first: usize, products: &[f32], state: &mut Query) {
+        let [low, high] = self.limits(query);
         let more_than = |least: f32| products.iter().map(|&product| u32::from(product > least)).sum::<u32>();
         let above = more_than(high);
         state.above += above;
         if more_than(low) > above {
-            let items = products.iter().zip(first as u32..);
-            let near = items.filter(|&(&product, item)| product > low && product <= high && item as usize != query);
-            state.above += near.map(|(_, item)| u32::from(self.similarity(query, item) > own)).sum::<u32>();
+            state.above += self.near(query, first, products.iter().copied());
         }
-        if self.k > 0 {
-            self.improve(query, first, products, state, spare);
+    }
+
+    /// How many items are above a query's own among those from `first` on whose products do not say.
+    fn near(&self, query: usize, first: usize, products: impl Iterator<Item = f32>) -> u32 {
+        let [low, high] = self.limits(query);
+        let items = products.zip(first as u32..);
+        let near = items.filter(|&(product, item)| product > low && product <= high && item as usize != query);
+        near.map(|(_, item)| u32::from(self.similarity(query, item) > self.own[query])).sum()
+    }
+
+    /// [`Self::count`] of the queries from `query` on, whose products are the columns of a matrix.
+    fn count_columns(&self, query: usize, first: usize, products: &[f32], states: &mut [Query], tally: &mut Tally) {
+        let width = states.len();
+        tally.start((query..query + width).map(|query| self.limits(query)));
+        products.chunks_exact(width).for_each(|row| tally.add(row));
+        for (j, state) in states.iter_mut().enumerate() {
+            state.above += tally.above[j];
+            if tally.not_below[j] > tally.above[j] {
+                state.above += self.near(query + j, first, products[j..].iter().step_by(width).copied());
+            }
         }
     }
 
@@ -148,24 +168,62 @@ struct Memory {
     products: Vec<f32>,
     transposed: Vec<f32>,
     spare: Vec<Scored>,
+    tally: Tally,
+}
+
+/// Counts of columns: of each, how many values are beyond two limits of its own.
+#[derive(Default)]
+struct Tally {
+    low: Vec<f32>,
+    high: Vec<f32>,
+    not_below: Vec<u32>,
+    above: Vec<u32>,
+}
+
+impl Tally {
+    fn start(&mut self, limits: impl Iterator<Item = [f32; 2]>) {
+        (self.low, self.high) = limits.map(|[low, high]| (low, high)).unzip();
+        for counts in [&mut self.not_below, &mut self.above] {
+            counts.clear();
+            counts.resize(self.low.len(), 0);
+        }
+    }
+
+    fn add(&mut self, row: &[f32]) {
+        let counts = self.not_below.iter_mut().zip(&mut self.above);
+        for ((&value, (&low, &high)), (not_below, above)) in row.iter().zip(self.low.iter().zip(&self.high)).zip(counts)
+        {
+            *not_below += u32::from(value > low);
+            *above += u32::from(value > high);
+        }
+    }
 }
 
 /// What the queries of `forward` from `row` on find; those of `backward` take in what they find among these rows.
 fn strip(forward: &Side, backward: &Side, row: usize, columns: &mut [Query], memory: &mut Memory) -> Vec<Query> {
-    let Memory { products, transposed, spare } = memory;
-    let height = ROWS.min(columns.len() - row);
+    let Memory { products, transposed, spare, tally } = memory;
+    let pairs = columns.len();
+    let height = ROWS.min(pairs - row);
     let mut rows = vec![Query::default(); height];
-    for column in (0..columns.len()).step_by(COLUMNS) {
-        let width = COLUMNS.min(columns.len() - column);
+    for column in (0..pairs).step_by(COLUMNS) {
+        let width = COLUMNS.min(pairs - column);
         products.resize(height * width, 0.0);
-        transposed.resize(height * width, 0.0);
+        let columns = &mut columns[column..][..width];
         multiply(forward, [row, height], [column, width], products);
+        for (i, products) in products.chunks_exact(width).enumerate() {
+            forward.count(row + i, column, products, &mut rows[i]);
+        }
+        backward.count_columns(column, row, products, columns, tally);
+        if forward.k == 0 {
+            continue;
+        }
+        transposed.resize(height * width, 0.0);
         transpose(products, width, transposed);
         for (i, products) in products.chunks_exact(width).enumerate() {
-            forward.absorb(row + i, column, products, &mut rows[i], spare);
+            forward.improve(row + i, column, products, &mut rows[i], spare);
         }
         for (j, products) in transposed.chunks_exact(height).enumerate() {
-            backward.absorb(column + j, row, products, &mut columns[column + j], spare);
+            backward.improve(column + j, row, products, &mut columns[j], spare);
         }
     }
     rows

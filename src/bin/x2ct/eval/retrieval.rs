@@ -191,15 +191,17 @@ fn check_outputs(args: &RetrievalArgs) -> anyhow::Result<()> {
 /// # Errors
 /// Features and embeddings that do not belong together; no radiograph with embeddings.
 fn join(args: &RetrievalArgs, chain: &mut Chain) -> x2ct::Result<Joined> {
-    let cache = EmbeddingCache::read(&args.cache)?;
+    let features = || args.features.as_ref().map(|path| (path, FeatureSet::read(path)));
+    let (cache, features) = rayon::join(|| EmbeddingCache::read(&args.cache), features);
+    let cache = cache?;
     let of_cache = cache.provenance();
-    let Some(path) = &args.features else {
+    let Some((path, features)) = features else {
         chain.settle(&args.cache, Ok(of_cache.undecided("cache")))?;
         chain.holds("cache", &of_cache.digest);
         let (ids, dim, ct, report) = (cache.ids.clone(), cache.dim, cache.ct.clone(), cache.report.clone());
         return Ok(Joined { ids, dim, cxr: None, ct, report });
     };
-    let features = FeatureSet::read(path)?;
+    let features = features?;
     expect_teacher((path, &features), (&args.cache, &of_cache, cache.dim), chain)?;
     chain.holds("features", &features.provenance().digest);
     chain.holds("cache", &of_cache.digest);
