@@ -79,14 +79,15 @@ struct UpdateConfig : KernelDefaults {
     static constexpr uint32_t tile0 = threads * kWidth * visits;  // parameters of a block
 };
 
-// Sum over the block in a fixed order, in thread 0. Two short rounds through shared memory: on a processor a shuffle costs
-// as much as a barrier, so a warp reduction would be the slower choice there and no faster on a GPU.
+// Sum over the block in a fixed order, in thread 0: by two short rounds through shared memory, which on a GPU are as fast as warp
+// reductions. To a processor each wait costs more than the additions.
 X2CT_DEVICE double block_total(double value, NormConfig::Shared& s) {
     constexpr uint32_t group = 16;
     static_assert(NormConfig::threads == group * group, "two rounds of equal length");
     s.sums[threadIdx.x] = value;
     __syncthreads();
     double total = 0.0;
+#ifdef __CUDACC__
     if (threadIdx.x < group)
         for (uint32_t i = 0; i < group; ++i) total += s.sums[threadIdx.x * group + i];
     __syncthreads();  // a sum may only be overwritten once all have been read
@@ -95,6 +96,13 @@ X2CT_DEVICE double block_total(double value, NormConfig::Shared& s) {
     total = 0.0;
     if (threadIdx.x == 0)
         for (uint32_t i = 0; i < group; ++i) total += s.sums[i];
+#else  // the same additions
+    for (uint32_t i = 0; threadIdx.x == 0 && i < group; ++i) {
+        double sum = 0.0;
+        for (uint32_t j = 0; j < group; ++j) sum += s.sums[i * group + j];
+        total += sum;
+    }
+#endif
     return total;
 }
 

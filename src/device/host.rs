@@ -66,8 +66,32 @@ impl Drop for Cache {
 }
 
 fn layout(bytes: usize) -> Layout {
-    Layout::from_size_align(bytes, HostMemory::ALIGNMENT).expect("an allocation that succeeded has a valid layout")
+    layout_of(bytes).expect("an allocation that succeeded has a valid layout")
 }
+
+/// What the system may give as one page where it is asked to.
+const HUGE_PAGE: usize = 2 << 20;
+
+fn layout_of(bytes: usize) -> Option<Layout> {
+    let alignment = if bytes < 2 * HUGE_PAGE { HostMemory::ALIGNMENT } else { HUGE_PAGE };
+    Layout::from_size_align(bytes, alignment).ok()
+}
+
+/// Asks for huge pages behind a large buffer: rows that are read in any order would miss the address cache at each small one. Where the
+/// system has none to give, the buffer is as it was.
+///
+/// # Safety
+/// `ptr` is an allocation of so many bytes.
+#[cfg(target_os = "linux")]
+unsafe fn ask_for_huge_pages(ptr: *mut u8, bytes: usize) {
+    use nix::sys::mman::{MmapAdvise, madvise};
+    if let (Some(start), true) = (std::ptr::NonNull::new(ptr.cast()), bytes >= 2 * HUGE_PAGE) {
+        drop(unsafe { madvise(start, bytes, MmapAdvise::MADV_HUGEPAGE) });
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+unsafe fn ask_for_huge_pages(_: *mut u8, _: usize) {}
 
 /// One queued operation of a graph.
 pub(crate) enum Recorded {
@@ -249,7 +273,7 @@ impl Backend for HostDevice {
         }
         // Safety: the size is not zero (Device::alloc asks for at least one byte).
         let allocate = |layout| unsafe { std::alloc::alloc(layout) };
-        let ptr = Layout::from_size_align(bytes, HostMemory::ALIGNMENT).map_or(std::ptr::null_mut(), allocate);
+        let ptr = layout_of(bytes).map_or(std::ptr::null_mut(), allocate);
         if ptr.is_null() {
             return Err(Error::OutOfMemory {
                 device: "host".into(),
@@ -258,6 +282,8 @@ impl Backend for HostDevice {
                 free: free_bytes(),
             });
         }
+        // Safety: freshly allocated with this many bytes.
+        unsafe { ask_for_huge_pages(ptr, bytes) };
         if self.options.poison {
             // Safety: freshly allocated with this many bytes. All ones is NaN in f32 and bf16.
             unsafe { std::ptr::write_bytes(ptr, 0xff, bytes) };
