@@ -404,6 +404,19 @@ fn nearest_is_sorted_with_ties_by_index() {
 }
 
 #[test]
+fn a_value_that_is_not_finite_is_named_wherever_it_stands() {
+    let values = vec![0.5f32; 3 * 1000];
+    assert_eq!(rows::check("rows", &values, 1000).unwrap(), 3);
+    for (at, value) in [(0, f32::NAN), (1023, f32::INFINITY), (1024, f32::NEG_INFINITY), (2999, f32::NAN)] {
+        let mut values = values.clone();
+        values[at] = value;
+        values[2999] = f32::NAN;
+        let error = rows::check("rows", &values, 1000).unwrap_err().to_string();
+        assert!(error.contains(&format!("row {}, column {} is {value}", at / 1000, at % 1000)), "{error}");
+    }
+}
+
+#[test]
 fn zero_shot_is_a_softmax_over_each_pair() {
     let (x, p, n) = (unit_rows(5, 8, 7), unit_rows(3, 8, 8), unit_rows(3, 8, 9));
     let cos = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>();

@@ -8,7 +8,7 @@ use x2ct::Device;
 use x2ct::ct::{Affine, AxisCodes, CtVolume, Mode, Preset, Projection, RadiographOptions, nifti};
 use x2ct::data::cache::EmbeddingCache;
 use x2ct::data::phantom_set::{PhantomSet, PhantomStudy};
-use x2ct::data::provenance::{Provenance, difference, fields, of_ct, short};
+use x2ct::data::provenance::{Content, Provenance, difference, fields, of_ct, short};
 use x2ct::data::radiographs::{RadiographSet, settings};
 use x2ct::data::text::{HashedNgrams, TextFeatures};
 use x2ct::data::volumes::VolumeSet;
@@ -319,5 +319,20 @@ fn every_float_comes_back_from_toml_and_checkpoint_as_it_was() {
         assert!(read.expect_run(&config, &Sources::default()).is_ok(), "{text}");
         let again: TrainConfig = toml::from_str(&toml::to_string(&read.config).unwrap()).unwrap();
         assert_eq!(again, config, "{text}");
+    }
+}
+
+#[test]
+fn a_digest_does_not_depend_on_how_long_its_pieces_are() {
+    let bytes: Vec<u8> = (0..300_000u32).map(|i| (i % 251) as u8).collect();
+    // Around the run of 65,536 bytes after which the hasher takes them, with each piece's length of 8 bytes.
+    for length in [1, 100, 2048, 65_520, 65_527, 65_528, 65_535, 65_536, 65_537, 200_000] {
+        let (mut content, mut whole) = (Content::of("kind"), Vec::new());
+        for piece in std::iter::once(&b"kind"[..]).chain(bytes.chunks(length)) {
+            whole.extend((piece.len() as u64).to_le_bytes());
+            whole.extend(piece);
+        }
+        bytes.chunks(length).for_each(|piece| content.add(piece));
+        assert_eq!(content.digest(), blake3::hash(&whole).to_hex().to_string(), "pieces of {length}");
     }
 }

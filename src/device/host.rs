@@ -86,7 +86,7 @@ fn layout_of(bytes: usize) -> Option<Layout> {
 unsafe fn ask_for_huge_pages(ptr: *mut u8, bytes: usize) {
     use nix::sys::mman::{MmapAdvise, madvise};
     if let (Some(start), true) = (std::ptr::NonNull::new(ptr.cast()), bytes >= 2 * HUGE_PAGE) {
-        drop(unsafe { madvise(start, bytes, MmapAdvise::MADV_HUGEPAGE) });
+        let _ = unsafe { madvise(start, bytes, MmapAdvise::MADV_HUGEPAGE) };
     }
 }
 
