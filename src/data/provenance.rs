@@ -407,9 +407,10 @@ impl Content {
             self.hasher.update(&self.pending);
             self.pending.clear();
         }
-        match bytes.len() < Self::RUN {
-            true => self.pending.extend_from_slice(bytes),
-            false => drop(self.hasher.update(bytes)),
+        if bytes.len() < Self::RUN {
+            self.pending.extend_from_slice(bytes);
+        } else {
+            self.hasher.update(bytes);
         }
     }
 

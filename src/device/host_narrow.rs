@@ -1,5 +1,6 @@
 //! Matrix products of which one side is narrow, such as a linear head's: where the `matrixmultiply` crate spends as long on packing its
 //! operands as on multiplying, these read them where they lie. For processors with AVX-512; others leave the work to the crate.
+#![cfg_attr(not(target_arch = "x86_64"), allow(unused))]
 
 use super::host_gemm::Matrix;
 
