@@ -3,4 +3,5 @@
 #[allow(dead_code, reason = "the tests that use the rest are being written")]
 mod common;
 mod counters;
+mod driver;
 mod harness;
