@@ -223,7 +223,7 @@ X2CT_DEVICE void for_segments(const DecompConvParams& p, const DepthwiseTile& ti
 struct MomentsConfig : DepthwiseConfig {
     struct Shared {
         ThreadSums<6> sums;
-        float pivot[3];
+        float pivot[4];  // three are used, and loaded as four
     };
 };
 

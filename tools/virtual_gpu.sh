@@ -8,7 +8,8 @@
 #   tools/virtual_gpu.sh cargo test ops::gather        on cuda:0 alone; X2CT_REQUIRE_CUDA=1 for the host, too
 #
 # Builds what is missing in target/virtual_gpu: the kernels as PTX for compute_80 and compute_90a (no machine code, so ptxas is not
-# needed), the driver and the program. An `x2ct` in COMMAND is that program, and a `cargo` builds beside it, in release.
+# needed), the driver and the program. An `x2ct` in COMMAND is that program, and a `cargo` builds beside it, in release. A build of
+# one's own serves as well: X2CT_VIRTUAL_GPU_TARGET names its target folder, X2CT_CUDA_ARCHS its targets, PTX of both among them.
 # VIRTUAL_GPU_* variables are the settings of the virtual GPU; tools/virtual_gpu/src/lib.rs lists them.
 set -euo pipefail
 
@@ -43,7 +44,9 @@ has_nvcc || fail "nvcc was not found, and it makes the PTX that the virtual GPU 
 
 unset DOCS_RS
 export CARGO_TARGET_DIR=${X2CT_VIRTUAL_GPU_TARGET:-$root/target/virtual_gpu}
-export X2CT_CUDA_ARCHS=compute_80,compute_90a X2CT_COMPRESS=none
+if [ -z "${X2CT_CUDA_ARCHS:-}" ]; then
+    export X2CT_CUDA_ARCHS=compute_80,compute_90a X2CT_COMPRESS=none
+fi
 build() { cargo build --quiet --release --manifest-path "$root/Cargo.toml" "$@" >&2; }
 build --bin x2ct
 build --package virtual_gpu

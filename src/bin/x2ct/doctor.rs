@@ -41,7 +41,7 @@ pub fn run(_: DoctorArgs, common: &Common) -> anyhow::Result<ExitCode> {
         say!("x2ct {}: {kernels} kernels in {} families", version(), FAMILIES.len());
         say!("host:         {}", text(&host));
         if for_cuda {
-            say!("CUDA kernels: compiled for {targets}, {:.1} MB", fatbin_bytes as f64 / 1e6);
+            say!("CUDA kernels: {}, {:.1} MB", compiled(targets), fatbin_bytes as f64 / 1e6);
         } else {
             say!("CUDA kernels: not in this build, because nvcc was not found");
             say!("              fix: tools/install_nvcc.sh && cargo build --release");
@@ -49,4 +49,26 @@ pub fn run(_: DoctorArgs, common: &Common) -> anyhow::Result<ExitCode> {
         say!("CUDA device:  {}", text(&cuda));
         say!("--device {name}: {}", text(&asked));
     })
+}
+
+/// What the build holds for CUDA devices: `X2CT_CUDA_ARCHS` lists machine code as `90a` and PTX alone as `compute_90a`.
+fn compiled(targets: &str) -> String {
+    let (ptx, code): (Vec<&str>, Vec<&str>) = targets.split(',').partition(|target| target.starts_with("compute_"));
+    match (code.is_empty(), ptx.is_empty()) {
+        (_, true) => format!("compiled for {}", code.join(",")),
+        (true, false) => format!("PTX only, for {}, which a driver compiles", ptx.join(",")),
+        (false, false) => format!("compiled for {}, and PTX for {}", code.join(","), ptx.join(",")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::compiled;
+
+    #[test]
+    fn machine_code_and_ptx_are_told_apart() {
+        assert_eq!(compiled("80,90a"), "compiled for 80,90a");
+        assert_eq!(compiled("compute_80,compute_90a"), "PTX only, for compute_80,compute_90a, which a driver compiles");
+        assert_eq!(compiled("80,90a,compute_90a"), "compiled for 80,90a, and PTX for compute_90a");
+    }
 }

@@ -60,7 +60,8 @@ fn heap<T>(act: impl FnOnce(&mut Heap) -> T) -> T {
 }
 
 fn layout(bytes: usize) -> Result<std::alloc::Layout, Code> {
-    let total = bytes.checked_next_multiple_of(ALIGN).and_then(|n| n.checked_add(2 * GUARD)).ok_or(Code::OUT_OF_MEMORY)?;
+    let total =
+        bytes.checked_next_multiple_of(ALIGN).and_then(|n| n.checked_add(2 * GUARD)).ok_or(Code::OUT_OF_MEMORY)?;
     std::alloc::Layout::from_size_align(total, ALIGN).map_err(|_| Code::OUT_OF_MEMORY)
 }
 
