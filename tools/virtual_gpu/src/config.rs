@@ -32,8 +32,6 @@ pub struct Config {
     pub count: Option<PathBuf>,
     /// Where the names of the kernels launched go.
     pub kernels: Option<PathBuf>,
-    /// The table of registers that occupancy follows.
-    pub registers: Option<PathBuf>,
     /// Memory of the device, bytes.
     pub memory: usize,
     /// Bits below an f32's that tensor cores keep while they add; `None` adds exactly.
@@ -76,7 +74,6 @@ impl Default for Config {
             speed: false,
             count: None,
             kernels: None,
-            registers: None,
             memory: 6144 << 20,
             tensor_bits: None,
             ex2_error: false,
@@ -113,12 +110,11 @@ impl Config {
             "SPEED" => self.speed = switch(value)?,
             "COUNT" => self.count = Some(file(value)?),
             "KERNELS" => self.kernels = Some(file(value)?),
-            "REGISTERS" => self.registers = Some(file(value)?),
             "SAMPLE" => self.options.sample = number(value)?,
             "TENSOR_BITS" => self.tensor_bits = Some(number(value)?),
             "EX2_ERROR" => self.ex2_error = switch(value)?,
             _ => {
-                const KNOWN: &str = "ARCH, SEED, THREADS, MEMORY, SANITIZE, STICKY, POOLS, TRACE, EAGER, SPEED, COUNT, KERNELS, REGISTERS, SAMPLE, TENSOR_BITS and EX2_ERROR";
+                const KNOWN: &str = "ARCH, SEED, THREADS, MEMORY, SANITIZE, STICKY, POOLS, TRACE, EAGER, SPEED, COUNT, KERNELS, SAMPLE, TENSOR_BITS and EX2_ERROR";
                 return Err(format!("there is no such setting; there are {KNOWN}"));
             }
         }

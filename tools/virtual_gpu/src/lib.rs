@@ -13,7 +13,6 @@
 //! | `VIRTUAL_GPU_SANITIZE=CHECKS` | `all`, or a list of `memory` (races, reads of what nobody wrote, missing fences and waits) and `leaks` (what is left when the context or the process ends). With `fail` in the list a launch that has findings fails, and the process ends with 86. |
 //! | `VIRTUAL_GPU_STICKY=0` | A failed kernel leaves the context usable, and the thread that launched it learns of it when it waits; on a GPU every later call fails. |
 //! | `VIRTUAL_GPU_POOLS=0` | The device has no memory pools. |
-//! | `VIRTUAL_GPU_REGISTERS=FILE` | Registers of every kernel for occupancy, as `benches/RESOURCES.md` holds them; without it a kernel has as many as its launch bounds permit. |
 //! | `VIRTUAL_GPU_KERNELS=FILE` | Names of the kernels launched, one a line, are appended at exit. |
 //! | `VIRTUAL_GPU_COUNT=FILE` | Counters of every kernel, one JSON object a line, are written at exit ([`count`]). |
 //! | `VIRTUAL_GPU_SAMPLE=N` | Runs N blocks of a launch and no more, for counters: results are wrong. |

@@ -20,6 +20,7 @@ mod total;
 
 pub use codes::*;
 pub use machine::Stats;
+pub use resources::registers;
 
 use crate::config::config;
 use crate::launch::{Entries, Launch, Options, Problem};

@@ -15,7 +15,6 @@ mod stream;
 
 pub use cublaslt::*;
 pub use launch::at_exit;
-pub use module::registers;
 
 use crate::config::config;
 use error::{Code, Done, give, status};

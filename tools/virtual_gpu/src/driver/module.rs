@@ -4,7 +4,8 @@ use super::device::{self, chip};
 use super::error::{Code, Done, give};
 use super::handles::Handles;
 use super::{memory, stream};
-use crate::config::{Arch, config};
+use crate::config::config;
+use crate::count::registers;
 use crate::lower::{self, Kernel};
 use crate::ptx::{self, fatbin};
 use std::collections::HashMap;
@@ -133,7 +134,7 @@ fn function_of(module: *mut c_void, name: &str) -> Result<*mut c_void, Code> {
         kernel: OnceLock::new(),
         dynamic_limit: AtomicU32::new(device::SHARED_BY_DEFAULT),
         threads: bounds.threads,
-        registers: registers(name).unwrap_or_else(|| bounds.registers()),
+        registers: registers(name, config().arch.capability()).unwrap_or_else(|| bounds.registers()),
     };
     let handle = FUNCTIONS.add(Arc::new(function));
     known.insert(name.to_string(), handle as usize);
@@ -176,37 +177,6 @@ impl Bounds {
         let shared_out = (device::REGISTERS / (self.threads.next_multiple_of(32) * self.blocks)) & !7;
         self.registers.unwrap_or(shared_out).clamp(16, 255)
     }
-}
-
-/// Registers of a thread of a kernel by the table that `VIRTUAL_GPU_REGISTERS` names, whose rows are
-/// `| kernel | threads | shared | registers |`, the last one number or those of sm_80, sm_86, sm_89 and sm_90a.
-pub fn registers(kernel: &str) -> Option<u32> {
-    static TABLE: OnceLock<HashMap<String, u32>> = OnceLock::new();
-    let table = TABLE.get_or_init(|| {
-        let Some(file) = &config().registers else { return HashMap::new() };
-        match std::fs::read_to_string(file) {
-            Ok(text) => registers_in(&text, config().arch),
-            Err(e) => {
-                eprintln!("virtual_gpu: {}: {e}", file.display());
-                HashMap::new()
-            }
-        }
-    });
-    table.get(kernel).copied()
-}
-
-fn registers_in(table: &str, arch: Arch) -> HashMap<String, u32> {
-    let column = match arch {
-        Arch::Sm80 => 0,
-        Arch::Sm90a => 3,
-    };
-    let row = |line: &str| {
-        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
-        let of_each: Vec<&str> = cells.get(4)?.split('/').map(str::trim).collect();
-        let registers = of_each.get(column).or(of_each.first())?.parse().ok()?;
-        Some((cells[1].to_string(), registers))
-    };
-    table.lines().filter_map(row).collect()
 }
 
 impl Function {
@@ -317,15 +287,6 @@ mod tests {
         assert_eq!((bounds.threads, bounds.registers()), (96, 40));
         let bounds = Bounds::of(".visible .entry k()");
         assert_eq!((bounds.threads, bounds.registers()), (1024, 64));
-    }
-
-    #[test]
-    fn registers_are_read_for_the_chip() {
-        let table = "| kernel | threads | shared, bytes | registers | blocks |\n|---|---|---|---|---|\n\
-            | one | 128 | 26624 | 91 / 92 / 93 / 94 | 5 |\n| two | 256 | 0 | 48 | 5 |\n";
-        let of = |arch| registers_in(table, arch);
-        assert_eq!(of(Arch::Sm80), HashMap::from([("one".into(), 91), ("two".into(), 48)]));
-        assert_eq!(of(Arch::Sm90a), HashMap::from([("one".into(), 94), ("two".into(), 48)]));
     }
 
     #[test]

@@ -90,20 +90,6 @@ fn occupancy_follows_registers_threads_and_shared_memory() {
 }
 
 #[test]
-fn occupancy_follows_the_table_of_registers() {
-    let table = std::env::temp_dir().join(format!("virtual_gpu_registers_{}", std::process::id()));
-    std::fs::write(&table, "| kernel | threads | shared | registers |\n| bounded | 128 | 0 | 32 / 32 / 32 / 64 |\n")
-        .unwrap();
-    let test = "driver::modules::occupancy_follows_the_table_of_registers";
-    alone(test, &[("VIRTUAL_GPU_REGISTERS", table.to_str().unwrap())], || {
-        attach();
-        let bounded = function(module(), "bounded");
-        assert_eq!((attribute(bounded, 4), occupancy(bounded, 128, 0)), (32, 16));
-    });
-    std::fs::remove_file(table).unwrap();
-}
-
-#[test]
 fn a_cooperative_launch_has_to_fit_the_device() {
     attach();
     let bounded = function(module(), "bounded");
