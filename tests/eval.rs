@@ -482,7 +482,7 @@ fn saturated_probabilities_do_not_tie() {
     assert_relative_eq!(z.ap_macro.unwrap(), (1.0 + 2.0 / 3.0 + 3.0 / 4.0) / 3.0, epsilon = 1e-12);
     let cut = z.labels[0].youden.as_ref().unwrap();
     assert_eq!((cut.threshold, cut.rates.recall, cut.rates.specificity), (1.0, Some(1.0), Some(2.0 / 3.0)));
-    assert_relative_eq!(cut.logit, 200.0 * f64::from(0.04f32.cos()), epsilon = 1e-9);
+    assert_relative_eq!(cut.score, 200.0 * f64::from(0.04f32.cos()), epsilon = 1e-9);
 }
 
 fn same_ranks(one: &ZeroShot, e: &ZeroShot) {
@@ -510,7 +510,7 @@ fn the_table_of_labels_is_read_back() {
     let (label, point) = (&z.labels[3], z.labels[3].youden.as_ref().unwrap());
     let columns = [
         ("auc", label.auc),
-        ("precision", label.at_half.precision),
+        ("precision", label.at_half.as_ref().unwrap().precision),
         ("youden_threshold", Some(point.threshold)),
         ("youden_specificity", point.rates.specificity),
     ];

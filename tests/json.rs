@@ -117,7 +117,10 @@ fn every_command_that_ends_well_prints_one_shape() {
     holds("metrics labels.csv scores.csv", &metrics);
 
     let phantom = "phantom --out . --train 8 --valid 6 --shape 24x24x24 --spacing 12";
-    holds(phantom, &[("dataset", Text), ("train", Number), ("valid", Number), ("teacher", Text), ("caches", List)]);
+    holds(
+        phantom,
+        &[("dataset", Text), ("form", Text), ("train", Number), ("valid", Number), ("teacher", Text), ("caches", List)],
+    );
     holds(&format!("drr {volume} --out ap.png"), &[("output", Text), ("settings", Object), ("passed_over", List)]);
     let many = [("out", Text), ("volumes", Number), ("views", List), ("forced", List), ("passed_over", List), VOLUMES];
     holds("drr dataset --out pictures/", &many);

@@ -150,6 +150,44 @@ fn scores_that_are_no_probabilities_are_told() {
     assert!(logits["f1_macro"].is_null() && logits["calibration"].is_null() && !probabilities["f1_macro"].is_null());
 }
 
+/// Labels are no scores of themselves.
+#[test]
+fn labels_are_not_taken_for_scores() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    write(at, "y.csv", LABELS);
+    write(at, "copy.csv", LABELS);
+    write(at, "p.csv", SCORES);
+    write(at, "decided.csv", &LABELS.replace("p3,1,1", "p3,0,1"));
+    for scores in ["./y.csv", "copy.csv", "p.csv copy.csv"] {
+        let (code, object, said) = run(at, &format!("y.csv {scores}"));
+        assert!(code == Some(1) && said.contains("y.csv: is the table of labels y.csv, or a copy"), "{scores}: {said}");
+        assert!(object.get("auc_macro").is_none());
+    }
+    let says = "decided.csv: has no scores but 0 and 1";
+    let (code, _, said) = run(at, "y.csv p.csv decided.csv");
+    assert!(code == Some(0) && said.contains(says) && said.lines().count() == 1, "{said}");
+}
+
+/// The threshold is a probability where there is one, and infinity has a word.
+#[test]
+fn a_threshold_has_one_meaning() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    write(at, "y.csv", "id,x,z\nv1,1,0\nv2,1,1\nv3,0,1\nv4,0,0\n");
+    write(at, "p.csv", "id,x,z\nv1,.9,.9\nv2,.7,.1\nv3,.2,.2\nv4,.1,.8\n");
+    write(at, "logits.csv", "id,x,z\nv1,9,9\nv2,7,1\nv3,2,2\nv4,1,8\n");
+    for (file, threshold) in [("p.csv", 0.7), ("logits.csv", 7.0)] {
+        let (_, object, said) = run(at, &format!("y.csv {file} --bootstrap 0"));
+        let cut = |label: usize| {
+            [&object["labels"][label]["youden"]["threshold"], &object["labels"][label]["youden"]["score"]]
+        };
+        assert_eq!(cut(0), [&threshold, &threshold].map(|v| Value::from(*v)).each_ref(), "{said}");
+        // Where to find nothing is best, nothing is found from infinity on.
+        assert_eq!(cut(1), ["inf", "inf"].map(Value::from).each_ref());
+    }
+}
+
 /// What is wrong with one row costs that row; each is one line that names file, line and column.
 #[test]
 fn what_is_wrong_is_named_by_file_line_and_column() {
@@ -216,7 +254,11 @@ fn what_is_wrong_is_named_by_file_line_and_column() {
     );
     let (code, _, said) = run(at, "y.csv more.csv");
     assert!(code == Some(0) && said.contains("more.csv: columns that are no labels are passed over: digest"), "{said}");
-    assert_eq!(run(at, "y.csv p.csv p.csv").0, Some(2), "a file named twice");
+    for again in ["p.csv", "./p.csv", "../p.csv"] {
+        let again = again.replace("..", &format!("../{}", at.file_name().unwrap().to_string_lossy()));
+        let (code, _, said) = run(at, &format!("y.csv p.csv {again}"));
+        assert!(code == Some(2) && said.contains("is named twice"), "a file named twice, {again}: {said}");
+    }
 }
 
 /// Scores of two reconstructions of a patient are drawn together.
@@ -270,6 +312,14 @@ fn scores_of_evaluations_are_files_of_their_own() {
     let delong = &object["delong"]["two.safetensors"];
     assert_eq!((&delong["z"], &delong["p"]), (&0.0.into(), &1.0.into()), "another scale has the same ranks: {delong}");
     assert!(object["digests"]["one.safetensors"].is_string());
+    assert_eq!(object["provenance"], "recorded");
+    let mut by_hand = ScoreFile::read(at.join("two.safetensors")).unwrap();
+    by_hand.made = Provenance::default();
+    by_hand.write(&at.join("by-hand.safetensors")).unwrap();
+    let (code, object, said) = compare("one.safetensors by-hand.safetensors");
+    assert_eq!((code, &object["provenance"]), (Some(0), &"unknown".into()), "{said}");
+    let (code, _, said) = compare("one.safetensors by-hand.safetensors --strict");
+    assert!(code == Some(1) && said.contains("by-hand.safetensors: scores: how it was made is not recorded"), "{said}");
 
     // A digest that is not the content's, labels that differ, and what is no scores.
     let damaged = fs::read(at.join("two.safetensors")).unwrap();

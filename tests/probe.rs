@@ -288,6 +288,9 @@ fn external_validation_merges_labels_and_keeps_weights() {
     let want: Vec<f64> = logits.chunks(4).flat_map(|row| [row[0].max(row[1]), row[2]]).map(f64::from).collect();
     assert_eq!(scores.logits, want);
     refused(at, &format!("external --trained own {test} --label-set none.txt"), 1, &["none.txt"]);
+    fs::write(at.join("more.txt"), "hernia\nGallstone\n").unwrap();
+    let says = ["more.txt: labels: the map to Other has no label Gallstone"];
+    refused(at, &format!("{train} {test} --label-set more.txt"), 1, &says);
     refused(at, &format!("external --trained own {test}"), 1, &["other.csv", "missing columns: Arterial"]);
     // Samples without any label.
     let (code, object, said) = run(at, &format!("{train} {test} --clean"));

@@ -95,6 +95,15 @@ fn protocols_by_themselves_agree_with_the_whole_evaluation() {
     for key in ["f1_weighted", "accuracy", "precision_micro", "recall_micro"] {
         assert_eq!(alone[key], whole["zero_shot"]["thresholded"][key], "{key}");
     }
+    // A label's threshold is a probability in both, and its score a logit.
+    for (alone, whole) in
+        alone["labels"].as_array().unwrap().iter().zip(whole["zero_shot"]["labels"].as_array().unwrap())
+    {
+        assert_eq!(alone["youden"], whole["youden"]);
+        if let (Some(p), Some(logit)) = (alone["youden"]["threshold"].as_f64(), alone["youden"]["score"].as_f64()) {
+            assert!((p - x2ct::eval::zero_shot::probability(logit)).abs() < 1e-12, "{alone}");
+        }
+    }
     let read = |name: &str| ScoreFile::read(at.join(name)).unwrap();
     let (of_whole, of_alone) = (read("whole.safetensors"), read("alone.safetensors"));
     assert_eq!((&of_alone.ids, &of_alone.names, &of_alone.labels), (&of_whole.ids, &of_whole.names, &of_whole.labels));
@@ -305,6 +314,19 @@ fn what_does_not_belong_together_is_refused() {
         assert!(said.contains("valid/ap.safetensors: is the same file as the input valid/ap.safetensors"), "{said}");
     }
     assert!(std::fs::read(at.join("valid/ap.safetensors")).unwrap() == shard);
+    // Nor what would be taken for one the next time; a table, or what a pattern does not fit, may lie there.
+    let at_pattern = EMBED.replace("--radiographs valid", "--radiographs valid/a*");
+    for command in [
+        EMBED.replace("f.safetensors", "valid/new.safetensors"),
+        at_pattern.replace("f.safetensors", "./valid/anew.safetensors"),
+        format!("{whole} --scores valid/new"),
+    ] {
+        let said = refused(at, &command);
+        assert!(said.contains("new.safetensors: would be read as one of the radiographs valid"), "{said}");
+    }
+    succeed(at, &at_pattern.replace("f.safetensors", "valid/new.safetensors"));
+    std::fs::remove_file(at.join("valid/new.safetensors")).unwrap();
+    succeed(at, &format!("{whole} --csv valid/labels.csv"));
 
     // A radiograph that is damaged costs itself alone; shards by their folder are the file.
     succeed(

@@ -265,11 +265,27 @@ fn real_radiographs_are_told_from_simulated_ones() {
     };
     let remarks = simulated(Projection::Ap).expect_alike("radiographs", &made("real.safetensors")).unwrap();
     let says = "radiographs: trained on simulated (mode mean-hu), these are real radiographs: ";
-    assert!(remarks.len() == 1 && remarks[0].starts_with(says), "{remarks:?}");
+    assert!(remarks.len() == 2 && remarks[1].starts_with(says), "{remarks:?}");
+    // From the front is from the front, and said, between real ones too; from behind and from ahead of simulated ones is not.
+    let says =
+        |trained: &str, other: &str| format!("radiographs: view: trained on {trained}, these are {other}: all frontal");
+    assert!(remarks[0].starts_with(&says("ap", "frontal")), "{remarks:?}");
+    for view in ["ap", "pa"] {
+        assert_eq!(pack(at, &format!("--table mimic.csv --view {view} --out {view}.safetensors")).0, Some(0));
+    }
+    for (trained, other) in [("ap", "frontal"), ("frontal", "pa"), ("pa", "ap")] {
+        let name = |view: &str| format!("{}.safetensors", if view == "frontal" { "real" } else { view });
+        let remarks = made(&name(trained)).expect_alike("radiographs", &made(&name(other))).unwrap();
+        assert!(remarks.len() == 1 && remarks[0].starts_with(&says(trained, other)), "{remarks:?}");
+    }
+    let remarks = simulated(Projection::Ap).expect_alike("radiographs", &made("pa.safetensors")).unwrap();
+    assert!(remarks[0].starts_with(&says("ap", "pa")), "{remarks:?}");
+    assert!(made("ap.safetensors").expect_alike("radiographs", &made("ap.safetensors")).unwrap().is_empty());
+    assert!(simulated(Projection::Ap).expect_alike("radiographs", &simulated(Projection::Pa)).is_err());
     let turned = made("real.safetensors").expect_alike("radiographs", &simulated(Projection::Ap)).unwrap();
-    assert!(turned[0].contains("trained on real radiographs, these are simulated (mode mean-hu)"), "{turned:?}");
+    assert!(turned[1].contains("trained on real radiographs, these are simulated (mode mean-hu)"), "{turned:?}");
     let error = simulated(Projection::Ap).expect_alike("radiographs", &made("lateral.safetensors")).unwrap_err();
-    assert!(error.to_string().contains("view: trained on frontal, these are lateral"), "{error}");
+    assert!(error.to_string().contains("view: trained on ap, these are lateral"), "{error}");
     let other = radiographs::settings(&RadiographOptions::default(), [24, 24], PixelType::U8);
     let error = other.expect_alike("radiographs", &made("real.safetensors")).unwrap_err();
     assert!(error.to_string().contains("size: trained on 24x24, these are 20x24"), "{error}");

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use serde_json::Value;
 use x2ct::data::cache::EmbeddingCache;
 use x2ct::data::ct_rate::Split;
+use x2ct::data::features::FeatureSet;
 
 use crate::cli::{json, succeed, text, x2ct};
 use crate::left_out::refused;
@@ -119,6 +120,18 @@ fn x2ct_clips_tables_from_phantoms() {
         assert!(ours(name).iter().all(is_measured), "{name}: {:?}", ours(name));
     }
     assert!(cells(table(&first, "table-2"), "CT-CLIP", "3DViT").iter().all(is_measured));
+    // What the tables rest on, each by its file; nothing there is of another run.
+    let digests = first["digests"].as_object().unwrap();
+    for file in [
+        "data/ct-rate/valid.cache.safetensors",
+        "data/radchest-ct/test/ap*.safetensors",
+        "data/mimic-ct/test.labels.csv",
+        "tables/runs/loss.beta-1-loss.gamma-1/checkpoint.safetensors",
+    ] {
+        let known = |(name, digest): (&String, &Value)| name.contains(file) && digest.as_str().unwrap().len() == 64;
+        assert!(digests.iter().any(known), "{file}: {:?}", digests.keys());
+    }
+    assert!(!first["warnings"].to_string().contains("of runs that are not among these"), "{}", first["warnings"]);
     let ablation = table(&first, "table-5");
     assert!(cells(ablation, "beta 1, gamma 0", "ResNet").iter().all(is_measured));
     assert!(cells(ablation, "beta 1, gamma 1", "ResNet").iter().all(is_measured));
@@ -147,6 +160,33 @@ fn x2ct_clips_tables_from_phantoms() {
     let with =
         json(at, &format!("reproduce --paper x2ct-clip --table 3 {TOY} --runs tables/runs/loss.beta-1-loss.gamma-1"));
     assert!(cells(table(&with, "table-3"), "MedCLIP", "ResNet")[..2].iter().all(is_measured));
+    let left_behind = with["warnings"].as_array().unwrap().iter();
+    let left_behind: Vec<&Value> = left_behind
+        .filter(|warning| warning["warning"].to_string().contains("of runs that are not among these"))
+        .collect();
+    assert_eq!(left_behind.len(), 3, "features, ranks, scores: {left_behind:?}");
+    assert!(left_behind[1]["warning"].to_string().contains("run-loss.beta-1-loss.gamma-0-ct-rate-cxr-to-ct"));
+    // Files that lack volumes are named, and so is what they are of.
+    let all = FeatureSet::read(&place).unwrap();
+    let with_rows = |count: usize| {
+        all.select(&(0..count).collect::<Vec<_>>()).write(&place).unwrap();
+        let output = x2ct(at, &format!("reproduce --paper x2ct-clip --table 2 {TOY} --json"));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let (file, cache) =
+        ("data/ct-rate/valid.features/medclip-resnet.safetensors", "data/ct-rate/valid.cache.safetensors");
+    let says = format!("has none of 1 volume(s) of {cache}, which are no part of recall");
+    let warnings = with_rows(23)["warnings"].clone();
+    assert!(
+        warnings.as_array().unwrap().iter().any(|w| w["file"] == file && w["warning"] == says.as_str()),
+        "{warnings}"
+    );
+    let failed = with_rows(12)["failed"].clone();
+    assert!(
+        failed[0]["file"] == file && failed[0]["error"].to_string().contains("has 12 of the 24 volumes"),
+        "{failed}"
+    );
+    all.write(&place).unwrap();
     let compared: Value =
         serde_json::from_slice(&std::fs::read(at.join("tables/table-3.significance.json")).unwrap()).unwrap();
     assert_eq!(compared[0]["against"], "MedCLIP ResNet");
@@ -200,6 +240,12 @@ fn x2ct_clips_tables_from_phantoms() {
     spoilt("3", "and the run learned from phantom teacher");
     spoilt("2", "and the run learned from phantom teacher");
     cache.write(&path).unwrap();
+    // A run of another configuration: what is advised can be done with this command.
+    let base = std::fs::read_to_string(at.join("base.toml")).unwrap();
+    std::fs::write(at.join("other.toml"), base.replace("lr = 1e-3", "lr = 2e-3")).unwrap();
+    let said = refused(at, &format!("reproduce --paper x2ct-clip {TOY} {}", runs.replace("base.toml", "other.toml")));
+    let says = "delete tables/runs/loss.beta-1-loss.gamma-0: the run is then trained anew";
+    assert!(said.contains(says) && !said.contains("--restart"), "{said}");
     let radiographs = at.join("data/ct-rate/valid/ap.safetensors");
     std::fs::remove_dir_all(at.join("data/ct-rate/valid")).unwrap();
     succeed(at, "drr --dataset data/ct-rate --split valid --size 32x32 --mode film --out data/ct-rate/valid");
@@ -263,6 +309,12 @@ fn what_cannot_be_reproduced_is_refused_in_one_line() {
     ] {
         let said = refused(at, &format!("{begin} {arguments}"));
         assert!(said.contains(says) && said.trim_end().lines().count() == 1, "{arguments}: {said}");
+    }
+    for option in ["--recipe a", "--order 1", "--by-patient"] {
+        let output = x2ct(at, &format!("{begin} --table 2 --table 3 {option}"));
+        let says = "it acts with a --table that has linear probes";
+        assert!(output.status.code() == Some(2) && text(&output.stderr).contains(says), "{}", text(&output.stderr));
+        succeed(at, &format!("{begin} --table 2 --table 4b {option}"));
     }
     for (text, says) in [
         ("[ct-rat.valid]\ncache = \"x\"\n", "names the data set ct-rat"),

@@ -87,12 +87,13 @@ impl FeatureSet {
     /// Those of [`Self::read`] and [`EmbeddingCache::read`].
     pub fn open(path: impl AsRef<Path>, tower: Tower) -> Result<Self> {
         match Self::has_towers(&path)? {
-            true => Ok(Self::of_cache(EmbeddingCache::read(path)?, tower)),
+            true => Ok(Self::of_cache(&EmbeddingCache::read(path)?, tower)),
             false => Self::read(path),
         }
     }
 
-    fn of_cache(cache: EmbeddingCache, tower: Tower) -> Self {
+    /// Those of a tower of an embedding cache.
+    pub fn of_cache(cache: &EmbeddingCache, tower: Tower) -> Self {
         let (made, encoder) = (cache.provenance(), cache.teacher.clone());
         let features = match tower {
             Tower::Ct => cache.ct.clone(),

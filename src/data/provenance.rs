@@ -134,6 +134,11 @@ impl Provenance {
     /// # Errors
     /// Names the first setting that differs, with both values and both digests.
     pub fn expect_alike(&self, what: &str, found: &Provenance) -> Result<Undecided> {
+        if let Some((says, found)) = self.from_the_front(found) {
+            let mut undecided = self.expect_alike(what, &found)?;
+            undecided.insert(0, format!("{what}: {says}"));
+            return Ok(undecided);
+        }
         if let (Some(trained), Some(mode)) = (self.mode(), found.mode())
             && (trained == REAL) != (mode == REAL)
         {
@@ -179,17 +184,30 @@ impl Provenance {
         self.settings.get("mode").and_then(Value::as_str)
     }
 
+    /// Where one is of real radiographs and both are frontal ones of different views: what is to be said of it, and `found` with the
+    /// same view. A real `frontal` one may be either.
+    fn from_the_front(&self, found: &Provenance) -> Option<(String, Provenance)> {
+        let view = |of: &Provenance| of.settings.get("view").and_then(Value::as_str).map(String::from);
+        let (trained, other) = (view(self)?, view(found)?);
+        let is_frontal = |view: &String| ["ap", "pa", "frontal"].contains(&view.as_str());
+        let is_real = [self, found].iter().any(|of| of.mode() == Some(REAL));
+        if trained == other || !is_real || ![&trained, &other].into_iter().all(is_frontal) {
+            return None;
+        }
+        let says = format!(
+            "view: trained on {trained}, these are {other}: all frontal views of real radiographs are taken for one"
+        );
+        let mut found = found.clone();
+        found.settings.insert("view".into(), json!(trained));
+        Some((says, found))
+    }
+
     /// [`Self::expect_alike`] where one is of real radiographs and the other of simulated ones: what they can have in common, with a
     /// remark that no more was compared.
     fn expect_alike_but_real(&self, what: &str, found: &Provenance) -> Result<Undecided> {
         let common = |of: &Provenance| {
             let mut common: Map<String, Value> = of.settings.clone();
             common.retain(|name, _| ["view", "photometric", "size", "pixels"].contains(&name.as_str()));
-            if let Some(view) = common.get_mut("view")
-                && ["ap", "pa"].iter().any(|frontal| view == frontal)
-            {
-                *view = json!("frontal");
-            }
             common
         };
         if let Some(Difference { name, trained, found: other }) = difference(&common(self), &common(found), false) {

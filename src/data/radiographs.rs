@@ -39,6 +39,7 @@ use super::volumes::LeftOut;
 use crate::archive::{Archive, Digest, Writer};
 use crate::ct::{HuSource, RadiographOptions};
 use crate::device::Device;
+use crate::files;
 use crate::ops::image::{ImageSet, PixelType};
 use crate::{Error, Result};
 
@@ -498,20 +499,12 @@ impl Mapped {
 /// # Errors
 /// A folder that cannot be read; no file.
 pub fn files_of(path: &Path) -> Result<Vec<PathBuf>> {
-    const ENDING: &str = ".safetensors";
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let (folder, pattern) = match (path.is_dir(), name.contains('*') && !path.exists()) {
-        (true, _) => (path, "*"),
-        (false, true) => (path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")), name.as_str()),
-        _ => return Ok(vec![path.to_path_buf()]),
-    };
+    let Some((folder, pattern)) = several(path) else { return Ok(vec![path.to_path_buf()]) };
     let unreadable = |e: std::io::Error| Error::io(folder, "read the folder", &e);
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(unreadable)? {
         let name = entry.map_err(unreadable)?.file_name();
-        let text = name.to_string_lossy();
-        // Hidden files are unfinished ones.
-        if text.ends_with(ENDING) && !text.starts_with('.') && fits(&text, pattern) {
+        if is_part(&name.to_string_lossy(), &pattern) {
             files.push(folder.join(&name));
         }
     }
@@ -520,6 +513,45 @@ pub fn files_of(path: &Path) -> Result<Vec<PathBuf>> {
     }
     files.sort();
     Ok(files)
+}
+
+/// Refuses to write a file that a path of radiographs would stand for too, the next time.
+///
+/// # Errors
+/// The first of the files that lies in the folder, or fits the name with `*`.
+pub fn expect_none_of(path: &Path, files: &[impl AsRef<Path>]) -> Result<()> {
+    let Some((folder, pattern)) = several(path) else { return Ok(()) };
+    let lies_there = |file: &Path| {
+        files::resolved(file).is_some_and(|file| {
+            let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            file.parent() == folder.canonicalize().ok().as_deref() && is_part(&name, &pattern)
+        })
+    };
+    match files.iter().map(AsRef::as_ref).find(|file| lies_there(file)) {
+        Some(file) => {
+            let problem = format!("would be read as one of the radiographs {} the next time", path.display());
+            Err(Error::file(file, problem, "write to another folder"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The folder of several files, and the pattern of their names; `None` of one file.
+fn several(path: &Path) -> Option<(&Path, String)> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    match (path.is_dir(), name.contains('*') && !path.exists()) {
+        (true, _) => Some((path, "*".into())),
+        (false, true) => Some((path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")), name)),
+        _ => None,
+    }
+}
+
+/// What the names of files of radiographs end in.
+const ENDING: &str = ".safetensors";
+
+/// Whether a file of this name is one of several. Hidden files are unfinished ones.
+fn is_part(name: &str, pattern: &str) -> bool {
+    name.ends_with(ENDING) && !name.starts_with('.') && fits(name, pattern)
 }
 
 /// Whether `*` in a pattern can stand for what makes it the name.

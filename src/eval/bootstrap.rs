@@ -47,6 +47,13 @@ pub struct Interval {
     pub defined: usize,
 }
 
+impl Interval {
+    /// The interval of the statistic's negative.
+    pub fn negated(self) -> Self {
+        Interval { estimate: -self.estimate, low: -self.high, high: -self.low, ..self }
+    }
+}
+
 impl Bootstrap {
     /// The interval of `statistic`, which gets the weight of each sample and may be undefined on some draws. `patients` names
     /// the patient of each sample.

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::bootstrap::{Bootstrap, Interval};
 use super::calibration::{self, Reliability};
 use super::delong::{self, Area};
-use super::metrics::{MultiLabel, OperatingPoint, Ranked, Rates};
+use super::metrics::{MultiLabel, OperatingPoint, Ranked, Rates, threshold};
 use crate::error::{Error, Result};
 
 /// Bins of reliability curves.
@@ -101,8 +101,22 @@ pub struct LabelDetection {
     pub auc_delong: Option<Area>,
     /// Probabilities cut at one half, which itself is absence.
     pub at_half: Option<Rates>,
-    /// Cut where sensitivity + specificity is largest.
-    pub youden: Option<OperatingPoint>,
+    /// Cut where sensitivity + specificity is largest; absent where only one class occurs.
+    pub youden: Option<Cut>,
+}
+
+/// Where a label is cut, and what that predicts. Where to find nothing is best both numbers are infinite, `"inf"` as JSON.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Cut {
+    /// Probabilities from here on predict presence; of scores that are no probabilities and have none, scores.
+    #[serde(serialize_with = "threshold")]
+    pub threshold: f64,
+    /// The score, such as a logit, that ranks were taken of: where several are rounded to one probability, the sharper number.
+    #[serde(serialize_with = "threshold")]
+    pub score: f64,
+    /// What that predicts.
+    #[serde(flatten)]
+    pub rates: Rates,
 }
 
 /// The fields of a [`Summary`], in order.
@@ -203,11 +217,11 @@ impl Detection {
         Self::assemble(problem, &cells, drawn.transpose()?)
     }
 
-    /// Several sets of scores of the same samples, each by itself as [`Self::of`] has it, and the intervals of its differences to
-    /// the first as [`differences`] has them; all on the same draws, so that none is measured twice. The first has no differences.
+    /// Several sets of scores of the same samples, each by itself as [`Self::of`] has it, and the intervals of what it is more than
+    /// the first; all on the same draws, so that none is measured twice. The first has no differences.
     ///
     /// # Errors
-    /// Those of [`Self::of`] and [`differences`].
+    /// Those of [`Self::of`]; other labels, names or patients than the first's.
     pub fn of_several(problems: &[Problem], bootstrap: &Bootstrap) -> Result<Vec<(Self, Differences)>> {
         let Some(first) = problems.first() else { return Ok(Vec::new()) };
         problems.iter().try_for_each(|problem| expect_same_samples(first, problem))?;
@@ -247,6 +261,11 @@ impl Detection {
             let column = |at: usize| at * classes + label;
             let truth: Vec<bool> = (0..ones.len()).map(|at| problem.labels[column(at)]).collect();
             let scores: Vec<f64> = (0..ones.len()).map(|at| problem.scores[column(at)]).collect();
+            let cut = |OperatingPoint { threshold: score, rates }: OperatingPoint| {
+                let place = scores.iter().position(|&other| other == score).map(column);
+                let threshold = place.zip(problem.probabilities).map_or(score, |(place, p)| p[place]);
+                Cut { threshold, score, rates }
+            };
             LabelDetection {
                 name: problem.names[label].clone(),
                 positives: truth.iter().filter(|&&present| present).count(),
@@ -257,7 +276,7 @@ impl Detection {
                 // Fewer than two of a class leave no variance.
                 auc_delong: delong::area(&truth, &scores, level).ok(),
                 at_half: at_half.as_ref().map(|rates| rates[label].clone()),
-                youden: youden[label].clone(),
+                youden: youden[label].clone().map(cut),
             }
         });
         let calibrated = problem.probabilities.map(|p| calibration::reliability(problem.labels, p, BINS));
@@ -278,18 +297,6 @@ impl Detection {
 
 /// Intervals of differences, by the names of [`Summary`]'s fields; `None` where there is no interval.
 pub type Differences = BTreeMap<&'static str, Option<Interval>>;
-
-/// Intervals of the differences of two sets of scores, the first less the second: both are drawn together.
-///
-/// # Errors
-/// Those of [`Detection::of`]; other labels, names or patients in the second.
-pub fn differences(first: &Problem, second: &Problem, bootstrap: &Bootstrap) -> Result<Differences> {
-    expect_same_samples(first, second)?;
-    let (a, b) = (Cells::new(first)?, Cells::new(second)?);
-    let found = bootstrap
-        .intervals(first.patients, |weights| difference(&a.measure(weights).summary, &b.measure(weights).summary))?;
-    Ok(SUMMARY.into_iter().zip(found.into_iter().map(Result::ok)).collect())
-}
 
 /// The first less the second, field by field.
 fn difference(first: &Summary, second: &Summary) -> Vec<Option<f64>> {

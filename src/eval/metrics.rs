@@ -155,6 +155,14 @@ impl Ranked {
     }
 }
 
+/// A threshold as JSON has it, which has no infinite number: that is the text `inf`, as it is in tables.
+pub(crate) fn threshold<S: serde::Serializer>(value: &f64, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    match value.is_finite() {
+        true => serializer.serialize_f64(*value),
+        false => serializer.collect_str(value),
+    }
+}
+
 /// One binary problem's ranking, and each sample's weight of one.
 fn binary<S: Score>(labels: &[bool], scores: &[S]) -> Result<(Ranking, Vec<u32>)> {
     check_labelled(labels, scores, 1)?;

@@ -3,7 +3,8 @@
 
 use serde::Serialize;
 
-use super::metrics::{MultiLabel, OperatingPoint, Rates, Thresholded};
+use super::detection::{Detection, LabelDetection, Problem};
+use super::metrics::{MultiLabel, Rates, Thresholded};
 use super::retrieval::{self, Recall};
 use super::zero_shot;
 use crate::Result;
@@ -114,47 +115,12 @@ pub struct ZeroShot {
     /// Labels whose two prompts have one embedding: whatever their truth is, all logits are 0, and the area is one half.
     pub equal_prompts: Vec<&'static str>,
     /// Per label.
-    pub labels: Vec<LabelScore>,
+    pub labels: Vec<LabelDetection>,
     /// Predictions cut at one half.
     pub thresholded: Thresholded,
     /// Logits of presence, [patients, 18]; their sigmoid is the probability.
     #[serde(skip)]
     pub logits: Vec<f64>,
-}
-
-/// One abnormality.
-#[derive(Clone, Debug, Serialize)]
-pub struct LabelScore {
-    /// Its name.
-    pub name: &'static str,
-    /// Patients who have it.
-    pub positives: usize,
-    /// Area under the ROC curve; absent when only one class occurs.
-    pub auc: Option<f64>,
-    /// Average precision; likewise.
-    pub ap: Option<f64>,
-    /// Probabilities cut at one half, which itself is absence.
-    pub at_half: Rates,
-    /// Cut where sensitivity + specificity is largest; absent when only one class occurs.
-    pub youden: Option<Cut>,
-}
-
-/// Where the logits of a label are cut, and what that predicts.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Cut {
-    /// The probability of `logit`. A large scale rounds several logits to one probability: the logit is the sharper number.
-    pub threshold: f64,
-    /// Logits from here on predict presence; infinite (null as JSON) where none does.
-    pub logit: f64,
-    /// What that predicts.
-    #[serde(flatten)]
-    pub rates: Rates,
-}
-
-impl From<OperatingPoint> for Cut {
-    fn from(OperatingPoint { threshold: logit, rates }: OperatingPoint) -> Self {
-        Cut { threshold: zero_shot::probability(logit), logit, rates }
-    }
 }
 
 /// Scores of one set of embeddings.
@@ -278,29 +244,24 @@ impl ZeroShot {
     /// Zero-shot detection alone.
     pub fn of(embeddings: &[f32], t: &ZeroShotTargets) -> Result<Self> {
         let logits = zero_shot::logits(embeddings, t.prompts_positive, t.prompts_negative, t.dim, t.scale)?;
-        let cells = MultiLabel::new(t.labels, &logits, labels::COUNT)?;
-        let (ranked, ones) = (cells.ranked(), vec![1; cells.samples()]);
-        let (auc, ap, youden) = (ranked.roc_auc(&ones), ranked.average_precision(&ones), ranked.youden(&ones));
-        let thresholded = cells.cut_at(0.0);
-        let positives = |label: usize| t.labels.iter().skip(label).step_by(labels::COUNT).filter(|&&p| p).count();
-        let per_label = labels::NAMES.iter().enumerate().map(|(i, name)| LabelScore {
-            name,
-            positives: positives(i),
-            auc: auc.per_label[i],
-            ap: ap.per_label[i],
-            at_half: thresholded.per_label[i].clone(),
-            youden: youden[i].clone().map(Cut::from),
-        });
+        let probabilities: Vec<f64> = logits.iter().map(|&logit| zero_shot::probability(logit)).collect();
+        let names = labels::NAMES.map(String::from);
+        // Nothing is drawn by patient here.
+        let patients = vec![String::new(); logits.len() / labels::COUNT];
+        let (labels, scores) = (t.labels, &logits);
+        let problem =
+            Problem { names: &names, patients: &patients, labels, scores, probabilities: Some(&probabilities) };
+        let Detection { prevalence, labels_defined, summary, labels: per_label, .. } = Detection::of(&problem, None)?;
         Ok(ZeroShot {
-            labels: per_label.collect(),
-            auc_macro: auc.macro_mean,
-            auc_micro: auc.micro,
-            ap_macro: ap.macro_mean,
-            ap_micro: ap.micro,
-            prevalence: t.labels.iter().filter(|&&p| p).count() as f64 / t.labels.len() as f64,
-            labels_defined: auc.defined,
+            auc_macro: summary.auc_macro,
+            auc_micro: summary.auc_micro,
+            ap_macro: summary.ap_macro,
+            ap_micro: summary.ap_micro,
+            prevalence,
+            labels_defined,
             equal_prompts: zero_shot::equal_prompts(&labels::NAMES, t.prompts_positive, t.prompts_negative, t.dim),
-            thresholded,
+            labels: per_label,
+            thresholded: MultiLabel::new(labels, scores, labels::COUNT)?.cut_at(0.0),
             logits,
         })
     }
@@ -316,14 +277,14 @@ impl ZeroShot {
         let rates = |r: &Rates| [Some(r.accuracy), r.f1, r.precision, r.recall, r.specificity].map(cell);
         let mut header = ["label", "positives", "auc", "ap"].map(String::from).to_vec();
         header.extend(RATES.map(String::from));
-        header.extend(["youden_threshold", "youden_logit"].map(String::from));
+        header.extend(["youden_threshold", "youden_score"].map(String::from));
         header.extend(RATES.map(|rate| format!("youden_{rate}")));
         let lines = self.labels.iter().map(|l| {
-            let mut line = vec![l.name.to_string(), l.positives.to_string(), cell(l.auc), cell(l.ap)];
-            line.extend(rates(&l.at_half));
+            let mut line = vec![l.name.clone(), l.positives.to_string(), cell(l.auc), cell(l.ap)];
+            line.extend(l.at_half.as_ref().map(rates).unwrap_or_default());
             match &l.youden {
                 Some(point) => {
-                    line.extend([point.threshold, point.logit].map(|v| v.to_string()));
+                    line.extend([point.threshold, point.score].map(|v| v.to_string()));
                     line.extend(rates(&point.rates));
                 }
                 None => line.resize(header.len(), String::new()),

@@ -10,8 +10,8 @@ use x2ct::data::features::FeatureSet;
 use x2ct::data::provenance::{Provenance, fields};
 use x2ct::data::radiographs::RadiographSet;
 use x2ct::eval::bootstrap::Bootstrap;
-use x2ct::eval::detection::{Detection, Problem, differences};
-use x2ct::eval::metrics::{precision_recall_curve, roc_auc, roc_curve};
+use x2ct::eval::detection::{Detection, Problem};
+use x2ct::eval::metrics::{MultiLabel, precision_recall_curve, roc_auc, roc_curve};
 use x2ct::eval::retrieval_file::{Modality, RetrievalFile};
 use x2ct::eval::score_file::ScoreFile;
 use x2ct::report::evaluation::{FileFacts, Material, Named, Pages, Settings, TrainingRun, pages};
@@ -323,7 +323,17 @@ fn scores_that_are_drawn_together_have_the_intervals_of_each_alone() {
         assert_eq!(json(detection), json(&Detection::of(&problem(at), Some(&bootstrap)).unwrap()));
         match at {
             0 => assert!(drawn.is_empty()),
-            _ => assert_eq!(drawn, &differences(&problem(at), &problem(0), &bootstrap).unwrap()),
+            _ => {
+                let pair = Detection::of_several(&[problem(0), problem(at)], &bootstrap).unwrap();
+                assert_eq!(drawn, &pair[1].1);
+                let [first, other] = [0, at].map(|at| {
+                    let cells = MultiLabel::new(&files[at].of.labels, &files[at].of.logits, files[at].of.names.len());
+                    cells.unwrap().ranked()
+                });
+                let area = |of: &x2ct::eval::metrics::Ranked, weights: &[u32]| of.roc_auc(weights).micro;
+                let gap = bootstrap.interval(&patients, |w| Some(area(&other, w)? - area(&first, w)?)).unwrap();
+                assert_eq!(drawn["auc_micro"], Some(gap));
+            }
         }
     }
     let other = Problem { labels: &[true; 90], ..problem(1) };

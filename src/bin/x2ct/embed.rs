@@ -41,9 +41,9 @@ pub struct EmbedArgs {
 pub fn run(args: EmbedArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let device = common.device()?;
     files::check_writable(&args.out)?;
-    // A file may lie beside shards.
     let shards = radiographs::files_of(&args.radiographs)?;
     files::check_apart(&args.out, shards.iter().chain([&args.checkpoint]))?;
+    radiographs::expect_none_of(&args.radiographs, &[&args.out])?;
     let checkpoint: Checkpoint = Checkpoint::read(&args.checkpoint)?;
     let mut chain = Chain::new(args.trust);
     let Radiographs { set, undecided, .. } = Radiographs::read(&checkpoint, &args.radiographs, args.force, &mut chain)?;

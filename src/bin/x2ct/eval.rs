@@ -165,6 +165,7 @@ fn check_outputs(args: &WholeArgs) -> anyhow::Result<()> {
     let inputs =
         [&args.checkpoint, &args.text, &args.cache].into_iter().flatten().cloned().chain(shards).chain(volumes);
     files::check_all_apart(&outputs, inputs.chain([ct_rate::files_of(args.dataset())]))?;
+    args.radiographs.as_deref().map_or(Ok(()), |path| radiographs::expect_none_of(path, &outputs))?;
     Ok(())
 }
 
@@ -379,7 +380,7 @@ fn cell(v: Option<f64>) -> String {
 }
 
 fn print_labels(z: &ZeroShot) {
-    let labels = z.labels.iter().map(|l| vec![l.name.to_string(), l.positives.to_string(), cell(l.auc), cell(l.ap)]);
+    let labels = z.labels.iter().map(|l| vec![l.name.clone(), l.positives.to_string(), cell(l.auc), cell(l.ap)]);
     let means = [("macro", z.auc_macro, z.ap_macro), ("micro", z.auc_micro, z.ap_micro)];
     let means = means.map(|(name, auc, ap)| vec![name.to_string(), String::new(), cell(auc), cell(ap)]);
     print_table(&["zero-shot", "positives", "AUC", "AP"], &labels.chain(means).collect::<Vec<_>>());

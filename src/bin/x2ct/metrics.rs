@@ -5,17 +5,17 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde::Serialize;
-use x2ct::Error;
 use x2ct::content::Content;
 use x2ct::data::ct_rate::VolumeName;
 use x2ct::data::id_table::IdTable;
 use x2ct::data::label_map::LabelMap;
 use x2ct::eval::bootstrap::{Bootstrap, Interval};
 use x2ct::eval::delong::{self, DeLong};
-use x2ct::eval::detection::{self, Detection, Problem, SUMMARY};
+use x2ct::eval::detection::{self, Detection, Differences, Problem, SUMMARY};
 use x2ct::eval::score_file::ScoreFile;
 use x2ct::eval::zero_shot;
 use x2ct::table::first_of;
+use x2ct::{Error, files};
 
 use crate::Common;
 use crate::arguments::{count, within};
@@ -124,7 +124,7 @@ pub struct Comparison {
     p_holm: f64,
     /// Bootstrap intervals of the differences, the first less the further, drawn by patient.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    differences: BTreeMap<&'static str, Option<Interval>>,
+    differences: Differences,
 }
 
 /// Labels and all scores of the ids that have both.
@@ -156,19 +156,32 @@ impl Joined {
 pub fn run(args: MetricsArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let files: Vec<&Path> = std::iter::once(&args.scores).chain(&args.more).map(PathBuf::as_path).collect();
     let map = args.map.as_deref().map(LabelMap::open).transpose()?;
-    measure(
-        "metrics",
-        |chain| label_table::read(&args.labels, map.as_ref().map(LabelMap::names).as_deref(), chain),
-        &files,
-        map.as_ref(),
-        &args.options,
-        common,
-    )
+    let names = map.as_ref().map(LabelMap::names);
+    let labels = |chain: &mut Chain| {
+        files.iter().try_for_each(|file| expect_no_labels(&args.labels, file))?;
+        label_table::read(&args.labels, names.as_deref(), chain)
+    };
+    measure(("metrics", Chain::report_digests), labels, &files, map.as_ref(), &args.options, common)
 }
+
+/// Refuses scores that are the very labels: every one would be right.
+fn expect_no_labels(labels: &Path, scores: &Path) -> x2ct::Result<()> {
+    let is_same = files::resolved(labels) == files::resolved(scores)
+        || matches!((files::read(labels), files::read(scores)), (Ok(labels), Ok(scores)) if labels == scores);
+    match is_same {
+        true => {
+            Err(Error::file(scores, format!("is the table of labels {}, or a copy", labels.display()), "pass scores"))
+        }
+        false => Ok(()),
+    }
+}
+
+/// Adds what a [`Chain`] found to a report.
+type Reporter = fn(Chain, Report) -> anyhow::Result<Report>;
 
 /// Measures the scores of files against labels and, where there are several, each further one against the first.
 pub fn measure(
-    command: &'static str,
+    (command, report_on): (&'static str, Reporter),
     labels: impl FnOnce(&mut Chain) -> x2ct::Result<IdTable<bool>>,
     files: &[&Path],
     map: Option<&LabelMap>,
@@ -178,23 +191,27 @@ pub fn measure(
     common.expect_device()?;
     let bootstrap = options.bootstrap()?;
     let bootstrap = bootstrap.as_ref();
-    if let Some((_, twice)) = files.iter().enumerate().find(|(at, file)| files[..*at].contains(file)) {
-        return Err(usage(format!("{} is named twice", twice.display())));
+    let places: Vec<_> = files.iter().map(x2ct::files::resolved).collect();
+    if let Some(at) = (1..places.len()).find(|&at| places[at].is_some() && places[..at].contains(&places[at])) {
+        return Err(usage(format!("{} is named twice", files[at].display())));
     }
     let mut chain = Chain::new(options.trust);
     let labels = labels(&mut chain)?;
     let joined = join(labels, files, map, &mut chain)?;
-    let mut found = Vec::new();
-    for (at, file) in files.iter().enumerate() {
-        let of_file = Detection::of(&joined.problem(at), bootstrap)?;
+    let problems: Vec<Problem> = (0..files.len()).map(|at| joined.problem(at)).collect();
+    let (found, differences) = detect(&problems, bootstrap)?;
+    for ((file, of_file), problem) in files.iter().zip(&found).zip(&problems) {
         if of_file.calibration.is_none() {
             let says = "has scores outside of 0 to 1, so they are no probabilities: metrics cut at one half and calibration \
                         are left out";
             chain.note(file, says);
         }
-        found.push(of_file);
+        if problem.scores.iter().all(|score| [0.0, 1.0].contains(score)) {
+            let says = "has no scores but 0 and 1: of decisions, or labels, an area under the ROC curve is one of a single point";
+            chain.note(file, says);
+        }
     }
-    let delong = compare(&joined, files, bootstrap, &mut chain)?;
+    let delong = compare(&joined, files, differences, &mut chain);
     let name = |file: &Path| file.to_string_lossy().into_owned();
     let mut report = Report::new(command).with_all(&found[0])?;
     if !delong.is_empty() {
@@ -202,7 +219,18 @@ pub fn measure(
     }
     let rows = files.iter().zip(&found).map(|(file, of_file)| Row { file: name(file), of_file });
     let report = report.with("rows", rows.collect::<Vec<_>>())?;
-    chain.report_digests(report)?.finish(common.json, || print(files, &found, &delong))
+    report_on(chain, report)?.finish(common.json, || print(files, &found, &delong))
+}
+
+/// The metrics of each set of scores, and the intervals of what the first is more than it; of the first, and without a bootstrap, none.
+fn detect(problems: &[Problem], bootstrap: Option<&Bootstrap>) -> x2ct::Result<(Vec<Detection>, Vec<Differences>)> {
+    let Some(bootstrap) = bootstrap else {
+        let found = problems.iter().map(|problem| Detection::of(problem, None)).collect::<x2ct::Result<Vec<_>>>()?;
+        return Ok((found, vec![Differences::new(); problems.len()]));
+    };
+    let turned = |all: Differences| all.into_iter().map(|(name, found)| (name, found.map(Interval::negated))).collect();
+    let found = Detection::of_several(problems, bootstrap)?;
+    Ok(found.into_iter().map(|(of_file, differences)| (of_file, turned(differences))).unzip())
 }
 
 /// One file's metrics in the list of all.
@@ -287,10 +315,9 @@ fn read_scores(file: &Path, labels: &[String], map: Option<&LabelMap>) -> x2ct::
 fn compare<'a>(
     joined: &Joined,
     files: &[&'a Path],
-    bootstrap: Option<&Bootstrap>,
+    mut differences: Vec<Differences>,
     chain: &mut Chain,
-) -> x2ct::Result<Vec<(&'a Path, Comparison)>> {
-    let first = joined.problem(0);
+) -> Vec<(&'a Path, Comparison)> {
     let mut tests: Vec<(usize, DeLong)> = Vec::new();
     for at in 1..files.len() {
         match delong::delong(&joined.labels, &joined.scores[0].ranked, &joined.scores[at].ranked) {
@@ -300,10 +327,9 @@ fn compare<'a>(
     }
     let corrected = delong::holm(&tests.iter().map(|(_, test)| test.p).collect::<Vec<_>>());
     let compared = tests.into_iter().zip(corrected).map(|((at, test), p_holm)| {
-        let differences = bootstrap.map(|bootstrap| detection::differences(&first, &joined.problem(at), bootstrap));
         let DeLong { auc: [auc_first, auc], z, p, ln_p, .. } = test;
-        let differences = differences.transpose()?.unwrap_or_default();
-        Ok((files[at], Comparison { auc, auc_first, z, p, ln_p, p_holm, differences }))
+        let differences = std::mem::take(&mut differences[at]);
+        (files[at], Comparison { auc, auc_first, z, p, ln_p, p_holm, differences })
     });
     compared.collect()
 }

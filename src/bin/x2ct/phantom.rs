@@ -98,7 +98,7 @@ fn ct_rate(args: &PhantomArgs, set: &PhantomDataset, common: &Common) -> anyhow:
         caches.push((path, data.volumes.len()));
     }
     let count = |split| splits.iter().find(|d| d.split == split).map_or(0, |d| d.volumes.len());
-    let counts = json!({"train": count(Split::Train), "valid": count(Split::Valid)});
+    let counts = json!({"form": "ct-rate", "train": count(Split::Train), "valid": count(Split::Valid)});
     finish(args, common, counts, &caches, || print_prevalence(&splits))
 }
 

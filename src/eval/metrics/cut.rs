@@ -44,7 +44,8 @@ pub struct Rates {
 /// A point of one label's ROC curve.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct OperatingPoint {
-    /// Scores from here on predict presence; infinite (null as JSON) where none does.
+    /// Scores from here on predict presence; infinite (`"inf"` as JSON) where none does.
+    #[serde(serialize_with = "super::threshold")]
     pub threshold: f64,
     /// What that predicts.
     #[serde(flatten)]

@@ -24,7 +24,8 @@ pub struct PrecisionRecall {
     pub recall: f64,
     /// TP / (TP + FP); 1 where nothing is predicted.
     pub precision: f64,
-    /// Scores from here on predict presence; infinite (null as JSON) where none does.
+    /// Scores from here on predict presence; infinite (`"inf"` as JSON) where none does.
+    #[serde(serialize_with = "super::threshold")]
     pub threshold: f64,
 }
 

@@ -121,10 +121,10 @@ impl<'a> Scored<'a> {
         self.confusion(at, |logit| probability(logit) > 0.5)
     }
 
-    /// The threshold of a label at Youden's point and its counts there.
+    /// The probability from which on a label is found at Youden's point, and its counts there.
     pub fn at_youden(&self, at: usize) -> Option<(f64, Confusion)> {
-        let threshold = self.detection.labels[at].youden.as_ref()?.threshold;
-        Some((threshold, self.confusion(at, |logit| logit >= threshold)))
+        let cut = self.detection.labels[at].youden.as_ref()?;
+        Some((cut.threshold, self.confusion(at, |logit| logit >= cut.score)))
     }
 }
 
@@ -294,8 +294,7 @@ fn confusions(of_file: &Scored, at: usize) -> Table {
         match of_file.at_youden(label) {
             Some((threshold, counts)) => {
                 // Infinite where the best is to find nothing.
-                let from = if threshold.is_finite() { probability(threshold) } else { 1.0 };
-                row.push(Cell::of(from));
+                row.push(if threshold.is_finite() { Cell::of(threshold) } else { Cell::of(1.0) });
                 row.extend(cells(counts).into_iter().chain(rates(counts)));
             }
             None => row.extend((0..7).map(|_| cell(None, None))),

@@ -26,13 +26,16 @@ pub struct CompareArgs {
 
 pub fn run(args: CompareArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let files: Vec<&Path> = args.files.iter().map(PathBuf::as_path).collect();
-    let labels = |_: &mut Chain| {
+    let labels = |chain: &mut Chain| {
         files.iter().try_for_each(|file| expect_no_table(file))?;
-        let first = ScoreFile::read(files[0])?;
-        files[1..].iter().try_for_each(|file| expect_same_labels(files[0], &first, file, &ScoreFile::read(file)?))?;
-        Ok(first.labels(files[0]))
+        let all = files.iter().map(ScoreFile::read).collect::<x2ct::Result<Vec<_>>>()?;
+        for (file, scores) in files.iter().zip(&all) {
+            expect_same_labels(files[0], &all[0], file, scores)?;
+            chain.settle(file, Ok(scores.provenance().undecided("scores")))?;
+        }
+        Ok(all[0].labels(files[0]))
     };
-    metrics::measure("eval", labels, &files, None, &args.options, common)
+    metrics::measure(("eval", Chain::report), labels, &files, None, &args.options, common)
 }
 
 /// Refuses a table, and says what compares tables.

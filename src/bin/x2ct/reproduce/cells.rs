@@ -21,8 +21,8 @@ use super::work::{Found, Ranked, Trouble, Workshop, patients};
 pub struct Cells<'a> {
     pub shop: Workshop<'a>,
     pub probes: probes::Settings,
-    scored: HashMap<String, Rc<Scored>>,
-    ranked: HashMap<String, Rc<Ranked>>,
+    scored: HashMap<String, Found<Rc<Scored>>>,
+    ranked: HashMap<String, Found<Rc<Ranked>>>,
 }
 
 /// Scores and what they come to.
@@ -80,7 +80,7 @@ impl<'a> Cells<'a> {
         }
     }
 
-    /// The scores behind a cell, where it has some.
+    /// The scores behind a cell, where it has some; what they fail with is found out once.
     pub fn scored(&mut self, source: &Source, column: &Column) -> Found<Rc<Scored>> {
         let key = match &column.task {
             Task::FewShot { portion, .. } => format!("few-shot {portion}"),
@@ -90,8 +90,14 @@ impl<'a> Cells<'a> {
         };
         let key = format!("{} {} {key}", self.shop.slug(source), column.data.name());
         if let Some(known) = self.scored.get(&key) {
-            return Ok(known.clone());
+            return known.clone();
         }
+        let scored = self.score(source, column).map(Rc::new);
+        self.scored.insert(key, scored.clone());
+        scored
+    }
+
+    fn score(&mut self, source: &Source, column: &Column) -> Found<Scored> {
         let file = match &column.task {
             Task::FewShot { portion, .. } => {
                 probes::few_shot(&mut self.shop, source, column.data, *portion, &self.probes)?
@@ -111,19 +117,17 @@ impl<'a> Cells<'a> {
             probabilities: Some(&probabilities),
         };
         let detection = Detection::of(&problem, Some(&self.shop.bootstrap))?;
-        let scored = Rc::new(Scored { file, detection });
-        self.scored.insert(key, scored.clone());
-        Ok(scored)
+        Ok(Scored { file, detection })
     }
 
     fn ranked(&mut self, source: &Source, data: DataName, gallery: Modality) -> Found<Rc<Ranked>> {
         let key = format!("{} {} {gallery:?}", self.shop.slug(source), data.name());
         if let Some(known) = self.ranked.get(&key) {
-            return Ok(known.clone());
+            return known.clone();
         }
-        let ranked = Rc::new(self.shop.ranked(source, data, gallery)?);
+        let ranked = self.shop.ranked(source, data, gallery).map(Rc::new);
         self.ranked.insert(key, ranked.clone());
-        Ok(ranked)
+        ranked
     }
 
     fn clip_ranked(&mut self, source: &Source, data: DataName, query: Modality) -> Found<Rc<Ranked>> {
@@ -131,11 +135,14 @@ impl<'a> Cells<'a> {
         let keys = [Modality::Report, Modality::Ct].map(key);
         let wanted = usize::from(query == Modality::Ct);
         if let Some(known) = self.ranked.get(&keys[wanted]) {
-            return Ok(known.clone());
+            return known.clone();
         }
-        let both = self.shop.clip_ranked(source, data)?.map(Rc::new);
+        let both = match self.shop.clip_ranked(source, data) {
+            Ok(both) => both.map(|ranked| Ok(Rc::new(ranked))),
+            Err(trouble) => [Err(trouble.clone()), Err(trouble)],
+        };
         self.ranked.extend(keys.into_iter().zip(both.iter().cloned()));
-        Ok(both[wanted].clone())
+        both[wanted].clone()
     }
 
     /// A count of a run's model.

@@ -49,10 +49,21 @@ pub fn train(
         files::create_folder(&config.out)?;
         remark!("run {name}");
         let set = set(device, &config, chain)?;
-        run_logged(device, &config, &set, false, chain, stop)?;
+        run_logged(device, &config, &set, false, chain, stop).map_err(|e| begun_anew(e, &config.out))?;
         runs.push(Run::open(&config.out)?);
     }
     Ok(runs)
+}
+
+/// An error of a training with the advice to restart it, which this command has no option for.
+fn begun_anew(error: Error, folder: &Path) -> Error {
+    match error.to_string().contains("--restart") {
+        true => {
+            let advice = format!("delete {}: the run is then trained anew", folder.display());
+            error.advising(&advice)
+        }
+        false => error,
+    }
 }
 
 /// A folder's name of the values of a run.
@@ -70,6 +81,8 @@ fn set(device: &Device, config: &TrainConfig, chain: &mut Chain) -> x2ct::Result
     let radiographs = RadiographSet::read(path)?;
     chain.doubt_origins(path, &radiographs.doubts())?;
     let cache = EmbeddingCache::read(cache_path)?;
+    chain.holds(&files::lossy(path), &radiographs.provenance().digest);
+    chain.holds(&files::lossy(cache_path), &cache.provenance().digest);
     TrainingSet::join(device, &radiographs, &cache).map_err(|e| e.of_file(cache_path))
 }
 

@@ -20,6 +20,7 @@ use x2ct::report::{Row, Table};
 use crate::Common;
 use crate::arguments::{count, within};
 use crate::chain::{Chain, Trust};
+use crate::effect::{self, Rule};
 use crate::output::{Report, usage};
 use crate::terminal::stop_flag;
 use cells::Cells;
@@ -32,7 +33,7 @@ use work::Workshop;
 /// Fill the tables of the papers from runs and data of your own, with intervals and the papers' figures beside
 ///
 /// A cell whose ingredients are not there says what is missing; run again when it is there: features and scores are kept in DIR and
-/// computed once, unless what they were made of changes. DIR/table-NAME.table.json (which `x2ct report` shows), .csv, .tex and .txt
+/// computed once, unless what they were made of changes; those of runs that are not named any more are told. DIR/table-NAME.table.json (which `x2ct report` shows), .csv, .tex and .txt
 /// are written, and table-NAME.significance.json: each of the paper's own rows against the closest baseline.
 ///
 /// ROOT holds the data sets in the folders ct-rate (parts train, valid), radchest-ct and mimic-ct (part test). For each PART:
@@ -85,10 +86,15 @@ pub fn run(args: ReproduceArgs, common: &Common) -> anyhow::Result<ExitCode> {
     args.probes.check()?;
     let data = DataRoot::open(&args.data)?;
     let mut runs: Vec<Run> = args.runs.iter().map(|folder| Run::open(folder)).collect::<x2ct::Result<_>>()?;
-    for folder in ["features", "ranks", "scores"].map(|name| args.out.join(name)) {
+    for folder in work::FOLDERS.map(|name| args.out.join(name)) {
         files::create_folder(&folder)?;
         [".safetensors", ".csv"].into_iter().try_for_each(|ending| files::remove_all_unfinished(&folder, ending))?;
     }
+    let with_grid = args.train.is_some() && asks_for_grid(&args);
+    let has_probes = |table: &PaperTable| table.columns.iter().any(|column| column.task.is_probe());
+    let with_probes = with_grid || tables.iter().any(has_probes);
+    let of_probes = ["recipe", "order", "by_patient"];
+    effect::check(&of_probes.map(|option| Rule::new(option, with_probes, "a --table that has linear probes")))?;
     let (stop, mut chain) = (stop_flag()?, Chain::new(args.trust));
     if let Some(config) = &args.train {
         let trained = grid::train(&device, (config, &args.vary), &args.out, &mut chain, &stop)?;
@@ -103,6 +109,7 @@ pub fn run(args: ReproduceArgs, common: &Common) -> anyhow::Result<ExitCode> {
     for table in &tables {
         filled.push(fill(&mut cells, table, &args.out)?);
     }
+    cells.shop.tell_of_other_runs()?;
     let report = Report::new("reproduce").with_all(json!({
         "paper": args.paper.name(), "out": files::lossy(&args.out), "tables": filled,
     }))?;

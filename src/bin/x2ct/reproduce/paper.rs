@@ -132,6 +132,11 @@ pub enum Task {
 }
 
 impl Task {
+    /// Whether it trains a linear probe.
+    pub fn is_probe(&self) -> bool {
+        matches!(self, Task::FewShot { .. } | Task::External { .. })
+    }
+
     /// The metric of detection, as [`x2ct::eval::detection::SUMMARY`] names it.
     pub fn metric(&self) -> Option<&str> {
         match self {

@@ -1,7 +1,7 @@
 //! Linear probes of the tables: few-shot adaptation and external validation.
 
 use std::collections::{BTreeSet, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::json;
 use x2ct::Error;
@@ -60,15 +60,17 @@ impl Settings {
 
 /// Features with labels.
 struct Set {
+    /// The file of the features, or of the radiographs behind them.
+    file: PathBuf,
     features: FeatureSet,
     labels: LabelRows,
 }
 
 impl Set {
     fn of(shop: &mut Workshop, source: &Source, (data, part): (DataName, &str), table: IdTable<bool>) -> Found<Self> {
-        let features = shop.features(source, data, part)?;
-        let (features, labels) = shop.labelled(&features, &table.into())?;
-        Ok(Set { features, labels })
+        let filed = shop.features(source, data, part)?;
+        let (features, labels) = shop.labelled(&filed, &table.into())?;
+        Ok(Set { file: filed.file.clone(), features, labels })
     }
 
     fn select(&self, rows: &[usize]) -> (FeatureSet, Vec<bool>) {
@@ -151,7 +153,7 @@ fn probe(
     let recipe = settings.recipe(trained_on)?;
     if let Some(test) = test {
         expect_one_encoder(train, test)?;
-        tell_shared_patients(shop, data, (train, test), settings)?;
+        tell_shared_patients(shop, (train, test), settings)?;
     }
     let made = json!({
         "protocol": name, "portion": portion, "order": settings.order, "by_patient": settings.by_patient, "recipe": recipe,
@@ -181,11 +183,10 @@ fn probe(
         let says = format!("a portion of {portion} of {} samples leaves none to validate", train.features.ids.len());
         return Err(Trouble::Missing(says));
     }
-    tell_without_positive(shop, data, (name, train), &fitted);
+    tell_without_positive(shop, (name, train), &fitted);
     let probe = fit(shop, train, (&fitted, &validation), (&recipe, settings.seed))?;
     let logits = probe.logits(shop.device, &test_features.features)?;
-    let labels =
-        LabelRows { names: train.labels.names.clone(), digest: train.labels.digest.clone(), cells: test_labels };
+    let labels = LabelRows { cells: test_labels, ..train.labels.clone() };
     write_kept(kept, test_features.ids, labels, logits.into_iter().map(f64::from).collect())
 }
 
@@ -195,37 +196,37 @@ fn expect_one_encoder(train: &Set, test: &Set) -> x2ct::Result<()> {
         return Ok(());
     }
     let problem = format!(
-        "to train on are of {} ({} numbers), those to test on of {} ({})",
-        of_train.encoder, of_train.dim, of_test.encoder, of_test.dim
+        "is of {} ({} numbers), and what the probe is trained on, {}, of {} ({})",
+        of_test.encoder,
+        of_test.dim,
+        train.file.display(),
+        of_train.encoder,
+        of_train.dim
     );
-    Err(Error::argument("features", problem, "make both with the same encoder"))
+    Err(Error::file(&test.file, problem, "make both with the same encoder"))
 }
 
 /// Says, or with patients kept apart refuses, that a patient is trained and tested on.
-fn tell_shared_patients(
-    shop: &mut Workshop,
-    data: DataName,
-    (train, test): (&Set, &Set),
-    settings: &Settings,
-) -> x2ct::Result<()> {
+fn tell_shared_patients(shop: &mut Workshop, (train, test): (&Set, &Set), settings: &Settings) -> x2ct::Result<()> {
     let trained: HashSet<String> = patients(&train.features.ids).into_iter().collect();
     let tested: BTreeSet<String> = patients(&test.features.ids).into_iter().collect();
     let shared: Vec<&String> = tested.iter().filter(|patient| trained.contains(*patient)).collect();
     if shared.is_empty() {
         return Ok(());
     }
-    let says = format!("{} patient(s) are both trained and tested on: {}", shared.len(), first_of(&shared));
+    let (count, first) = (shared.len(), first_of(&shared));
+    let says = format!("{count} of its patients are trained on too, in {}: {first}", train.file.display());
     match settings.by_patient {
-        true => Err(Error::argument(data.name(), says, "part them, or leave out --by-patient")),
+        true => Err(Error::file(&test.file, says, "part them, or leave out --by-patient")),
         false => {
-            shop.chain.note(Path::new(data.name()), &says);
+            shop.chain.note(&test.file, &says);
             Ok(())
         }
     }
 }
 
 /// Says which labels nothing can be learned of.
-fn tell_without_positive(shop: &mut Workshop, data: DataName, (name, train): (&str, &Set), fitted: &[usize]) {
+fn tell_without_positive(shop: &mut Workshop, (name, train): (&str, &Set), fitted: &[usize]) {
     let width = train.labels.names.len();
     let without: Vec<&String> = (0..width)
         .filter(|label| !fitted.iter().any(|row| train.labels.cells[row * width + label]))
@@ -235,7 +236,7 @@ fn tell_without_positive(shop: &mut Workshop, data: DataName, (name, train): (&s
         let (samples, count) = (fitted.len(), without.len());
         let says =
             format!("{name}: {count} label(s) have no positive among the {samples} samples: {}", first_of(without));
-        shop.chain.note(Path::new(data.name()), &says);
+        shop.chain.note(&train.labels.file, &says);
     }
 }
 

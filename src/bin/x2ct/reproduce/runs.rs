@@ -18,6 +18,9 @@ pub struct Run {
 }
 
 impl Run {
+    /// What the names of the files of all runs begin with.
+    pub const PREFIX: &str = "run-";
+
     /// The run in a folder.
     ///
     /// # Errors
@@ -39,7 +42,7 @@ impl Run {
 
     /// What its files are called.
     pub fn slug(&self) -> String {
-        format!("run-{}", self.name())
+        format!("{}{}", Self::PREFIX, self.name())
     }
 
     /// Refuses runs of one name, which results are told apart by.

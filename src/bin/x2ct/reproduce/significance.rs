@@ -7,7 +7,7 @@ use std::rc::Rc;
 use serde::Serialize;
 use x2ct::eval::bootstrap::{Bootstrap, Interval};
 use x2ct::eval::delong::{self, DeLong};
-use x2ct::eval::detection::{self, Problem};
+use x2ct::eval::metrics::MultiLabel;
 use x2ct::eval::score_file::ScoreFile;
 
 use super::cells::{Cells, Scored};
@@ -113,9 +113,19 @@ fn pair((mine, theirs): (&ScoreFile, &ScoreFile), bootstrap: &Bootstrap) -> Opti
     }
     let test = delong::delong(&labels, &my_scores, &their_scores).ok()?;
     let ids: Vec<String> = my_rows.iter().map(|&row| mine.ids[row].clone()).collect();
-    let patients = patients(&ids);
-    let problem =
-        |scores| Problem { names: &mine.names, patients: &patients, labels: &labels, scores, probabilities: None };
-    let differences = detection::differences(&problem(&my_scores), &problem(&their_scores), bootstrap).ok();
-    Some(Outcome { volumes: ids.len(), test, difference: differences.and_then(|mut all| all.remove(METRIC).flatten()) })
+    let difference = difference((&labels, &my_scores, &their_scores), &patients(&ids), bootstrap).ok();
+    Some(Outcome { volumes: ids.len(), test, difference })
+}
+
+/// The difference of the areas of all cells pooled, those of a patient drawn together.
+fn difference(
+    (labels, mine, theirs): (&[bool], &[f64], &[f64]),
+    patients: &[String],
+    bootstrap: &Bootstrap,
+) -> x2ct::Result<Interval> {
+    let width = labels.len() / patients.len().max(1);
+    let of_cells: Vec<&String> = patients.iter().flat_map(|patient| std::iter::repeat_n(patient, width)).collect();
+    let [mine, theirs] = [mine, theirs].map(|scores| MultiLabel::new(labels, scores, 1).map(|cells| cells.ranked()));
+    let (mine, theirs) = (mine?, theirs?);
+    bootstrap.interval(&of_cells, |weights| Some(mine.roc_auc(weights).micro? - theirs.roc_auc(weights).micro?))
 }

@@ -1,6 +1,7 @@
 //! What the cells of the tables are computed from: features, scores and ranks, each made once and kept in the output folder.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -33,6 +34,7 @@ use crate::embedding::Material;
 use crate::label_table;
 
 /// Why a cell has no value.
+#[derive(Clone)]
 pub enum Trouble {
     /// What is not there, in words.
     Missing(String),
@@ -58,6 +60,9 @@ const LEAST: f64 = 0.95;
 /// A value, or why there is none.
 pub type Found<T> = Result<T, Trouble>;
 
+/// Folders of the output that results are kept in.
+pub const FOLDERS: [&str; 3] = ["features", "ranks", "scores"];
+
 /// Everything the tables are filled from.
 pub struct Workshop<'a> {
     pub device: &'a Device,
@@ -69,7 +74,15 @@ pub struct Workshop<'a> {
     pub chain: Chain,
     /// Whether radiographs of other settings than a run's are taken.
     force: bool,
-    features: HashMap<PathBuf, Rc<FeatureSet>>,
+    features: HashMap<PathBuf, Rc<Filed>>,
+    caches: HashMap<PathBuf, Rc<EmbeddingCache>>,
+}
+
+/// Features, and the file of the user's that they are of.
+pub struct Filed {
+    /// The features' own file, or that of the radiographs behind them.
+    pub file: PathBuf,
+    pub set: FeatureSet,
 }
 
 /// A file that results are kept in, and what they must have been made of to be taken again.
@@ -88,6 +101,14 @@ impl Kept {
     }
 }
 
+impl Deref for Filed {
+    type Target = FeatureSet;
+
+    fn deref(&self) -> &FeatureSet {
+        &self.set
+    }
+}
+
 /// Provenance of a result with these settings, of these parts by name and digest.
 pub fn made_of<'a>(settings: Value, parts: impl IntoIterator<Item = (&'a str, String)>) -> Provenance {
     Provenance::of_digests(fields(settings), parts)
@@ -102,7 +123,18 @@ impl<'a> Workshop<'a> {
         (bootstrap, stop, chain): (Bootstrap, Arc<AtomicBool>, Chain),
         force: bool,
     ) -> Self {
-        Workshop { device, data, runs, out, bootstrap, stop, chain, force, features: HashMap::new() }
+        Workshop {
+            device,
+            data,
+            runs,
+            out,
+            bootstrap,
+            stop,
+            chain,
+            force,
+            features: HashMap::new(),
+            caches: HashMap::new(),
+        }
     }
 
     /// Ends the work where that was asked for: all that is finished is kept.
@@ -149,8 +181,38 @@ impl<'a> Workshop<'a> {
         })
     }
 
+    /// Says which kept results are of runs that are not among these: `x2ct report` would show them beside the current ones.
+    ///
+    /// # Errors
+    /// A folder that cannot be read.
+    pub fn tell_of_other_runs(&mut self) -> x2ct::Result<()> {
+        let datas = [DataName::CtRate, DataName::RadchestCt, DataName::MimicCt].map(DataName::name);
+        let mine: Vec<String> =
+            self.runs.iter().flat_map(|run| datas.map(|data| format!("{}-{data}-", run.slug()))).collect();
+        for folder in FOLDERS.map(|name| self.out.join(name)) {
+            let unreadable = |e: std::io::Error| Error::io(&folder, "read the folder", &e);
+            let mut others = Vec::new();
+            for entry in std::fs::read_dir(&folder).map_err(unreadable)? {
+                let name = entry.map_err(unreadable)?.file_name().to_string_lossy().into_owned();
+                if name.starts_with(Run::PREFIX) && !mine.iter().any(|mine| name.starts_with(mine)) {
+                    others.push(name);
+                }
+            }
+            if !others.is_empty() {
+                others.sort();
+                let (count, first) = (others.len(), first_of(&others));
+                let says = format!(
+                    "holds {count} file(s) of runs that are not among these, which no table rests on and `x2ct report` would show: {first}; \
+                     delete what is out of date"
+                );
+                self.chain.note(&folder, &says);
+            }
+        }
+        Ok(())
+    }
+
     /// Features of the images of a part: of radiographs by a run, of CTs by the teacher.
-    pub fn features(&mut self, source: &Source, data: DataName, part: &str) -> Found<Rc<FeatureSet>> {
+    pub fn features(&mut self, source: &Source, data: DataName, part: &str) -> Found<Rc<Filed>> {
         match source {
             Source::Absent { why } => Err(Trouble::Missing(why.clone())),
             Source::Teacher => self.tower(data, part, Modality::Ct),
@@ -163,25 +225,57 @@ impl<'a> Workshop<'a> {
     }
 
     /// The teacher's embeddings of a modality.
-    pub fn tower(&mut self, data: DataName, part: &str, modality: Modality) -> Found<Rc<FeatureSet>> {
+    pub fn tower(&mut self, data: DataName, part: &str, modality: Modality) -> Found<Rc<Filed>> {
         let path = self.data.find(data, part, Ingredient::Cache)?;
         self.read(&path, modality)
     }
 
-    fn read(&mut self, path: &Path, modality: Modality) -> Found<Rc<FeatureSet>> {
+    fn read(&mut self, path: &Path, modality: Modality) -> Found<Rc<Filed>> {
         let key = path.join(format!("{modality:?}"));
         if let Some(known) = self.features.get(&key) {
             return Ok(known.clone());
         }
-        let set = Rc::new(FeatureSet::open(path, modality.tower())?);
+        let set = match FeatureSet::has_towers(path)? {
+            true => FeatureSet::of_cache(&*self.open(path)?, modality.tower()),
+            false => FeatureSet::read(path)?,
+        };
         let provenance = set.provenance();
         self.chain.settle(path, Ok(provenance.undecided("features")))?;
-        self.features.insert(key, set.clone());
-        Ok(set)
+        self.holds(path, &provenance.digest);
+        Ok(self.filed(key, path, set))
+    }
+
+    /// Remembers features under a key.
+    fn filed(&mut self, key: PathBuf, file: &Path, set: FeatureSet) -> Rc<Filed> {
+        let filed = Rc::new(Filed { file: file.into(), set });
+        self.features.insert(key, filed.clone());
+        filed
+    }
+
+    /// The teacher's embeddings and prompts of a part, with their file.
+    fn cache(&mut self, data: DataName, part: &str) -> Found<(PathBuf, Rc<EmbeddingCache>)> {
+        let path = self.data.find(data, part, Ingredient::Cache)?;
+        let cache = self.open(&path)?;
+        Ok((path, cache))
+    }
+
+    fn open(&mut self, path: &Path) -> x2ct::Result<Rc<EmbeddingCache>> {
+        if let Some(known) = self.caches.get(path) {
+            return Ok(known.clone());
+        }
+        let cache = Rc::new(EmbeddingCache::read(path)?);
+        self.holds(path, &cache.provenance().digest);
+        self.caches.insert(path.into(), cache.clone());
+        Ok(cache)
+    }
+
+    /// An input file whose content has this digest.
+    fn holds(&mut self, path: &Path, digest: &str) {
+        self.chain.holds(&files::lossy(path), digest);
     }
 
     /// Features of radiographs by a run, which are computed once.
-    fn embedded(&mut self, source: &Source, data: DataName, part: &str) -> Found<Rc<FeatureSet>> {
+    fn embedded(&mut self, source: &Source, data: DataName, part: &str) -> Found<Rc<Filed>> {
         let run = self.run(source)?;
         if run.is_of_cts() {
             return Err(Trouble::Missing("is a CT encoder, which sees no radiographs".into()));
@@ -192,14 +286,15 @@ impl<'a> Workshop<'a> {
         if let Some(known) = self.features.get(&path) {
             return Ok(known.clone());
         }
-        let set = Rc::new(self.embed(run, &images, &path)?);
-        self.features.insert(path, set.clone());
-        Ok(set)
+        let set = self.embed(run, &images, &path)?;
+        Ok(self.filed(path, &images, set))
     }
 
     fn embed(&mut self, run: &Run, images: &Path, path: &Path) -> x2ct::Result<FeatureSet> {
         let checkpoint: Checkpoint = Checkpoint::read(&run.checkpoint())?;
+        self.holds(&run.checkpoint(), &checkpoint.digest());
         let (radiographs, left_out) = RadiographSet::read_usable(images)?;
+        self.holds(images, &radiographs.provenance().digest);
         left_out.into_iter().try_for_each(|bad| self.chain.fail(bad.error))?;
         self.chain.doubt_origins(images, &radiographs.doubts())?;
         let alike = checkpoint.sources.expect_alike("radiographs", &radiographs.provenance());
@@ -219,23 +314,27 @@ impl<'a> Workshop<'a> {
     }
 
     /// What a CT encoder says of volumes, reports and prompts.
-    pub fn ct_cache(&mut self, source: &Source, data: DataName, part: &str) -> Found<(EmbeddingCache, f64)> {
+    pub fn ct_cache(&mut self, source: &Source, data: DataName, part: &str) -> Found<(Rc<EmbeddingCache>, f64)> {
         if *source == Source::Teacher {
-            let path = self.data.find(data, part, Ingredient::Cache)?;
-            return Ok((EmbeddingCache::read(path)?, 1.0));
+            return Ok((self.cache(data, part)?.1, 1.0));
         }
         let run = self.run(source)?;
         let [volumes, text] = [Ingredient::Volumes, Ingredient::Text].map(|of| self.data.find(data, part, of));
         let (volumes, text) = (volumes?, text?);
         let path = self.out.join("features").join(format!("{}-{}-{part}.cache.safetensors", run.slug(), data.name()));
         let teacher = CtTeacher::read(self.device, &run.checkpoint())?;
+        self.holds(&run.checkpoint(), teacher.digest());
         let scale = f64::from(teacher.config().loss.scale);
         let material = Material::read(&teacher, &volumes, [Some(&text), None], &mut self.chain)?;
         let stop = self.stop.clone();
         let (cache, _) = material.embed(&mut self.chain, |volumes, texts: &Texts, watch| {
             teacher.write_cache(volumes, texts, &path, &stop, watch)
         })?;
-        Ok((cache, scale))
+        for (name, file) in [("volumes", &volumes), ("text", &text)] {
+            let digest = cache.made.from.get(name).map(|made| made.digest.clone());
+            digest.into_iter().for_each(|digest| self.holds(file, &digest));
+        }
+        Ok((Rc::new(cache), scale))
     }
 
     /// What the queries of a row find in a gallery; the ranks are written beside the scores.
@@ -249,8 +348,8 @@ impl<'a> Workshop<'a> {
         if query.dim != answers.dim {
             return Err(another_space(query.dim, answers.dim));
         }
-        expect_teacher(source, &query, &answers.made, data)?;
-        let (query, answers) = self.paired(&query, &answers, data)?;
+        expect_teacher(source, &query, (&answers.file, &answers.made))?;
+        let (query, answers) = self.paired(&query, &answers)?;
         let [found, _] = retrieval::paired(&query.normalised()?, &answers.features, query.dim, NEAREST)?;
         let ranked = Ranked::of(&found.above, &query.ids, &self.bootstrap)?;
         let parts = [("features", query.provenance().digest), ("gallery", answers.provenance().digest)];
@@ -271,51 +370,44 @@ impl<'a> Workshop<'a> {
     }
 
     /// The rows of two sets of features that are of the same ids.
-    fn paired(
-        &mut self,
-        one: &FeatureSet,
-        other: &FeatureSet,
-        data: DataName,
-    ) -> x2ct::Result<(FeatureSet, FeatureSet)> {
+    fn paired(&mut self, one: &Filed, other: &Filed) -> x2ct::Result<(FeatureSet, FeatureSet)> {
+        let [file, of_others] = [one, other].map(|filed| filed.file.display().to_string());
         let places: HashMap<&str, usize> = other.ids.iter().enumerate().map(|(at, id)| (id.as_str(), at)).collect();
         let (mine, theirs): (Vec<usize>, Vec<usize>) =
             one.ids.iter().enumerate().filter_map(|(at, id)| Some((at, *places.get(id.as_str())?))).unzip();
         if mine.is_empty() {
-            let problem = format!("of {} have no id in common", data.name());
-            return Err(Error::argument("features and embeddings", problem, "make them of the same volumes"));
+            let problem = format!("has no id in common with {of_others}");
+            return Err(Error::file(&one.file, problem, "make both of the same volumes"));
         }
         if (mine.len() as f64) < LEAST * other.ids.len() as f64 {
             let (have, all) = (mine.len(), other.ids.len());
-            let problem = format!("there are some of {have} of the {all} volumes of {}", data.name());
-            return Err(Error::argument(
-                "features",
-                problem,
-                "recall among fewer is another measure: embed all of them",
-            ));
+            let problem = format!("has {have} of the {all} volumes of {of_others}");
+            let hint = "recall among fewer is another measure: complete it";
+            return Err(Error::file(&one.file, problem, hint));
         }
         if mine.len() < other.ids.len() {
             let lacks = other.ids.len() - mine.len();
-            self.chain
-                .note(Path::new(data.name()), &format!("{lacks} volume(s) have no features and are no part of recall"));
+            let says = format!("has none of {lacks} volume(s) of {of_others}, which are no part of recall");
+            self.chain.note(&one.file, &says);
         }
         let lacking: Vec<&String> = one.ids.iter().filter(|id| !places.contains_key(id.as_str())).collect();
         if !lacking.is_empty() {
-            let says = format!("has no embedding of {} of its images: {}", lacking.len(), first_of(&lacking));
-            self.chain.note(Path::new(data.name()), &says);
+            let (count, first) = (lacking.len(), first_of(&lacking));
+            self.chain.note(&other.file, &format!("has no embedding of {count} image(s) of {file}: {first}"));
         }
-        let (one, other) = (one.select(&mine), other.select(&theirs));
-        let rows: Vec<usize> = (0..one.ids.len()).collect();
-        let undecided = one.cts.expect_same("features", &one.ids, ("embeddings", &other.cts, &rows))?;
-        self.chain.settle(Path::new(data.name()), Ok(undecided))?;
-        Ok((one, other))
+        let (mine, theirs) = (one.select(&mine), other.select(&theirs));
+        let rows: Vec<usize> = (0..mine.ids.len()).collect();
+        let undecided = mine.cts.expect_same("features", &mine.ids, ("embeddings", &theirs.cts, &rows));
+        self.chain.settle(&one.file, undecided)?;
+        Ok((mine, theirs))
     }
 
     /// Scores of a row by the prompts of a data set's cache, on the labels of the data set.
     pub fn zero_shot(&mut self, source: &Source, data: DataName) -> Found<ScoreFile> {
         let part = data.test();
         let features = self.features(source, data, part)?;
-        let cache = EmbeddingCache::read(self.data.find(data, part, Ingredient::Cache)?)?;
-        expect_teacher(source, &features, &cache.provenance(), data)?;
+        let (file, cache) = self.cache(data, part)?;
+        expect_teacher(source, &features, (&file, &cache.provenance()))?;
         self.detect(source, (&features, &cache, 1.0), data)
     }
 
@@ -375,6 +467,7 @@ impl<'a> Workshop<'a> {
         let path = self.data.find(data, part, Ingredient::Labels)?;
         let table = label_table::read(&path, names, &mut self.chain)?;
         label_table::fail_rows(&table.rows.bad, &mut self.chain)?;
+        self.holds(&path, &table.digest);
         Ok(table)
     }
 
@@ -394,7 +487,8 @@ impl<'a> Workshop<'a> {
         }
         let features = features.select(&known);
         let cells = features.ids.iter().flat_map(|id| labels.cells[id].clone()).collect();
-        Ok((features, LabelRows { names: labels.names.clone(), digest: labels.digest.clone(), cells }))
+        let (file, names, digest) = (labels.path.clone(), labels.names.clone(), labels.digest.clone());
+        Ok((features, LabelRows { file, names, digest, cells }))
     }
 }
 
@@ -427,7 +521,10 @@ impl From<IdTable<bool>> for Labels {
 }
 
 /// Labels of rows of features.
+#[derive(Clone)]
 pub struct LabelRows {
+    /// The file they are of.
+    pub file: PathBuf,
     pub names: Vec<String>,
     pub digest: String,
     /// `[rows, names]`.
@@ -440,7 +537,7 @@ pub fn patients(ids: &[String]) -> Vec<String> {
 }
 
 /// Refuses the embeddings of another teacher than the one that a run learned from.
-fn expect_teacher(source: &Source, features: &FeatureSet, teacher: &Provenance, data: DataName) -> x2ct::Result<()> {
+fn expect_teacher(source: &Source, features: &FeatureSet, (file, teacher): (&Path, &Provenance)) -> x2ct::Result<()> {
     let learned = features.made.from.get("checkpoint").and_then(|checkpoint| checkpoint.from.get("cache"));
     let Some(learned) = learned.filter(|_| source.is_ours()) else { return Ok(()) };
     for name in ["teacher", "checkpoint"] {
@@ -448,8 +545,8 @@ fn expect_teacher(source: &Source, features: &FeatureSet, teacher: &Provenance, 
         if wanted.is_some() && found.is_some() && wanted != found {
             let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_string();
             let (wanted, found) = (text(wanted), text(found));
-            let problem = format!("of {} is of the {name} {found}, and the run learned from {wanted}", data.name());
-            return Err(Error::argument("cache", problem, "pass the embeddings of the run's teacher"));
+            let problem = format!("is of the {name} {found}, and the run learned from {wanted}");
+            return Err(Error::file(file, problem, "pass the embeddings of the run's teacher"));
         }
     }
     Ok(())

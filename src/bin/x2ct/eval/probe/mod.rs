@@ -151,9 +151,9 @@ fn test_of<'a>(
 }
 
 fn restricted(map: LabelMap, measuring: &Measuring) -> x2ct::Result<LabelMap> {
-    match measuring.names()? {
-        Some(names) => map.restricted(&names),
-        None => Ok(map),
+    match (measuring.names()?, &measuring.label_set) {
+        (Some(names), Some(file)) => map.restricted(&names).map_err(|e| e.of_file(file)),
+        _ => Ok(map),
     }
 }
 
