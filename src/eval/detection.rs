@@ -184,7 +184,7 @@ impl<'a> Cells<'a> {
     }
 
     fn measure(&self, weights: &[u32]) -> Measured {
-        let (auc, ap) = (self.ranked.roc_auc(weights), self.ranked.average_precision(weights));
+        let [auc, ap] = self.ranked.areas(weights);
         let cut = self.probabilities.map(|cells| cells.cut_weighted(0.5, weights));
         let of = |value: fn(&super::metrics::Thresholded) -> Option<f64>| cut.as_ref().and_then(value);
         let summary = Summary {
@@ -293,6 +293,25 @@ impl Detection {
             labels: labels.collect(),
         })
     }
+}
+
+/// For each label the sensitivity at `parts + 1` even false positive rates from 0 to 1 with its interval, as an ROC curve's band; none
+/// where there is no interval.
+///
+/// # Errors
+/// Those of [`Detection::of`].
+pub fn roc_bands(problem: &Problem, parts: usize, bootstrap: &Bootstrap) -> Result<Vec<Vec<(f64, Interval)>>> {
+    let cells = Cells::new(problem)?;
+    let points = parts + 1;
+    let found = bootstrap.intervals(problem.patients, |weights| {
+        let curves = cells.ranked.sensitivities(weights, parts);
+        let all =
+            |curve: Option<Vec<f64>>| curve.map_or(vec![None; points], |curve| curve.into_iter().map(Some).collect());
+        curves.into_iter().flat_map(all).collect()
+    })?;
+    let rates = (0..points).map(|part| part as f64 / parts as f64).cycle();
+    let found: Vec<_> = rates.zip(found).map(|(rate, found)| Some((rate, found.ok()?))).collect();
+    Ok(found.chunks(points).map(|label| label.iter().flatten().copied().collect()).collect())
 }
 
 /// Intervals of differences, by the names of [`Summary`]'s fields; `None` where there is no interval.

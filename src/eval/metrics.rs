@@ -130,28 +130,41 @@ pub struct Ranked {
 impl Ranked {
     /// Area under the ROC curve with a weight a sample.
     pub fn roc_auc(&self, weights: &[u32]) -> Averaged {
-        self.averaged(|ranking| ranking.roc_auc(weights))
+        let [auc, _] = self.areas(weights);
+        auc
     }
 
     /// Average precision with a weight a sample.
     pub fn average_precision(&self, weights: &[u32]) -> Averaged {
-        self.averaged(|ranking| ranking.average_precision(weights))
+        let [_, ap] = self.areas(weights);
+        ap
+    }
+
+    /// [`Self::roc_auc`] and [`Self::average_precision`] in one go.
+    pub fn areas(&self, weights: &[u32]) -> [Averaged; 2] {
+        let pooled = self.pooled.areas(weights);
+        let labels: Vec<[Option<f64>; 2]> = self.labels.iter().map(|ranking| ranking.areas(weights)).collect();
+        [0, 1].map(|which| {
+            let per_label: Vec<Option<f64>> = labels.iter().map(|areas| areas[which]).collect();
+            let values: Vec<f64> = per_label.iter().flatten().copied().collect();
+            Averaged {
+                micro: pooled[which],
+                macro_mean: (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64),
+                defined: values.len(),
+                per_label,
+            }
+        })
+    }
+
+    /// For each label the sensitivity at `parts + 1` even false positive rates from 0 to 1, with a weight a sample; `None` where the label
+    /// has one class only.
+    pub fn sensitivities(&self, weights: &[u32], parts: usize) -> Vec<Option<Vec<f64>>> {
+        self.labels.iter().map(|ranking| ranking.sensitivities(weights, parts)).collect()
     }
 
     /// [`MultiLabel::youden`] with a weight a sample.
     pub fn youden(&self, weights: &[u32]) -> Vec<Option<OperatingPoint>> {
         self.labels.iter().map(|ranking| ranking.youden(weights)).collect()
-    }
-
-    fn averaged(&self, metric: impl Fn(&Ranking) -> Option<f64>) -> Averaged {
-        let per_label: Vec<Option<f64>> = self.labels.iter().map(&metric).collect();
-        let values: Vec<f64> = per_label.iter().flatten().copied().collect();
-        Averaged {
-            micro: metric(&self.pooled),
-            macro_mean: (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64),
-            defined: values.len(),
-            per_label,
-        }
     }
 }
 
@@ -173,13 +186,13 @@ fn binary<S: Score>(labels: &[bool], scores: &[S]) -> Result<(Ranking, Vec<u32>)
 /// [`MultiLabel::new`].
 pub fn roc_auc<S: Score>(labels: &[bool], scores: &[S]) -> Result<Option<f64>> {
     let (ranking, ones) = binary(labels, scores)?;
-    Ok(ranking.roc_auc(&ones))
+    Ok(ranking.areas(&ones)[0])
 }
 
 /// Average precision of one binary problem; `None` where only one class is present. Errors: as [`MultiLabel::new`].
 pub fn average_precision<S: Score>(labels: &[bool], scores: &[S]) -> Result<Option<f64>> {
     let (ranking, ones) = binary(labels, scores)?;
-    Ok(ranking.average_precision(&ones))
+    Ok(ranking.areas(&ones)[1])
 }
 
 /// The ROC curve as (false positive rate, true positive rate) from (0, 0) to (1, 1), one point per distinct score;

@@ -138,7 +138,7 @@ pub fn pages(material: &Material, settings: &Settings) -> Result<Pages> {
     let mut sections = vec![section("summary", "In plain words", summary::body(&scored, &recalls, material))];
     sections.push(section("detection", "Detection", detection::body(&scored, &compared, bootstrap, &mut keep)));
     sections.push(section("comparison", "Differences", compare::body(&scored, &compared, bootstrap, &mut keep)));
-    sections.push(section("curves", "Curves of each label", curves::body(&scored)?));
+    sections.push(section("curves", "Curves of each label", curves::body(&scored, bootstrap)?));
     sections.push(section("calibration", "Calibration", calibration::body(&scored)?));
     sections.push(section("retrieval", "Retrieval", retrieval::body(material, &recalls, bootstrap, &mut keep)?));
     sections.push(section("map", "Map of the embeddings", map::body(material)?));

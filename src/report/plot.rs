@@ -19,6 +19,8 @@ pub enum Shape {
     Dots,
     /// Each as a cross.
     Crosses,
+    /// The corners of a shade.
+    Shade,
 }
 
 /// Points of a chart that belong together.
@@ -167,6 +169,10 @@ pub fn lines(axes: &Axes, series: &[Series]) -> Result<String> {
                 Shape::Discs => chart.draw_series(points.map(|at| Circle::new(at, 3, color.filled())))?,
                 Shape::Dots => chart.draw_series(points.map(|at| Circle::new(at, 2, color.filled())))?,
                 Shape::Crosses => chart.draw_series(points.map(|at| Cross::new(at, 4, thick)))?,
+                Shape::Shade => {
+                    let corners: Vec<(f64, f64)> = points.collect();
+                    chart.draw_series(std::iter::once(Polygon::new(corners, color.mix(0.18).filled())))?
+                }
             };
             if !s.name.is_empty() {
                 drawn.label(printable(s.name)).legend(move |(x, y)| PathElement::new([(x, y), (x + 14, y)], thick));

@@ -10,7 +10,7 @@ use x2ct::data::features::FeatureSet;
 use x2ct::data::provenance::{Provenance, fields};
 use x2ct::data::radiographs::RadiographSet;
 use x2ct::eval::bootstrap::Bootstrap;
-use x2ct::eval::detection::{Detection, Problem};
+use x2ct::eval::detection::{Detection, Problem, roc_bands};
 use x2ct::eval::metrics::{MultiLabel, precision_recall_curve, roc_auc, roc_curve};
 use x2ct::eval::retrieval_file::{Modality, RetrievalFile};
 use x2ct::eval::score_file::ScoreFile;
@@ -555,4 +555,53 @@ fn a_report_overwrites_nothing_but_reports() {
         assert!(text(&output.stderr).contains("is the same file as the input"), "{}", text(&output.stderr));
         assert_eq!(fs::read_to_string(at.join("t.table.json")).unwrap(), table.json());
     }
+}
+
+/// A band holds its curve, and is drawn from whole patients: the interval at one rate by itself is the same.
+#[test]
+fn roc_curves_have_bands() {
+    let material = material(40, 2);
+    let file = &material.scores[0].of;
+    let patients: Vec<String> = (0..40).map(|row| (row / 2).to_string()).collect();
+    let ScoreFile { names, labels, logits: scores, .. } = file;
+    let problem = Problem { names, patients: &patients, labels, scores, probabilities: None };
+    let bootstrap = Bootstrap { replicates: 60, ..Bootstrap::default() };
+    let bands = roc_bands(&problem, 4, &bootstrap).unwrap();
+    assert_eq!(bands.len(), 2);
+    let (truth, logits): (Vec<bool>, Vec<f64>) = (0..40).map(|row| (labels[row * 2 + 1], scores[row * 2 + 1])).unzip();
+    // The highest sensitivity at, or the line between the points around, a false positive rate of one half.
+    let at_half = |truth: &[bool], logits: &[f64]| {
+        let curve = roc_curve(truth, logits).unwrap()?;
+        let (x0, y0) = *curve.iter().rfind(|(x, _)| *x <= 0.5).unwrap();
+        let (x1, y1) = *curve.iter().find(|(x, _)| *x > 0.5).unwrap();
+        Some(y0 + (y1 - y0) * (0.5 - x0) / (x1 - x0))
+    };
+    let repeated = |weights: &[u32]| {
+        let rows = weights.iter().enumerate().flat_map(|(row, &times)| std::iter::repeat_n(row, times as usize));
+        let (truth, logits): (Vec<bool>, Vec<f64>) = rows.map(|row| (truth[row], logits[row])).unzip();
+        at_half(&truth, &logits)
+    };
+    let (rate, found) = bands[1][2];
+    let want = bootstrap.interval(&patients, repeated).unwrap();
+    assert_eq!(rate, 0.5);
+    for (found, want) in [(found.estimate, want.estimate), (found.low, want.low), (found.high, want.high)] {
+        assert!((found - want).abs() < 1e-12, "{found} {want}");
+    }
+    assert!(found.low < found.high && bands[1][4].1.low == 1.0, "{bands:?}");
+    // Two files have them on the page, with the intervals of their areas, and four have none.
+    let shades = |html: &str| html.matches("<polygon").count();
+    let html = pages(&material, &settings()).unwrap().html;
+    let without = pages(&material, &Settings { bootstrap: None, ..settings() }).unwrap().html;
+    assert_eq!(shades(&html), shades(&without) + 4, "two labels by two files");
+    let of_label = Detection::of(&problem, None).unwrap().labels[0].auc.unwrap();
+    assert!(
+        html.contains(&format!("AUC {of_label:.3} [")) && html.contains("Shades are the intervals of"),
+        "{of_label}"
+    );
+    let mut many = material;
+    for name in ["c", "d"] {
+        let of = many.scores[0].of.clone();
+        many.scores.push(Named { name: name.into(), of });
+    }
+    assert_eq!(shades(&pages(&many, &settings()).unwrap().html), shades(&without));
 }

@@ -95,6 +95,17 @@ impl<'a> Scored<'a> {
         Ok(scored.collect())
     }
 
+    /// The patient of each volume.
+    pub fn patients(&self) -> Vec<String> {
+        self.file.ids.iter().map(|id| VolumeName::patient_of(id)).collect()
+    }
+
+    /// What its metrics are of.
+    pub fn problem<'p>(&'p self, patients: &'p [String]) -> Problem<'p> {
+        let ScoreFile { names, labels, logits: scores, .. } = self.file;
+        Problem { names, patients, labels, scores, probabilities: Some(&self.probabilities) }
+    }
+
     /// Truth and logits of one label.
     pub fn label(&self, at: usize) -> (Vec<bool>, Vec<f64>) {
         let of = |row: usize| row * self.file.names.len() + at;

@@ -20,13 +20,7 @@ pub enum Ingredient {
 /// The folder of the data sets.
 ///
 /// `ROOT/DATASET/` holds each: `ct-rate` (parts `train`, `valid`), `radchest-ct` and `mimic-ct` (part `test`), by these names, or by
-/// those that `ROOT/data.toml` gives:
-/// ```toml
-/// [ct-rate.valid]
-/// radiographs = "somewhere/valid/ap.safetensors"
-/// cache = "..."
-/// labels = "..."
-/// ```
+/// those that `ROOT/data.toml` gives, whose form README.md has.
 pub struct DataRoot {
     root: PathBuf,
     named: BTreeMap<String, BTreeMap<String, BTreeMap<String, PathBuf>>>,
@@ -91,7 +85,8 @@ impl DataRoot {
         let path = root.join("data.toml");
         let mut found = DataRoot { root: root.into(), named: BTreeMap::new() };
         if path.exists() {
-            let refuse = |problem: String| Error::file(&path, problem, "see `x2ct reproduce --help` for its form");
+            let refuse =
+                |problem: String| Error::file(&path, problem, "README.md has its form, under The papers' tables");
             let text = files::read(&path).map_err(|e| Error::io(&path, "read", &e))?;
             let text = String::from_utf8(text).map_err(|_| refuse("is no UTF-8 text".into()))?;
             found.named =
