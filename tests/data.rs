@@ -507,7 +507,7 @@ fn a_written_cache_reads_back_equal() {
     assert_eq!(fs::metadata(&path).unwrap().permissions(), fs::metadata(&plain).unwrap().permissions());
 }
 
-/// Written by `write_cache` of tools/export_ct_clip.py.
+/// Written by `write_cache` of tools/x2ct_files.py.
 #[test]
 fn a_cache_written_by_python_is_read() {
     let read = EmbeddingCache::read("tests/golden/cache_from_python.safetensors").unwrap();

@@ -135,7 +135,7 @@ fn prompts_that_fit_nothing_are_refused() {
     }
 }
 
-/// Written by tools/make_cache_case.py with `read_prompts`, `ensemble` and `write_prompts` of tools/export_ct_clip.py.
+/// Written by tools/make_cache_case.py with `read_prompts` and `ensemble` of tools/ct_clip_prompts.py and `write_prompts` of tools/x2ct_files.py.
 #[test]
 fn what_python_writes_is_read_and_its_sentences_are_ours() {
     let set = PromptSet::open("tests/golden/prompts_from_python.safetensors").unwrap();

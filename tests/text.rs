@@ -188,7 +188,7 @@ fn a_written_file_reads_back_equal() {
     assert!(error.contains("valid_9_a_1"), "{error}");
 }
 
-/// Written by `write_text_features` of tools/export_ct_clip.py.
+/// Written by `write_text_features` of tools/x2ct_files.py.
 #[test]
 fn a_file_written_by_python_is_read() {
     let read = TextFeatures::read("tests/golden/text_from_python.safetensors").unwrap();

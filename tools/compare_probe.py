@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from export_ct_clip import LABELS, write_archive
+from x2ct_files import LABELS, write_archive
 
 EPOCHS, RATE, BATCH, PATIENCE, SEED = 200, 5e-3, 512, 20, 1024
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from export_ct_clip import LABELS, write_archive, write_cache
+from x2ct_files import LABELS, write_archive, write_cache
 
 WAYS = ["cxr_to_ct", "ct_to_cxr", "cxr_to_report", "report_to_cxr"]
 DIM = 512

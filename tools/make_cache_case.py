@@ -8,7 +8,9 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-from export_ct_clip import ct_digest, ensemble, of_reports, read_prompts, write_cache, write_prompts, write_text_features
+from ct_clip_prompts import ensemble, read_prompts
+from export_ct_clip import ct_digest
+from x2ct_files import of_reports, write_cache, write_prompts, write_text_features
 
 IDS = ["valid_1_a_1", "valid_1_a_2", 'odd "é\\ name']
 

@@ -132,7 +132,7 @@ fn figure(scored: &[Scored], bands: &[Bands], label: &str) -> Result<Option<Stri
     })?;
     let pr =
         chart(&format!("{label}: precision and recall"), ["recall", "precision"], [prevalence; 2], &curves, |curve| {
-            (&NO_BAND, &curve.pr, &curve.pr_points)
+            (&[], &curve.pr, &curve.pr_points)
         })?;
     Ok(Some(format!(
         "<figure>{roc}{pr}<figcaption><b>{}</b> {}</figcaption></figure>",
@@ -140,9 +140,6 @@ fn figure(scored: &[Scored], bands: &[Bands], label: &str) -> Result<Option<Stri
         caption.trim_end()
     )))
 }
-
-/// Precision is not defined everywhere on a resample's curve, so that has no band.
-const NO_BAND: Points = Vec::new();
 
 /// A share with the ends of its interval, where it has some.
 fn with_ends(value: Option<f64>, interval: Option<Interval>) -> String {
@@ -170,7 +167,7 @@ fn chart(
     [x, y]: [&str; 2],
     chance: [f64; 2],
     curves: &[Curve],
-    of: impl Fn(&Curve) -> (&Points, &Points, &[Points; 2]),
+    of: impl Fn(&Curve) -> (&[(f64, f64)], &Points, &[Points; 2]),
 ) -> Result<String> {
     let chance = [(0.0, chance[0]), (1.0, chance[1])];
     let mut series = vec![Series { points: &chance, color: [128; 3], shape: Shape::Thin, ..Series::default() }];
