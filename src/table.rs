@@ -105,8 +105,15 @@ impl Table {
     /// A file that cannot be read or is recognisably something else; no column; a further one without a name; one that is named
     /// twice.
     pub fn open_whole(path: impl AsRef<Path>, hint: &str) -> Result<Self> {
-        let path = path.as_ref();
-        let (bytes, header) = header(path, read(path)?)?;
+        Self::parse_whole(path.as_ref(), read(path.as_ref())?, hint)
+    }
+
+    /// As [`Table::open_whole`], from the file's bytes; `path` labels messages.
+    ///
+    /// # Errors
+    /// Those of [`Table::open_whole`].
+    pub fn parse_whole(path: &Path, bytes: Vec<u8>, hint: &str) -> Result<Self> {
+        let (bytes, header) = header(path, bytes)?;
         if let (1, Some(name)) = (header.len(), separator(&header, |cells| cells.len() > 1)) {
             return Err(Error::file(path, separated(name), hint));
         }
@@ -343,7 +350,7 @@ impl Lines<'_> {
 }
 
 /// The bytes of a table's file.
-fn read(path: &Path) -> Result<Vec<u8>> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
     files::read(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied => Error::io(path, "open the table", &e),
         _ => Error::io(path, "read the table", &e),

@@ -14,6 +14,7 @@ use x2ct::data::phantom::mimic;
 use x2ct::data::pixels;
 use x2ct::data::radiograph_table::{Columns, LabelRules, RadiographTable};
 use x2ct::data::radiographs::{self, RadiographSet};
+use x2ct::data::text::{HashedNgrams, TextFeatures};
 use x2ct::ops::image::PixelType;
 use x2ct::{Device, Error, labels};
 
@@ -79,6 +80,51 @@ fn the_toy_is_packed_with_its_labels_and_reports() {
     }
     let parts = set(&at.join("part*.safetensors"));
     assert_eq!((parts.ids(), parts.image(1)), (real.ids(), real.image(1)));
+}
+
+/// Text features of packed radiographs' reports are those of the texts.
+#[test]
+fn reports_become_text_features() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    toy(at, 4);
+    assert_eq!(pack(at, "--table mimic.csv --out real.safetensors").0, Some(0));
+    let real = set(&at.join("real.safetensors"));
+    let text =
+        |table: &str, out: &str| x2ct(at, &format!("cache text --reports {table} --features 64 --json --out {out}"));
+    let output = text("real.reports.csv", "real.text");
+    let object: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &object["reports"], &object["empty_reports"]), (Some(0), &4.into(), &0.into()));
+    let made = TextFeatures::read(at.join("real.text")).unwrap();
+    assert_eq!(made.ids, real.ids());
+    let written: Vec<String> = csv::Reader::from_path(at.join("real.reports.csv"))
+        .unwrap()
+        .records()
+        .map(|row| row.unwrap()[1].into())
+        .collect();
+    let read = |text: &String| text.replace(['"', '\'', '(', ')'], "");
+    let texts: Vec<String> = written.iter().map(read).collect();
+    let want = HashedNgrams { dim: 64, ..HashedNgrams::default() }.features(real.ids().to_vec(), &texts).unwrap();
+    assert!(made.features == want.features && made.provenance().reports() == want.provenance().reports());
+    // One that says nothing is told; a table without reports, one of which all are empty, and a part of a table are refused.
+    std::fs::write(at.join("few.csv"), "id,report\na,Clear.\nb,\n").unwrap();
+    let output = text("few.csv", "few.text");
+    assert!(
+        output.status.success() && said(&output).contains("few.csv: says nothing of 1 volume(s)"),
+        "{}",
+        said(&output)
+    );
+    std::fs::write(at.join("none.csv"), "id,report\na,\nb,\n").unwrap();
+    std::fs::write(at.join("other.csv"), "id,findings\na,Clear.\n").unwrap();
+    for (table, says) in [
+        ("none.csv", "none of its 2 reports says anything; fill in the column report"),
+        ("other.csv", "other.csv: missing columns: report"),
+        ("few.csv --split valid", "it acts with --dataset"),
+    ] {
+        let output = text(table, "no.text");
+        assert!(!output.status.success() && said(&output).contains(says), "{table}: {}", said(&output));
+    }
+    assert!(said(&text("few.csv", "few.csv")).contains("is the same file as the input few.csv"));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::table::{BadRow, Keyed, Others, Row, Table, first_of};
+use crate::table::{self, BadRow, Keyed, Others, Row, Table, first_of};
 
 const HINT: &str = "the first column is the id, each other one is named for a label, and commas are between them";
 
@@ -59,15 +59,29 @@ impl IdTable<f64> {
     /// # Errors
     /// A file that is no such table; a label without a column; no usable row, with the first reason.
     pub fn scores(path: impl AsRef<Path>, labels: &[String]) -> Result<Self> {
+        let (path, bytes) = (path.as_ref(), table::read(path.as_ref())?);
         // Says which labels lack a column, and of a table with other separators that.
-        Table::open(&path, &labels.iter().map(String::as_str).collect::<Vec<_>>(), Others::Ignored, HINT)?;
-        let table = open(&path)?;
+        let wanted: Vec<&str> = labels.iter().map(String::as_str).collect();
+        Table::parse(path, bytes.clone(), &wanted, Others::Ignored, HINT)?;
+        let table = Table::parse_whole(path, bytes, HINT)?;
         if let Some(label) = labels.iter().find(|label| !table.columns()[1..].contains(label)) {
             return Err(Error::file(table.path(), format!("its first column is the label {label}"), HINT));
         }
         Self::read(&table, labels.to_vec(), |row, column| {
             row.number(column).ok_or_else(|| row.refuse(column, "a finite number"))
         })
+    }
+}
+
+impl IdTable<String> {
+    /// Texts: the cells of this column, whatever they say.
+    ///
+    /// # Errors
+    /// A file that is no such table; no such column behind the first; no row.
+    pub fn texts(path: impl AsRef<Path>, column: &str) -> Result<Self> {
+        let (table, names) = (open(path)?, vec![column.to_string()]);
+        expect_names(table.path(), &table.columns()[1..], &names)?;
+        Self::read(&table, names, |row, column| Ok(row.text(column).to_string()))
     }
 }
 

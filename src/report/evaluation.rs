@@ -183,13 +183,16 @@ fn csv_of(tables: &[Table]) -> Result<String> {
     crate::table::csv(std::iter::once(header).chain(lines))
 }
 
+/// Tables that LaTeX is given before it must set them: of many more it can place none.
+const FLOATS: usize = 12;
+
 /// All tables as a document.
 fn latex_of(tables: &[Table]) -> String {
     let body: Vec<String> = tables.iter().map(Table::latex).collect();
     format!(
         "{LATEX}\n\\documentclass{{article}}\n\\usepackage[utf8]{{inputenc}}\n\\usepackage[T1]{{fontenc}}\n\\usepackage{{booktabs}}\n\
          \\begin{{document}}\n{}\\end{{document}}\n",
-        body.join("\n")
+        body.chunks(FLOATS).map(|tables| tables.join("\n")).collect::<Vec<_>>().join("\\clearpage\n")
     )
 }
 

@@ -183,7 +183,7 @@ fn latex_is_escaped_and_its_rows_are_of_one_width() {
         assert_eq!(depth, 0);
     }
     let name = "\\textless{}script\\textgreater{}alert({''}1{''})\\textless{}/script\\textgreater{} \\& 'x', 50 \\% of \
-                \\$\\_\\#\\{\\}\\textasciitilde{}\\textasciicircum{}\\textbackslash{} \\textbar{}{[}{*}{]} äß肺  {''}";
+                \\$\\_\\#\\{\\}\\textasciitilde{}\\textasciicircum{}\\textbackslash{} \\textbar{}{[}{*}{]} äßU+80BA  {''}";
     assert!(odd().latex().contains(name), "{}", odd().latex());
     let latex = retrieval().latex();
     assert!(latex.contains("\\multicolumn{4}{c}{CT-RATE} & \\multicolumn{2}{c}{MIMIC-CT}"), "{latex}");

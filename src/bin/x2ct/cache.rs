@@ -1,22 +1,25 @@
 //! `x2ct cache`: what a teacher says of a data set, computed once, and the text features that it reads.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde_json::json;
 use x2ct::data::ct_rate::{self, CtRate, HuSource};
+use x2ct::data::id_table::IdTable;
 use x2ct::data::prompts::Sentences;
 use x2ct::data::provenance::Provenance;
 use x2ct::data::text::HashedNgrams;
-use x2ct::table::{BadRow, first_of};
+use x2ct::table::first_of;
 use x2ct::train::CtTeacher;
 use x2ct::{Error, files};
 
 use crate::Common;
 use crate::arguments::{count, split};
 use crate::chain::{Chain, Trust};
+use crate::effect::{self, Rule};
 use crate::embedding::Material;
-use crate::output::Report;
+use crate::label_table;
+use crate::output::{Report, usage};
 use crate::terminal::stop_flag;
 
 /// Make the embedding cache that a radiograph encoder learns from, with a CT encoder of your own as the teacher
@@ -65,14 +68,20 @@ struct BuildArgs {
 /// A row that cannot be used costs its own report, and the exit code is then 1; a report without labels or metadata is left out with
 /// a warning, and one that says nothing has the features of an empty text, with a warning. For CXR-BERT's features use
 /// tools/export_ct_clip.py --text-features.
+///
+/// The reports are a data set's, or those of a table such as `x2ct radiographs` writes (NAME.reports.csv): the first column is the id,
+/// and `report` its text.
 #[derive(clap::Args)]
 struct TextArgs {
     /// Data set in CT-RATE layout
-    #[arg(long)]
-    dataset: PathBuf,
+    #[arg(long, value_name = "ROOT", required_unless_present = "reports")]
+    dataset: Option<PathBuf>,
     /// Which part of it
     #[arg(long, default_value = "train", value_parser = ["train", "valid"])]
     split: String,
+    /// Table of ids and reports, instead of a data set
+    #[arg(long, value_name = "CSV", conflicts_with = "dataset")]
+    reports: Option<PathBuf>,
     /// Features of a text
     #[arg(long, default_value_t = HashedNgrams::default().dim, value_parser = count(1..=65536))]
     features: usize,
@@ -186,20 +195,20 @@ fn prompts(args: PromptsArgs, common: &Common) -> anyhow::Result<ExitCode> {
 
 fn text(args: TextArgs, common: &Common) -> anyhow::Result<ExitCode> {
     common.expect_device()?;
+    effect::check(&[Rule::new("split", args.dataset.is_some(), "--dataset")])?;
     files::check_writable(&args.out)?;
-    files::check_apart(&args.out, [ct_rate::files_of(&args.dataset)])?;
-    let data = CtRate::read(&args.dataset, split(&args.split), HuSource::AlreadyHu)?;
+    let inputs = args.dataset.as_ref().map(|root| ct_rate::files_of(root)).into_iter().chain(args.reports.clone());
+    files::check_apart(&args.out, inputs)?;
     let mut chain = Chain::new(args.trust);
-    for (table, says) in data.warnings() {
-        chain.doubt(&table, &says, "complete the table")?;
-    }
-    let (spare, bad): (Vec<BadRow>, Vec<BadRow>) = data.bad_rows.iter().cloned().partition(|row| row.spare);
-    chain.leave_out(&spare)?;
-    bad.iter().try_for_each(|bad| chain.fail(bad.error()))?;
-    let silent = silent(&data, &mut chain)?;
-    let (ids, reports): (Vec<String>, Vec<String>) =
-        data.volumes.iter().map(|v| (v.name.to_string(), v.report.text())).unzip();
-    let text = HashedNgrams { dim: args.features, max_n: args.words }.features(ids, &reports)?;
+    let reports = match (&args.dataset, &args.reports) {
+        (Some(root), _) => Reports::of_dataset(root, &args.split, &mut chain)?,
+        (None, Some(table)) => Reports::of_table(table, &mut chain)?,
+        (None, None) => return Err(usage("pass --dataset, or --reports")),
+    };
+    let silent = reports.silent(&mut chain)?;
+    let (ids, texts): (Vec<String>, Vec<String>) =
+        reports.rows.into_iter().map(|(id, report)| (id, report.text())).unzip();
+    let text = HashedNgrams { dim: args.features, max_n: args.words }.features(ids, &texts)?;
     text.write(&args.out)?;
     let Provenance { digest, from, .. } = text.provenance();
     from.iter().for_each(|(name, from)| chain.holds(name, &from.digest));
@@ -213,21 +222,65 @@ fn text(args: TextArgs, common: &Common) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// How many reports say nothing: they are embedded as the empty text, as CT-CLIP's code does, and doubted.
-///
-/// # Errors
-/// Under `--strict` that doubt; not one report that says something.
-fn silent(data: &CtRate, chain: &mut Chain) -> x2ct::Result<usize> {
-    let silent: Vec<_> = data.volumes.iter().filter(|v| v.report.says_nothing()).map(|v| &v.name).collect();
-    let (table, count) = (data.reports_table(), silent.len());
-    if count == data.volumes.len() {
-        let problem = format!("none of its {count} reports says anything");
-        return Err(Error::file(table, problem, "fill in the columns Findings_EN and Impressions_EN"));
+/// The column of a table of reports.
+const REPORT: &str = "report";
+
+/// Reports by the ids of their volumes or radiographs.
+struct Reports {
+    /// The file they stand in, and what of it holds their texts.
+    table: PathBuf,
+    columns: &'static str,
+    rows: Vec<(String, ct_rate::Report)>,
+}
+
+impl Reports {
+    /// Those of a part of a data set in CT-RATE's layout that have labels and metadata.
+    ///
+    /// # Errors
+    /// Tables that cannot be read; under `--strict` a row that cannot be used.
+    fn of_dataset(root: &Path, part: &str, chain: &mut Chain) -> x2ct::Result<Self> {
+        let data = CtRate::read(root, split(part), HuSource::AlreadyHu)?;
+        for (table, says) in data.warnings() {
+            chain.doubt(&table, &says, "complete the table")?;
+        }
+        label_table::fail_rows(&data.bad_rows, chain)?;
+        let (table, columns) = (data.reports_table(), "columns Findings_EN and Impressions_EN");
+        let rows = data.volumes.into_iter().map(|volume| (volume.name.to_string(), volume.report)).collect();
+        Ok(Reports { table, columns, rows })
     }
-    if count > 0 {
-        let first = first_of(silent);
-        let says = format!("says nothing of {count} volume(s), which get the features of an empty text: {first}");
-        chain.doubt(&table, &says, "complete the table")?;
+
+    /// Those of a table of ids and reports.
+    ///
+    /// # Errors
+    /// A table that cannot be read or has no such column; under `--strict` a row that cannot be used.
+    fn of_table(path: &Path, chain: &mut Chain) -> x2ct::Result<Self> {
+        let table = IdTable::texts(path, REPORT)?;
+        label_table::fail_rows(&table.rows.bad, chain)?;
+        let report = |id: &String| {
+            let findings = table.row(id)?.first()?.clone();
+            Some((id.clone(), ct_rate::Report { findings, ..Default::default() }))
+        };
+        let rows = table.rows.order.iter().filter_map(report).collect();
+        Ok(Reports { table: path.into(), columns: "column report", rows })
     }
-    Ok(count)
+
+    /// How many say nothing: they are embedded as the empty text, as CT-CLIP's code does, and doubted.
+    ///
+    /// # Errors
+    /// Under `--strict` that doubt; not one report that says something.
+    fn silent(&self, chain: &mut Chain) -> x2ct::Result<usize> {
+        let silent: Vec<&String> =
+            self.rows.iter().filter(|(_, report)| report.says_nothing()).map(|(id, _)| id).collect();
+        let count = silent.len();
+        if count == self.rows.len() {
+            let problem = format!("none of its {count} reports says anything");
+            return Err(Error::file(&self.table, problem, format!("fill in the {}", self.columns)));
+        }
+        if count > 0 {
+            let first = first_of(silent);
+            let says = format!("says nothing of {count} volume(s), which get the features of an empty text: {first}");
+            chain.doubt(&self.table, &says, "complete the table")?;
+        }
+        Ok(count)
+    }
 }

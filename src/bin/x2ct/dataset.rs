@@ -11,10 +11,11 @@ use x2ct::table::{BadRow, first_of};
 use x2ct::{Error, files};
 
 use crate::effect::Rule;
+use crate::ingest_teller::Teller;
 use crate::inputs::PassedOver;
 use crate::output::{Failure, Report, Warning};
 use crate::source::{HuSourceName, SourceArgs};
-use crate::terminal::{Progress, stop_flag};
+use crate::terminal::stop_flag;
 
 #[derive(clap::Args)]
 pub struct DatasetArgs {
@@ -122,27 +123,10 @@ impl Dataset {
         let among = Some(self.data.folder()).filter(|folder| folder != self.data.root());
         files::check_all_apart([out.to_path_buf(), out.join("manifest.csv")], among)?;
         let stop = stop_flag()?;
-        let total = self.volumes() as u64;
-        let mut progress = Progress::new(what, "volumes", total);
-        let mut failures: HashMap<String, Failure> = HashMap::new();
-        let made = make(&*self.data, &stop, &mut |event| match event {
-            ingest::Progress::Resumed(0) => {}
-            ingest::Progress::Resumed(done) => {
-                progress.say(&format!("{done} of {total} volumes are there already"));
-                progress.resume(done as u64);
-            }
-            ingest::Progress::Done(done) => {
-                let left_out = if failures.is_empty() { String::new() } else { format!("{} left out", failures.len()) };
-                progress.set(done as u64, &left_out);
-            }
-            ingest::Progress::Failed(name, error) => {
-                failures.insert(name.into(), Failure::new(self.path(name), error));
-                progress.say(&format!("x2ct: {name} is left out: {error}"));
-            }
-            ingest::Progress::Doubted(name, doubt) => progress.say(&Warning::new(self.path(name), doubt).line()),
-        })?;
-        progress.finish("");
-        let failed = made.failed.iter().filter_map(|(name, _)| failures.remove(name));
+        let file = |name: &str| self.path(name).to_path_buf();
+        let mut teller = Teller::new(what, "volumes", self.volumes(), &file);
+        let made = make(&*self.data, &stop, &mut |event| teller.tell(event))?;
+        let failed = teller.finish(made.failed.iter().map(|(name, _)| name));
         let doubted = made.warnings.iter().map(|(name, doubt)| Warning::new(self.path(name), doubt.as_str()));
         let forced: Vec<String> = made.forced.iter().map(|name| files::lossy(self.path(name))).collect();
         let bad_rows = self.data.bad_rows().iter().filter(|bad| !bad.spare);

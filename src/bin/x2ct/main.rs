@@ -24,6 +24,7 @@ mod effect;
 mod embed;
 mod embedding;
 mod eval;
+mod ingest_teller;
 mod inputs;
 mod label_table;
 mod log;

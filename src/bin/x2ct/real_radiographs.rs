@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use serde_json::json;
-use x2ct::data::ingest::{self, RealOptions, pack_real, real_files};
+use x2ct::data::ingest::{RealOptions, pack_real, real_files};
 use x2ct::data::radiograph_table::{Columns, LabelRules, RadiographTable};
 use x2ct::files;
 use x2ct::ops::image::PixelType;
@@ -14,8 +14,9 @@ use x2ct::table::{BadRow, first_of};
 use crate::Common;
 use crate::arguments::sizes;
 use crate::dataset::shard;
+use crate::ingest_teller::Teller;
 use crate::output::{Failure, Report, Warning};
-use crate::terminal::{Progress, stop_flag};
+use crate::terminal::stop_flag;
 
 const EXAMPLES: &str = "Examples:
   x2ct radiographs --table mimic_ct.csv --out mimic.safetensors
@@ -140,27 +141,9 @@ pub fn run(args: RadiographsArgs, common: &Common) -> anyhow::Result<ExitCode> {
         entry.map_or_else(|| id.into(), |entry| root.join(&entry.image))
     };
     let stop = stop_flag()?;
-    let mut progress = Progress::new("radiographs", "images", total as u64);
-    let mut failed = Vec::new();
-    let packed = pack_real(&table, &args.out, &options, &stop, &mut |event| match event {
-        ingest::Progress::Resumed(0) => {}
-        ingest::Progress::Resumed(done) => {
-            progress.say(&format!("{done} of {total} radiographs are there already"));
-            progress.resume(done as u64);
-        }
-        ingest::Progress::Done(done) => {
-            let left_out = if failed.is_empty() { String::new() } else { format!("{} left out", failed.len()) };
-            progress.set(done as u64, &left_out);
-        }
-        ingest::Progress::Failed(id, error) => {
-            failed.push((id.to_string(), Failure::new(file(id), error)));
-            progress.say(&format!("x2ct: {id} is left out: {error}"));
-        }
-        ingest::Progress::Doubted(id, doubt) => progress.say(&Warning::new(file(id), doubt).line()),
-    })?;
-    progress.finish("");
-    let place = |id: &String| packed.failed.iter().position(|failed| failed == id);
-    failed.sort_by_key(|(id, _)| place(id));
+    let mut teller = Teller::new("radiographs", "radiographs", total, &file);
+    let packed = pack_real(&table, &args.out, &options, &stop, &mut |event| teller.tell(event))?;
+    let failed = teller.finish(&packed.failed);
     warnings.extend(packed.warnings.iter().map(|(id, doubt)| Warning::new(file(id), doubt.as_str())));
     let report = Report::new("radiographs")
         .with_all(json!({
@@ -172,7 +155,7 @@ pub fn run(args: RadiographsArgs, common: &Common) -> anyhow::Result<ExitCode> {
         }))?
         .warning(warnings)
         .failing(bad_rows.iter().map(|bad| Failure::from(&bad.error())))
-        .failing(failed.into_iter().map(|(_, failure)| failure));
+        .failing(failed);
     let left_out = bad_rows.len() + packed.failed.len();
     report.finish(common.json, || {
         say!("{}: {} real radiographs, {left_out} left out", packed.file.display(), packed.made);

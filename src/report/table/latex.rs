@@ -95,10 +95,19 @@ fn escape(text: &str) -> String {
             '&' | '%' | '$' | '#' | '_' | '{' | '}' => out.extend(['\\', c]),
             '[' | ']' | '*' => out.extend(['{', c, '}']),
             c if c.is_control() => out.push(' '),
-            c => out.push(c),
+            c if is_set(c) => out.push(c),
+            // By its number, since LaTeX ends with an error at a letter that its fonts lack.
+            c => {
+                let _ = write!(out, "U+{:04X}", u32::from(c));
+            }
         }
     }
     out
+}
+
+/// Whether LaTeX's own fonts have it: Latin letters but for a few, signs, dashes, quotation marks.
+fn is_set(c: char) -> bool {
+    matches!(c, ' '..='\u{17e}' | '–' | '—' | '‘' | '’' | '“' | '”' | '„' | '…' | '•') && !"ĦħĸĿŀŉŦŧ".contains(c)
 }
 
 /// A name in a label: letters, digits and dashes.
