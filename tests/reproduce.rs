@@ -124,7 +124,7 @@ fn x2ct_clips_tables_from_phantoms() {
     let digests = first["digests"].as_object().unwrap();
     for file in [
         "data/ct-rate/valid.cache.safetensors",
-        "data/radchest-ct/test/ap*.safetensors",
+        "data/radchest-ct/test/ap.safetensors",
         "data/mimic-ct/test.labels.csv",
         "tables/runs/loss.beta-1-loss.gamma-1/checkpoint.safetensors",
     ] {

@@ -191,6 +191,7 @@ fn latex_of(tables: &[Table]) -> String {
     let body: Vec<String> = tables.iter().map(Table::latex).collect();
     format!(
         "{LATEX}\n\\documentclass{{article}}\n\\usepackage[utf8]{{inputenc}}\n\\usepackage[T1]{{fontenc}}\n\\usepackage{{booktabs}}\n\
+         \\usepackage[a4paper,landscape,margin=1cm]{{geometry}}\n\\setlength{{\\tabcolsep}}{{4pt}}\n\
          \\begin{{document}}\n{}\\end{{document}}\n",
         body.chunks(FLOATS).map(|tables| tables.join("\n")).collect::<Vec<_>>().join("\\clearpage\n")
     )
