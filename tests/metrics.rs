@@ -373,7 +373,9 @@ fn what_is_wrong_with_a_score_file_is_named_by_file_row_and_column() {
             let output = x2ct(at, &format!("{command} --bootstrap 0"));
             let said = text(&output.stderr);
             assert!(output.status.code() == Some(1) && said.contains(says), "{what}: {command}: {said}");
-            assert_eq!(said.lines().count(), 1, "{what}: {said}");
+            // These files do not say how they were made, which a comparison tells of first.
+            let refusals = said.lines().filter(|line| !line.ends_with("scores: how it was made is not recorded"));
+            assert_eq!(refusals.count(), 1, "{what}: {said}");
         }
     };
     fs::write(at.join("bad.safetensors"), &bytes[..bytes.len() / 2]).unwrap();

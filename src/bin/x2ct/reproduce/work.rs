@@ -148,13 +148,13 @@ impl<'a> Workshop<'a> {
         }
     }
 
-    /// A name for files of a row.
+    /// A name for files of a row; of one that nothing fills, what tells it from the others.
     pub fn slug(&self, source: &Source) -> String {
         match source {
             Source::Features { key } => format!("features-{key}"),
             Source::Teacher => "teacher".into(),
-            Source::Absent { .. } => "absent".into(),
-            _ => self.runs.iter().find(|run| run.fits(source)).map_or_else(|| "no-run".into(), Run::slug),
+            Source::Absent { .. } => format!("{source:?}"),
+            _ => self.runs.iter().find(|run| run.fits(source)).map_or_else(|| format!("{source:?}"), Run::slug),
         }
     }
 
