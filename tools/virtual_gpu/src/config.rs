@@ -2,10 +2,11 @@
 
 use crate::launch as run;
 use crate::sanitize::Sanitize;
+use crate::warp::tensor::sums::{Addition, Step};
 use std::ffi::c_int;
 use std::path::PathBuf;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Every setting, as a process finds it at its first call of the driver.
 #[derive(Debug)]
@@ -34,8 +35,8 @@ pub struct Config {
     pub kernels: Option<PathBuf>,
     /// Memory of the device, bytes.
     pub memory: usize,
-    /// Bits below an f32's that tensor cores keep while they add; `None` adds exactly.
-    pub tensor_bits: Option<u64>,
+    /// How tensor cores add, where it is not as the chip does.
+    pub tensor_step: Option<Step>,
     /// Whether `ex2.approx` errs as far as it may.
     pub ex2_error: bool,
 }
@@ -75,7 +76,7 @@ impl Default for Config {
             count: None,
             kernels: None,
             memory: 6144 << 20,
-            tensor_bits: None,
+            tensor_step: None,
             ex2_error: false,
         }
     }
@@ -111,10 +112,10 @@ impl Config {
             "COUNT" => self.count = Some(file(value)?),
             "KERNELS" => self.kernels = Some(file(value)?),
             "SAMPLE" => self.options.sample = number(value)?,
-            "TENSOR_BITS" => self.tensor_bits = Some(number(value)?),
+            "TENSOR_STEP" => self.tensor_step = Some(Step::parse(value)?),
             "EX2_ERROR" => self.ex2_error = switch(value)?,
             _ => {
-                const KNOWN: &str = "ARCH, SEED, THREADS, MEMORY, SANITIZE, STICKY, POOLS, TRACE, EAGER, SPEED, COUNT, KERNELS, SAMPLE, TENSOR_BITS and EX2_ERROR";
+                const KNOWN: &str = "ARCH, SEED, THREADS, MEMORY, SANITIZE, STICKY, POOLS, TRACE, EAGER, SPEED, COUNT, KERNELS, SAMPLE, TENSOR_STEP and EX2_ERROR";
                 return Err(format!("there is no such setting; there are {KNOWN}"));
             }
         }
@@ -170,8 +171,7 @@ pub fn settings() -> &'static Result<Config, String> {
         let variables =
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         let config = Config::parse(variables)?;
-        HW.store(config.tensor_bits.is_some(), Ordering::Relaxed);
-        HW_BITS.store(23 + config.tensor_bits.unwrap_or(1), Ordering::Relaxed);
+        Addition::of(config.arch.capability(), config.tensor_step).select();
         HW_EX2.store(config.ex2_error, Ordering::Relaxed);
         print_at_exit();
         Ok(config)
@@ -224,10 +224,6 @@ fn print_speed() {
 
 /// Whether `ex2.approx` errs as far as it may.
 pub static HW_EX2: AtomicBool = AtomicBool::new(false);
-/// Bits that tensor cores keep while they add.
-pub static HW_BITS: AtomicU64 = AtomicU64::new(24);
-/// Whether tensor cores truncate.
-pub static HW: AtomicBool = AtomicBool::new(false);
 
 #[cfg(test)]
 mod tests {

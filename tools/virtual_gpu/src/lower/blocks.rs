@@ -1,6 +1,6 @@
 //! Basic blocks: where they begin and end, and which follows which.
 
-use super::select::{Selected, blank};
+use super::select::{Role, Selected, blank};
 use crate::ptx::Why;
 use crate::warp::{Inst, Kind};
 use std::collections::HashMap;
@@ -41,14 +41,14 @@ pub fn cut(steps: Vec<Step>) -> Result<Flow, Why> {
             }
             Step::Instruction(selected) => cutter.push(selected),
             Step::Branch(inst, label) => {
-                cutter.push(Selected { inst, fields: vec![] });
+                cutter.push(Selected { inst, fields: vec![], role: Role::Other });
                 branches.push((cutter.flow.code.len() - 1, label));
             }
         }
     }
     let mut end = blank();
     end.kind = Kind::Ret;
-    cutter.push(Selected { inst: end, fields: vec![] });
+    cutter.push(Selected { inst: end, fields: vec![], role: Role::Other });
     let Cutter { mut flow, .. } = cutter;
     let mut target_block: HashMap<usize, usize> = HashMap::new();
     for (at, label) in branches {
@@ -72,7 +72,7 @@ impl Cutter {
         enter.kind = Kind::Enter;
         enter.target = self.flow.blocks.len() as u32;
         let at = self.flow.code.len();
-        self.flow.code.push(Selected { inst: enter, fields: vec![] });
+        self.flow.code.push(Selected { inst: enter, fields: vec![], role: Role::Other });
         self.flow.blocks.push(Block { first: at, end: at + 1, successors: vec![] });
         self.open = true;
     }

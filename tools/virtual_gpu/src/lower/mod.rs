@@ -1,6 +1,7 @@
 //! From PTX to a kernel that the executor runs: selection of instructions, basic blocks, registers, code.
 
 mod blocks;
+mod in_flight;
 mod names;
 mod registers;
 mod select;
@@ -55,7 +56,12 @@ pub fn compile(module: &Module, globals: &HashMap<String, u64>, name: &str) -> R
     let names = Names::new(module, entry, &body, globals);
     let mut selector = Selector::new(&body, &names);
     let (steps, mut texts) = steps(&mut selector, &body)?;
-    let flow = blocks::cut(steps).map_err(|why| why.to_string())?;
+    let mut flow = blocks::cut(steps).map_err(|why| why.to_string())?;
+    in_flight::check(&mut flow, body.classes.len()).map_err(|found| {
+        let (file, line, _) = body.locs[found.loc as usize];
+        let file = module.files.get(&file).map_or("the PTX", |name| name.as_str());
+        format!("{} ({file}:{line})", found.text)
+    })?;
     let places = registers::allocate(&flow, &body.classes);
     let (code, operands) = encode(&flow, &places);
     let max_threads = entry

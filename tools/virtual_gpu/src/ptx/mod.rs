@@ -17,7 +17,8 @@ pub enum Class {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Operand {
     Reg(u32),
-    Pair(u32, u32), // d|p
+    Pair(Box<Operand>, Box<Operand>), // d|p
+    Not(u32),                         // !p
     Imm(u64),
     F32(u32),
     F64(u64),
@@ -365,9 +366,10 @@ impl<'a> P<'a> {
             return Ok(Operand::Sink);
         }
         if let Some((a, b)) = s.split_once('|') {
-            let a = self.reg(a.trim()).ok_or_else(|| format!("register {a}"))?;
-            let b = self.reg(b.trim()).ok_or_else(|| format!("register {b}"))?;
-            return Ok(Operand::Pair(a, b));
+            return Ok(Operand::Pair(Box::new(self.operand(a)?), Box::new(self.operand(b)?)));
+        }
+        if let Some(r) = s.strip_prefix('!') {
+            return self.reg(r.trim()).map(Operand::Not).ok_or_else(|| format!("predicate {r}"));
         }
         if let Some(r) = self.reg(s) {
             return Ok(Operand::Reg(r));

@@ -11,8 +11,9 @@ mod compare;
 mod copies;
 mod float;
 pub mod hopper;
+mod matrix;
 mod memory;
-mod mma;
+pub mod tensor;
 
 pub use access::*;
 pub use arithmetic::*;
@@ -21,8 +22,8 @@ pub use bits::*;
 pub use collective::*;
 pub use compare::*;
 pub use copies::*;
+pub use matrix::*;
 pub use memory::*;
-pub use mma::*;
 
 use crate::count::Stats;
 use crate::sanitize::Guard;
@@ -143,7 +144,7 @@ pub struct Warp {
     pub index: u32,
     pub state: State,
     pub storage: Vec<Slot>,
-    pub products: Vec<crate::warp::hopper::Product>,
+    pub products: Vec<crate::warp::hopper::InFlight>,
     pub wgroup: u32,
 }
 

@@ -18,8 +18,8 @@ pub fn module(parameters: usize, body: &str) -> String {
 }
 
 /// Runs one test of this binary (`module::name`, usually an ignored one) in a process of its own, with `settings` in its environment: what the device reads
-/// at its start cannot change later.
-pub fn in_process(test: &str, settings: &[(&str, &str)]) {
+/// at its start cannot change later. Returns what it printed.
+pub fn in_process(test: &str, settings: &[(&str, &str)]) -> String {
     let run = std::process::Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test, "--include-ignored", "--nocapture"])
         .envs(settings.iter().copied())
@@ -28,4 +28,5 @@ pub fn in_process(test: &str, settings: &[(&str, &str)]) {
     let text = format!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
     assert!(run.status.success(), "{test} with {settings:?} failed:\n{text}");
     assert!(text.contains("1 passed"), "{test} did not run:\n{text}");
+    text
 }

@@ -1,34 +1,92 @@
-//! What the lanes of a warp do together: shuffles, votes, fragments and products of matrices.
+//! What the lanes of a warp do together: shuffles, votes, matches, reductions, fragments and products of matrices.
 
 use super::control::with_member_mask;
 use super::*;
+use crate::warp::tensor;
+use crate::warp::{MEMBERS, Shuffle, Vote};
 
 impl Selector<'_> {
     pub(super) fn shuffle(&mut self, form: &Form) -> Result<Selected, Why> {
-        let mode = match form.part(2) {
-            "idx" => 0,
-            "bfly" => 1,
-            "up" => 2,
-            "down" => 3,
-            _ => return Err("this mode of shfl is not known".into()),
-        };
-        let (to, in_range) = match form.operand(0)? {
-            Operand::Pair(to, in_range) => (Field::Write(*to), Field::Fixed(self.predicate_number(*in_range))),
-            to => (self.write(to, false)?, Field::Fixed(NONE)),
-        };
+        let mode = Shuffle::of(form.part(2)).ok_or("this mode of shfl is not known")?;
+        let (to, in_range) = self.value_and_predicate(form.operand(0)?)?;
         let fields = vec![
             to,
             self.read(form.operand(1)?, false)?,
             self.read(form.operand(2)?, false)?,
             self.read(form.operand(3)?, false)?,
             in_range,
-            self.read(form.operand(4)?, false)?,
         ];
-        Ok(with_member_mask(Selected::new(warp::shfl, Kind::Sync, C_SHFL).immediate(mode).with(fields)))
+        self.collective(form, 4, warp::shfl, C_SHFL, fields).map(|selected| selected.immediate(mode as i64))
+    }
+
+    pub(super) fn vote(&mut self, form: &Form) -> Result<Selected, Why> {
+        let vote = Vote::of(form.part(2)).ok_or("this mode of vote is not known")?;
+        let to = match vote {
+            Vote::Ballot => self.write(form.operand(0)?, false)?,
+            _ => self.predicate(form.operand(0)?)?,
+        };
+        let (asked, negated) = match form.operand(1)? {
+            Operand::Not(register) => (Field::Fixed(self.predicate_number(*register)), true),
+            asked => (self.predicate(asked)?, false),
+        };
+        let mut selected = self.collective(form, 2, warp::vote, C_SHFL, vec![to, asked])?.immediate(vote as i64);
+        selected.inst.signed = negated;
+        Ok(selected)
+    }
+
+    /// `match.any.sync` and `match.all.sync`.
+    pub(super) fn matching(&mut self, form: &Form) -> Result<Selected, Why> {
+        let (to, alike) = self.value_and_predicate(form.operand(0)?)?;
+        let value = self.read(form.operand(1)?, form.is_wide())?;
+        let (f, fields): (OpFn, _) = match (form.part(1), form.ty) {
+            ("any", "b32") => (warp::match_any::<u32>, vec![to, value]),
+            ("any", "b64") => (warp::match_any::<u64>, vec![to, value]),
+            ("all", "b32") => (warp::match_all::<u32>, vec![to, value, alike]),
+            ("all", "b64") => (warp::match_all::<u64>, vec![to, value, alike]),
+            _ => return Err("this mode or type of match is not known".into()),
+        };
+        self.collective(form, 2, f, C_SHFL, fields)
+    }
+
+    pub(super) fn redux(&mut self, form: &Form) -> Result<Selected, Why> {
+        let f = warp::redux(form.part(2), form.ty).ok_or("this operation or type of redux is not known")?;
+        let fields = vec![self.write(form.operand(0)?, false)?, self.read(form.operand(1)?, false)?];
+        self.collective(form, 2, f, C_SHFL, fields)
+    }
+
+    pub(super) fn elect(&mut self, form: &Form) -> Result<Selected, Why> {
+        let (leader, elected) = self.value_and_predicate(form.operand(0)?)?;
+        self.collective(form, 1, warp::elect, C_SHFL, vec![leader, elected])
+    }
+
+    pub(super) fn activemask(&mut self, form: &Form) -> Result<Selected, Why> {
+        Ok(Selected::plain(warp::activemask, C_OTHER, vec![self.write(form.operand(0)?, false)?]))
+    }
+
+    /// A collective of the lanes that operand `members` names, with that mask behind its other fields.
+    fn collective(
+        &mut self,
+        form: &Form,
+        members: usize,
+        f: OpFn,
+        class: u8,
+        mut fields: Vec<Field>,
+    ) -> Result<Selected, Why> {
+        fields.resize(MEMBERS, Field::Fixed(NONE));
+        fields.push(self.read(form.operand(members)?, false)?);
+        Ok(with_member_mask(Selected::new(f, Kind::Sync, class).with(fields)))
+    }
+
+    /// A destination `d`, or a pair `d|p` of which either may be left out.
+    fn value_and_predicate(&mut self, operand: &Operand) -> Result<(Field, Field), Why> {
+        let Operand::Pair(to, predicate) = operand else {
+            return Ok((self.write(operand, false)?, Field::Fixed(NONE)));
+        };
+        Ok((self.write(to, false)?, self.predicate(predicate)?))
     }
 
     pub(super) fn ldmatrix(&mut self, form: &Form) -> Result<Selected, Why> {
-        let list = form.list(0)?;
+        let list = self.matrices(form, 0)?;
         let f: OpFn = match (list.len(), form.has("trans")) {
             (1, false) => warp::ldmatrix::<1, false>,
             (2, false) => warp::ldmatrix::<2, false>,
@@ -38,28 +96,64 @@ impl Selector<'_> {
             (4, true) => warp::ldmatrix::<4, true>,
             _ => return Err(format!("{} matrices cannot be loaded at once", list.len()).into()),
         };
-        let mut fields = list.iter().map(|to| self.write(to, false)).collect::<Result<Vec<_>, _>>()?;
+        let mut fields = list.iter().map(|to| self.write_needed(to, false)).collect::<Result<Vec<_>, _>>()?;
         let (base, offset) = form.address(1)?;
         fields.push(self.read(base, false)?);
         Ok(Selected::new(f, Kind::Sync, C_LDMATRIX).immediate(offset).with(fields))
     }
 
-    pub(super) fn mma(&mut self, form: &Form) -> Result<Selected, Why> {
-        let f: OpFn = match form.opcode {
-            "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32" => warp::mma_bf16,
-            "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32" => warp::mma_tf32,
-            _ => return Err("this shape or type of mma is not known".into()),
+    pub(super) fn stmatrix(&mut self, form: &Form) -> Result<Selected, Why> {
+        let list = self.matrices(form, 1)?;
+        let f: OpFn = match (list.len(), form.has("trans")) {
+            (1, false) => warp::stmatrix::<1, false>,
+            (2, false) => warp::stmatrix::<2, false>,
+            (4, false) => warp::stmatrix::<4, false>,
+            (1, true) => warp::stmatrix::<1, true>,
+            (2, true) => warp::stmatrix::<2, true>,
+            (4, true) => warp::stmatrix::<4, true>,
+            _ => return Err(format!("{} matrices cannot be stored at once", list.len()).into()),
         };
+        let mut fields = list.iter().map(|from| self.read(from, false)).collect::<Result<Vec<_>, _>>()?;
+        let (base, offset) = form.address(0)?;
+        fields.push(self.read(base, false)?);
+        Ok(Selected::new(f, Kind::Sync, C_LDMATRIX).immediate(offset).with(fields))
+    }
+
+    /// The registers of `ldmatrix` or `stmatrix`, whose shape and type must be those of 8 x 8 elements of 16 bits.
+    fn matrices<'f>(&self, form: &Form<'f>, operand: usize) -> Result<&'f [Operand], Why> {
+        let known = form.has("m8n8") && form.ty == "b16" && (form.has("shared") || form.has("shared::cta"));
+        if known { form.list(operand) } else { Err("this shape, type or space of matrices is not known".into()) }
+    }
+
+    pub(super) fn movmatrix(&mut self, form: &Form) -> Result<Selected, Why> {
+        if form.opcode != "movmatrix.sync.aligned.m8n8.trans.b16" {
+            return Err("this shape or type of movmatrix is not known".into());
+        }
+        let fields = vec![self.write_needed(form.operand(0)?, false)?, self.read(form.operand(1)?, false)?];
+        Ok(Selected::new(warp::movmatrix, Kind::Sync, C_SHFL).with(fields))
+    }
+
+    pub(super) fn mma(&mut self, form: &Form) -> Result<Selected, Why> {
+        let mma = tensor::form(form.opcode).ok_or("this shape or type of mma is not known")?;
         let mut fields = vec![];
-        for (n, registers) in [4, 4, 2, 4].into_iter().enumerate() {
-            let fragment = form.list(n)?;
+        for (n, registers) in mma.registers.into_iter().enumerate() {
+            let operand = form.operand(n)?;
+            let fragment = if let Operand::Vec(list) = operand { list } else { std::slice::from_ref(operand) };
             if fragment.len() != registers {
                 return Err(format!("fragment {} has {} registers, not {registers}", n + 1, fragment.len()).into());
             }
             for operand in fragment {
-                fields.push(if n == 0 { self.write(operand, false)? } else { self.read(operand, false)? });
+                fields.push(match n {
+                    0 => self.write_needed(operand, mma.wide)?,
+                    _ => self.read(operand, mma.wide)?,
+                });
             }
         }
-        Ok(Selected::new(f, Kind::Sync, C_MMA).with(fields))
+        Ok(Selected::new(mma.execute, Kind::Sync, C_MMA).with(fields))
+    }
+
+    /// A destination that cannot be left out.
+    pub(super) fn write_needed(&self, operand: &Operand, wide: bool) -> Result<Field, Why> {
+        if *operand == Operand::Sink { Err("a destination is left out".into()) } else { self.write(operand, wide) }
     }
 }

@@ -29,6 +29,22 @@ pub enum Field {
 pub struct Selected {
     pub inst: Inst,
     pub fields: Vec<Field>,
+    pub role: Role,
+}
+
+/// What an instruction has to do with the asynchronous products of warpgroups.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// `wgmma.fence`.
+    Fence,
+    /// `wgmma.mma_async`.
+    Product,
+    /// `wgmma.commit_group`.
+    Commit,
+    /// `wgmma.wait_group` and the groups that may stay in flight.
+    Wait(u32),
+    /// Nothing.
+    Other,
 }
 
 /// Marks a slot as one of the constants, and an operand of predicates as one.
@@ -127,7 +143,7 @@ impl<'a> Form<'a> {
 
 impl Selected {
     pub fn new(f: OpFn, kind: Kind, class: u8) -> Selected {
-        Selected { inst: Inst { f, kind, class, ..blank() }, fields: vec![] }
+        Selected { inst: Inst { f, kind, class, ..blank() }, fields: vec![], role: Role::Other }
     }
     /// A lane-wise instruction that cannot fail.
     pub fn plain(f: OpFn, class: u8, fields: Vec<Field>) -> Selected {
@@ -226,13 +242,21 @@ impl<'a> Selector<'a> {
         match form.parts[0] {
             "ret" | "exit" | "trap" => self.control(form),
             "bar" | "barrier" => self.barrier(form),
-            "fence" | "membar" | "prefetch" | "nanosleep" | "setmaxnreg" => self.ordering(form),
+            "fence" | "membar" | "prefetch" | "nanosleep" => self.ordering(form),
+            "setmaxnreg" => self.setmaxnreg(form),
             "mov" => self.mov(form),
             "ld" | "st" => self.load_or_store(form),
             "atom" | "red" => self.atomic(form),
             "cp" => self.copy(form),
             "shfl" => self.shuffle(form),
+            "vote" => self.vote(form),
+            "match" => self.matching(form),
+            "redux" => self.redux(form),
+            "elect" => self.elect(form),
+            "activemask" => self.activemask(form),
             "ldmatrix" => self.ldmatrix(form),
+            "stmatrix" => self.stmatrix(form),
+            "movmatrix" => self.movmatrix(form),
             "mma" => self.mma(form),
             "wgmma" => self.wgmma(form),
             "mbarrier" => self.mbarrier(form),
