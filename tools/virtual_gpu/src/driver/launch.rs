@@ -7,7 +7,7 @@ use super::stream::{self, Work};
 use super::{memory, module};
 use crate::config::config;
 use crate::launch::{Launch, run};
-use crate::ptx::EntryText;
+use crate::ptx::Entry;
 use std::collections::BTreeSet;
 use std::ffi::c_void;
 use std::io::Write;
@@ -88,7 +88,7 @@ pub unsafe fn queue(
 
 /// The parameters of a launch, one behind the other as the entry lays them out.
 unsafe fn parameters(
-    entry: &EntryText,
+    entry: &Entry,
     params: *const *const c_void,
     extra: *const *const c_void,
 ) -> Result<Vec<u8>, Code> {

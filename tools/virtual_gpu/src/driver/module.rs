@@ -56,19 +56,27 @@ pub unsafe fn load(image: *const c_char) -> Result<*mut c_void, Code> {
         return Err(Code::INVALID_VALUE);
     }
     let failed = |code: Code| {
-        move |problem: String| {
+        move |problem: &dyn std::fmt::Display| {
             eprintln!("virtual_gpu: {problem}");
             code
         }
     };
-    let text = fatbin::ptx(image.cast(), config().arch.capability()).map_err(failed(Code::NO_BINARY_FOR_GPU))?;
-    let ptx = ptx::Module::parse(text).map_err(failed(Code::INVALID_PTX))?;
+    let text = fatbin::ptx(image.cast(), config().arch.capability())
+        .map_err(|problem| failed(Code::NO_BINARY_FOR_GPU)(&problem))?;
+    let ptx = ptx::Module::parse(text).map_err(|problem| failed(Code::INVALID_PTX)(&problem))?;
     let mut variables = HashMap::new();
     for variable in &ptx.globals {
         let address = memory::allocate_zeros(variable.bytes)?;
         let filled = variable.init.len().min(variable.bytes);
         std::ptr::copy_nonoverlapping(variable.init.as_ptr(), address as *mut u8, filled);
         variables.insert(variable.name.clone(), (address, variable.bytes));
+    }
+    for variable in &ptx.globals {
+        for held in &variable.addresses {
+            let (address, _) = variables.get(&held.name).ok_or(Code::NOT_FOUND)?;
+            let (start, _) = variables[&variable.name];
+            ((start + held.at as u64) as *mut u64).write_unaligned(address.wrapping_add_signed(held.offset));
+        }
     }
     let module = Arc::new(Module { ptx: Arc::new(ptx), variables, functions: Mutex::default() });
     let names: Vec<String> = if config().eager { module.ptx.entries.keys().cloned().collect() } else { Vec::new() };
@@ -127,7 +135,7 @@ fn function_of(module: *mut c_void, name: &str) -> Result<*mut c_void, Code> {
         return Ok(*handle as *mut c_void);
     }
     let entry = module.ptx.entries.get(name).ok_or(Code::NOT_FOUND)?;
-    let bounds = Bounds::of(&entry.head);
+    let bounds = Bounds::of(&entry.limits);
     let function = Function {
         module: module.clone(),
         name: name.to_string(),
@@ -157,18 +165,11 @@ struct Bounds {
 }
 
 impl Bounds {
-    fn of(head: &str) -> Self {
-        let numbers = |directive: &str| {
-            let after = &head[head.find(directive)? + directive.len()..];
-            let list = after.split(|c: char| !(c.is_ascii_digit() || c == ',' || c.is_ascii_whitespace())).next()?;
-            let numbers =
-                list.split(',').map_while(|number| number.split_ascii_whitespace().next()?.parse::<u32>().ok());
-            Some(numbers.product()).filter(|product| *product > 0)
-        };
+    fn of(limits: &ptx::Limits) -> Self {
         Bounds {
-            threads: numbers(".maxntid").or_else(|| numbers(".reqntid")).unwrap_or(device::BLOCK_THREADS),
-            blocks: numbers(".minnctapersm").unwrap_or(1),
-            registers: numbers(".maxnreg"),
+            threads: limits.threads().filter(|threads| *threads > 0).unwrap_or(device::BLOCK_THREADS),
+            blocks: limits.min_blocks.filter(|blocks| *blocks > 0).unwrap_or(1),
+            registers: limits.max_registers,
         }
     }
 
@@ -281,11 +282,15 @@ mod tests {
 
     #[test]
     fn launch_bounds_are_multiplied_and_registers_follow() {
-        let bounds = Bounds::of(".visible .entry k(.param .b64 p)\n.maxntid 16, 8, 2\n.minnctapersm 4\n");
+        let of = |directives: &str| {
+            let text = format!(".visible .entry k(.param .b64 p)\n{directives}{{ ret; }}");
+            Bounds::of(&ptx::Module::parse(text).unwrap().entries["k"].limits)
+        };
+        let bounds = of(".maxntid 16, 8, 2\n.minnctapersm 4\n");
         assert_eq!((bounds.threads, bounds.blocks, bounds.registers()), (256, 4, 64));
-        let bounds = Bounds::of(".visible .entry k()\n.reqntid 96\n.maxnreg 40\n");
+        let bounds = of(".reqntid 96\n.maxnreg 40\n");
         assert_eq!((bounds.threads, bounds.registers()), (96, 40));
-        let bounds = Bounds::of(".visible .entry k()");
+        let bounds = of("");
         assert_eq!((bounds.threads, bounds.registers()), (1024, 64));
     }
 

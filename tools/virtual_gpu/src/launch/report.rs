@@ -23,15 +23,10 @@ pub fn place(k: &Kernel, m: &Module, pc: u32) -> String {
     }
 }
 
-/// The source line of a location, with the line it was inlined at.
+/// The source line of a location, with the lines it was inlined at.
 pub fn source(k: &Kernel, m: &Module, loc: u32) -> String {
-    let (file, line, inlined) = k.locs[loc as usize];
-    let name = |f: u32| m.files.get(&f).map_or("?", |s| s.rsplit("kernels/").next().unwrap_or(s)).to_string();
-    let mut text = format!("{}:{line}", name(file));
-    if let Some((f, l)) = inlined {
-        text += &format!(" (inlined at {}:{l})", name(f));
-    }
-    text
+    let position = k.positions.get(loc as usize).copied().unwrap_or_default();
+    k.sources.describe(position.source, &m.files)
 }
 
 /// Entries into each basic block of a kernel, as warps and as lanes.

@@ -1,16 +1,16 @@
 //! Basic blocks: where they begin and end, and which follows which.
 
 use super::select::{Role, Selected, blank};
-use crate::ptx::Why;
+use crate::ptx::{Label, Why};
 use crate::warp::{Inst, Kind};
 use std::collections::HashMap;
 
 /// One step of a body in program order.
 pub enum Step {
-    Label(String),
+    Label(Label),
     Instruction(Selected),
     /// A branch to a label; its instruction carries the guard.
-    Branch(Inst, String),
+    Branch(Inst, Label),
 }
 
 /// Instructions `first..end` of a [`Flow`], of which the first is the block's `Kind::Enter`.
@@ -29,15 +29,15 @@ pub struct Flow {
 }
 
 /// Cuts steps into blocks and resolves the targets of branches; falling off the end returns.
-pub fn cut(steps: Vec<Step>) -> Result<Flow, Why> {
+pub fn cut(steps: Vec<Step>, labels: u32) -> Result<Flow, Why> {
     let mut cutter = Cutter { flow: Flow { code: vec![], blocks: vec![] }, open: false };
-    let mut labels: HashMap<String, usize> = HashMap::new();
-    let mut branches: Vec<(usize, String)> = vec![];
+    let mut block_of = vec![None; labels as usize];
+    let mut branches: Vec<(usize, Label)> = vec![];
     for step in steps {
         match step {
-            Step::Label(name) => {
+            Step::Label(label) => {
                 cutter.begin_at_label();
-                labels.insert(name, cutter.flow.blocks.len() - 1);
+                block_of[label.0 as usize] = Some(cutter.flow.blocks.len() - 1);
             }
             Step::Instruction(selected) => cutter.push(selected),
             Step::Branch(inst, label) => {
@@ -52,7 +52,8 @@ pub fn cut(steps: Vec<Step>) -> Result<Flow, Why> {
     let Cutter { mut flow, .. } = cutter;
     let mut target_block: HashMap<usize, usize> = HashMap::new();
     for (at, label) in branches {
-        let block = *labels.get(&label).ok_or_else(|| format!("label {label}"))?;
+        let block =
+            block_of[label.0 as usize].ok_or_else(|| format!("a branch leads to the missing label {}", label.0))?;
         target_block.insert(at, block);
         flow.code[at].inst.target = flow.blocks[block].first as u32;
     }

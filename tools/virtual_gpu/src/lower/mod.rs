@@ -6,12 +6,12 @@ mod names;
 mod registers;
 mod select;
 
-use crate::ptx::{self, Body, Item, Module, Operand, Statement, Why};
-use crate::warp::{Inst, Kind, Slot};
+use crate::ptx::{self, Body, Error, Item, Label, Module, Operand, Position, Sources, Statement, Why};
+use crate::warp::{self, Inst, Kind, Slot};
 use blocks::{Flow, Step};
 use names::Names;
 use registers::Places;
-use select::{Field, Selector, blank};
+use select::{Field, Selected, Selector, blank};
 use std::collections::HashMap;
 
 pub use select::SPECIALS;
@@ -34,7 +34,9 @@ pub struct Kernel {
     pub local_bytes: usize,
     pub static_shared: usize,
     pub params_bytes: usize,
-    pub locs: Vec<(u32, u32, Option<(u32, u32)>)>,
+    /// Places of the statements, which `Inst::loc` numbers.
+    pub positions: Vec<Position>,
+    pub sources: Sources,
     /// The opcode of each instruction.
     pub texts: Vec<String>,
     /// The line of each instruction in the module's PTX; 0: it has none.
@@ -50,30 +52,24 @@ unsafe impl Send for Kernel {}
 unsafe impl Sync for Kernel {}
 
 /// Makes a kernel of the entry `name`; `globals` are the addresses of the module's variables.
-pub fn compile(module: &Module, globals: &HashMap<String, u64>, name: &str) -> Result<Kernel, String> {
-    let entry = module.entries.get(name).ok_or("no such entry")?;
+pub fn compile(module: &Module, globals: &HashMap<String, u64>, name: &str) -> Result<Kernel, Error> {
     let body = ptx::parse_entry(module, name)?;
-    let names = Names::new(module, entry, &body, globals);
+    let entry = &module.entries[name];
+    let whole = |why: Why| Error::new(0, "", why).within(name);
+    let names = Names::new(module, entry, &body, globals).map_err(whole)?;
     let mut selector = Selector::new(&body, &names);
-    let (steps, mut texts) = steps(&mut selector, &body)?;
-    let mut flow = blocks::cut(steps).map_err(|why| why.to_string())?;
-    in_flight::check(&mut flow, body.classes.len()).map_err(|found| {
-        let (file, line, _) = body.locs[found.loc as usize];
-        let file = module.files.get(&file).map_or("the PTX", |name| name.as_str());
-        format!("{} ({file}:{line})", found.text)
+    let steps = steps(&mut selector, module, &body).map_err(|error| error.within(name))?;
+    let mut flow = blocks::cut(steps.all, steps.labels).map_err(whole)?;
+    in_flight::check(&mut flow, selector.classes.len()).map_err(|found| {
+        let line = body.positions[found.loc as usize].line;
+        Error::new(line, module.line(line), Why::Order(found.text.to_string())).within(name)
     })?;
-    let places = registers::allocate(&flow, &body.classes);
+    let places = registers::allocate(&flow, &selector.classes);
     let (code, operands) = encode(&flow, &places);
-    let max_threads = entry
-        .head
-        .find(".maxntid")
-        .and_then(|p| entry.head[p + 8..].split(',').next().and_then(|x| x.trim().parse().ok()))
-        .unwrap_or(1024);
-    let (texts, lines) = opcodes(&flow, &mut texts);
     Ok(Kernel {
         name: name.to_string(),
-        texts,
-        lines,
+        texts: opcodes(&flow, &mut steps.opcodes.into_iter()),
+        lines: flow.code.iter().map(|selected| body.positions[selected.inst.loc as usize].line).collect(),
         shared_variables: names.shared_variables.clone(),
         blocks: histograms(&flow),
         code,
@@ -81,61 +77,107 @@ pub fn compile(module: &Module, globals: &HashMap<String, u64>, name: &str) -> R
         slots: places.slots,
         preds: selector.predicates as usize,
         mems: selector.memory_instructions as usize,
+        vregs: selector.classes.len(),
         consts: selector.constants.slots,
         local_bytes: names.local_bytes,
         static_shared: names.static_shared,
         params_bytes: entry.params_bytes,
-        locs: body.locs.clone(),
-        vregs: body.classes.len(),
-        max_threads,
+        positions: body.positions,
+        sources: body.sources,
+        max_threads: entry.limits.threads().unwrap_or(1024),
     })
 }
 
-/// An opcode and its line in the PTX.
-type Text = (String, u32);
-
-/// Selects the instructions of a body; the texts are those of all steps that are no labels.
-fn steps(selector: &mut Selector, body: &Body) -> Result<(Vec<Step>, std::vec::IntoIter<Text>), String> {
-    let mut steps = vec![];
-    let mut texts = vec![];
-    for item in &body.items {
-        match item {
-            Item::Label(name) => steps.push(Step::Label(name.clone())),
-            Item::Inst(statement) => {
-                let before = steps.len();
-                step(selector, statement, &mut steps)
-                    .map_err(|why| format!("{} {:?}: {why}", statement.op, statement.operands))?;
-                let made = steps[before..].iter().filter(|step| !matches!(step, Step::Label(_))).count();
-                texts.extend(std::iter::repeat_n((statement.op.clone(), statement.line), made));
-            }
-        }
-    }
-    Ok((steps, texts.into_iter()))
+/// The steps of a body.
+struct Steps {
+    all: Vec<Step>,
+    /// The opcode of each step that is no label.
+    opcodes: Vec<String>,
+    /// How many labels there are.
+    labels: u32,
 }
 
-/// The steps of one statement: its instruction, under its guard where it has one.
-fn step(selector: &mut Selector, statement: &Statement, steps: &mut Vec<Step>) -> Result<(), Why> {
-    let guard = statement.guard.map(|(register, negated)| (selector.predicate_number(register), negated));
-    if let "bra" | "bra.uni" = statement.op.as_str() {
-        let Some(Operand::Sym(label)) = statement.operands.first() else { return Err("a branch needs a label".into()) };
-        steps.push(Step::Branch(branch(guard, statement.loc), label.clone()));
-        return Ok(());
-    }
-    let selected = selector.select(statement)?;
-    match guard {
-        None => steps.push(Step::Instruction(selected)),
-        Some((predicate, negated)) if matches!(selected.inst.kind, Kind::Plain | Kind::Mem) => {
-            steps.push(Step::Instruction(selected.guarded(predicate, negated)));
-        }
-        // what cannot be under a guard is jumped over
-        Some((predicate, negated)) => {
-            let behind = format!("behind the statement {}", steps.len());
-            steps.push(Step::Branch(branch(Some((predicate, !negated)), statement.loc), behind.clone()));
-            steps.push(Step::Instruction(selected));
-            steps.push(Step::Label(behind));
+/// Selects the instructions of a body.
+fn steps(selector: &mut Selector, module: &Module, body: &Body) -> Result<Steps, Error> {
+    let mut steps = Steps { all: vec![], opcodes: vec![], labels: body.labels };
+    for item in &body.items {
+        match item {
+            Item::Label(label) => steps.all.push(Step::Label(*label)),
+            Item::Inst(statement) => steps.add(selector, statement).map_err(|why| {
+                let line = body.positions[statement.loc as usize].line;
+                Error::new(line, module.line(line), why)
+            })?,
         }
     }
-    Ok(())
+    Ok(steps)
+}
+
+impl Steps {
+    fn new_label(&mut self) -> Label {
+        self.labels += 1;
+        Label(self.labels - 1)
+    }
+
+    fn instruction(&mut self, statement: &Statement, selected: Selected) {
+        self.all.push(Step::Instruction(selected));
+        self.opcodes.push(statement.op.clone());
+    }
+
+    fn branch(&mut self, statement: &Statement, guard: Option<(u32, bool)>, target: Label) {
+        self.all.push(Step::Branch(branch(guard, statement.loc), target));
+        self.opcodes.push(statement.op.clone());
+    }
+
+    /// The instructions of one statement, under its guard where it has one.
+    fn add(&mut self, selector: &mut Selector, statement: &Statement) -> Result<(), Why> {
+        let guard = statement.guard.map(|(register, negated)| (selector.predicate_number(register), negated));
+        match (statement.op.split('.').next().unwrap_or(""), &statement.operands[..]) {
+            ("bra", [Operand::Label(target)]) => {
+                self.branch(statement, guard, *target);
+                return Ok(());
+            }
+            ("bra", _) => return Err(Why::Operand("a branch needs one label".into())),
+            _ => {}
+        }
+        let mut selected = selector.select(statement)?;
+        let alone = selected.len() == 1 && matches!(selected[0].inst.kind, Kind::Plain | Kind::Mem);
+        match guard {
+            Some((predicate, negated)) if alone => {
+                let only = selected.remove(0).guarded(predicate, negated);
+                self.instruction(statement, only);
+            }
+            // what cannot be under a guard is jumped over
+            Some((predicate, negated)) => {
+                let behind = self.new_label();
+                self.branch(statement, Some((predicate, !negated)), behind);
+                self.unguarded(selector, statement, selected)?;
+                self.all.push(Step::Label(behind));
+            }
+            None => self.unguarded(selector, statement, selected)?,
+        }
+        Ok(())
+    }
+
+    fn unguarded(&mut self, selector: &mut Selector, statement: &Statement, all: Vec<Selected>) -> Result<(), Why> {
+        for selected in all {
+            self.instruction(statement, selected);
+        }
+        if !statement.op.starts_with("brx") {
+            return Ok(());
+        }
+        // an indexed branch compares with each number in turn; behind the last there is no target
+        let Some(Operand::Vec(targets)) = statement.operands.get(1) else {
+            return Err(Why::Operand("an indexed branch needs a list of labels".into()));
+        };
+        for (number, target) in targets.iter().enumerate() {
+            let Operand::Label(target) = target else { return Err(Why::Operand("a target is not a label".into())) };
+            let (predicate, comparison) = selector.equals(statement, number as u64)?;
+            self.instruction(statement, comparison);
+            self.branch(statement, Some((predicate, false)), *target);
+        }
+        self.instruction(statement, Selected::new(warp::nop, Kind::Trap, crate::count::C_OTHER));
+        Ok(())
+    }
 }
 
 fn branch(guard: Option<(u32, bool)>, loc: u32) -> Inst {
@@ -144,13 +186,13 @@ fn branch(guard: Option<(u32, bool)>, loc: u32) -> Inst {
     Inst { kind, guard: guard_register, neg, guarded: guard.is_some(), loc, class: crate::count::C_BRA, ..blank() }
 }
 
-/// Opcode and line of each instruction of a flow; what the cutter added is named by what it does.
-fn opcodes(flow: &Flow, texts: &mut dyn Iterator<Item = Text>) -> (Vec<String>, Vec<u32>) {
-    let of = |selected: &select::Selected| match selected.inst.kind {
-        Kind::Enter => ("enter".to_string(), 0),
-        _ => texts.next().unwrap_or_else(|| ("ret".to_string(), 0)),
+/// The opcode of each instruction of a flow; what the cutter added is named by what it does.
+fn opcodes(flow: &Flow, texts: &mut dyn Iterator<Item = String>) -> Vec<String> {
+    let of = |selected: &Selected| match selected.inst.kind {
+        Kind::Enter => "enter".to_string(),
+        _ => texts.next().unwrap_or_else(|| "ret".to_string()),
     };
-    flow.code.iter().map(of).unzip()
+    flow.code.iter().map(of).collect()
 }
 
 /// Instructions with slots in the place of virtual registers, and the operands that they point to.
@@ -180,12 +222,14 @@ fn encode(flow: &Flow, places: &Places) -> (Vec<Inst>, Vec<Vec<u32>>) {
     (code, operands)
 }
 
-/// Instructions of each class in each block.
+/// Instructions of each class in each block; those of the class `UNCOUNTED` are in none.
 fn histograms(flow: &Flow) -> Vec<[u32; CLASSES]> {
     let count = |block: &blocks::Block| {
         let mut histogram = [0u32; CLASSES];
         for selected in &flow.code[block.first + 1..block.end] {
-            histogram[selected.inst.class as usize] += 1;
+            if let Some(count) = histogram.get_mut(selected.inst.class as usize) {
+                *count += 1;
+            }
         }
         histogram
     };

@@ -1,6 +1,6 @@
 //! Addresses of what a kernel names: parameters, shared and local variables, globals.
 
-use crate::ptx::{Body, EntryText, Module, Why};
+use crate::ptx::{Body, Entry, Module, Why};
 use crate::warp::SHARED_BASE;
 use std::collections::HashMap;
 
@@ -10,6 +10,16 @@ const DYNAMIC_SHARED_ALIGNMENT: usize = 128;
 const SHARED_GAP: usize = 16;
 /// Least alignment of a local variable.
 const LOCAL_ALIGNMENT: usize = 16;
+/// Most shared memory of a block on any chip, and most local memory of a thread.
+const LARGEST_SHARED: usize = 228 << 10;
+const LARGEST_LOCAL: usize = 512 << 10;
+
+fn limit(space: &str, bytes: usize, most: usize) -> Result<(), Why> {
+    if bytes > most {
+        return Err(Why::Limit(format!("the {space} variables have {bytes} bytes of {most}")));
+    }
+    Ok(())
+}
 
 /// The address of each name, and how much memory they need.
 pub struct Names<'a> {
@@ -24,7 +34,12 @@ pub struct Names<'a> {
 }
 
 impl<'a> Names<'a> {
-    pub fn new(module: &Module, entry: &EntryText, body: &Body, globals: &'a HashMap<String, u64>) -> Names<'a> {
+    pub fn new(
+        module: &Module,
+        entry: &Entry,
+        body: &Body,
+        globals: &'a HashMap<String, u64>,
+    ) -> Result<Names<'a>, Why> {
         let mut static_shared = 0usize;
         let mut shared = HashMap::new();
         let mut shared_variables = vec![];
@@ -35,6 +50,7 @@ impl<'a> Names<'a> {
             shared.insert(variable.name.clone(), start);
             shared_variables.push((start, start + variable.bytes as u32));
             static_shared += variable.bytes + gap;
+            limit("shared", static_shared, LARGEST_SHARED)?;
         }
         let static_shared = static_shared.next_multiple_of(DYNAMIC_SHARED_ALIGNMENT);
         shared_variables.push((SHARED_BASE + static_shared as u32, u32::MAX));
@@ -47,14 +63,28 @@ impl<'a> Names<'a> {
             local_bytes = local_bytes.next_multiple_of(variable.align.max(LOCAL_ALIGNMENT));
             local.insert(variable.name.clone(), local_bytes as u64);
             local_bytes += variable.bytes;
+            limit("local", local_bytes, LARGEST_LOCAL)?;
         }
         let parameters = entry.params.iter().map(|p| (p.name.clone(), (p.offset, p.bytes))).collect();
-        Names { parameters, shared, local, globals, shared_variables, static_shared, local_bytes }
+        Ok(Names { parameters, shared, local, globals, shared_variables, static_shared, local_bytes })
     }
 
     /// Offset and bytes of a parameter.
     pub fn parameter(&self, name: &str) -> Option<(usize, usize)> {
         self.parameters.get(name).copied()
+    }
+
+    /// The state space of a name.
+    pub fn space(&self, name: &str) -> &'static str {
+        if self.parameters.contains_key(name) {
+            "param"
+        } else if self.shared.contains_key(name) {
+            "shared"
+        } else if self.local.contains_key(name) {
+            "local"
+        } else {
+            "global"
+        }
     }
 
     /// The address of a name in its own state space.
@@ -65,6 +95,6 @@ impl<'a> Names<'a> {
             .or_else(shared)
             .or_else(|| self.local.get(name).copied())
             .or_else(|| self.globals.get(name).copied())
-            .ok_or_else(|| format!("the name {name} is not declared").into())
+            .ok_or_else(|| Why::undeclared("name", name))
     }
 }

@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 impl Selector<'_> {
     pub(super) fn arithmetic(&mut self, form: &Form) -> Result<Selected, Why> {
         match form.parts[0] {
-            "setp" => self.set_predicate(form),
             "selp" => self.select_by_predicate(form),
             "and" | "or" | "xor" | "not" if form.ty == "pred" => self.predicate_logic(form),
             "bfi" => self.bit_field_insert(form),
@@ -15,20 +14,6 @@ impl Selector<'_> {
             "shf" => self.of_three(form, if form.part(1) == "l" { warp::shf_l_wrap } else { warp::shf_r_wrap }),
             _ => self.lane_wise(form),
         }
-    }
-
-    fn set_predicate(&mut self, form: &Form) -> Result<Selected, Why> {
-        if form.parts.len() != 3 {
-            return Err("setp with a combination is not known".into());
-        }
-        let f = warp::setp(form.parts[1], form.ty).ok_or("this comparison is not known")?;
-        let wide = form.is_wide();
-        let fields = vec![
-            self.predicate(form.operand(0)?)?,
-            self.read(form.operand(1)?, wide)?,
-            self.read(form.operand(2)?, wide)?,
-        ];
-        Ok(Selected::plain(f, C_PRED, fields))
     }
 
     fn select_by_predicate(&mut self, form: &Form) -> Result<Selected, Why> {
@@ -45,7 +30,10 @@ impl Selector<'_> {
 
     fn predicate_logic(&mut self, form: &Form) -> Result<Selected, Why> {
         let f = warp::arithmetic(form.opcode).ok_or("this operation on predicates is not known")?;
-        let fields = form.operands().iter().map(|operand| self.predicate(operand)).collect::<Result<_, _>>()?;
+        let mut fields = vec![self.predicate_destination(form.operand(0)?)?];
+        for operand in &form.operands()[1..] {
+            fields.push(self.predicate(operand)?);
+        }
         Ok(Selected::plain(f, C_PRED, fields))
     }
 

@@ -26,7 +26,7 @@ impl Selector<'_> {
             _ => self.predicate(form.operand(0)?)?,
         };
         let (asked, negated) = match form.operand(1)? {
-            Operand::Not(register) => (Field::Fixed(self.predicate_number(*register)), true),
+            Operand::Not(inner) => (self.predicate(inner)?, true),
             asked => (self.predicate(asked)?, false),
         };
         let mut selected = self.collective(form, 2, warp::vote, C_SHFL, vec![to, asked])?.immediate(vote as i64);

@@ -3,8 +3,10 @@
 mod arithmetic;
 mod collective;
 mod control;
+mod generic;
 mod hopper;
 mod memory;
+mod predicate;
 
 use super::names::Names;
 use crate::count::*;
@@ -46,6 +48,9 @@ pub enum Role {
     /// Nothing.
     Other,
 }
+
+/// Class of instructions that a GPU does not have: they help to execute another.
+pub const UNCOUNTED: u8 = u8::MAX;
 
 /// Marks a slot as one of the constants, and an operand of predicates as one.
 const CONSTANT: u32 = 0x8000_0000;
@@ -92,14 +97,22 @@ pub struct Form<'a> {
 impl<'a> Form<'a> {
     fn of(statement: &'a Statement) -> Form<'a> {
         let opcode = statement.op.as_str();
-        let parts: Vec<&str> = opcode.split('.').collect();
+        let mut parts: Vec<&str> = opcode.split('.').collect();
+        for part in &mut parts {
+            // the block's own shared memory, and the parameters of the entry itself
+            match *part {
+                "shared::cta" => *part = "shared",
+                "param::entry" => *part = "param",
+                _ => {}
+            }
+        }
         let ty = parts[parts.len() - 1];
         Form { statement, opcode, parts, ty }
     }
     /// Operand `n`, or an error that says how many there are.
     pub fn operand(&self, n: usize) -> Result<&'a Operand, Why> {
         let given = &self.statement.operands;
-        given.get(n).ok_or_else(|| format!("operand {} is missing: there are {}", n + 1, given.len()).into())
+        given.get(n).ok_or_else(|| Why::Operand(format!("operand {} is missing: there are {}", n + 1, given.len())))
     }
     /// Operand `n` if it is there.
     pub fn optional(&self, n: usize) -> Option<&'a Operand> {
@@ -122,21 +135,21 @@ impl<'a> Form<'a> {
     pub fn address(&self, n: usize) -> Result<(&'a Operand, i64), Why> {
         match self.operand(n)? {
             Operand::Addr(base, offset) => Ok((base, *offset)),
-            _ => Err(format!("operand {} is not an address", n + 1).into()),
+            _ => Err(Why::Operand(format!("operand {} is not an address", n + 1))),
         }
     }
     /// Operand `n`, which must be an integer.
     pub fn immediate(&self, n: usize) -> Result<u64, Why> {
         match self.operand(n)? {
             Operand::Imm(value) => Ok(*value),
-            _ => Err(format!("operand {} is not an immediate", n + 1).into()),
+            _ => Err(Why::Operand(format!("operand {} is not an immediate", n + 1))),
         }
     }
     /// Operand `n`, which must be a list in braces.
     pub fn list(&self, n: usize) -> Result<&'a [Operand], Why> {
         match self.operand(n)? {
             Operand::Vec(list) => Ok(list),
-            _ => Err(format!("operand {} is not a list in braces", n + 1).into()),
+            _ => Err(Why::Operand(format!("operand {} is not a list in braces", n + 1))),
         }
     }
 }
@@ -185,6 +198,12 @@ pub struct Constants {
 }
 
 impl Constants {
+    /// A constant that is another in each lane.
+    fn of_lanes(&mut self, values: [u32; 32]) -> u32 {
+        self.slots.push(Slot(values));
+        (self.slots.len() as u32 - 1) | CONSTANT
+    }
+
     fn of(&mut self, value: u64, wide: bool) -> u32 {
         let value = if wide { value } else { value as u32 as u64 };
         if let Some(&place) = self.index.get(&(value, wide)) {
@@ -206,7 +225,8 @@ impl Constants {
 
 /// Selects the instructions of one body.
 pub struct Selector<'a> {
-    body: &'a Body,
+    /// What each virtual register holds; those of the body come first.
+    pub classes: Vec<Class>,
     names: &'a Names<'a>,
     /// The number of each predicate register.
     predicate_of: Vec<u32>,
@@ -214,6 +234,8 @@ pub struct Selector<'a> {
     pub constants: Constants,
     /// Memory instructions so far: each caches the allocation that it touched last.
     pub memory_instructions: u32,
+    /// What the statement at hand needs before its own instruction.
+    helpers: Vec<Selected>,
 }
 
 impl<'a> Selector<'a> {
@@ -227,24 +249,58 @@ impl<'a> Selector<'a> {
                 predicates.saturating_sub(1)
             })
             .collect();
-        Selector { body, names, predicate_of, predicates, constants: Constants::default(), memory_instructions: 0 }
+        Selector {
+            classes: body.classes.clone(),
+            names,
+            predicate_of,
+            predicates,
+            constants: Constants::default(),
+            memory_instructions: 0,
+            helpers: vec![],
+        }
     }
 
-    /// The instruction of a statement, without its guard.
-    pub fn select(&mut self, statement: &Statement) -> Result<Selected, Why> {
-        let form = Form::of(statement);
-        let mut selected = self.by_group(&form)?;
-        selected.inst.loc = statement.loc;
-        Ok(selected)
+    /// The instructions of a statement, without its guard: helpers that it needs, and what it says last.
+    pub fn select(&mut self, statement: &Statement) -> Result<Vec<Selected>, Why> {
+        let rewritten = self.with_plain_addresses(statement)?;
+        let last = self.by_group(&Form::of(rewritten.as_ref().unwrap_or(statement)));
+        let mut all = std::mem::take(&mut self.helpers);
+        all.push(last?);
+        for selected in &mut all {
+            selected.inst.loc = statement.loc;
+        }
+        Ok(all)
+    }
+
+    /// Puts an instruction before that of the statement. Helpers are not counted.
+    fn help(&mut self, f: OpFn, fields: Vec<Field>) {
+        self.helpers.push(Selected::plain(f, UNCOUNTED, fields));
+    }
+
+    /// A register of the executor's own.
+    fn new_register(&mut self, class: Class) -> u32 {
+        self.classes.push(class);
+        self.predicate_of.push(0);
+        self.classes.len() as u32 - 1
+    }
+
+    /// The number of a predicate of the executor's own.
+    fn new_predicate(&mut self) -> u32 {
+        self.predicates += 1;
+        self.predicates - 1
     }
 
     fn by_group(&mut self, form: &Form) -> Result<Selected, Why> {
         match form.parts[0] {
-            "ret" | "exit" | "trap" => self.control(form),
+            "ret" | "exit" | "trap" | "brx" => self.control(form),
             "bar" | "barrier" => self.barrier(form),
             "fence" | "membar" | "prefetch" | "nanosleep" => self.ordering(form),
             "setmaxnreg" => self.setmaxnreg(form),
             "mov" => self.mov(form),
+            "setp" => self.set_predicate(form),
+            "cvta" => self.convert_address(form),
+            "isspacep" => self.is_in_space(form),
+            "ld" | "st" | "atom" | "red" if self.is_generic(form) => self.generic_access(form),
             "ld" | "st" => self.load_or_store(form),
             "atom" | "red" => self.atomic(form),
             "cp" => self.copy(form),
@@ -268,12 +324,12 @@ impl<'a> Selector<'a> {
     fn read(&mut self, operand: &Operand, wide: bool) -> Result<Field, Why> {
         Ok(match operand {
             Operand::Reg(register) => {
-                let class = self.body.classes[*register as usize];
+                let class = self.classes[*register as usize];
                 if class == Class::Pred {
-                    return Err("a predicate stands where a value is expected".into());
+                    return Err(Why::Operand("a predicate stands where a value is expected".into()));
                 }
                 if (class == Class::D) != wide {
-                    return Err(format!("a source register has the wrong width ({class:?})").into());
+                    return Err(Why::Operand(format!("a source register has the wrong width ({class:?})")));
                 }
                 Field::Read(*register)
             }
@@ -283,7 +339,12 @@ impl<'a> Selector<'a> {
                 let address = self.names.address(name)?;
                 Field::Fixed(self.constants.of(address, wide))
             }
-            _ => return Err(format!("{operand:?} is not a source").into()),
+            Operand::Offset(name, offset) => {
+                let address = self.names.address(name)?.wrapping_add_signed(*offset);
+                Field::Fixed(self.constants.of(address, wide))
+            }
+            Operand::Special(name) => return self.special(name, wide),
+            _ => return Err(Why::Operand(format!("{operand:?} is not a source"))),
         })
     }
 
@@ -296,26 +357,14 @@ impl<'a> Selector<'a> {
     fn write(&self, operand: &Operand, wide: bool) -> Result<Field, Why> {
         match operand {
             Operand::Reg(register) => {
-                let class = self.body.classes[*register as usize];
+                let class = self.classes[*register as usize];
                 if class == Class::Pred || (class == Class::D) != wide {
-                    return Err(format!("the destination register has the wrong width ({class:?})").into());
+                    return Err(Why::Operand(format!("the destination register has the wrong width ({class:?})")));
                 }
                 Ok(Field::Write(*register))
             }
             Operand::Sink => Ok(Field::Fixed(NONE)),
-            _ => Err(format!("{operand:?} is not a destination").into()),
-        }
-    }
-
-    /// A predicate as source or destination.
-    fn predicate(&self, operand: &Operand) -> Result<Field, Why> {
-        match operand {
-            Operand::Reg(register) if self.body.classes[*register as usize] == Class::Pred => {
-                Ok(Field::Fixed(self.predicate_number(*register)))
-            }
-            Operand::Imm(value) => Ok(Field::Fixed(CONSTANT | (*value != 0) as u32)),
-            Operand::Sink => Ok(Field::Fixed(NONE)),
-            _ => Err(format!("{operand:?} is not a predicate").into()),
+            _ => Err(Why::Operand(format!("{operand:?} is not a destination"))),
         }
     }
 
@@ -325,7 +374,7 @@ impl<'a> Selector<'a> {
 
     /// Whether an operand is a register of 64 bits.
     fn is_wide_register(&self, operand: &Operand) -> bool {
-        matches!(operand, Operand::Reg(register) if self.body.classes[*register as usize] == Class::D)
+        matches!(operand, Operand::Reg(register) if self.classes[*register as usize] == Class::D)
     }
 
     fn next_memory_instruction(&mut self) -> u32 {
