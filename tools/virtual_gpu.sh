@@ -9,7 +9,7 @@
 #
 # Builds what is missing in target/virtual_gpu: the kernels as PTX for compute_80 and compute_90a (no machine code, so ptxas is not
 # needed), the driver and the program. An `x2ct` in COMMAND is that program, and a `cargo` builds beside it, in release. A build of
-# one's own serves as well: X2CT_VIRTUAL_GPU_TARGET names its target folder, X2CT_CUDA_ARCHS its targets, PTX of both among them.
+# one's own serves as it is: X2CT_VIRTUAL_GPU_TARGET names its target folder, X2CT_CUDA_ARCHS its targets, PTX of both among them.
 # VIRTUAL_GPU_* variables are the settings of the virtual GPU; tools/virtual_gpu/src/lib.rs lists them.
 set -euo pipefail
 
@@ -48,10 +48,10 @@ if [ -z "${X2CT_CUDA_ARCHS:-}" ]; then
     export X2CT_CUDA_ARCHS=compute_80,compute_90a X2CT_COMPRESS=none
 fi
 build() { cargo build --quiet --release --manifest-path "$root/Cargo.toml" "$@" >&2; }
-build --bin x2ct
+built=$CARGO_TARGET_DIR/release
+[ -n "${X2CT_VIRTUAL_GPU_TARGET:-}" ] && [ -x "$built/x2ct" ] || build --bin x2ct
 build --package virtual_gpu
 
-built=$CARGO_TARGET_DIR/release
 libraries=$built/virtual_gpu_libraries
 mkdir -p "$libraries"
 for name in libcuda.so libcuda.so.1 libcublasLt.so libcublasLt.so.13; do ln -sfn "$built/libvirtual_gpu.so" "$libraries/$name"; done

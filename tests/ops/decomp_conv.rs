@@ -368,9 +368,11 @@ fn decomp_conv_in_bf16() {
     for (name, device) in devices() {
         for variant in VARIANTS {
             for (size, groups) in [
+                (DEPTHWISE[2], Groups::Depthwise),
                 (DEPTHWISE[3], Groups::Depthwise),
                 (DEPTHWISE[4], Groups::Depthwise),
                 (DEPTHWISE[6], Groups::Depthwise),
+                (DEPTHWISE[7], Groups::Depthwise),
                 (DEPTHWISE[9], Groups::Depthwise),
                 (DENSE[1], Groups::Dense),
             ] {

@@ -201,6 +201,9 @@ fn batches_views_and_storage_types_agree_with_single_images() {
                 assert_eq!(image.shape()[..], [3, 2, 11, 13]);
                 let what = format!("{name} {projector:?} {variant:?}");
                 assert_close(&what, &image.to_vec().unwrap(), &want, 1e-5);
+                let skipping = LineIntegral { skip_air: Some(true), ..op.clone() };
+                let image = skipping.project(&ints).unwrap();
+                assert_close(&format!("{what} without air"), &image.to_vec().unwrap(), &want, 1e-5);
                 let floats: Vec<f32> = stored.iter().map(|&v| v as f32).collect();
                 for (dtype, bound) in [(DType::F32, 1e-5), (DType::Bf16, 4e-3)] {
                     let tensor = Tensor::from_slice(&device, [3, 5, 7, 9], dtype, &floats).unwrap();

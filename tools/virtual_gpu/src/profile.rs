@@ -111,8 +111,9 @@ impl Profile {
         let warps = threads.div_ceil(32).max(1);
         let by_threads = self.threads / 32 / warps;
         let by_shared = self.shared() / (shared + KIB);
-        // A warp's registers are given out by 256.
-        let by_registers = self.registers / ((registers.max(1) * 32).next_multiple_of(256) * warps.next_multiple_of(4));
+        // A warp's registers are given out by 256, and each of the four parts has a quarter of them.
+        let of_warp = (registers.max(1) * 32).next_multiple_of(256);
+        let by_registers = self.registers / 4 / of_warp * 4 / warps;
         by_threads.min(by_shared).min(by_registers).min(self.blocks)
     }
 
@@ -134,6 +135,7 @@ mod tests {
         assert_eq!(chip.resident_blocks(256, 0, 72), 3);
         assert_eq!(chip.resident_blocks(128, 43008, 116), 4);
         assert_eq!(chip.resident_blocks(32, 0, 16), 32);
+        assert_eq!(chip.resident_blocks(32, 0, 168), 12);
         assert_eq!(chip.resident_blocks(128, 80 * KIB, 32), 2);
         assert_eq!(Profile::of(80).resident_blocks(128, 43008, 114), 3);
     }

@@ -1,66 +1,18 @@
 //! The one device: its name, its attributes, and what a kernel can have of it.
 
 use super::error::{Code, Done, give};
-use crate::config::{Arch, config};
+use crate::config::config;
+use crate::profile::Profile;
 use std::ffi::{c_char, c_int, c_uint};
 
-/// What limits the blocks of a multiprocessor.
-pub struct Chip {
-    /// Multiprocessors.
-    pub multiprocessors: u32,
-    /// Shared memory of a multiprocessor, bytes.
-    pub shared: u32,
-    /// Shared memory that a block may ask for, bytes.
-    pub block_shared: u32,
-    /// Threads of a multiprocessor.
-    pub threads: u32,
-    /// Blocks of a multiprocessor.
-    pub blocks: u32,
-    /// Bytes of the second-level cache.
-    pub l2: u32,
-    /// Kilohertz of the multiprocessors.
-    pub clock: u32,
-    /// Kilohertz of the memory.
-    pub memory_clock: u32,
-    /// Bits of the memory's bus.
-    pub bus: u32,
-}
-
-/// Registers of a multiprocessor, and of a block.
-pub const REGISTERS: u32 = 65536;
-/// Shared memory that the system keeps of each block's, bytes.
-pub const SHARED_RESERVED: u32 = 1024;
 /// Shared memory that a block may have without asking, bytes.
 pub const SHARED_BY_DEFAULT: u32 = 48 << 10;
 /// Threads of a block at most.
 pub const BLOCK_THREADS: u32 = 1024;
 
 /// The chip of this process.
-pub fn chip() -> Chip {
-    match config().arch {
-        Arch::Sm80 => Chip {
-            multiprocessors: 108,
-            shared: 164 << 10,
-            block_shared: 163 << 10,
-            threads: 2048,
-            blocks: 32,
-            l2: 40 << 20,
-            clock: 1_410_000,
-            memory_clock: 1_215_000,
-            bus: 5120,
-        },
-        Arch::Sm90a => Chip {
-            multiprocessors: 132,
-            shared: 228 << 10,
-            block_shared: 227 << 10,
-            threads: 2048,
-            blocks: 32,
-            l2: 50 << 20,
-            clock: 1_980_000,
-            memory_clock: 3_201_000,
-            bus: 6144,
-        },
-    }
+pub fn chip() -> &'static Profile {
+    Profile::of(config().arch.capability())
 }
 
 /// Checks an ordinal of a device.
@@ -95,30 +47,27 @@ pub unsafe fn uuid(uuid: *mut u8) -> Done {
 pub fn attribute(number: c_uint) -> c_int {
     let chip = chip();
     let value = match number {
-        1 | 2 => BLOCK_THREADS,                // MAX_THREADS_PER_BLOCK, MAX_BLOCK_DIM_X
-        3 => BLOCK_THREADS,                    // MAX_BLOCK_DIM_Y
+        1..=3 => BLOCK_THREADS,                // MAX_THREADS_PER_BLOCK, MAX_BLOCK_DIM_X and _Y
         4 => 64,                               // MAX_BLOCK_DIM_Z
         5 => i32::MAX as u32,                  // MAX_GRID_DIM_X
-        6 | 7 => 65535,                        // MAX_GRID_DIM_Y, MAX_GRID_DIM_Z
+        6 | 7 => 65535,                        // MAX_GRID_DIM_Y and _Z
         8 => SHARED_BY_DEFAULT,                // MAX_SHARED_MEMORY_PER_BLOCK
         9 => 65536,                            // TOTAL_CONSTANT_MEMORY
         10 => 32,                              // WARP_SIZE
-        12 | 82 => REGISTERS,                  // MAX_REGISTERS_PER_BLOCK, _PER_MULTIPROCESSOR
-        13 => chip.clock,                      // CLOCK_RATE
+        12 | 82 => chip.registers,             // MAX_REGISTERS_PER_BLOCK and _PER_MULTIPROCESSOR
+        13 => (chip.clock / 1e3) as u32,       // CLOCK_RATE, kilohertz
         14 => 512,                             // TEXTURE_ALIGNMENT
         16 => chip.multiprocessors,            // MULTIPROCESSOR_COUNT
         19 | 31 | 40 | 41 => 1, // CAN_MAP_HOST_MEMORY, CONCURRENT_KERNELS, ASYNC_ENGINE_COUNT, UNIFIED_ADDRESSING
-        36 => chip.memory_clock, // MEMORY_CLOCK_RATE
-        37 => chip.bus,         // GLOBAL_MEMORY_BUS_WIDTH
         38 => chip.l2,          // L2_CACHE_SIZE
         39 => chip.threads,     // MAX_THREADS_PER_MULTIPROCESSOR
         75 => config().arch.capability() / 10, // COMPUTE_CAPABILITY_MAJOR
         76 => config().arch.capability() % 10, // COMPUTE_CAPABILITY_MINOR
-        81 => chip.shared,      // MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
+        81 => chip.shared(),    // MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
         95 => 1,                // COOPERATIVE_LAUNCH
-        97 => chip.block_shared, // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+        97 => chip.shared_of_block, // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
         106 => chip.blocks,     // MAX_BLOCKS_PER_MULTIPROCESSOR
-        111 => SHARED_RESERVED, // RESERVED_SHARED_MEMORY_PER_BLOCK
+        111 => 1024,            // RESERVED_SHARED_MEMORY_PER_BLOCK
         115 => config().pools as u32, // MEMORY_POOLS_SUPPORTED
         _ => 0,
     };

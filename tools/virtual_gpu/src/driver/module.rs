@@ -175,7 +175,7 @@ impl Bounds {
 
     /// As many registers as ptxas may give a thread: PTX does not say how many it takes.
     fn registers(&self) -> u32 {
-        let shared_out = (device::REGISTERS / (self.threads.next_multiple_of(32) * self.blocks)) & !7;
+        let shared_out = (chip().registers / (self.threads.next_multiple_of(32) * self.blocks)) & !7;
         self.registers.unwrap_or(shared_out).clamp(16, 255)
     }
 }
@@ -227,7 +227,7 @@ impl Function {
     pub fn set_attribute(&self, number: u32, value: c_int) -> Done {
         match number {
             8 => {
-                let most = chip().block_shared.saturating_sub(self.kernel()?.static_shared as u32);
+                let most = chip().shared_of_block.saturating_sub(self.kernel()?.static_shared as u32);
                 let bytes = u32::try_from(value).ok().filter(|bytes| *bytes <= most).ok_or(Code::INVALID_VALUE)?;
                 self.dynamic_limit.store(bytes, Ordering::Relaxed);
                 Ok(())
@@ -245,24 +245,12 @@ impl Function {
         if threads > self.threads {
             return Ok(0);
         }
-        let chip = chip();
-        let warps = threads.div_ceil(32);
-        let shared = (self.kernel()?.static_shared + dynamic).next_multiple_of(128) as u64;
-        if shared > chip.block_shared as u64 {
+        let shared = (self.kernel()?.static_shared + dynamic).next_multiple_of(128);
+        if shared > chip().shared_of_block as usize {
             return Ok(0);
         }
-        let by_shared = chip.shared as u64 / (shared + device::SHARED_RESERVED as u64);
-        Ok((chip.threads / 32 / warps)
-            .min(warps_by_registers(self.registers) / warps)
-            .min(by_shared as u32)
-            .min(chip.blocks))
+        Ok(chip().resident_blocks(threads, shared as u32, self.registers))
     }
-}
-
-/// Warps whose registers a multiprocessor holds: each gets them by 256, and each of its four parts has a quarter.
-fn warps_by_registers(registers: u32) -> u32 {
-    let of_a_warp = (registers * 32).next_multiple_of(256);
-    device::REGISTERS / 4 / of_a_warp * 4
 }
 
 /// A line that names the modules that were not unloaded.
@@ -292,12 +280,5 @@ mod tests {
         assert_eq!((bounds.threads, bounds.registers()), (96, 40));
         let bounds = of("");
         assert_eq!((bounds.threads, bounds.registers()), (1024, 64));
-    }
-
-    #[test]
-    fn warps_by_registers_are_a_multiple_of_four() {
-        assert_eq!(warps_by_registers(48), 40);
-        assert_eq!(warps_by_registers(96), 20);
-        assert_eq!(warps_by_registers(255), 8);
     }
 }
