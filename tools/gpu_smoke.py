@@ -16,7 +16,8 @@ from pathlib import Path
 BOUNDS = [
     ("demo/", 5e-2),
     ("run/", 1e-2),
-    ("ct/", 1e-2),
+    # One step in f32: the gradient's norm agrees to 2e-4, that of the first stage's norms, sums over millions of voxels of air, to 5e-2.
+    ("ct/", 5e-2),
     ("cache.safetensors", 1e-2),
     ("packed/", 4e-3),  # bf16
     ("prepared/", 4e-3),
@@ -69,7 +70,7 @@ def compare_tensors(name, got, want):
     for tensor in sorted(set(got) ^ set(want)):
         yield f"{tensor} is in one of the two only"
     for tensor in sorted(set(got) & set(want)):
-        if "digest" in tensor:  # of files that differ in their last bits
+        if "digest" in tensor or tensor.endswith(".blake3"):  # of content that differs in its last bits
             continue
         if got[tensor][:2] != want[tensor][:2]:
             yield f"{tensor} is {got[tensor][:2]}, not {want[tensor][:2]}"
