@@ -1,5 +1,6 @@
 //! The benchmark cases, shared by `cargo bench` and `x2ct bench`: one file a kernel family.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use x2ct::{Device, Result};
@@ -66,7 +67,8 @@ pub struct Case {
 /// cases of one layer, which share theirs.
 pub type Each<'a> = dyn FnMut(Case) -> Result<()> + 'a;
 
-type MakeCases = fn(&Device, &mut Each) -> Result<()>;
+/// Makes the cases of a family, one after the other.
+pub type MakeCases = fn(&Device, &mut Each) -> Result<()>;
 
 #[rustfmt::skip] // one a line, so that two additions do not meet
 pub const FAMILIES: &[(&str, MakeCases)] = &[
@@ -128,9 +130,17 @@ pub fn time(device: &Device, run: &mut dyn FnMut() -> Result<()>, iterations: us
     Ok(seconds)
 }
 
-/// Sizes to time: those of a GPU, or small ones that a processor finishes.
+/// Whether a GPU, too, is given the small sizes: they are for counting, not for timing.
+pub static SMALL: AtomicBool = AtomicBool::new(false);
+
+/// Whether a device is given the small sizes, which a processor finishes.
+pub fn small(device: &Device) -> bool {
+    device.is_host() || SMALL.load(Ordering::Relaxed)
+}
+
+/// Sizes to time: those of a GPU, or small ones.
 pub fn size(device: &Device, gpu: usize, host: usize) -> usize {
-    if device.is_host() { host } else { gpu }
+    if small(device) { host } else { gpu }
 }
 
 /// Seeded values, never zeros: power and timing depend on the data. They repeat after a prime number, which no length of a

@@ -5,7 +5,7 @@ use x2ct::ops::gemm::{Backend, Method, Precision};
 use x2ct::tensor::{DType, Tensor};
 use x2ct::{Device, Result};
 
-use super::{Case, Each, random};
+use super::{Case, Each, random, small};
 
 /// Height and width, channels in and out, filter, stride.
 type Layer = [usize; 5];
@@ -39,7 +39,7 @@ const GPU: [Layer; 8] = [
 
 pub fn cases(device: &Device, each: &mut Each) -> Result<()> {
     let (layers, batch, dtype): (&[Layer], _, _) =
-        if device.is_host() { (&HOST, 128, DType::F32) } else { (&GPU, 256, DType::Bf16) };
+        if small(device) { (&HOST, 128, DType::F32) } else { (&GPU, 256, DType::Bf16) };
     // Emulated tensor cores and barriers: the host's own kernels are for tests, not for speed.
     let backends: &[Backend] = if device.is_host() { &[Backend::Library] } else { &[Backend::Library, Backend::Own] };
     for &[size, channels, filters, kernel, stride] in layers {

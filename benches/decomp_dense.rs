@@ -8,7 +8,7 @@ use x2ct::ops::norm::{Mode, RunningStats};
 use x2ct::tensor::{DType, Tensor};
 use x2ct::{Device, Result};
 
-use super::{Case, Each, random};
+use super::{Case, Each, random, small};
 
 /// A layer of DCFormer's stem.
 struct Layer {
@@ -22,7 +22,7 @@ struct Layer {
 /// Batch 8: DCFormer-tiny over 512x512x256; on the host 64x64x64, narrow and as wide as DCFormer-nano.
 pub fn cases(device: &Device, each: &mut Each) -> Result<()> {
     let (volume, widths): ([usize; 3], &[usize]) =
-        if device.is_host() { ([64; 3], &[16, 32]) } else { ([512, 512, 256], &[64]) };
+        if small(device) { ([64; 3], &[16, 32]) } else { ([512, 512, 256], &[64]) };
     for &c in widths {
         let layers = [
             Layer { name: "stem 0", channels: [1, c], volume, kernel: 7, stride: 4 },

@@ -8,10 +8,10 @@ use x2ct::ops::volume::DeviceVolume;
 use x2ct::tensor::{DType, Tensor};
 use x2ct::{Device, Result};
 
-use super::{Case, Each, random, size};
+use super::{Case, Each, random, size, small};
 
 pub fn cases(device: &Device, each: &mut Each) -> Result<()> {
-    let [nx, ny, nz] = if device.is_host() { [128, 128, 64] } else { [480, 480, 240] };
+    let [nx, ny, nz] = if small(device) { [128, 128, 64] } else { [480, 480, 240] };
     let shape = [nx, ny, nz];
     let voxels = nx * ny * nz;
     let affine = Affine::centred(AxisCodes::LPS, [360.0 / nx as f64, 360.0 / ny as f64, 360.0 / nz as f64], shape)?;

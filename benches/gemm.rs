@@ -3,14 +3,14 @@ use x2ct::ops::gemm::{Backend, Method, Operand, Precision, product_into};
 use x2ct::tensor::{DType, Tensor};
 use x2ct::{Device, Result};
 
-use super::{Case, Each, random};
+use super::{Case, Each, random, small};
 
 /// m, n, k: a large square, a token matrix through an MLP, a 1x1 convolution, and the gradient of its weight.
 const GPU: [[usize; 3]; 4] = [[8192, 8192, 8192], [131_072, 384, 96], [200_704, 256, 64], [256, 64, 200_704]];
 const HOST: [[usize; 3]; 4] = [[256, 256, 256], [4096, 32, 144], [32, 144, 16_384], [16_384, 16, 147]];
 
 pub fn cases(device: &Device, each: &mut Each) -> Result<()> {
-    for [m, n, k] in if device.is_host() { HOST } else { GPU } {
+    for [m, n, k] in if small(device) { HOST } else { GPU } {
         for (dtype, precision) in
             [(DType::F32, Precision::F32), (DType::F32, Precision::Tf32), (DType::Bf16, Precision::F32)]
         {

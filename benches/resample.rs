@@ -5,11 +5,11 @@ use x2ct::ops::volume::DeviceVolume;
 use x2ct::tensor::{DType, Tensor};
 use x2ct::{Device, Result};
 
-use super::{Case, Each, random};
+use super::{Case, Each, random, small};
 
 pub fn cases(device: &Device, each: &mut Each) -> Result<()> {
     // A chest CT to CT-CLIP's input; on a processor an eighth of each side.
-    let k = if device.is_host() { 8 } else { 1 };
+    let k = if small(device) { 8 } else { 1 };
     let shape = [512 / k, 512 / k, 304 / k];
     let n: usize = shape.iter().product();
     let hu: Vec<i16> = random(1, n).iter().map(|v| (v * 1500.0) as i16).collect();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
@@ -17,6 +18,7 @@ use crate::terminal::print_table;
 
 #[path = "../../../benches/cases.rs"]
 mod cases;
+mod counters;
 mod mixers;
 
 /// Time the kernels, or compare encoders (bench mixers); on a GPU by CUDA events
@@ -40,8 +42,14 @@ pub struct BenchArgs {
     /// Keep the figures in this file as well, written anew after each case: what is measured outlives an interruption
     #[arg(long)]
     out: Option<PathBuf>,
+    /// Count what each kernel asks of the GPU in place of its time, once a case; the virtual GPU alone can
+    #[arg(long, conflicts_with_all = ["baseline", "out", "seconds"])]
+    count: bool,
+    /// Count at the sizes that a processor finishes
+    #[arg(long, requires = "count")]
+    small: bool,
     /// Name the kernel families, one a line, and measure nothing
-    #[arg(long, conflicts_with_all = ["family", "variant", "baseline", "out", "seconds"])]
+    #[arg(long, conflicts_with_all = ["family", "variant", "baseline", "out", "seconds", "count"])]
     list: bool,
 }
 
@@ -74,6 +82,12 @@ impl Measured {
     }
 }
 
+#[derive(Serialize)]
+struct Counts {
+    device: String,
+    rows: Vec<counters::Counted>,
+}
+
 #[derive(Serialize, Deserialize)]
 struct Times {
     device: String,
@@ -91,6 +105,9 @@ pub fn run(args: BenchArgs, common: &Common) -> anyhow::Result<ExitCode> {
         return report.finish(common.json, || families().for_each(|name| say!("{name}")));
     }
     let device = common.device()?;
+    if args.count {
+        return count(&args, &device, common);
+    }
     let baseline = args.baseline.as_deref().map(Baseline::read).transpose()?;
     let mut times = Times { device: device.description(), rows: Vec::new() };
     if let Some(path) = &args.out {
@@ -102,13 +119,10 @@ pub fn run(args: BenchArgs, common: &Common) -> anyhow::Result<ExitCode> {
     }
     let budget = Duration::from_secs_f64(args.seconds);
     let mut failed = Vec::new();
-    for (family, make) in cases::FAMILIES {
-        if args.family.as_ref().is_some_and(|wanted| wanted != family) {
-            continue;
-        }
+    for (family, make) in args.families() {
         let before = times.rows.len();
         let outcome = make(&device, &mut |case| {
-            if !args.variant.as_ref().is_none_or(|variant| has_word(&case.name, variant)) {
+            if !args.wants(&case) {
                 return Ok(());
             }
             let row = measured(&device, case, budget)?;
@@ -125,9 +139,8 @@ pub fn run(args: BenchArgs, common: &Common) -> anyhow::Result<ExitCode> {
             failed.push(Failure::new(family, &error));
         }
     }
-    if let (Some(variant), true, true) = (&args.variant, times.rows.is_empty(), failed.is_empty()) {
-        let problem = format!("no case that {} would time has `{variant}` in its name", device.name());
-        return Err(Error::argument("--variant", problem, "`x2ct bench FAMILY` shows the names").into());
+    if times.rows.is_empty() && failed.is_empty() {
+        args.refuse_variant(&device)?;
     }
     if let (Some(path), true) = (&args.out, times.rows.is_empty()) {
         write_times(path, &times)?;
@@ -135,6 +148,54 @@ pub fn run(args: BenchArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let doubts = baseline.map_or(Vec::new(), |baseline| baseline.doubts(&times));
     doubts.iter().for_each(|doubt| remark!("{}", doubt.line()));
     Report::new("bench").with_all(&times)?.warning(doubts).failing(failed).finish(common.json, || ())
+}
+
+impl BenchArgs {
+    fn families(&self) -> impl Iterator<Item = &'static (&'static str, cases::MakeCases)> {
+        cases::FAMILIES.iter().filter(|(family, _)| self.family.as_ref().is_none_or(|wanted| wanted == family))
+    }
+
+    fn wants(&self, case: &cases::Case) -> bool {
+        self.variant.as_ref().is_none_or(|variant| has_word(&case.name, variant))
+    }
+
+    /// The error of a variant that no case has.
+    fn refuse_variant(&self, device: &Device) -> x2ct::Result<()> {
+        let Some(variant) = &self.variant else { return Ok(()) };
+        let problem = format!("no case that {} would time has `{variant}` in its name", device.name());
+        Err(Error::argument("--variant", problem, "`x2ct bench FAMILY` shows the names"))
+    }
+}
+
+/// `x2ct bench --count`: every case once, its counters in place of its time.
+fn count(args: &BenchArgs, device: &Device, common: &Common) -> anyhow::Result<ExitCode> {
+    let counters = counters::Counters::of(device)?;
+    cases::SMALL.store(args.small, Ordering::Relaxed);
+    let mut counts = Counts { device: device.description(), rows: Vec::new() };
+    if !common.json {
+        say!("device: {}", counts.device);
+    }
+    let mut failed = Vec::new();
+    for (family, make) in args.families() {
+        let before = counts.rows.len();
+        let outcome = make(device, &mut |mut case| {
+            if args.wants(&case) {
+                counts.rows.extend(counters.count(device, &mut case)?);
+            }
+            Ok(())
+        });
+        if !common.json && counts.rows.len() > before {
+            counters::print_rows(&counts.rows[before..]);
+        }
+        if let Err(error) = outcome {
+            remark!("x2ct: {family}: {error}");
+            failed.push(Failure::new(family, &error));
+        }
+    }
+    if counts.rows.is_empty() && failed.is_empty() {
+        args.refuse_variant(device)?;
+    }
+    Report::new("bench").with_all(&counts)?.failing(failed).finish(common.json, || ())
 }
 
 fn has_word(name: &str, wanted: &str) -> bool {
