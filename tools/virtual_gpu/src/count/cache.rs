@@ -104,7 +104,9 @@ mod tests {
         let mut cache = Cache::new(128 * 16);
         let dirtied = [Use::Read, Use::Write, Use::Write, Use::Update].map(|what| cache.touch(0, what).dirtied);
         assert_eq!(dirtied, [false, true, false, false]);
-        (1..17).for_each(|line| drop(cache.touch(line * 4, Use::Read)));
+        for line in 1..17 {
+            cache.touch(line * 4, Use::Read);
+        }
         assert_eq!(cache.touch(0, Use::Update), Met { hit: false, dirtied: true });
     }
 }

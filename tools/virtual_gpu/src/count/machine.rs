@@ -2,7 +2,7 @@
 //! writes through, and an L2 cache for all, which outlives launches and writes back.
 
 use super::cache::{Cache, Use};
-use super::request::{Sectors, Wavefronts, matrix_wavefronts, pattern, wavefronts};
+use super::request::{Sectors, Wavefronts, bulk_wavefronts, matrix_wavefronts, pattern, wavefronts};
 use crate::profile::Profile;
 use crate::warp::Inst;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -197,8 +197,9 @@ impl Stats {
     #[inline(never)]
     pub fn shared(&mut self, inst: &Inst, addresses: &[u32; 32], size: u32, lanes: u32, write: bool) {
         let door = if write { Door::SharedStore } else { Door::SharedLoad };
-        let bytes = (size * lanes.count_ones()) as u64;
-        self.machine().shared(self.index(inst), door, bytes, wavefronts(addresses, size, lanes));
+        let bytes = size as u64 * lanes.count_ones() as u64;
+        let waves = if size > 16 { bulk_wavefronts(bytes) } else { wavefronts(addresses, size, lanes) };
+        self.machine().shared(self.index(inst), door, bytes, waves);
     }
 
     /// `ldmatrix` or `stmatrix` of so many matrices.

@@ -96,6 +96,11 @@ pub fn matrix_wavefronts(addresses: &[u32; 32], matrices: usize) -> Wavefronts {
     Wavefronts { taken: rows.map(|rows| fullest_bank(rows.iter().copied(), 16)).sum(), ideal: matrices as u64 }
 }
 
+/// Wavefronts of a bulk copy into shared memory: every bank once for 128 bytes.
+pub fn bulk_wavefronts(bytes: u64) -> Wavefronts {
+    Wavefronts { taken: bytes.div_ceil(128), ideal: bytes.div_ceil(128) }
+}
+
 fn fullest_bank(addresses: impl Iterator<Item = u32>, size: u32) -> u64 {
     let mut words = [0u32; 32];
     let mut count = 0;
