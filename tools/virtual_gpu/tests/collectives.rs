@@ -284,3 +284,19 @@ fn masks_that_differ() {
     let masks = (0..32).map(|lane| if lane == 0 { 3 } else { 2u64 << 30 | 0x7fff_fffe }).collect();
     fails_with("redux.sync.add.u32 %d0, %s0, %s0;", &[masks], Lanes::All);
 }
+
+/// Halves of a warp that shuffle by themselves at the same instruction, after a divergence that brings them there in pieces.
+#[test]
+fn halves_shuffle_by_themselves() {
+    let values = random_words(11, 1 << 32);
+    let masks: Vec<u64> = (0..COUNT).map(|thread| if thread % 32 < 16 { 0xffff } else { 0xffff_0000 }).collect();
+    // A quarter of the lanes comes late.
+    let text = ".reg .pred %late; and.b32 %index1, %index1, 3; setp.eq.u32 %late, %index1, 0; @%late bra $LATE; bra.uni $MEET; \
+                $LATE: add.u32 %index1, %index1, 1; $MEET: shfl.sync.bfly.b32 %d0, %s0, 5, 31, %s1;";
+    let body = text.replace("$LATE: ", "\n$LATE:\n").replace("$MEET: ", "\n$MEET:\n");
+    let instruction = Instruction { text: &body, destinations: &[Word], sources: &[Word, Word] };
+    let got = instruction.execute(&[values.clone(), masks], Lanes::All).unwrap().remove(0);
+    for thread in 0..COUNT {
+        assert_eq!(got[thread], values[thread ^ 5], "thread {thread}");
+    }
+}

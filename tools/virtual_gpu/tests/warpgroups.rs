@@ -389,3 +389,76 @@ fn counts_of_registers_are_multiples_of_8() {
         }
     }
 }
+
+/// Runs a kernel with ones in A and B in a child process.
+fn launch(ptx: &str, block: u32) -> Result<(), CudaError> {
+    let tile = Memory::new(&vec![0x3f80_3f80u32; SHARED / 4]);
+    let (d, a) = (Memory::new(&vec![0f32; 512]), Memory::new(&[0u32; 512]));
+    Kernel::load(ptx, "test")?.launch([1, 1, 1], [block, 1, 1], 0, &[d.address(), tile.address(), a.address()])
+}
+
+#[test]
+fn warps_that_go_their_own_ways_are_named() {
+    for (test, message) in [
+        (
+            "warpgroups::one_warp_has_another_descriptor",
+            "warp 3 does not execute what the other warps of its warpgroup execute",
+        ),
+        ("warpgroups::one_warp_multiplies_twice", "does not execute what the other warps of its warpgroup execute"),
+        ("warpgroups::three_warps_alone", "the block ends before the fourth warp"),
+    ] {
+        let said = in_process(test, &[]);
+        assert!(said.contains(message), "{test} says:\n{said}");
+    }
+}
+
+#[test]
+#[ignore = "run by warps_that_go_their_own_ways_are_named"]
+fn one_warp_has_another_descriptor() {
+    let ptx = product(BF16, 8, SWIZZLES[3]).kernel(|text| {
+        let other = "setp.ge.u32 %more, %i0, 96;\n@%more add.u64 %descriptor1, %descriptor1, 64;\n";
+        format!("{other}{text}")
+    });
+    assert_eq!(launch(&ptx, 128), Err(CudaError(719)));
+}
+
+#[test]
+#[ignore = "run by warps_that_go_their_own_ways_are_named"]
+fn one_warp_multiplies_twice() {
+    let product = product(BF16, 8, SWIZZLES[3]);
+    let ptx = product.kernel(|text| {
+        let again =
+            format!("setp.lt.u32 %more, %i0, 96;\n@%more bra $ONCE;\n{}$ONCE:\nwgmma.commit", product.instruction(1));
+        text.replace("wgmma.commit", &again)
+    });
+    assert_eq!(launch(&ptx, 128), Err(CudaError(719)));
+}
+
+#[test]
+#[ignore = "run by warps_that_go_their_own_ways_are_named"]
+fn three_warps_alone() {
+    assert_eq!(launch(&product(BF16, 8, SWIZZLES[3]).kernel(str::to_string), 96), Err(CudaError(719)));
+}
+
+/// Stores of threads reach products through `fence.proxy.async` alone.
+#[test]
+fn a_missing_proxy_fence_is_reported() {
+    let settings = [("VIRTUAL_GPU_SANITIZE", "memory")];
+    let said = in_process("warpgroups::multiplies_with_a_proxy_fence", &settings);
+    assert!(!said.contains("proxy fence") && !said.contains("race"), "{said}");
+    let said = in_process("warpgroups::multiplies_without_a_proxy_fence", &settings);
+    assert!(said.contains("missing proxy fence"), "{said}");
+}
+
+#[test]
+#[ignore = "run by a_missing_proxy_fence_is_reported"]
+fn multiplies_with_a_proxy_fence() {
+    assert_eq!(launch(&product(BF16, 8, SWIZZLES[3]).kernel(str::to_string), 128), Ok(()));
+}
+
+#[test]
+#[ignore = "run by a_missing_proxy_fence_is_reported"]
+fn multiplies_without_a_proxy_fence() {
+    let ptx = product(BF16, 8, SWIZZLES[3]).kernel(str::to_string).replace("fence.proxy.async;\n", "");
+    assert_eq!(launch(&ptx, 128), Ok(()));
+}

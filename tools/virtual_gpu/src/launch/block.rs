@@ -63,6 +63,7 @@ impl Block {
             code: k.code.as_ptr(),
             bars: vec![],
             bulk: vec![],
+            warpgroups: vec![],
             spins: 0,
             dice: Dice::default(),
         });
@@ -84,6 +85,8 @@ impl Block {
         }
         env.bars.clear();
         env.bulk.clear();
+        env.warpgroups.clear();
+        env.warpgroups.resize_with(self.warps.len() / 4, Default::default);
         env.spins = 0;
         env.dice = Dice::new(o.seed, index);
         for w in &mut self.warps {

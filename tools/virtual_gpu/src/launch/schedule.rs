@@ -93,8 +93,8 @@ unsafe fn needs(w: &Warp, i: &Inst, mask: u32) -> u32 {
     match i.kind {
         Kind::Bar => w.live,
         _ if i.target == 1 => unsafe {
-            let lane = mask.trailing_zeros() as usize;
-            *w.p(*i.ext.add(5)).add(lane)
+            let members = w.p(*i.ext.add(MEMBERS));
+            (0..32).filter(|lane| mask >> lane & 1 != 0).fold(0, |all, lane| all | *members.add(lane))
         },
         _ => FULL,
     }

@@ -120,6 +120,7 @@ pub struct BlockEnv {
     pub code: *const Inst,
     pub bars: Vec<u32>,
     pub bulk: Vec<crate::warp::hopper::Bulk>,
+    pub warpgroups: Vec<crate::warp::hopper::Warpgroup>,
     pub spins: u64,
     pub dice: crate::launch::Dice,
 }

@@ -2,8 +2,10 @@
 
 mod bulk;
 mod mbarrier;
+mod warpgroup;
 mod wgmma;
 
 pub use bulk::*;
 pub use mbarrier::*;
+pub use warpgroup::Warpgroup;
 pub use wgmma::*;

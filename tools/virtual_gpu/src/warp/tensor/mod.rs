@@ -131,10 +131,10 @@ pub fn gather_a<'a, const K: usize>(
 ) -> [[f32; K]; 16] {
     let mut a = [[0f32; K]; 16];
     for (q, lanes) in registers.into_iter().enumerate() {
-        for lane in 0..32 {
+        for (lane, &bits) in lanes.iter().enumerate() {
             for part in 0..operand.per_register() {
                 let at = of_a(operand.per_register(), q, lane, part);
-                a[at.row][at.column] = operand.value(lanes[lane], part);
+                a[at.row][at.column] = operand.value(bits, part);
             }
         }
     }
@@ -150,16 +150,16 @@ pub unsafe fn gather_c(w: &Warp, registers: &[u32], accumulator: Accumulator) ->
     let mut c = [[0f32; 8]; 16];
     for (q, &register) in registers.iter().enumerate() {
         let lanes = unsafe { lanes(w, register) };
-        for lane in 0..32 {
+        for (lane, &bits) in lanes.iter().enumerate() {
             match accumulator {
                 Accumulator::F32 => {
                     let at = of_c(q, lane);
-                    c[at.row][at.column] = f32::from_bits(lanes[lane]);
+                    c[at.row][at.column] = f32::from_bits(bits);
                 }
                 Accumulator::F16 => {
                     for part in 0..2 {
                         let at = of_halves(q, lane, part);
-                        c[at.row][at.column] = Operand::F16.value(lanes[lane], part);
+                        c[at.row][at.column] = Operand::F16.value(bits, part);
                     }
                 }
             }
@@ -204,11 +204,10 @@ unsafe fn multiply_floats<const K: usize>(w: &mut Warp, i: &Inst, operand: Opera
         let rows = Rows::new(gather_a::<K>(a.iter().map(|&r| lanes(w, r)), operand), operand);
         let mut columns = [[0f32; 8]; K];
         for (q, &register) in b.iter().enumerate() {
-            let lanes = lanes(w, register);
-            for lane in 0..32 {
+            for (lane, &bits) in lanes(w, register).iter().enumerate() {
                 for part in 0..operand.per_register() {
                     let at = of_b(operand.per_register(), q, lane, part);
-                    columns[at.row][at.column] = operand.value(lanes[lane], part);
+                    columns[at.row][at.column] = operand.value(bits, part);
                 }
             }
         }

@@ -267,7 +267,7 @@ fn add_in_steps<const K: usize>(
     fraction: i32,
     accumulator: Accumulator,
 ) {
-    for m in 0..16 {
+    for (m, sums) in c.iter_mut().enumerate() {
         for first in (0..K).step_by(step) {
             let ks = first..(first + step).min(K);
             let summands = Summands {
@@ -276,7 +276,7 @@ fn add_in_steps<const K: usize>(
                 b: &b.values[ks.clone()],
                 b_exponents: &b.exponents[ks],
             };
-            summands.add_to(&mut c[m], fraction, accumulator);
+            summands.add_to(sums, fraction, accumulator);
         }
     }
 }
@@ -373,18 +373,16 @@ mod tests {
 
     /// The step in exact integers: every summand as its significand times a power of two.
     fn by_definition(a: &[f32], b: &[f32], c: f32, lowest: i32, fraction: i32) -> f32 {
-        let split = |x: f32, lowest: i32| -> (i128, i32) {
+        let split = |x: f32| -> (i128, i32) {
             let raw = (x.to_bits() >> 23 & 0xff) as i32;
             let significand = (x.to_bits() & 0x7f_ffff) as i128 | if raw > 0 { 1 << 23 } else { 0 };
             let unit = raw.max(1) - 127 - 23;
-            // A subnormal of a narrower type is normal in f32.
-            let _ = lowest;
             (if x < 0.0 { -significand } else { significand }, unit)
         };
         let top_of = |x: f32, lowest: i32| ((x.to_bits() >> 23 & 0xff) as i32 - 127).max(lowest);
-        let mut summands = vec![(split(c, -126), top_of(c, -126), c != 0.0)];
+        let mut summands = vec![(split(c), top_of(c, -126), c != 0.0)];
         for (&x, &y) in a.iter().zip(b) {
-            let ((sx, ux), (sy, uy)) = (split(x, lowest), split(y, lowest));
+            let ((sx, ux), (sy, uy)) = (split(x), split(y));
             summands.push(((sx * sy, ux + uy), top_of(x, lowest) + top_of(y, lowest), x * y != 0.0));
         }
         let Some(top) = summands.iter().filter(|s| s.2).map(|s| s.1).max() else { return 0.0 };
@@ -411,7 +409,7 @@ mod tests {
             let exponent = 127 - spread / 2 + random.bits() % (spread + 1);
             let x = f32::from_bits(bits & 0x807f_ffff | exponent << 23);
             match operand {
-                _ if bits % 17 == 0 => 0.0,
+                _ if bits.is_multiple_of(17) => 0.0,
                 Operand::F16 => half_to_f32(half_from_f64(x as f64)),
                 Operand::Bf16 => Operand::Bf16.value(x.to_bits() >> 16, 0),
                 Operand::Tf32 => Operand::Tf32.value(x.to_bits(), 0),

@@ -9,6 +9,7 @@
 
 mod descriptor;
 
+use super::warpgroup::in_step;
 use crate::warp::tensor::sums::{Accumulator, Columns, Operand, Rows, accumulate};
 use crate::warp::tensor::{gather_a, gather_c, scatter_d};
 use crate::warp::*;
@@ -75,7 +76,7 @@ enum Factors {
 
 /// A, from registers (read at the issue) or to be read from shared memory.
 enum SourceOfA {
-    Registers([[u32; 32]; 4]),
+    Registers(Box<[[u32; 32]; 4]>),
     Shared(Chunks),
 }
 
@@ -125,10 +126,12 @@ pub unsafe fn wgmma(w: &mut Warp, i: &Inst) {
         let (a, rest) = rest.split_at(of_a);
         let form = Form::unpack(i.imm);
         let [of_a_major, of_b_major] = form.majors();
+        let mut shared_operands = [0; 3];
         let a = if form.a_in_registers {
-            SourceOfA::Registers(std::array::from_fn(|q| *tensor::lanes(w, a[q])))
+            SourceOfA::Registers(Box::new(std::array::from_fn(|q| *tensor::lanes(w, a[q]))))
         } else {
             let Some(bits) = uniform(w, a[0], "the descriptor of A") else { return };
+            shared_operands[0] = bits;
             let first = 16 * (w.index as usize % 4);
             SourceOfA::Shared(Chunks::new(&Descriptor::new(bits), of_a_major, form.operand, first..first + 16))
         };
@@ -147,6 +150,10 @@ pub unsafe fn wgmma(w: &mut Warp, i: &Inst) {
         if scale != 0 && scale != FULL {
             let text = "wgmma: the lanes of the warp differ in scale-d".into();
             return w.fail(LAUNCH_FAILED, scale.trailing_ones().min(31), text);
+        }
+        shared_operands[1..].copy_from_slice(&[bits, scale as u64]);
+        if !in_step(w, i, shared_operands) {
+            return;
         }
         let mut product = Product { form, a, b, accumulating: scale != 0, group: w.wgroup, factors: None };
         if reads_early(w) {
@@ -196,28 +203,34 @@ unsafe fn launch(w: &mut Warp, d: &[u32], product: Product) {
 /// here; that the fence is where it must be is checked when a kernel is compiled.
 ///
 /// # Safety
-/// None beyond those of every instruction.
-pub unsafe fn wgmma_fence(_: &mut Warp, _: &Inst) {}
+/// As of every instruction: it is of the warp's kernel, and the warp's block is alive.
+pub unsafe fn wgmma_fence(w: &mut Warp, i: &Inst) {
+    unsafe { in_step(w, i, [0; 3]) };
+}
 
-/// `setmaxnreg`: registers are not counted here.
+/// `setmaxnreg`: that the warpgroup executes it as one is checked; registers are not counted here. imm: the registers.
 ///
 /// # Safety
-/// None beyond those of every instruction.
-pub unsafe fn setmaxnreg(_: &mut Warp, _: &Inst) {}
+/// As of every instruction: it is of the warp's kernel, and the warp's block is alive.
+pub unsafe fn setmaxnreg(w: &mut Warp, i: &Inst) {
+    unsafe { in_step(w, i, [i.imm as u64, 0, 0]) };
+}
 
 /// `wgmma.commit_group`.
 ///
 /// # Safety
-/// None beyond those of every instruction.
-pub unsafe fn wgmma_commit(w: &mut Warp, _: &Inst) {
+/// As of every instruction: it is of the warp's kernel, and the warp's block is alive.
+pub unsafe fn wgmma_commit(w: &mut Warp, i: &Inst) {
+    unsafe { in_step(w, i, [0; 3]) };
     w.wgroup += 1;
 }
 
 /// `wgmma.wait_group`. imm: the youngest groups that may stay in flight.
 ///
 /// # Safety
-/// None beyond those of every instruction.
+/// As of every instruction: it is of the warp's kernel, and the warp's block is alive.
 pub unsafe fn wgmma_wait(w: &mut Warp, i: &Inst) {
+    unsafe { in_step(w, i, [0; 3]) };
     let ended_before = w.wgroup.saturating_sub(i.imm as u32);
     let mut all = std::mem::take(&mut w.products);
     for chain in &mut all {
@@ -284,7 +297,7 @@ impl Product {
         let Form { operand, negated, .. } = self.form;
         let mut a = [[0f32; K]; 16];
         match &self.a {
-            SourceOfA::Registers(registers) => a = gather_a(registers, operand),
+            SourceOfA::Registers(registers) => a = gather_a(registers.iter(), operand),
             SourceOfA::Shared(chunks) => a.copy_from_slice(&unsafe { chunks.read::<K>(w, operand) }),
         }
         let b = unsafe { self.b.read::<K>(w, operand) };
