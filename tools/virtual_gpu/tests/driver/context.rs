@@ -149,7 +149,7 @@ fn what_is_left_at_the_end_of_the_context_is_reported() {
         attach();
         words(25, 0);
         let kept = words(4, 0);
-        (stream(), event(), module());
+        let _left = (stream(), event(), module());
         let mut active = 0;
         assert_eq!(cuMemFree_v2(kept), OK);
         assert_eq!((cuDevicePrimaryCtxGetState(0, &mut 0, &mut active), active), (OK, 1));
