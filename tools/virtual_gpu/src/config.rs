@@ -33,6 +33,8 @@ pub struct Config {
     pub count: Option<PathBuf>,
     /// Where the names of the kernels launched go.
     pub kernels: Option<PathBuf>,
+    /// PTX that takes the place of the module that has its first entry.
+    pub ptx: Option<PathBuf>,
     /// Memory of the device, bytes.
     pub memory: usize,
     /// How tensor cores add, where it is not as the chip does.
@@ -75,6 +77,7 @@ impl Default for Config {
             speed: false,
             count: None,
             kernels: None,
+            ptx: None,
             memory: 6144 << 20,
             tensor_step: None,
             ex2_error: false,
@@ -111,11 +114,12 @@ impl Config {
             "SPEED" => self.speed = switch(value)?,
             "COUNT" => self.count = Some(file(value)?),
             "KERNELS" => self.kernels = Some(file(value)?),
+            "PTX" => self.ptx = Some(file(value)?),
             "SAMPLE" => self.options.sample = number(value)?,
             "TENSOR_STEP" => self.tensor_step = Some(Step::parse(value)?),
             "EX2_ERROR" => self.ex2_error = switch(value)?,
             _ => {
-                const KNOWN: &str = "ARCH, SEED, THREADS, MEMORY, SANITIZE, STICKY, POOLS, TRACE, EAGER, SPEED, COUNT, KERNELS, SAMPLE, TENSOR_STEP and EX2_ERROR";
+                const KNOWN: &str = "ARCH, SEED, THREADS, MEMORY, SANITIZE, STICKY, POOLS, TRACE, EAGER, SPEED, COUNT, KERNELS, PTX, SAMPLE, TENSOR_STEP and EX2_ERROR";
                 return Err(format!("there is no such setting; there are {KNOWN}"));
             }
         }
@@ -184,6 +188,23 @@ pub fn settings() -> &'static Result<Config, String> {
 /// Where they are wrong: `cuInit` has then said so and failed.
 pub fn config() -> &'static Config {
     settings().as_ref().unwrap_or_else(|problem| panic!("{problem}"))
+}
+
+/// The PTX that runs in the place of a module's: the file that the settings name, if the module has its first entry.
+pub fn replaced(text: String) -> String {
+    let Some(file) = &config().ptx else { return text };
+    let other = match std::fs::read_to_string(file) {
+        Ok(other) => other,
+        Err(e) => {
+            eprintln!("virtual_gpu: {}: {e}; the module runs as it is", file.display());
+            return text;
+        }
+    };
+    let first = other.split_once(".entry ").map(|(_, rest)| rest.split('(').next().unwrap_or_default());
+    match first {
+        Some(entry) if text.contains(&format!(".entry {entry}(")) => other,
+        _ => text,
+    }
 }
 
 /// How a process ends in which the sanitizer found something and was to fail.

@@ -10,6 +10,7 @@
 //! | `VIRTUAL_GPU_SEED=N` | Chooses what a GPU leaves open: the order of streams, of a graph's nodes, of blocks and warps, and when asynchronous copies land. 0 runs a stream only when it is waited for. |
 //! | `VIRTUAL_GPU_THREADS=N` | Threads of the processor for the blocks of a launch; as many as it has cores where nothing is said. |
 //! | `VIRTUAL_GPU_MEMORY=MIB` | Memory of the device; 6144 where nothing is said. |
+//! | `VIRTUAL_GPU_PTX=FILE` | PTX text that takes the place of the module that has its first entry, to try a change without a build. |
 //! | `VIRTUAL_GPU_SANITIZE=CHECKS` | `all`, or a list of `memory` (races, reads of what nobody wrote, missing fences and waits) and `leaks` (what is left when the context or the process ends). With `fail` in the list a launch that has findings fails, and the process ends with 86. |
 //! | `VIRTUAL_GPU_STICKY=0` | A failed kernel leaves the context usable, and the thread that launched it learns of it when it waits; on a GPU every later call fails. |
 //! | `VIRTUAL_GPU_POOLS=0` | The device has no memory pools. |

@@ -4,7 +4,7 @@ use super::device::{self, chip};
 use super::error::{Code, Done, give};
 use super::handles::Handles;
 use super::{memory, stream};
-use crate::config::config;
+use crate::config::{config, replaced};
 use crate::count::registers;
 use crate::lower::{self, Kernel};
 use crate::ptx::{self, fatbin};
@@ -63,7 +63,7 @@ pub unsafe fn load(image: *const c_char) -> Result<*mut c_void, Code> {
     };
     let text = fatbin::ptx(image.cast(), config().arch.capability())
         .map_err(|problem| failed(Code::NO_BINARY_FOR_GPU)(&problem))?;
-    let ptx = ptx::Module::parse(text).map_err(|problem| failed(Code::INVALID_PTX)(&problem))?;
+    let ptx = ptx::Module::parse(replaced(text)).map_err(|problem| failed(Code::INVALID_PTX)(&problem))?;
     let mut variables = HashMap::new();
     for variable in &ptx.globals {
         let address = memory::allocate_zeros(variable.bytes)?;

@@ -93,6 +93,15 @@ impl<T: Plain> Memory<T> {
         Memory { address, length: values.len(), elements: PhantomData }
     }
 
+    /// Device memory of `length` elements that nobody has written.
+    pub fn unwritten(length: usize) -> Memory<T> {
+        attach();
+        let mut address = 0;
+        // SAFETY: a pointer to a local.
+        unsafe { check(cuMemAlloc_v2(&mut address, (length * size_of::<T>()).max(1))).unwrap() };
+        Memory { address, length, elements: PhantomData }
+    }
+
     /// The device's address of the first element, as a kernel's argument.
     pub fn address(&self) -> u64 {
         self.address
