@@ -5,6 +5,7 @@ mod collectives;
 mod common;
 mod counters;
 mod driver;
+mod front;
 mod harness;
 mod products;
 mod warpgroups;

@@ -88,6 +88,24 @@ pub fn compile(module: &Module, globals: &HashMap<String, u64>, name: &str) -> R
     })
 }
 
+/// Each statement of an entry that the executor refuses: its opcode, and why.
+pub fn refusals(module: &Module, globals: &HashMap<String, u64>, name: &str) -> Result<Vec<(String, Error)>, Error> {
+    let body = ptx::parse_entry(module, name)?;
+    let names = Names::new(module, &module.entries[name], &body, globals);
+    let names = names.map_err(|why| Error::new(0, "", why).within(name))?;
+    let mut selector = Selector::new(&body, &names);
+    let mut steps = Steps { all: vec![], opcodes: vec![], labels: body.labels };
+    let mut refused = vec![];
+    for item in &body.items {
+        let Item::Inst(statement) = item else { continue };
+        if let Err(why) = steps.add(&mut selector, statement) {
+            let line = body.positions[statement.loc as usize].line;
+            refused.push((statement.op.clone(), Error::new(line, module.line(line), why).within(name)));
+        }
+    }
+    Ok(refused)
+}
+
 /// The steps of a body.
 struct Steps {
     all: Vec<Step>,

@@ -36,6 +36,13 @@ impl Selector<'_> {
         })
     }
 
+    /// `createpolicy`: a hint for caches, which means nothing here.
+    pub(super) fn cache_policy(&mut self, form: &Form) -> Result<Selected, Why> {
+        let f = warp::arithmetic("mov.b64").ok_or("mov.b64 is not known")?;
+        let none = Field::Fixed(self.constants.of(0, true));
+        Ok(Selected::plain(f, C_MOV, vec![self.write(form.operand(0)?, true)?, none]))
+    }
+
     /// Compares a statement's first operand, an unsigned integer, with a number; gives the predicate that says whether they are equal.
     pub fn equals(&mut self, statement: &Statement, number: u64) -> Result<(u32, Selected), Why> {
         let index = self.read(statement.operands.first().unwrap_or(&Operand::Sink), false)?;

@@ -121,6 +121,29 @@ impl<'a> Form<'a> {
     pub fn operands(&self) -> &'a [Operand] {
         &self.statement.operands
     }
+    /// Refuses a lane-wise opcode with too few sources or too many.
+    fn check_sources(&self) -> Result<(), Why> {
+        let counts = match self.parts[0] {
+            "abs" | "neg" | "not" | "cnot" | "popc" | "clz" | "brev" | "bfind" | "ex2" | "lg2" | "sin" | "cos"
+            | "rcp" | "sqrt" | "rsqrt" | "tanh" => 1..=1,
+            "cvt" => 1..=3,
+            "add" | "sub" | "mul" | "mul24" | "div" | "rem" | "and" | "or" | "xor" | "shl" | "shr" | "copysign" => {
+                2..=2
+            }
+            "min" | "max" => 2..=3,
+            "fma" | "mad" | "mad24" | "sad" | "bfe" | "prmt" | "shf" | "selp" | "slct" => 3..=3,
+            "bfi" | "lop3" => 4..=5,
+            _ => return Ok(()),
+        };
+        let given = self.operands().len().saturating_sub(1);
+        if !counts.contains(&given) {
+            return Err(Why::Operand(format!(
+                "{given} source operands are given where {} are expected",
+                counts.start()
+            )));
+        }
+        Ok(())
+    }
     /// Part `n` of the opcode, or nothing.
     pub fn part(&self, n: usize) -> &'a str {
         self.parts.get(n).copied().unwrap_or("")
@@ -298,6 +321,7 @@ impl<'a> Selector<'a> {
             "setmaxnreg" => self.setmaxnreg(form),
             "mov" => self.mov(form),
             "setp" => self.set_predicate(form),
+            "createpolicy" => self.cache_policy(form),
             "cvta" => self.convert_address(form),
             "isspacep" => self.is_in_space(form),
             "ld" | "st" | "atom" | "red" if self.is_generic(form) => self.generic_access(form),
@@ -316,7 +340,10 @@ impl<'a> Selector<'a> {
             "mma" => self.mma(form),
             "wgmma" => self.wgmma(form),
             "mbarrier" => self.mbarrier(form),
-            _ => self.arithmetic(form),
+            _ => {
+                form.check_sources()?;
+                self.arithmetic(form)
+            }
         }
     }
 
