@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Recounts small cases of every kernel family on the virtual GPU and compares with benches/counters.csv.
+"""Recounts small cases of kernel families on the virtual GPU and compares with benches/counters.csv.
 
     tools/virtual_gpu.sh tools/check_counters.py [--write] [FAMILY ...]
 
@@ -26,8 +26,8 @@ def count(families):
     """Rows of all cases by family, case and kernel."""
     environment = os.environ | {"VIRTUAL_GPU_SAMPLE": "32"}
     rows = {}
-    for family in families or [None]:
-        command = ["x2ct", "bench", *([family] if family else []), "--count", "--small", "--json", "--device", "cuda:0"]
+    for family in families:
+        command = ["x2ct", "bench", family, "--count", "--small", "--json", "--device", "cuda:0"]
         printed = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=False)
         if printed.returncode != 0:
             sys.exit(f"check_counters: {' '.join(command)} fails; run it as tools/virtual_gpu.sh tools/check_counters.py")
@@ -66,11 +66,12 @@ def differences(before, now):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="keep the new figures")
-    parser.add_argument("family", nargs="*", help="families to recount; all when absent")
+    parser.add_argument("family", nargs="*", help="families to recount; those of the table when absent")
     args = parser.parse_args()
-    now = count(args.family)
     kept = read() if TABLE.exists() else {}
-    mine = {key: row for key, row in kept.items() if not args.family or key[0] in args.family}
+    families = args.family or sorted({family for family, _, _ in kept})
+    mine = {key: row for key, row in kept.items() if key[0] in families}
+    now = count(families)
     if args.write:
         write({key: row for key, row in kept.items() if key not in mine} | now)
         print(f"{len(now)} rows written to {TABLE}")

@@ -13,20 +13,22 @@ OUT = pathlib.Path(__file__).resolve().parent.parent / "benches" / "COUNTERS.md"
 
 HEAD = """# Counters
 
-What the kernels' PTX asks of an H200, counted by the virtual GPU (`tools/virtual_gpu`): nothing here is a time. Commit {commit};
+What the kernels' PTX asks of a chip, counted by the virtual GPU (`tools/virtual_gpu`): nothing here is a time. Commit {commit};
 
-    VIRTUAL_GPU_SAMPLE=64 VIRTUAL_GPU_MEMORY=16384 tools/virtual_gpu.sh --arch 90a x2ct bench FAMILY --count --json --device cuda:0
-    tools/peers/count_peers.py --library target/virtual_gpu/release/virtual_gpu_libraries/libcuda.so.1 --json
+    VIRTUAL_GPU_SAMPLE=64 VIRTUAL_GPU_MEMORY=12288 tools/virtual_gpu.sh --arch 90a x2ct bench FAMILY --count --json --device cuda:0
+    VIRTUAL_GPU_SAMPLE=32 tools/virtual_gpu.sh --arch 80 x2ct bench FAMILY --count --small --json --device cuda:0
+    python tools/peers/count_peers.py --library target/virtual_gpu/release/virtual_gpu_libraries/libcuda.so.1 --json
     tools/counters_report.py --commit COMMIT OURS.json... --peers PEERS.json...
 
 * *Sampled* is the share of a launch's blocks that were run, neighbours in four places; the others are taken to be like them. What
   the first place reads and the others share is counted once. Fewer blocks than a chip holds share L1 and L2 than on a chip.
+* Rows of an A100 are of the small sizes that `tools/check_counters.py` recounts; rows of an H200, where there are any, of a GPU's.
 * *Sectors* are 32-byte sectors a request of a warp to global memory, *of* those of the best layout: a unit stride, or, where the
   lanes lie to each other differently from request to request, the sectors that were not in L1.
 * *Wavefronts* are those of a request to shared memory, *of* those without bank conflicts.
-* *DRAM* is what misses L2 (60 MB, empty before each case) and what must be written back.
-* *Bound* is the largest of DRAM bytes / 4.3 TB/s, instructions / (132 multiprocessors x 4 issue slots x 1.98 GHz), f32, f64 and
-  special functions by their rates, tensor cores at 790 TFLOP/s (TF32 395), wavefronts / (132 x 1.98 GHz): a bound, not a time.
+* *DRAM* is what misses L2 (60 MB, 40 MB of an A100, empty before each case) and what must be written back.
+* *Bound* is the largest of DRAM bytes / 4.3 TB/s (A100: 2.04), instructions / (132 multiprocessors x 4 issue slots x 1.98 GHz), f32, f64 and
+  special functions by their rates, tensor cores at 790 TFLOP/s (TF32 395), wavefronts / (132 x 1.98 GHz), the A100's published rates for its rows: a bound, not a time.
   *By blocks* is the same launch by launch over as many multiprocessors as there are blocks, with L2 at 12 TB/s.
 
 PTX is not what runs: ptxas merges address arithmetic and hoists, so that instructions are rather too many, and latency is not
@@ -87,13 +89,13 @@ def cases(rows):
     """Sums over the kernels of each case."""
     sums = {}
     for row in rows:
-        one = sums.setdefault((row["family"], row["case"]), [0, 0.0, 0.0, 0.0, row["case_bytes"]])
+        one = sums.setdefault((row["family"], row["case"]), [0, 0.0, 0.0, 0.0, row["case_bytes"], row["chip"]])
         one[0] += row["launches"]
         one[1] += row["dram_bytes"]
         one[2] += row["bound_us"]
         one[3] += row["bound_blocks_us"]
-    for (family, case), (launches, dram, bound, blocks, least) in sums.items():
-        floor = least / 4.3e6
+    for (family, case), (launches, dram, bound, blocks, least, chip) in sums.items():
+        floor = least / {"H200": 4.3e6, "A100": 2.04e6}[chip]
         yield [family, case, launches, f"{dram / 1e6:.1f}", f"{dram / least:.2f}" if least else "", f"{floor:.1f}", f"{bound:.1f}", f"{blocks:.1f}"]
 
 
@@ -105,10 +107,12 @@ def main():
     args = parser.parse_args()
     read = lambda paths: [row for path in paths for row in json.loads(pathlib.Path(path).read_text())["rows"]]
     ours, peers = read(args.ours), read(args.peers)
+    for row in ours:
+        row["family"] += f" ({row['chip']})"
     sectors = lambda row: ratio(row, "sectors_per_request", "sectors_ideal")
     waves = lambda row: ratio(row, "wavefronts_per_request", "wavefronts_ideal")
     parts = [HEAD.format(commit=args.commit)]
-    parts.append("## Bounds of the cases\n\n*Floor* is the case's own least bytes at 4.3 TB/s.\n\n" + table(
+    parts.append("## Bounds of the cases\n\n*Floor* is the case's own least bytes at the chip's bandwidth.\n\n" + table(
         ["family", "case", "launches", "DRAM MB", "over least", "floor us", "bound us", "by blocks us"], list(cases(ours))))
     parts.append("## The worst ten by each counter\n")
     parts.append(worst(ours, "Sectors a request over the ideal", sectors,

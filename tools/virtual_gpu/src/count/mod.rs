@@ -68,6 +68,10 @@ pub fn run(
 ) -> Result<Entries, Problem> {
     let mut counter = counter();
     let (counted, entries) = schedule::run(launch, options.sample, allocations, workspace, chip(), &counter.machine)?;
+    // What a sample leaves in L2 would not all be there after the whole launch.
+    if counted.blocks_run < counted.blocks && counted.dram_bytes() > chip().l2 as f64 {
+        counter.machine.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).forget();
+    }
     counter.totals.entry(counted.kernel.clone()).or_default().add(counted, chip());
     Ok(entries)
 }

@@ -31,6 +31,18 @@ pub struct Counted {
     pub sites: Vec<(String, Site)>,
 }
 
+impl Counted {
+    /// The whole launch's blocks over those that were run.
+    fn scale(&self) -> f64 {
+        self.blocks as f64 / self.blocks_run.max(1) as f64
+    }
+
+    /// Bytes between L2 and memory of the whole launch.
+    pub fn dram_bytes(&self) -> f64 {
+        (self.traffic.dram_read as f64 + self.traffic.dram_written as f64 * self.scale()) * 32.0
+    }
+}
+
 /// What bounds a launch from below, each in seconds.
 const LIMITS: [&str; 8] = ["dram", "issue", "f32", "f64", "sfu", "mma", "shared", "l2"];
 /// The limits that the bound of the whole chip takes; the bound by blocks takes L2 as well.
@@ -83,7 +95,7 @@ pub struct Total {
 
 impl Total {
     pub fn add(&mut self, launch: Counted, chip: &Profile) {
-        let scale = launch.blocks as f64 / launch.blocks_run.max(1) as f64;
+        let scale = launch.scale();
         self.launches += 1;
         self.blocks += launch.blocks;
         self.blocks_run += launch.blocks_run;
@@ -191,15 +203,14 @@ impl Total {
 
 /// Seconds that each limit allows a launch on so many multiprocessors.
 fn limits(launch: &Counted, chip: &Profile, multiprocessors: f64) -> [f64; LIMITS.len()] {
-    let scale = launch.blocks as f64 / launch.blocks_run.max(1) as f64;
+    let scale = launch.scale();
     let clocks = multiprocessors * chip.clock / scale;
     let part = multiprocessors / chip.multiprocessors as f64 / scale;
     let class = |class: Class| launch.classes[class as usize] as f64;
     let instructions: u64 = launch.classes.iter().sum();
     let waves: u64 = launch.sites.iter().filter(|(_, site)| site.door.shared()).map(|(_, site)| site.taken).sum();
-    let dram = launch.traffic.dram_read as f64 + launch.traffic.dram_written as f64 * scale;
     [
-        dram * 32.0 / chip.dram_rate,
+        launch.dram_bytes() / chip.dram_rate,
         instructions as f64 / (chip.issue * clocks),
         (class(Class::Fma) + class(Class::OtherF32)) / (chip.f32_rate * clocks),
         class(Class::F64) / (chip.f64_rate * clocks),
