@@ -193,6 +193,8 @@ unsafe fn gather(k: &Kernel, m: &Module, w: &mut Warp, pc: &mut usize) -> Gather
         return Gathered::All;
     }
     w.mask |= take_groups(w, at as u32, true);
+    // The lanes that joined may name others.
+    let need = unsafe { needs(w, i, w.mask) };
     if need & !w.mask == 0 {
         return Gathered::All;
     }

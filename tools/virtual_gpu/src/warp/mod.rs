@@ -192,6 +192,37 @@ lane!(u64, true, u64, |x| x, |y| y);
 lane!(i64, true, u64, |x| x as u64, |y| y as i64);
 lane!(f64, true, f64, |x| x, |y| y);
 
+/// Writes a register's lanes of `mask`. What the others hold stays whole: it may be another variable, wider than `T`.
+///
+/// # Safety
+/// `register` is a register of 32 lanes as wide as `T`.
+#[inline(always)]
+unsafe fn put_lanes<T: Lane>(register: *mut u32, values: &[T; 32], mask: u32) {
+    unsafe {
+        if mask == FULL {
+            for l in 0..32 {
+                T::put(register, l, values[l]);
+            }
+            return;
+        }
+        let mut new = [0u64; 32];
+        for l in 0..32 {
+            T::put(new.as_mut_ptr() as *mut u32, l, values[l]);
+        }
+        if T::D {
+            let register = &mut *(register as *mut [u64; 32]);
+            for l in 0..32 {
+                register[l] = if mask >> l & 1 != 0 { new[l] } else { register[l] };
+            }
+        } else {
+            let (register, new) = (&mut *(register as *mut [u32; 32]), &*(new.as_ptr() as *const [u32; 64]));
+            for l in 0..32 {
+                register[l] = if mask >> l & 1 != 0 { new[l] } else { register[l] };
+            }
+        }
+    }
+}
+
 impl Warp {
     /// The 32 lanes of an operand: a register, or a constant where the top bit is set.
     #[inline(always)]
@@ -206,18 +237,7 @@ impl Warp {
     #[inline(always)]
     pub unsafe fn put<T: Lane>(&mut self, r: u32, v: &[T; 32]) {
         unsafe {
-            let d = self.pm(r);
-            let m = self.mask;
-            if m == FULL {
-                for l in 0..32 {
-                    T::put(d, l, v[l]);
-                }
-            } else {
-                for l in 0..32 {
-                    let old = T::at(d, l);
-                    T::put(d, l, if m >> l & 1 != 0 { v[l] } else { old });
-                }
-            }
+            put_lanes(self.pm(r), v, self.mask);
         }
     }
     #[inline(always)]
@@ -247,3 +267,22 @@ pub const ILLEGAL_ADDRESS: u32 = 700;
 pub const MISALIGNED: u32 = 716;
 pub const LAUNCH_FAILED: u32 = 719;
 pub const ILLEGAL_INSTRUCTION: u32 = 715;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_that_are_not_written_keep_every_bit() {
+        let mut narrow = Slot([0xdead_beef; 32]);
+        // Safety: one register of 32 lanes.
+        unsafe { put_lanes::<i16>(narrow.0.as_mut_ptr(), &[-2; 32], 0x0000_00f1) };
+        let mut wide = [u64::MAX; 32];
+        // Safety: one register of 32 lanes of 64 bits.
+        unsafe { put_lanes::<f64>(wide.as_mut_ptr() as *mut u32, &[1.5; 32], 0x8000_0000) };
+        for lane in 0..32 {
+            assert_eq!(narrow.0[lane], if 0xf1 >> lane & 1 != 0 { 0xfffe } else { 0xdead_beef }, "lane {lane}");
+            assert_eq!(wide[lane], if lane == 31 { 1.5f64.to_bits() } else { u64::MAX }, "lane {lane}");
+        }
+    }
+}
