@@ -334,6 +334,7 @@ X2CT_DEVICE void depthwise_write(const DecompConvParams& p) {
         X2CT_UNROLL
         for (int i = 0; i < kSegment; i += 4) {
             const int count = item.count - i;
+            if (count <= 0) continue;  // the sum of what lies outside was not written
             float part[4];
             load_float(s.sum + item.scratch + i, part);
             X2CT_UNROLL
