@@ -39,8 +39,8 @@ pub struct Config {
     pub memory: usize,
     /// How tensor cores add, where it is not as the chip does.
     pub tensor_step: Option<Step>,
-    /// Whether `ex2.approx` errs as far as it may.
-    pub ex2_error: bool,
+    /// Whether the `.approx` instructions err as far as they may.
+    pub approximate_error: bool,
 }
 
 /// The chips there are.
@@ -80,7 +80,7 @@ impl Default for Config {
             ptx: None,
             memory: 6144 << 20,
             tensor_step: None,
-            ex2_error: false,
+            approximate_error: false,
         }
     }
 }
@@ -117,9 +117,9 @@ impl Config {
             "PTX" => self.ptx = Some(file(value)?),
             "SAMPLE" => self.options.sample = number(value)?,
             "TENSOR_STEP" => self.tensor_step = Some(Step::parse(value)?),
-            "EX2_ERROR" => self.ex2_error = switch(value)?,
+            "APPROXIMATE_ERROR" => self.approximate_error = switch(value)?,
             _ => {
-                const KNOWN: &str = "ARCH, SEED, THREADS, MEMORY, SANITIZE, STICKY, POOLS, TRACE, EAGER, SPEED, COUNT, KERNELS, PTX, SAMPLE, TENSOR_STEP and EX2_ERROR";
+                const KNOWN: &str = "ARCH, SEED, THREADS, MEMORY, SANITIZE, STICKY, POOLS, TRACE, EAGER, SPEED, COUNT, KERNELS, PTX, SAMPLE, TENSOR_STEP and APPROXIMATE_ERROR";
                 return Err(format!("there is no such setting; there are {KNOWN}"));
             }
         }
@@ -176,7 +176,7 @@ pub fn settings() -> &'static Result<Config, String> {
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         let config = Config::parse(variables)?;
         Addition::of(config.arch.capability(), config.tensor_step).select();
-        HW_EX2.store(config.ex2_error, Ordering::Relaxed);
+        APPROXIMATIONS_ERR.store(config.approximate_error, Ordering::Relaxed);
         print_at_exit();
         Ok(config)
     })
@@ -243,8 +243,8 @@ fn print_speed() {
     );
 }
 
-/// Whether `ex2.approx` errs as far as it may.
-pub static HW_EX2: AtomicBool = AtomicBool::new(false);
+/// Whether the `.approx` instructions err as far as they may.
+pub static APPROXIMATIONS_ERR: AtomicBool = AtomicBool::new(false);
 
 #[cfg(test)]
 mod tests {

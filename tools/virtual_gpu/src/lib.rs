@@ -18,7 +18,7 @@
 //! | `VIRTUAL_GPU_COUNT=FILE` | Counters of every kernel, one JSON object a line, are written at exit ([`count`]). |
 //! | `VIRTUAL_GPU_SAMPLE=N` | Runs N blocks of a launch and no more, for counters: results are wrong. |
 //! | `VIRTUAL_GPU_TENSOR_STEP=4\|8\|16\|exact` | Products that tensor cores add before they cut the sum, or sums that are rounded once; as the chip does where nothing is said. |
-//! | `VIRTUAL_GPU_EX2_ERROR=1` | `ex2.approx` errs as far as it may. |
+//! | `VIRTUAL_GPU_APPROXIMATE_ERROR=1` | The `.approx` instructions err as far as they may. |
 //! | `VIRTUAL_GPU_TRACE=1` | Prints a line for each launch. |
 //! | `VIRTUAL_GPU_EAGER=1` | Compiles every kernel of a module when the module is loaded. |
 //! | `VIRTUAL_GPU_SPEED=1` | Prints the speed of execution at exit. |

@@ -118,14 +118,14 @@ fn votes_count_their_members() {
         for (sign, negated) in [("", false), ("!", true)] {
             let holds = |thread: usize| (asked[thread] != 0) != negated;
             let ballot = format!("vote.sync.ballot.b32 %d0, {sign}%s0, %s1;");
-            let got = run(&ballot, &[Word], &[Predicate], &[asked.clone()], lanes);
+            let got = run(&ballot, &[Word], &[Predicate], std::slice::from_ref(&asked), lanes);
             for thread in taking(lanes) {
                 let expected = peers(lanes, thread).filter(|&t| holds(t)).fold(0, |mask, t| mask | 1 << (t % 32));
                 assert_eq!(got[0][thread], expected, "{lanes:?}, thread {thread}");
             }
             for mode in ["any", "all", "uni"] {
                 let text = format!("vote.sync.{mode}.pred %d0, {sign}%s0, %s1;");
-                let got = run(&text, &[Predicate], &[Predicate], &[asked.clone()], lanes);
+                let got = run(&text, &[Predicate], &[Predicate], std::slice::from_ref(&asked), lanes);
                 for thread in taking(lanes) {
                     let (any, all) = (peers(lanes, thread).any(holds), peers(lanes, thread).all(holds));
                     let expected = match mode {
@@ -157,8 +157,8 @@ fn matches_find_lanes_with_the_same_value() {
             let value = |t: usize| values[t] & width.mask();
             let any = format!("match.any.sync.{ty} %d0, %s0, %s1;");
             let all = format!("match.all.sync.{ty} %d0|%d1, %s0, %s1;");
-            let any = run(&any, &[Word], &[width], &[values.clone()], lanes);
-            let all = run(&all, &[Word, Predicate], &[width], &[values.clone()], lanes);
+            let any = run(&any, &[Word], &[width], std::slice::from_ref(&values), lanes);
+            let all = run(&all, &[Word, Predicate], &[width], std::slice::from_ref(&values), lanes);
             for thread in taking(lanes) {
                 let alike = peers(lanes, thread).filter(|&t| value(t) == value(thread));
                 let alike = alike.fold(0u64, |mask, t| mask | 1 << (t % 32));
@@ -190,7 +190,13 @@ fn reductions_are_folds_over_their_members() {
     ];
     for lanes in [Lanes::All, Lanes::Branch] {
         for (name, fold) in cases {
-            let got = run(&format!("redux.sync.{name} %d0, %s0, %s1;"), &[Word], &[Word], &[values.clone()], lanes);
+            let got = run(
+                &format!("redux.sync.{name} %d0, %s0, %s1;"),
+                &[Word],
+                &[Word],
+                std::slice::from_ref(&values),
+                lanes,
+            );
             for thread in taking(lanes) {
                 let expected = peers(lanes, thread).map(|t| values[t]).reduce(fold).unwrap();
                 assert_eq!(got[0][thread], expected, "{name} of {lanes:?}, thread {thread}");
@@ -204,8 +210,9 @@ fn reductions_are_folds_over_their_members() {
 fn active_lanes_are_seen_and_one_is_elected() {
     for lanes in [Lanes::All, Lanes::Branch] {
         let nothing = vec![0; COUNT];
-        let got = run("activemask.b32 %d0;", &[Word], &[Word], &[nothing.clone()], lanes);
-        let elected = run("elect.sync %d0|%d1, %s1;", &[Word, Predicate], &[Word], &[nothing.clone()], lanes);
+        let got = run("activemask.b32 %d0;", &[Word], &[Word], std::slice::from_ref(&nothing), lanes);
+        let elected =
+            run("elect.sync %d0|%d1, %s1;", &[Word, Predicate], &[Word], std::slice::from_ref(&nothing), lanes);
         let quietly = run("elect.sync _|%d0, %s1;", &[Predicate], &[Word], &[nothing], lanes);
         for thread in taking(lanes) {
             assert_eq!(got[0][thread], members(lanes, thread), "{lanes:?}, thread {thread}");
@@ -226,7 +233,7 @@ fn movmatrix_transposes() {
         destinations: &[Word],
         sources: &[Word],
     };
-    let got = instruction.execute(&[values.clone()], Lanes::All).unwrap().remove(0);
+    let got = instruction.execute(std::slice::from_ref(&values), Lanes::All).unwrap().remove(0);
     let element = |list: &[u64], warp: usize, row: usize, column: usize| {
         list[32 * warp + 4 * row + column / 2] >> (16 * (column % 2)) & 0xffff
     };

@@ -423,7 +423,7 @@ fn row_offset(lane: usize) -> usize {
 
 #[test]
 fn ldmatrix_reads_rows_and_columns() {
-    let bytes: Vec<u16> = (0..1024u32).map(|n| (n * 40503 >> 3) as u16).collect();
+    let bytes: Vec<u16> = (0..1024u32).map(|n| ((n * 40503) >> 3) as u16).collect();
     for (count, list) in [(1, "{%v0}"), (2, "{%v0, %v1}"), (4, "{%v0, %v1, %v2, %v3}")] {
         for trans in ["", ".trans"] {
             let load = format!("{ROWS}ldmatrix.sync.aligned.m8n8.x{count}{trans}.shared.b16 {list}, [%i4];\n");
@@ -444,7 +444,7 @@ fn ldmatrix_reads_rows_and_columns() {
 
 #[test]
 fn stmatrix_writes_what_ldmatrix_reads() {
-    let bytes: Vec<u16> = (0..1024u32).map(|n| (n * 40503 >> 3) as u16).collect();
+    let bytes: Vec<u16> = (0..1024u32).map(|n| ((n * 40503) >> 3) as u16).collect();
     for (count, list) in [(1, "{%v0}"), (2, "{%v0, %v1}"), (4, "{%v0, %v1, %v2, %v3}")] {
         for trans in ["", ".trans"] {
             // Loaded plainly, stored in the same places: a transposed store transposes every matrix.

@@ -53,7 +53,7 @@ impl Layout {
         };
         let sharing = 128 / self.swizzle.width;
         let exchange = if self.swizzle.width == 16 { 0 } else { row / sharing % (self.swizzle.width / 16) };
-        let chunk = byte / 16 ^ exchange;
+        let chunk = (byte / 16) ^ exchange;
         atom_number * atom + row * self.swizzle.width + chunk * 16 + byte % 16
     }
 
@@ -102,7 +102,11 @@ fn encode(operand: &str, x: i32) -> u32 {
 }
 
 fn half_value(bits: u32) -> f32 {
-    if bits & 0x7fff == 0 { 0.0 } else { f32::from_bits((bits & 0x8000) << 16 | ((bits & 0x7fff) << 13) + (112 << 23)) }
+    if bits & 0x7fff == 0 {
+        0.0
+    } else {
+        f32::from_bits(((bits & 0x8000) << 16) | (((bits & 0x7fff) << 13) + (112 << 23)))
+    }
 }
 
 /// A product of one warpgroup.

@@ -38,6 +38,7 @@ fn new_warp(l: &Launch, env: *mut BlockEnv, index: u32) -> Warp {
         local_bytes: k.local_bytes,
         pending: vec![],
         commits: [0; 32],
+        carry: 0,
         index,
         state: State::Ready,
         storage,

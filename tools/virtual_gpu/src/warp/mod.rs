@@ -1,26 +1,19 @@
 //! Warps: 32 lanes per register, one instruction at a time.
 
-#[macro_use]
-mod lanewise;
 mod access;
-mod arithmetic;
 mod atomics;
-mod bits;
 mod collective;
-mod compare;
 mod copies;
 mod float;
+pub mod forms;
 pub mod hopper;
 mod matrix;
 mod memory;
 pub mod tensor;
 
 pub use access::*;
-pub use arithmetic::*;
 pub use atomics::*;
-pub use bits::*;
 pub use collective::*;
-pub use compare::*;
 pub use copies::*;
 pub use matrix::*;
 pub use memory::*;
@@ -79,6 +72,12 @@ unsafe impl Send for Inst {}
 unsafe impl Sync for Inst {}
 
 pub const NONE: u32 = u32::MAX;
+
+/// Does nothing.
+///
+/// # Safety
+/// None is needed; the type is that of every instruction's function.
+pub unsafe fn nop(_: &mut Warp, _: &Inst) {}
 
 #[derive(Clone, Copy)]
 pub struct Group {
@@ -142,6 +141,8 @@ pub struct Warp {
     pub local_bytes: usize,
     pub pending: Vec<Pending>,
     pub commits: [u32; 32],
+    /// The carry flag `CC.CF` of each lane.
+    pub carry: u32,
     pub index: u32,
     pub state: State,
     pub storage: Vec<Slot>,
@@ -162,6 +163,7 @@ pub struct Slot(pub [u32; 32]);
 
 pub trait Lane: Copy + Default {
     const D: bool;
+    const HOLD: forms::Hold = if Self::D { forms::Hold::Double } else { forms::Hold::Word };
     unsafe fn at(p: *const u32, l: usize) -> Self;
     unsafe fn put(p: *mut u32, l: usize, v: Self);
 }

@@ -22,7 +22,6 @@ unsafe extern "C" {
     fn cuModuleLoadData(module: *mut Handle, image: *const c_char) -> u32;
     fn cuModuleUnload(module: Handle) -> u32;
     fn cuModuleGetFunction(function: *mut Handle, module: Handle, name: *const c_char) -> u32;
-    fn cuFuncSetAttribute(function: Handle, attribute: c_uint, value: c_int) -> u32;
     #[allow(clippy::too_many_arguments, reason = "the signature of the driver")]
     fn cuLaunchKernel(
         function: Handle,
@@ -94,6 +93,7 @@ impl<T: Plain> Memory<T> {
     }
 
     /// Device memory of `length` elements that nobody has written.
+    #[allow(dead_code)] // one of the two test programs needs it
     pub fn unwritten(length: usize) -> Memory<T> {
         attach();
         let mut address = 0;
@@ -143,13 +143,6 @@ impl Kernel {
             check(cuModuleGetFunction(&mut function, module, name.as_ptr()))?;
         }
         Ok(Kernel { module, function })
-    }
-
-    /// Allows launches with `bytes` of dynamic shared memory.
-    pub fn allow_shared(&self, bytes: u32) -> Result<(), CudaError> {
-        const MAX_DYNAMIC_SHARED_SIZE_BYTES: c_uint = 8;
-        // SAFETY: a function of a loaded module.
-        check(unsafe { cuFuncSetAttribute(self.function, MAX_DYNAMIC_SHARED_SIZE_BYTES, bytes as c_int) })
     }
 
     /// Launches with one 64-bit argument for each parameter (an address or a number) and waits for the end.

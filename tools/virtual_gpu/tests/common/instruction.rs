@@ -31,7 +31,7 @@ impl Width {
     }
 }
 
-/// Instructions on registers of their own: `%d0`, `%d1` are destinations, `%s0`, `%s1` sources.
+/// Instructions on registers of their own: `%d0`, `%d1` are destinations, `%s0`, `%s1` sources; declarations may stand among them.
 pub struct Instruction<'a> {
     pub text: &'a str,
     pub destinations: &'a [Width],
@@ -133,6 +133,7 @@ impl Instruction<'_> {
             body += "@!%take bra $OVER;\n";
         }
         for statement in self.text.split(';').map(str::trim).filter(|statement| !statement.is_empty()) {
+            let guard = if statement.starts_with('.') { "" } else { guard };
             body += &format!("{guard}{statement};\n");
         }
         if lanes == Lanes::Branch {

@@ -1,105 +1,125 @@
-//! Lane-wise arithmetic, comparisons, conversions and bit operations.
+//! Lane-wise arithmetic, comparisons, conversions and bit operations: the tables of `warp::forms` say what operands a form has.
 
 use super::*;
-use std::sync::atomic::Ordering;
+use crate::warp::forms::{self, Hold, Join, Place};
 
 impl Selector<'_> {
-    pub(super) fn arithmetic(&mut self, form: &Form) -> Result<Selected, Why> {
+    pub(super) fn lane_wise(&mut self, form: &Form) -> Result<Selected, Why> {
         match form.parts[0] {
-            "selp" => self.select_by_predicate(form),
-            "and" | "or" | "xor" | "not" if form.ty == "pred" => self.predicate_logic(form),
-            "bfi" => self.bit_field_insert(form),
-            "bfe" if form.ty == "u32" => self.of_three(form, warp::bfe_u32),
-            "prmt" => self.of_three(form, warp::prmt),
-            "shf" => self.of_three(form, if form.part(1) == "l" { warp::shf_l_wrap } else { warp::shf_r_wrap }),
-            _ => self.lane_wise(form),
+            "setp" if self.is_combined(form) => self.combined_comparison(form),
+            "set" => self.set(form),
+            _ => self.by_table(form),
         }
     }
 
-    fn select_by_predicate(&mut self, form: &Form) -> Result<Selected, Why> {
-        let f = warp::arithmetic(form.opcode).ok_or("this type of selp is not known")?;
-        let wide = form.is_wide();
-        let fields = vec![
-            self.write(form.operand(0)?, wide)?,
-            self.read(form.operand(1)?, wide)?,
-            self.read(form.operand(2)?, wide)?,
-            self.predicate(form.operand(3)?)?,
-        ];
-        Ok(Selected::plain(f, C_PRED, fields))
-    }
-
-    fn predicate_logic(&mut self, form: &Form) -> Result<Selected, Why> {
-        let f = warp::arithmetic(form.opcode).ok_or("this operation on predicates is not known")?;
-        let mut fields = vec![self.predicate_destination(form.operand(0)?)?];
-        for operand in &form.operands()[1..] {
-            fields.push(self.predicate(operand)?);
+    /// A form of the tables: its operands are read and written as its places say.
+    fn by_table(&mut self, form: &Form) -> Result<Selected, Why> {
+        let known = forms::find(form.opcode).ok_or_else(|| format!("unknown opcode {}", form.opcode))?;
+        let (mut function, modifiers) = known.function();
+        let operands = flat(form.operands());
+        let places = known.code.places;
+        if operands.len() != places.len() {
+            return Err(format!("there are {} operands where {} are expected", operands.len(), places.len()).into());
         }
-        Ok(Selected::plain(f, C_PRED, fields))
-    }
-
-    fn bit_field_insert(&mut self, form: &Form) -> Result<Selected, Why> {
-        let wide = form.is_wide();
-        let fields = vec![
-            self.write(form.operand(0)?, wide)?,
-            self.read(form.operand(1)?, wide)?,
-            self.read(form.operand(2)?, wide)?,
-            self.read(form.operand(3)?, false)?,
-            self.read(form.operand(4)?, false)?,
-        ];
-        Ok(Selected::plain(if wide { warp::bfi64 } else { warp::bfi32 }, C_INT, fields))
-    }
-
-    /// An integer operation of three sources of 32 bits.
-    fn of_three(&mut self, form: &Form, f: OpFn) -> Result<Selected, Why> {
-        let mut fields = vec![self.write(form.operand(0)?, false)?];
-        for n in 1..4 {
-            fields.push(self.read(form.operand(n)?, false)?);
+        let mut fields = Vec::with_capacity(places.len());
+        for (operand, place) in operands.iter().zip(places) {
+            let low_part = *place == Place::From(Hold::Word) && self.is_wide_register(operand);
+            if low_part {
+                function = known.of_low_part().ok_or("a source register has 64 bits where 32 are expected")?;
+            }
+            fields.push(match place {
+                Place::To(Hold::Predicate) => self.predicate_destination(operand)?,
+                Place::From(Hold::Predicate) => self.predicate(operand)?,
+                Place::To(hold) => self.write(operand, *hold == Hold::Double)?,
+                Place::From(hold) => self.read(operand, *hold == Hold::Double || low_part)?,
+            });
         }
-        Ok(Selected::plain(f, C_INT, fields))
+        Ok(Selected::plain(function, class(form), fields).immediate(modifiers))
     }
 
-    /// Opcodes whose function depends on nothing but their name.
-    fn lane_wise(&mut self, form: &Form) -> Result<Selected, Why> {
-        let mut f = warp::arithmetic(form.opcode).ok_or_else(|| format!("unknown opcode {}", form.opcode))?;
-        if crate::config::HW_EX2.load(Ordering::Relaxed) {
-            f = warp::chip_op(form.opcode).unwrap_or(f);
-        }
-        let class = match form.ty {
-            "f32" => C_FP32,
-            "f64" => C_FP64,
-            _ => C_INT,
+    /// Whether a comparison is joined with a predicate, or has a second destination that one comparison does not fill.
+    fn is_combined(&self, form: &Form) -> bool {
+        Join::named(form.part(2)).is_some()
+            || (matches!(form.operands().first(), Some(Operand::Pair(..))) && !form.ty.ends_with("x2"))
+    }
+
+    /// `setp.CMP{.JOIN}.type p|q, a, b{, c}`.
+    fn combined_comparison(&mut self, form: &Form) -> Result<Selected, Why> {
+        let mut fields = match form.operand(0)? {
+            Operand::Pair(p, q) => vec![self.predicate_destination(p)?, self.predicate_destination(q)?],
+            operand => vec![self.predicate_destination(operand)?, Field::Fixed(NONE)],
         };
-        let wide = form.is_wide();
-        let (to, sources) = (form.operand(0)?, form.operands().get(1..).unwrap_or(&[]));
-        // whether the destination and each source are wide
-        let (destination, widths) = match form.parts[0] {
-            "cvt" => return self.conversion(form, f),
-            "mul" if form.part(1) == "wide" => (!matches!(form.ty, "u16" | "s16"), [false; 3]),
-            "mad" if form.part(1) == "wide" => (true, [false, false, true]),
-            "shl" | "shr" => (wide, [wide, false, false]),
-            _ => (wide, [wide; 3]),
-        };
-        if sources.len() > widths.len() {
-            return Err(format!("there are {} sources", sources.len()).into());
-        }
-        let mut fields = vec![self.write(to, destination)?];
-        for (source, wide) in sources.iter().zip(widths) {
-            fields.push(self.read(source, wide)?);
-        }
-        Ok(Selected::plain(f, class, fields))
+        let joined = self.compared(form, form.opcode, &mut fields)?;
+        Ok(joined.of(Selected::plain(forms::combine_predicates, C_PRED, fields)))
     }
 
-    fn conversion(&mut self, form: &Form, mut f: OpFn) -> Result<Selected, Why> {
+    /// `set.CMP{.JOIN}.type.type d, a, b{, c}`.
+    fn set(&mut self, form: &Form) -> Result<Selected, Why> {
         let to = form.parts[form.parts.len() - 2];
-        let mut wide = form.is_wide();
-        if !wide && self.is_wide_register(form.operand(1)?) {
-            f = warp::convert_low(form.opcode).ok_or("this conversion from a register of 64 bits is not known")?;
-            wide = true;
+        if !matches!(to, "u32" | "s32" | "f32") {
+            return Err(format!("set to {to} is not known").into());
         }
-        let mut fields = vec![self.write(form.operand(0)?, is_wide(to))?];
-        for source in &form.operands()[1..] {
-            fields.push(self.read(source, wide)?);
-        }
-        Ok(Selected::plain(f, C_CVT, fields))
+        let mut fields = vec![self.write(form.operand(0)?, false)?];
+        let without_destination = form.opcode.replacen("set", "setp", 1).replacen(&format!(".{to}."), ".", 1);
+        let joined = self.compared(form, &without_destination, &mut fields)?;
+        let mut selected = joined.of(Selected::plain(forms::set_from_comparison, C_INT, fields));
+        selected.inst.size = (to == "f32") as u8;
+        Ok(selected)
+    }
+
+    /// The function of the comparison in `opcode`, a `setp`, and how it is joined; its two sources, the predicate that it is joined with and one to compare into
+    /// are added to `fields`.
+    fn compared(&mut self, form: &Form, opcode: &str, fields: &mut Vec<Field>) -> Result<Joined, Why> {
+        let part = opcode.split('.').nth(2).unwrap_or("");
+        let join = Join::named(part);
+        let alone = if join.is_some() { opcode.replacen(&format!(".{part}."), ".", 1) } else { opcode.to_string() };
+        let known = forms::find(&alone).ok_or_else(|| format!("unknown comparison {alone}"))?;
+        let wide = known.code.places[1] == Place::From(Hold::Double);
+        fields.push(self.read(form.operand(1)?, wide)?);
+        fields.push(self.read(form.operand(2)?, wide)?);
+        let joined_with = match join {
+            Some(_) => self.predicate(form.operand(3)?)?,
+            None => Field::Fixed(NONE),
+        };
+        fields.push(joined_with);
+        fields.push(Field::Fixed(self.predicates));
+        self.predicates += 1;
+        Ok(Joined { compare: known.function().0, join: join.unwrap_or(Join::Alone) })
+    }
+}
+
+/// A comparison, and how it is joined with a predicate.
+struct Joined {
+    compare: OpFn,
+    join: Join,
+}
+
+impl Joined {
+    /// The instruction that does all of it.
+    fn of(&self, mut selected: Selected) -> Selected {
+        selected.inst.imm = self.compare as usize as i64;
+        selected.inst.count = self.join as u8;
+        selected
+    }
+}
+
+/// Operands with `p|q` as two.
+fn flat(operands: &[Operand]) -> Vec<Operand> {
+    let parts = |operand: &Operand| match operand {
+        Operand::Pair(p, q) => vec![(**p).clone(), (**q).clone()],
+        operand => vec![operand.clone()],
+    };
+    operands.iter().flat_map(parts).collect()
+}
+
+/// The class in which a form is counted.
+fn class(form: &Form) -> u8 {
+    match (form.parts[0], form.ty) {
+        ("cvt", _) => C_CVT,
+        ("mov" | "cvta", ty) if ty != "pred" => C_MOV,
+        ("setp" | "selp" | "testp", _) | (_, "pred") => C_PRED,
+        (_, "f32" | "f16" | "f16x2" | "bf16" | "bf16x2") => C_FP32,
+        (_, "f64") => C_FP64,
+        _ => C_INT,
     }
 }

@@ -66,7 +66,7 @@ impl Selector<'_> {
     fn narrowed(&mut self, wide: &Operand) -> Result<Operand, Why> {
         let source = self.read(wide, true)?;
         let register = self.new_register(Class::W);
-        let f = warp::arithmetic("cvt.u32.u64").ok_or("cvt.u32.u64 is not known")?;
+        let f = function_of("cvt.u32.u64")?;
         self.help(f, vec![Field::Write(register), source]);
         Ok(Operand::Reg(register))
     }
@@ -74,7 +74,7 @@ impl Selector<'_> {
     /// `a op b` of 64 bits, in a register of its own.
     fn wide_helper(&mut self, op: &str, a: Field, b: Field) -> Result<u32, Why> {
         let register = self.new_register(Class::D);
-        let f = warp::arithmetic(op).ok_or_else(|| format!("{op} is not known"))?;
+        let f = function_of(op)?;
         self.help(f, vec![Field::Write(register), a, b]);
         Ok(register)
     }
@@ -88,7 +88,7 @@ impl Selector<'_> {
     /// A new predicate: `a comparison b` of 64 bits.
     fn compare_wide(&mut self, comparison: &str, a: Field, b: u64) -> Result<u32, Why> {
         let predicate = self.new_predicate();
-        let f = warp::setp(comparison, "u64").ok_or("a comparison is not known")?;
+        let f = function_of(&format!("setp.{comparison}.u64"))?;
         let b = Field::Fixed(self.constants.of(b, true));
         self.help(f, vec![Field::Fixed(predicate), a, b]);
         Ok(predicate)
@@ -147,7 +147,7 @@ impl Selector<'_> {
             None if matches!(space, "global" | "const") => "mov.u64",
             None => return Err(format!("the space {space} has no generic addresses").into()),
         };
-        let f = warp::arithmetic(op).ok_or_else(|| format!("{op} is not known"))?;
+        let f = function_of(op)?;
         Ok(Selected::plain(f, C_INT, fields))
     }
 
@@ -161,7 +161,7 @@ impl Selector<'_> {
         let to = self.predicate_destination(form.operand(0)?)?;
         let address = self.read(form.operand(1)?, true)?;
         let tag = Field::Read(self.window_of(address)?);
-        let f = warp::setp("eq", "u64").ok_or("a comparison is not known")?;
+        let f = function_of("setp.eq.u64")?;
         let number = Field::Fixed(self.constants.of(number, true));
         Ok(Selected::plain(f, C_PRED, vec![to, tag, number]))
     }

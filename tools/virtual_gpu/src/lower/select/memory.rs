@@ -33,10 +33,11 @@ impl Selector<'_> {
         let mut selected = self.values(form, form.operand(values)?, count, store)?;
         let (base, offset) = form.address(place)?;
         selected.inst.imm = offset;
-        if space == "param" && !store {
-            if let Operand::Sym(name) = base {
-                return self.parameter(selected, name, count);
-            }
+        if space == "param"
+            && !store
+            && let Operand::Sym(name) = base
+        {
+            return self.parameter(selected, name, count);
         }
         // shared addresses are 32 bits wide here, all others 64
         let wide = match base {

@@ -6,6 +6,7 @@ mod control;
 mod generic;
 mod hopper;
 mod memory;
+mod moves;
 mod predicate;
 
 use super::names::Names;
@@ -78,6 +79,12 @@ pub fn blank() -> Inst {
     }
 }
 
+/// The function of a lane-wise opcode without modifiers, for helpers.
+fn function_of(opcode: &str) -> Result<OpFn, Why> {
+    let form = warp::forms::find(opcode).ok_or_else(|| format!("{opcode} is not known"))?;
+    Ok(form.function().0)
+}
+
 /// Whether a type, such as `u64`, fills a pair of slots.
 pub fn is_wide(ty: &str) -> bool {
     matches!(ty, "b64" | "u64" | "s64" | "f64")
@@ -120,29 +127,6 @@ impl<'a> Form<'a> {
     }
     pub fn operands(&self) -> &'a [Operand] {
         &self.statement.operands
-    }
-    /// Refuses a lane-wise opcode with too few sources or too many.
-    fn check_sources(&self) -> Result<(), Why> {
-        let counts = match self.parts[0] {
-            "abs" | "neg" | "not" | "cnot" | "popc" | "clz" | "brev" | "bfind" | "ex2" | "lg2" | "sin" | "cos"
-            | "rcp" | "sqrt" | "rsqrt" | "tanh" => 1..=1,
-            "cvt" => 1..=3,
-            "add" | "sub" | "mul" | "mul24" | "div" | "rem" | "and" | "or" | "xor" | "shl" | "shr" | "copysign" => {
-                2..=2
-            }
-            "min" | "max" => 2..=3,
-            "fma" | "mad" | "mad24" | "sad" | "bfe" | "prmt" | "shf" | "selp" | "slct" => 3..=3,
-            "bfi" | "lop3" => 4..=5,
-            _ => return Ok(()),
-        };
-        let given = self.operands().len().saturating_sub(1);
-        if !counts.contains(&given) {
-            return Err(Why::Operand(format!(
-                "{given} source operands are given where {} are expected",
-                counts.start()
-            )));
-        }
-        Ok(())
     }
     /// Part `n` of the opcode, or nothing.
     pub fn part(&self, n: usize) -> &'a str {
@@ -320,7 +304,6 @@ impl<'a> Selector<'a> {
             "fence" | "membar" | "prefetch" | "nanosleep" => self.ordering(form),
             "setmaxnreg" => self.setmaxnreg(form),
             "mov" => self.mov(form),
-            "setp" => self.set_predicate(form),
             "createpolicy" => self.cache_policy(form),
             "cvta" => self.convert_address(form),
             "isspacep" => self.is_in_space(form),
@@ -340,10 +323,7 @@ impl<'a> Selector<'a> {
             "mma" => self.mma(form),
             "wgmma" => self.wgmma(form),
             "mbarrier" => self.mbarrier(form),
-            _ => {
-                form.check_sources()?;
-                self.arithmetic(form)
-            }
+            _ => self.lane_wise(form),
         }
     }
 
