@@ -134,7 +134,7 @@ impl Provenance {
     /// # Errors
     /// Names the first setting that differs, with both values and both digests.
     pub fn expect_alike(&self, what: &str, found: &Provenance) -> Result<Undecided> {
-        if let Some((says, found)) = self.from_the_front(found) {
+        if let Some((says, found)) = self.other_frontal_view(found) {
             let mut undecided = self.expect_alike(what, &found)?;
             undecided.insert(0, format!("{what}: {says}"));
             return Ok(undecided);
@@ -186,7 +186,7 @@ impl Provenance {
 
     /// Where one is of real radiographs and both are frontal ones of different views: what is to be said of it, and `found` with the
     /// same view. A real `frontal` one may be either.
-    fn from_the_front(&self, found: &Provenance) -> Option<(String, Provenance)> {
+    fn other_frontal_view(&self, found: &Provenance) -> Option<(String, Provenance)> {
         let view = |of: &Provenance| of.settings.get("view").and_then(Value::as_str).map(String::from);
         let (trained, other) = (view(self)?, view(found)?);
         let is_frontal = |view: &String| ["ap", "pa", "frontal"].contains(&view.as_str());

@@ -49,10 +49,10 @@ impl<'a> Teller<'a> {
     /// The end: the failures of these, in their order.
     pub fn finish<'n>(mut self, failed: impl IntoIterator<Item = &'n String>) -> Vec<Failure> {
         self.progress.finish("");
-        let mut take = |name: &String| {
+        let take = |name: &String| {
             let at = self.failures.iter().position(|(failed, _)| failed == name)?;
             Some(self.failures.swap_remove(at).1)
         };
-        failed.into_iter().filter_map(|name| take(name)).collect()
+        failed.into_iter().filter_map(take).collect()
     }
 }
