@@ -56,7 +56,9 @@ libraries=$built/virtual_gpu_libraries
 mkdir -p "$libraries"
 for name in libcuda.so libcuda.so.1 libcublasLt.so libcublasLt.so.13; do ln -sfn "$built/libvirtual_gpu.so" "$libraries/$name"; done
 
-export PATH="$built:$PATH" X2CT_REQUIRE_CUDA=${X2CT_REQUIRE_CUDA:-only}
+export X2CT_REQUIRE_CUDA=${X2CT_REQUIRE_CUDA:-only}
+# build.rs looks for nvcc in PATH, so cargo would build everything again under another one.
+[ "$1" = cargo ] || export PATH="$built:$PATH"
 if [ "$1" = cargo ] && [[ ${2:-} =~ ^(test|bench|run|build)$ ]] && [[ " $* " != *" --release "* ]]; then
     set -- "$1" "$2" --release "${@:3}"
 fi
