@@ -27,9 +27,9 @@ const MIMIC: &str = include_str!("label_map/mimic.toml");
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LabelMap {
-    /// What is evaluated on.
+    /// Name of the data set that is evaluated on.
     pub dataset: String,
-    /// Its labels, in order.
+    /// Labels of that data set, in order.
     #[serde(rename = "label")]
     pub labels: Vec<MappedLabel>,
 }

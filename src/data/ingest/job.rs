@@ -17,7 +17,7 @@ pub(super) trait Job: Sync {
     fn unit(&self) -> &'static str;
     /// Name of one of them, by its place.
     fn name(&self, at: usize) -> &str;
-    /// Its file.
+    /// File of one of them, by its place.
     fn path(&self, at: usize) -> PathBuf;
     /// The folder that is written to.
     fn out(&self) -> &Path;

@@ -153,7 +153,7 @@ struct Run<'a> {
     out: &'a Path,
     manner: Manner,
     product: &'a dyn Product,
-    /// Of the shard.
+    /// Items of the shard.
     items: Vec<Item>,
     /// Place of the first among those of the split.
     first: usize,

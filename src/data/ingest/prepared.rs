@@ -21,7 +21,7 @@ use crate::{Error, Result};
 #[derive(Clone, Debug)]
 pub struct PrepareOptions {
     pub preset: Preset,
-    /// How a voxel is stored.
+    /// Data type in which a voxel is stored.
     pub dtype: DType,
     /// `[i, n]`: the i-th (from 1) of n parts of the split.
     pub shard: [usize; 2],

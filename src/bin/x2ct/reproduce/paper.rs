@@ -197,7 +197,7 @@ struct File {
 }
 
 impl Paper {
-    /// Its name.
+    /// Name of the paper, as `--paper` takes it.
     pub fn name(self) -> &'static str {
         &self.file().paper
     }

@@ -11,9 +11,9 @@ use crate::train::checkpoint_path;
 
 /// A run with a checkpoint.
 pub struct Run {
-    /// Its folder.
+    /// Folder of the run.
     pub folder: PathBuf,
-    /// Its configuration.
+    /// Configuration of the run.
     config: Value,
 }
 
@@ -59,7 +59,7 @@ impl Run {
         Ok(())
     }
 
-    /// Its newest checkpoint.
+    /// Path of the run's newest checkpoint.
     pub fn checkpoint(&self) -> PathBuf {
         checkpoint_path(&self.folder)
     }
