@@ -5,7 +5,7 @@ use super::class::{CLASSES, Class, Operands, class_of, products, shape};
 use super::machine::{Machine, Stats, Traffic};
 use super::resources::registers;
 use super::total::Counted;
-use crate::launch::{Block, Entries, Launch, Options, Problem, place};
+use crate::launch::{Cluster, Entries, Launch, Options, Problem, place};
 use crate::lower::Kernel;
 use crate::profile::Profile;
 use crate::warp::Kind;
@@ -19,7 +19,7 @@ const BUDGET: usize = 1 << 30;
 /// Pieces of a launch that a sample takes.
 const PIECES: u64 = 4;
 
-/// Neighbouring blocks of a launch.
+/// Neighbouring clusters of a launch; without clusters each block is one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Piece {
     first: u64,
@@ -27,12 +27,12 @@ struct Piece {
 }
 
 impl Piece {
-    fn blocks(&self) -> u64 {
+    fn clusters(&self) -> u64 {
         self.end - self.first
     }
 }
 
-/// Blocks that are run: all, or a sample of some neighbouring ones in a few places.
+/// Clusters that are run: all, or a sample of some neighbouring ones in a few places.
 fn pieces(total: u64, sample: u64) -> Vec<Piece> {
     if sample == 0 || sample >= total {
         return vec![Piece { first: 0, end: total }];
@@ -45,12 +45,12 @@ fn pieces(total: u64, sample: u64) -> Vec<Piece> {
 /// Sectors read from memory by a whole launch of which pieces were run: what the first piece reads once may serve the others,
 /// so that the pieces after it stand for the rest.
 fn whole_reads(pieces: &[Piece], reads: &[u64], total: u64) -> f64 {
-    let run: u64 = pieces.iter().map(Piece::blocks).sum();
+    let run: u64 = pieces.iter().map(Piece::clusters).sum();
     let read = reads.iter().sum::<u64>() as f64;
     if run == total || pieces.len() == 1 {
         return read * total as f64 / run as f64;
     }
-    let first = pieces[0].blocks();
+    let first = pieces[0].clusters();
     let each = (read - reads[0] as f64) / (run - first) as f64;
     (reads[0] as f64 + each * (total - first) as f64).min(read * total as f64 / run as f64)
 }
@@ -134,7 +134,7 @@ pub fn run(
     machine: &Arc<Mutex<Machine>>,
 ) -> Result<(Counted, Entries), Problem> {
     let kernel = &*launch.kernel;
-    let total = launch.blocks();
+    let (total, of_cluster) = (launch.clusters(), launch.cluster_blocks() as u64);
     let residency = residency(launch, chip);
     let lock = || machine.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     lock().start(kernel.code.len(), chip.multiprocessors as usize, residency.l1);
@@ -146,7 +146,8 @@ pub fn run(
         (pieces(total, 0), total as usize)
     } else {
         let held = (residency.of_one * chip.multiprocessors) as usize;
-        (pieces(total, sample), held.min(BUDGET / bytes_of_block(launch)).max(1))
+        let blocks = held.min(BUDGET / bytes_of_block(launch));
+        (pieces(total, sample.div_ceil(of_cluster)), (blocks / of_cluster as usize).max(1))
     };
     let mut reads = vec![];
     for piece in &pieces {
@@ -157,8 +158,8 @@ pub fn run(
     let machine = lock();
     let mut counted = Counted {
         kernel: kernel.name.clone(),
-        blocks: total,
-        blocks_run: pieces.iter().map(Piece::blocks).sum(),
+        blocks: launch.blocks(),
+        blocks_run: pieces.iter().map(Piece::clusters).sum::<u64>() * of_cluster,
         threads: launch.threads(),
         shared: kernel.static_shared as u32 + launch.dynamic_shared,
         registers: residency.registers,
@@ -203,32 +204,35 @@ struct Runner<'a> {
 }
 
 impl Runner<'_> {
-    /// Block `number` at its start, on the multiprocessor that its number falls to.
-    fn block(&self, number: u64) -> Block {
-        let mut block = Block::new(self.launch, None, self.allocations);
-        let multiprocessor = (number % self.chip.multiprocessors as u64) as usize;
-        block.env.stats = Some(Box::new(Stats::new(self.machine, &self.launch.kernel.code, multiprocessor)));
-        block.env.watched = true;
-        block.start(self.launch, self.options, number, self.workspace);
-        block
+    /// Cluster `number` at its start, its blocks on the multiprocessors that their numbers fall to.
+    fn cluster(&self, number: u64) -> Cluster {
+        let mut cluster = Cluster::new(self.launch, None, self.allocations);
+        let first = number * cluster.blocks.len() as u64;
+        for (block, number) in cluster.blocks.iter_mut().zip(first..) {
+            let multiprocessor = (number % self.chip.multiprocessors as u64) as usize;
+            block.env.stats = Some(Box::new(Stats::new(self.machine, &self.launch.kernel.code, multiprocessor)));
+            block.env.watched = true;
+        }
+        cluster.start(self.launch, self.options, number, self.workspace);
+        cluster
     }
 
-    /// Runs some blocks, `slots` at a time: the first go round the multiprocessors, each further one to where one has ended.
+    /// Runs some clusters, `slots` at a time: the first go round the multiprocessors, each further one to where one has ended.
     fn run(&mut self, piece: Piece, slots: usize) -> Result<(), Problem> {
         let mut waiting = piece.first..piece.end;
-        let mut under_way: Vec<Block> = waiting.by_ref().take(slots).map(|number| self.block(number)).collect();
+        let mut under_way: Vec<Cluster> = waiting.by_ref().take(slots).map(|number| self.cluster(number)).collect();
         while !under_way.is_empty() {
-            for block in &mut under_way {
-                block.turn(self.launch, &mut self.entries.0, TURN)?;
-                if block.done {
-                    let path = block.warps.iter().map(|warp| warp.path).max().unwrap_or(0);
-                    self.longest = self.longest.max(path);
+            for cluster in &mut under_way {
+                cluster.turn(self.launch, &mut self.entries.0, TURN)?;
+                if cluster.done {
+                    let warps = cluster.blocks.iter().flat_map(|block| &block.warps);
+                    self.longest = self.longest.max(warps.map(|warp| warp.path).max().unwrap_or(0));
                     if let Some(number) = waiting.next() {
-                        block.start(self.launch, self.options, number, self.workspace);
+                        cluster.start(self.launch, self.options, number, self.workspace);
                     }
                 }
             }
-            under_way.retain(|block| !block.done);
+            under_way.retain(|cluster| !cluster.done);
         }
         Ok(())
     }

@@ -15,6 +15,11 @@ pub fn chip() -> &'static Profile {
     Profile::of(config().arch.capability())
 }
 
+/// Whether blocks can run in clusters.
+pub fn has_clusters() -> bool {
+    config().arch.capability() >= 90
+}
+
 /// Checks an ordinal of a device.
 pub fn known(ordinal: c_int) -> Done {
     if ordinal == 0 { Ok(()) } else { Err(Code::INVALID_DEVICE) }
@@ -69,6 +74,7 @@ pub fn attribute(number: c_uint) -> c_int {
         106 => chip.blocks,     // MAX_BLOCKS_PER_MULTIPROCESSOR
         111 => 1024,            // RESERVED_SHARED_MEMORY_PER_BLOCK
         115 => config().pools as u32, // MEMORY_POOLS_SUPPORTED
+        120 => has_clusters() as u32, // CLUSTER_LAUNCH
         _ => 0,
     };
     value as c_int

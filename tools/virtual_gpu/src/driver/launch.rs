@@ -1,13 +1,14 @@
 //! Launches: what a driver checks of them, their parameters, and the run itself.
 
 use super::context;
-use super::device::{BLOCK_THREADS, SHARED_BY_DEFAULT, chip};
+use super::device::{BLOCK_THREADS, SHARED_BY_DEFAULT, chip, has_clusters};
 use super::error::{Code, Done};
 use super::stream::{self, Work};
 use super::{memory, module};
+use module::Function;
 use crate::config::config;
 use crate::launch::{Launch, run};
-use crate::ptx::Entry;
+use crate::ptx::{Entry, Limits};
 use std::collections::BTreeSet;
 use std::ffi::c_void;
 use std::io::Write;
@@ -29,9 +30,84 @@ pub struct Shape {
     /// Dynamic shared memory of a block, bytes.
     pub shared: u32,
     pub cooperative: bool,
+    /// Blocks of a cluster, where the launch says so.
+    pub cluster: Option<[u32; 3]>,
+}
+
+/// `CUlaunchConfig`.
+#[repr(C)]
+pub struct Configuration {
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    /// Dynamic shared memory of a block, bytes.
+    pub shared: u32,
+    pub stream: *mut c_void,
+    pub attributes: *const Attribute,
+    pub count: u32,
+}
+
+/// `CUlaunchAttribute`: its number and its value, of which the first words are read here.
+#[repr(C)]
+pub struct Attribute {
+    pub id: u32,
+    pub padding: u32,
+    pub value: [u32; 16],
+}
+
+/// Attributes of launches that mean something here, by their numbers in `CUlaunchAttributeID`, and those that change no result.
+const IGNORE: u32 = 0;
+const COOPERATIVE: u32 = 2;
+const CLUSTER_DIMENSION: u32 = 4;
+const HINTS: [u32; 9] = [1, 3, 5, 8, 9, 10, 11, 14, 16];
+
+impl Configuration {
+    /// The shape and the stream of a launch.
+    ///
+    /// # Safety
+    /// `attributes` has `count` attributes.
+    pub unsafe fn read(&self) -> Result<(Shape, *mut c_void), Code> {
+        let Configuration { grid, block, shared, .. } = *self;
+        let mut shape = Shape { grid, block, shared, cooperative: false, cluster: None };
+        if self.count > 0 && self.attributes.is_null() {
+            return Err(Code::INVALID_VALUE);
+        }
+        for number in 0..self.count as usize {
+            // Safety: the caller's.
+            let Attribute { id, value, .. } = unsafe { &*self.attributes.add(number) };
+            match *id {
+                COOPERATIVE => shape.cooperative = value[0] != 0,
+                CLUSTER_DIMENSION => shape.cluster = Some([value[0], value[1], value[2]]),
+                IGNORE => {}
+                id if HINTS.contains(&id) => {}
+                id => {
+                    eprintln!("virtual_gpu: cuLaunchKernelEx: the launch attribute {id} is not known");
+                    return Err(Code::NOT_SUPPORTED);
+                }
+            }
+        }
+        Ok((shape, self.stream))
+    }
 }
 
 impl Shape {
+    /// Blocks of a cluster in each dimension, by the launch or by the kernel, and whether one of them says so.
+    fn clusters(&self, function: &Function, limits: &Limits) -> Result<([u32; 3], bool), Code> {
+        let wrong = Err(Code::INVALID_CLUSTER_SIZE);
+        let Some(size) = self.cluster.or(limits.cluster) else {
+            return if limits.explicit_cluster { wrong } else { Ok(([1; 3], false)) };
+        };
+        if !has_clusters() {
+            return Err(Code::NOT_SUPPORTED);
+        }
+        if size.contains(&0) || limits.cluster.is_some_and(|required| required != size) {
+            return wrong;
+        }
+        let blocks = size.iter().map(|extent| *extent as u64).product::<u64>();
+        let most = limits.max_cluster.unwrap_or(function.largest_cluster());
+        let divides = [0, 1, 2].iter().all(|axis| self.grid[*axis].is_multiple_of(size[*axis]));
+        if blocks > most as u64 || !divides { wrong } else { Ok((size, true)) }
+    }
+
     /// Threads of a block, where the shape can be launched at all.
     fn threads(&self) -> Result<u32, Code> {
         let [x, y, z] = self.grid;
@@ -74,6 +150,7 @@ pub unsafe fn queue(
         }
     }
     let entry = &function.module.ptx.entries[&function.name];
+    let (cluster, explicit_cluster) = shape.clusters(&function, &entry.limits)?;
     let launch = Launch {
         kernel: kernel.clone(),
         module: function.module.ptx.clone(),
@@ -82,6 +159,8 @@ pub unsafe fn queue(
         dynamic_shared: shape.shared,
         params: parameters(entry, params, extra)?,
         cooperative: shape.cooperative,
+        cluster,
+        explicit_cluster,
     };
     stream::queue(stream, Work::Launch(Arc::new(launch)))
 }

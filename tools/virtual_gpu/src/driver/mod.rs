@@ -18,6 +18,7 @@ pub use launch::at_exit;
 
 use crate::config::config;
 use error::{Code, Done, give, status};
+pub use launch::Configuration;
 use launch::Shape;
 use memory::{Fill, Kind, Way};
 use std::ffi::{c_char, c_int, c_uint, c_void};
@@ -196,11 +197,16 @@ api! { context::usable:
         give(blocks, module::find(function)?.occupancy(threads.max(0) as u32, shared)? as c_int)
     }
     cuLaunchKernel(function: Pointer, gx: c_uint, gy: c_uint, gz: c_uint, bx: c_uint, by: c_uint, bz: c_uint, shared: c_uint, stream: Pointer, params: *mut Pointer, extra: *mut Pointer) {
-        let shape = Shape { grid: [gx, gy, gz], block: [bx, by, bz], shared, cooperative: false };
+        let shape = Shape { grid: [gx, gy, gz], block: [bx, by, bz], shared, cooperative: false, cluster: None };
         launch::queue(function, shape, stream, params as _, extra as _)
     }
     cuLaunchCooperativeKernel(function: Pointer, gx: c_uint, gy: c_uint, gz: c_uint, bx: c_uint, by: c_uint, bz: c_uint, shared: c_uint, stream: Pointer, params: *mut Pointer) {
-        let shape = Shape { grid: [gx, gy, gz], block: [bx, by, bz], shared, cooperative: true };
+        let shape = Shape { grid: [gx, gy, gz], block: [bx, by, bz], shared, cooperative: true, cluster: None };
         launch::queue(function, shape, stream, params as _, std::ptr::null())
+    }
+    cuLaunchKernelEx(configuration: *const Configuration, function: Pointer, params: *mut Pointer, extra: *mut Pointer) {
+        if configuration.is_null() { return Err(Code::INVALID_VALUE); }
+        let (shape, stream) = (*configuration).read()?;
+        launch::queue(function, shape, stream, params as _, extra as _)
     }
 }

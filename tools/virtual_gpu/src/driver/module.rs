@@ -10,7 +10,7 @@ use crate::lower::{self, Kernel};
 use crate::ptx::{self, fatbin};
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
@@ -38,6 +38,8 @@ pub struct Function {
     kernel: OnceLock<Option<Arc<Kernel>>>,
     /// Dynamic shared memory that a launch may ask for, bytes.
     dynamic_limit: AtomicU32,
+    /// Whether a launch may ask for clusters that not every chip has.
+    wide_clusters: AtomicBool,
     /// Threads of a block at most, by the launch bounds.
     pub threads: u32,
     /// Registers of a thread.
@@ -141,6 +143,7 @@ fn function_of(module: *mut c_void, name: &str) -> Result<*mut c_void, Code> {
         name: name.to_string(),
         kernel: OnceLock::new(),
         dynamic_limit: AtomicU32::new(device::SHARED_BY_DEFAULT),
+        wide_clusters: AtomicBool::new(false),
         threads: bounds.threads,
         registers: registers(name, config().arch.capability()).unwrap_or_else(|| bounds.registers()),
     };
@@ -203,6 +206,15 @@ impl Function {
         compiled.as_ref().ok_or(Code::INVALID_PTX)
     }
 
+    fn limits(&self) -> &ptx::Limits {
+        &self.module.ptx.entries[&self.name].limits
+    }
+
+    /// Blocks of a cluster at most: 8 everywhere, 16 on this chip where the program has asked for it.
+    pub fn largest_cluster(&self) -> u32 {
+        if self.wide_clusters.load(Ordering::Relaxed) { 16 } else { 8 }
+    }
+
     /// Dynamic shared memory that a launch may ask for, bytes.
     pub fn dynamic_limit(&self) -> u32 {
         self.dynamic_limit.load(Ordering::Relaxed)
@@ -217,7 +229,10 @@ impl Function {
             4 => self.registers,                      // NUM_REGS
             5 | 6 => config().arch.capability(),      // PTX_VERSION, BINARY_VERSION
             8 => self.dynamic_limit(),                // MAX_DYNAMIC_SHARED_SIZE_BYTES
-            2 | 7 | 9..=15 => 0,
+            10 => self.limits().cluster.is_some() as u32 | self.limits().explicit_cluster as u32, // CLUSTER_SIZE_MUST_BE_SET
+            11..=13 => self.limits().cluster.map_or(0, |size| size[number as usize - 11]), // REQUIRED_CLUSTER_*
+            14 => self.wide_clusters.load(Ordering::Relaxed) as u32, // NON_PORTABLE_CLUSTER_SIZE_ALLOWED
+            2 | 7 | 9 | 15 => 0,
             _ => return Err(Code::INVALID_VALUE),
         };
         Ok(value as c_int)
@@ -233,6 +248,10 @@ impl Function {
                 Ok(())
             }
             9 => Ok(()),
+            14 => {
+                self.wide_clusters.store(value != 0, Ordering::Relaxed);
+                Ok(())
+            }
             _ => Err(Code::INVALID_VALUE),
         }
     }

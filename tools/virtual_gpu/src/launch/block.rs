@@ -2,9 +2,10 @@
 
 use super::report::place;
 use super::schedule::{Dice, run_warp};
+use super::special::{self, Seat};
 use super::{Launch, Options, Problem};
-use crate::lower::SPECIALS;
 use crate::sanitize::{Guard, Watch};
+use crate::warp::hopper::Peers;
 use crate::warp::*;
 use std::sync::Arc;
 
@@ -16,8 +17,14 @@ pub struct Block {
     pub done: bool,
 }
 
-/// Instructions of a turn where nothing limits it: warps go on until they wait.
-const LONG_TURN: i64 = 1 << 20;
+/// What a turn of a block comes to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Progress {
+    /// Warps went on, or the block has ended.
+    Moved,
+    /// All warps wait, some of them for other blocks of the cluster.
+    Waits,
+}
 
 fn new_warp(l: &Launch, env: *mut BlockEnv, index: u32) -> Warp {
     let k = &l.kernel;
@@ -27,7 +34,7 @@ fn new_warp(l: &Launch, env: *mut BlockEnv, index: u32) -> Warp {
         consts: k.consts.as_ptr() as *const u32,
         mask: FULL,
         preds: vec![0; k.preds.max(1)],
-        special: Box::new([[0; 32]; 24]),
+        special: Box::new([[0; 32]; SPECIAL_REGISTERS]),
         env,
         fault: None,
         live: FULL,
@@ -44,6 +51,7 @@ fn new_warp(l: &Launch, env: *mut BlockEnv, index: u32) -> Warp {
         storage,
         products: vec![],
         wgroup: 0,
+        cluster: AtCluster::default(),
     }
 }
 
@@ -65,6 +73,9 @@ impl Block {
             bars: vec![],
             bulk: vec![],
             warpgroups: vec![],
+            barriers: Default::default(),
+            met: vec![],
+            peers: Peers::default(),
             spins: 0,
             dice: Dice::default(),
         });
@@ -74,29 +85,32 @@ impl Block {
         Block { env, warps, id: [0; 3], done: false }
     }
 
-    /// Makes this the `index`-th block of the grid, before its first instruction.
-    pub fn start(&mut self, l: &Launch, o: &Options, index: u64, workspace: u64) {
-        let [gx, gy, _] = l.grid.map(u64::from);
-        self.id = [(index % gx) as u32, (index / gx % gy) as u32, (index / (gx * gy)) as u32];
+    /// Makes this the block of a seat, before its first instruction.
+    pub fn start(&mut self, l: &Launch, o: &Options, seat: &Seat) {
+        self.id = seat.block;
         self.done = false;
         let env = &mut *self.env;
         env.shared.fill(0xff);
         if let Some(guard) = &mut env.guard {
-            guard.start(index);
+            guard.start(seat.number);
         }
         env.bars.clear();
         env.bulk.clear();
         env.warpgroups.clear();
         env.warpgroups.resize_with(self.warps.len() / 4, Default::default);
+        env.barriers = Default::default();
+        env.met.clear();
+        env.peers.ended = false;
         env.spins = 0;
-        env.dice = Dice::new(o.seed, index);
+        env.dice = Dice::new(o.seed, seat.number);
         for w in &mut self.warps {
-            start_warp(l, w, self.id, workspace);
+            start_warp(l, w, seat);
         }
     }
 
     /// One turn of every warp, in the order of the seed.
-    pub fn turn(&mut self, l: &Launch, entries: &mut [(u64, u64)], quantum: i64) -> Result<(), Problem> {
+    pub fn turn(&mut self, l: &Launch, entries: &mut [(u64, u64)], quantum: i64) -> Result<Progress, Problem> {
+        let mut moved = false;
         let mut order: Vec<usize> = (0..self.warps.len()).collect();
         self.env.dice.shuffle(&mut order);
         for n in order {
@@ -109,6 +123,7 @@ impl Block {
             if w.state != State::Ready {
                 continue;
             }
+            moved = true;
             // Safety: the warp was started for this kernel, and the lists of `env` outlive it.
             unsafe {
                 land_by_chance(w);
@@ -117,75 +132,71 @@ impl Block {
             if let Some(f) = w.fault.take() {
                 return Err(self.problem(l, n, &f));
             }
+            self.release(l);
         }
         if self.warps.iter().any(|w| w.state == State::Ready) {
-            return Ok(());
+            return Ok(Progress::Moved);
         }
         self.done = self.warps.iter().all(|w| w.state == State::Done);
         if self.done {
             self.end();
+            return Ok(Progress::Moved);
         }
-        if !self.done && !self.release_barriers() {
-            return Err(self.deadlock(l));
+        self.complete_uncounted();
+        if self.release(l) || moved {
+            return Ok(Progress::Moved);
         }
-        Ok(())
+        if self.warps.iter().any(|w| w.state == State::AtCluster) { Ok(Progress::Waits) } else { Err(self.deadlock(l)) }
     }
 
-    /// Runs the block to its end, or until `stop` says so.
-    pub fn run(&mut self, l: &Launch, entries: &mut [(u64, u64)], stop: impl Fn() -> bool) -> Result<(), Problem> {
-        while !self.done && !stop() {
-            self.turn(l, entries, LONG_TURN)?;
+    /// Ends the barriers that expect all warps and to which all have come that have not ended.
+    fn complete_uncounted(&mut self) {
+        let alive = self.warps.iter().filter(|w| w.state != State::Done).count();
+        for id in 0..BARRIERS {
+            let barrier = &self.env.barriers[id];
+            if barrier.expected == 0 && !barrier.comers.is_empty() && barrier.comers.len() >= alive {
+                complete(&mut self.env, id);
+            }
         }
-        Ok(())
     }
 
     /// Lets go on who waits at barriers that are complete; false if there are none.
-    fn release_barriers(&mut self) -> bool {
-        let alive = self.warps.iter().filter(|w| w.state != State::Done).count();
-        let mut released = false;
-        for id in 0..16 {
-            let (mut waiting, mut expected, mut counted) = (vec![], 0, false);
-            for (n, w) in self.warps.iter().enumerate() {
-                if let State::AtBar(barrier, count) = w.state
-                    && barrier == id
-                {
-                    waiting.push(n);
-                    counted |= count > 0;
-                    expected = expected.max(count as usize);
-                }
+    fn release(&mut self, l: &Launch) -> bool {
+        let met = std::mem::take(&mut self.env.met);
+        let any = !met.is_empty();
+        for mut barrier in met {
+            self.tell(&mut barrier);
+            let path = barrier.comers.iter().map(|comer| comer.path).max().unwrap_or(0);
+            for comer in barrier.comers.iter().filter(|comer| comer.waits) {
+                let w = &mut self.warps[comer.warp as usize];
+                w.state = State::Ready;
+                w.path = w.path.max(path);
+                // Safety: the warp waits at this instruction of its kernel.
+                unsafe { write_result(w, &l.kernel.code[comer.pc as usize], &barrier) };
             }
-            if waiting.is_empty() || waiting.len() < if counted { expected } else { alive } {
-                continue;
-            }
-            self.meet(&waiting, counted);
-            let path = waiting.iter().map(|n| self.warps[*n].path).max().unwrap_or(0);
-            for n in waiting {
-                self.warps[n].state = State::Ready;
-                self.warps[n].path = path;
-            }
-            released = true;
         }
-        released
+        any
     }
 
     /// Tells the sanitizer that warps have met. Where a barrier says how many it expects, they may come from different places.
-    fn meet(&mut self, waiting: &[usize], counted: bool) {
+    fn tell(&mut self, barrier: &mut Barrier) {
         let Some(guard) = &mut self.env.guard else { return };
-        let place = |n: &usize| (self.warps[*n].pc - 1, *n as u32);
-        let mut places: Vec<(u32, u32)> = waiting.iter().map(place).collect();
+        let mut places: Vec<(u32, u32)> = barrier.comers.iter().map(|comer| (comer.pc, comer.warp)).collect();
         places.sort();
         if let [first, .., last] = places[..]
             && first.0 != last.0
-            && !counted
+            && barrier.expected == 0
         {
             guard.apart(first, last);
         }
-        let met: Vec<(u32, u32)> = waiting.iter().map(|n| (*n as u32, self.warps[*n].live)).collect();
-        guard.barrier(&met);
+        let waiting = barrier.comers.iter().filter(|comer| comer.waits);
+        let met: Vec<(u32, u32)> = waiting.map(|comer| (comer.warp, comer.live)).collect();
+        guard.barrier(&met, barrier.released.take());
     }
 
     /// Tells the sanitizer that the block has ended.
     fn end(&mut self) {
+        self.env.peers.ended = true;
         if let Some(guard) = &mut self.env.guard {
             guard.end();
             self.env.bulk.iter().for_each(|copy| guard.unfinished_bulk(copy.pc));
@@ -202,7 +213,7 @@ impl Block {
         Problem { code: fault.code, text }
     }
 
-    fn deadlock(&self, l: &Launch) -> Problem {
+    pub fn deadlock(&self, l: &Launch) -> Problem {
         let k = &l.kernel;
         let states = self.warps.iter().map(|w| {
             let at = place(k, &l.module, w.pc.saturating_sub(1));
@@ -213,7 +224,7 @@ impl Block {
     }
 }
 
-fn start_warp(l: &Launch, w: &mut Warp, block: [u32; 3], workspace: u64) {
+fn start_warp(l: &Launch, w: &mut Warp, seat: &Seat) {
     let first = 32 * w.index;
     let threads = l.threads();
     w.live = if threads >= first + 32 { FULL } else { (1u32 << (threads - first)) - 1 };
@@ -225,37 +236,8 @@ fn start_warp(l: &Launch, w: &mut Warp, block: [u32; 3], workspace: u64) {
     w.products.clear();
     w.wgroup = 0;
     w.commits = [0; 32];
+    w.cluster = AtCluster::default();
     w.state = State::Ready;
     w.fault = None;
-    for (values, name) in w.special.iter_mut().zip(SPECIALS) {
-        for (lane, value) in values.iter_mut().enumerate() {
-            *value = special(l, name, first + lane as u32, block, workspace);
-        }
-    }
-}
-
-/// The value of a special register (PTX ISA, "Special Registers").
-fn special(l: &Launch, name: &str, thread: u32, block: [u32; 3], workspace: u64) -> u32 {
-    let [x, y, _] = l.block;
-    match name {
-        "%tid.x" => thread % x,
-        "%tid.y" => thread / x % y,
-        "%tid.z" => thread / (x * y),
-        "%ntid.x" => l.block[0],
-        "%ntid.y" => l.block[1],
-        "%ntid.z" => l.block[2],
-        "%ctaid.x" => block[0],
-        "%ctaid.y" => block[1],
-        "%ctaid.z" => block[2],
-        "%nctaid.x" => l.grid[0],
-        "%nctaid.y" => l.grid[1],
-        "%nctaid.z" => l.grid[2],
-        "%laneid" => thread % 32,
-        "%warpid" => thread / 32,
-        "%envreg1" => (workspace >> 32) as u32,
-        "%envreg2" => workspace as u32,
-        "%nsmid" => 108,
-        "%dynamic_smem_size" => l.dynamic_shared,
-        _ => 0,
-    }
+    special::set(l, w, seat);
 }

@@ -1,6 +1,6 @@
-//! The blocks of a launch over threads of this processor.
+//! The clusters of a launch over threads of this processor.
 
-use super::block::Block;
+use super::cluster::{Cluster, SHORT_TURN};
 use super::report::Entries;
 use super::schedule::nth_block;
 use super::{Launch, Options, Problem};
@@ -8,9 +8,6 @@ use crate::sanitize::{Sanitize, Watch};
 use crate::warp::LAUNCH_FAILED;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-
-/// Instructions of a turn of a cooperative launch, whose blocks wait for each other.
-const SHORT_TURN: i64 = 4000;
 
 /// What the threads that run one launch share.
 struct Work<'a> {
@@ -35,7 +32,7 @@ pub fn run_blocks(l: &Arc<Launch>, o: &Options, allocs: &Vec<(u64, u64)>, worksp
         watch: watch.clone(),
         allocs,
         workspace,
-        threads: (o.threads as u64).min(l.blocks()).max(1),
+        threads: (o.threads as u64).min(l.clusters()).max(1),
         next: AtomicU64::new(0),
         stop: AtomicBool::new(false),
         problem: Mutex::new(None),
@@ -63,8 +60,8 @@ pub fn run_blocks(l: &Arc<Launch>, o: &Options, allocs: &Vec<(u64, u64)>, worksp
 }
 
 impl Work<'_> {
-    fn block(&self) -> Block {
-        Block::new(self.launch, self.watch.as_ref(), self.allocs)
+    fn cluster(&self) -> Cluster {
+        Cluster::new(self.launch, self.watch.as_ref(), self.allocs)
     }
     fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
@@ -74,19 +71,19 @@ impl Work<'_> {
         self.problem.lock().unwrap().get_or_insert(problem);
     }
 
-    /// The blocks of a cooperative launch that fall to thread `me`, all under way at once.
+    /// The clusters of a cooperative launch that fall to thread `me`, all under way at once.
     fn resident(&self, me: u64) {
         let mut entries = Entries::new(&self.launch.kernel);
-        let mine = (0..self.launch.blocks()).filter(|n| n % self.threads == me);
+        let mine = (0..self.launch.clusters()).filter(|n| n % self.threads == me);
         let start = |n| {
-            let mut block = self.block();
-            block.start(self.launch, self.options, n, self.workspace);
-            block
+            let mut cluster = self.cluster();
+            cluster.start(self.launch, self.options, n, self.workspace);
+            cluster
         };
-        let mut blocks: Vec<Block> = mine.map(start).collect();
-        'all: while !self.stopped() && blocks.iter().any(|b| !b.done) {
-            for block in blocks.iter_mut().filter(|b| !b.done) {
-                if let Err(problem) = block.turn(self.launch, &mut entries.0, SHORT_TURN) {
+        let mut clusters: Vec<Cluster> = mine.map(start).collect();
+        'all: while !self.stopped() && clusters.iter().any(|c| !c.done) {
+            for cluster in clusters.iter_mut().filter(|c| !c.done) {
+                if let Err(problem) = cluster.turn(self.launch, &mut entries.0, SHORT_TURN) {
                     self.failed(problem);
                     break 'all;
                 }
@@ -95,21 +92,22 @@ impl Work<'_> {
         self.entries.lock().unwrap().add(&entries);
     }
 
-    /// One block after the other, until there are no more.
+    /// One cluster after the other, until there are no more.
     fn in_turn(&self) {
         let mut entries = Entries::new(&self.launch.kernel);
-        let mut block = self.block();
-        while let Some(n) = self.next_block() {
-            block.start(self.launch, self.options, n, self.workspace);
-            if let Err(problem) = block.run(self.launch, &mut entries.0, || self.stopped()) {
+        let mut cluster = self.cluster();
+        while let Some(n) = self.next_cluster() {
+            cluster.start(self.launch, self.options, n, self.workspace);
+            if let Err(problem) = cluster.run(self.launch, &mut entries.0, || self.stopped()) {
                 self.failed(problem);
             }
         }
         self.entries.lock().unwrap().add(&entries);
     }
 
-    fn next_block(&self) -> Option<u64> {
-        let (total, sample) = (self.launch.blocks(), self.options.sample);
+    fn next_cluster(&self) -> Option<u64> {
+        let sample = self.options.sample.div_ceil(self.launch.cluster_blocks() as u64);
+        let total = self.launch.clusters();
         let n = self.next.fetch_add(1, Ordering::Relaxed);
         let sampled = sample > 0 && sample < total;
         if self.stopped() || n >= if sampled { sample } else { total } {

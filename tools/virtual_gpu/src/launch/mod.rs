@@ -1,11 +1,13 @@
 //! Launches: blocks over threads, warps in turn, lanes by lowest program counter first.
 
 mod block;
+mod cluster;
 mod grid;
 mod report;
 mod schedule;
+mod special;
 
-pub use block::Block;
+pub use cluster::Cluster;
 pub use report::{Entries, LANES, LAUNCHES, NANOS, WARPS, place};
 pub use schedule::Dice;
 
@@ -22,12 +24,28 @@ pub struct Launch {
     pub dynamic_shared: u32,
     pub params: Vec<u8>,
     pub cooperative: bool,
+    /// Blocks of a cluster in each dimension; a launch without clusters has clusters of one block.
+    pub cluster: [u32; 3],
+    /// Whether the launch or the kernel says how large its clusters are.
+    pub explicit_cluster: bool,
 }
 
 impl Launch {
     /// Blocks of the grid.
     pub fn blocks(&self) -> u64 {
         self.grid.iter().map(|n| *n as u64).product()
+    }
+    /// Blocks of a cluster.
+    pub fn cluster_blocks(&self) -> u32 {
+        self.cluster.iter().product()
+    }
+    /// Clusters of the grid in each dimension.
+    pub fn clusters_of_grid(&self) -> [u32; 3] {
+        [0, 1, 2].map(|axis| self.grid[axis] / self.cluster[axis])
+    }
+    /// Clusters of the grid.
+    pub fn clusters(&self) -> u64 {
+        self.blocks() / self.cluster_blocks() as u64
     }
     /// Threads of a block.
     pub fn threads(&self) -> u32 {

@@ -3,6 +3,7 @@
 use super::report::place;
 use crate::lower::Kernel;
 use crate::ptx::Module;
+use crate::warp::hopper::{cluster_wait, spins_for_ever};
 use crate::warp::*;
 
 /// Pseudorandom choices of a seed. Seed 0 makes none: everything goes in its natural order, asynchronous copies last.
@@ -299,10 +300,16 @@ pub unsafe fn run_warp(k: &Kernel, m: &Module, w: &mut Warp, entries: &mut [(u64
                         Gathered::Fault => return Exit::Stop,
                     }
                     if i.kind == Kind::Bar {
-                        let id = *w.p(i.r[0]);
-                        let count = if i.r[1] == NONE { 0 } else { *w.p(i.r[1]) / 32 };
-                        w.pc = pc as u32 + 1;
-                        w.state = State::AtBar(id, count);
+                        w.pc = pc as u32;
+                        let goes_on = come(w, i);
+                        if w.fault.is_some() {
+                            return Exit::Stop;
+                        }
+                        pc += 1;
+                        if goes_on {
+                            continue;
+                        }
+                        w.pc = pc as u32;
                         return Exit::Stop;
                     }
                     (i.f)(w, i);
@@ -311,6 +318,27 @@ pub unsafe fn run_warp(k: &Kernel, m: &Module, w: &mut Warp, entries: &mut [(u64
                         return Exit::Stop;
                     }
                     pc += 1;
+                }
+                Kind::Meet => {
+                    if cluster_wait(w) {
+                        pc += 1;
+                        continue;
+                    }
+                    w.pc = pc as u32;
+                    if w.fault.is_some() {
+                        return Exit::Stop;
+                    }
+                    if w.others.is_empty() {
+                        w.state = State::AtCluster;
+                        return Exit::Stop;
+                    }
+                    if spins_for_ever(w) {
+                        w.fail(LAUNCH_FAILED, w.mask.trailing_zeros(), "a wait for ever for the cluster".into());
+                        return Exit::Stop;
+                    }
+                    oldest_group(w, &mut pc);
+                    w.pc = pc as u32;
+                    return Exit::Turn;
                 }
                 Kind::Ret => {
                     w.live &= !w.mask;

@@ -1,8 +1,8 @@
 //! Happens-before among the agents of a block: vector clocks.
 //!
 //! An agent is whoever touches memory on its own: a thread; the asynchronous copies (`cp.async`) of a thread, whose time is the
-//! number of their group; the warpgroup products of a warp, likewise; and the bulk copies that end at one mbarrier, whose time
-//! is the phase they complete. A thread knows what it did itself, and what others had done when they last released to it.
+//! number of their group; the warpgroup products of a warp, likewise; the bulk copies that end at one mbarrier, whose time is the
+//! phase they complete; and the initialisations of mbarriers, whose time is their number. A thread knows what it did itself, and what others had done when they last released to it.
 //! Knowledge is shared: threads that left a barrier together hold one vector, so that a barrier costs O(agents), not O(agents²).
 
 use std::collections::BTreeMap;
@@ -11,7 +11,8 @@ use std::sync::Arc;
 /// Mbarriers that a block can have agents for.
 pub const MBARRIERS: usize = 64;
 
-/// Times of the agents of other blocks, by block.
+/// What is known of blocks, by block: the times of the agents, and behind them what a proxy fence has passed on of the threads
+/// and their asynchronous copies.
 pub type Foreign = BTreeMap<u64, Arc<Vec<u32>>>;
 
 /// What a thread has been told: of each agent of its block the time up to which its accesses come before.
@@ -51,9 +52,23 @@ fn join_foreign(into: &mut Arc<Foreign>, from: &Arc<Foreign>) {
 
 impl Known {
     fn join(&mut self, other: &Known) {
+        if self.times.is_empty() {
+            *self = other.clone();
+            return;
+        }
         join_times(&mut self.times, &other.times);
         join_times(&mut self.fenced, &other.fenced);
         join_foreign(&mut self.foreign, &other.foreign);
+    }
+
+    /// Takes in what blocks are told, of which `block` is this one.
+    fn join_blocks(&mut self, block: u64, from: &Arc<Foreign>) {
+        join_foreign(&mut self.foreign, from);
+        if let Some(all) = from.get(&block) {
+            let (times, fenced) = all.split_at(self.times.len());
+            join_times(&mut self.times, times);
+            join_times(&mut self.fenced, fenced);
+        }
     }
 }
 
@@ -70,6 +85,9 @@ pub struct Clocks {
     products: Vec<u32>,
     /// Of each thread, its own time at its last proxy fence and that of its asynchronous copies.
     fenced: Vec<[u32; 2]>,
+    /// Initialisations of mbarriers so far, and of each thread the last of its own.
+    initialisations: u32,
+    own_initialisation: Vec<u32>,
     known: Vec<Arc<Known>>,
     /// Of each thread, what its last fence made it release by a later atomic access.
     at_fence: Vec<Option<Arc<Foreign>>>,
@@ -81,14 +99,17 @@ pub struct Clocks {
 
 /// Agents of a block of `threads` (a multiple of 32).
 pub fn agents(threads: usize) -> usize {
-    2 * threads + threads / 32 + MBARRIERS
+    2 * threads + threads / 32 + MBARRIERS + 1
+}
+
+/// What a thread of a block of `threads` knows where its block begins.
+fn nothing(threads: usize) -> Known {
+    Known { times: vec![0; agents(threads)], fenced: vec![0; 2 * threads], foreign: Arc::new(Foreign::new()) }
 }
 
 impl Clocks {
     pub fn new(threads: usize, block: u64) -> Self {
-        let nothing =
-            Known { times: vec![0; agents(threads)], fenced: vec![0; 2 * threads], foreign: Arc::new(Foreign::new()) };
-        let nothing = Arc::new(nothing);
+        let nothing = Arc::new(nothing(threads));
         Clocks {
             threads,
             block,
@@ -96,6 +117,8 @@ impl Clocks {
             copies: vec![0; threads],
             products: vec![0; threads],
             fenced: vec![[0; 2]; threads],
+            initialisations: 0,
+            own_initialisation: vec![0; threads],
             known: (0..threads).map(|_| nothing.clone()).collect(),
             at_fence: vec![None; threads],
             seen: vec![None; threads],
@@ -115,6 +138,16 @@ impl Clocks {
     pub fn bulk_of(&self, n: usize) -> u32 {
         (2 * self.threads + self.threads / 32 + n % MBARRIERS) as u32
     }
+    /// The agent of the initialisations of mbarriers.
+    pub fn initialisations(&self) -> u32 {
+        agents(self.threads) as u32 - 1
+    }
+    /// A thread initialises an mbarrier: the time of that.
+    pub fn initialises(&mut self, thread: usize) -> u32 {
+        self.initialisations += 1;
+        self.own_initialisation[thread] = self.initialisations;
+        self.initialisations
+    }
     /// Whose doing an agent is, in words.
     pub fn describe(&self, agent: u32) -> Agent {
         let agent = agent as usize;
@@ -122,6 +155,7 @@ impl Clocks {
             a if a < self.threads => Agent::Thread(a),
             a if a < 2 * self.threads => Agent::Copy(a - self.threads),
             a if a < 2 * self.threads + self.threads / 32 => Agent::Products(a - 2 * self.threads),
+            a if a + 1 == agents(self.threads) => Agent::Initialisation,
             _ => Agent::Bulk,
         }
     }
@@ -138,6 +172,8 @@ impl Clocks {
             self.copies[thread]
         } else if agent == self.products_of(thread) {
             self.products[thread]
+        } else if agent == self.initialisations() {
+            self.own_initialisation[thread]
         } else {
             0
         };
@@ -147,6 +183,13 @@ impl Clocks {
     pub fn knows_foreign(&self, thread: usize, block: u64, agent: u32, time: u32) -> bool {
         let times = self.known[thread].foreign.get(&block);
         times.is_some_and(|times| times.get(agent as usize).is_some_and(|t| time <= *t))
+    }
+    /// Whether a proxy fence stands between what `agent` of another block did at `time` and what `thread` does in the
+    /// asynchronous proxy.
+    pub fn fenced_foreign(&self, thread: usize, block: u64, agent: u32, time: u32) -> bool {
+        let agent = agent as usize;
+        let all = self.known[thread].foreign.get(&block);
+        agent >= 2 * self.threads || all.is_some_and(|all| time <= all[agents(self.threads) + agent])
     }
     /// Whether a proxy fence stands between what `agent` did at `time` and what `thread` does in the asynchronous proxy.
     pub fn fenced(&self, thread: usize, agent: u32, time: u32) -> bool {
@@ -165,6 +208,7 @@ impl Clocks {
         raise(&mut known.times[thread], self.own[thread]);
         raise(&mut known.times[self.copies_of(thread) as usize], self.copies[thread]);
         raise(&mut known.times[self.products_of(thread) as usize], self.products[thread]);
+        raise(&mut known.times[self.initialisations() as usize], self.own_initialisation[thread]);
         let [own, copies] = self.fenced[thread];
         raise(&mut known.fenced[thread], own);
         raise(&mut known.fenced[self.copies_of(thread) as usize], copies);
@@ -193,11 +237,7 @@ impl Clocks {
 
     /// Adds what `thread` did and knows to `into`, as an arrival at a barrier does.
     pub fn release(&mut self, thread: usize, into: &mut Known) {
-        if into.times.is_empty() {
-            *into = (*self.known[thread]).clone();
-        } else {
-            into.join(&self.known[thread]);
-        }
+        into.join(&self.known[thread]);
         self.publish(thread, into);
         self.own[thread] += 1;
     }
@@ -217,6 +257,20 @@ impl Clocks {
         self.known[thread] = joined;
     }
 
+    /// Adds what blocks are told to `into`, which threads of this block acquire.
+    pub fn hand_over(&self, from: &Arc<Foreign>, into: &mut Known) {
+        if into.times.is_empty() {
+            *into = nothing(self.threads);
+        }
+        into.join_blocks(self.block, from);
+    }
+    /// What an mbarrier or a barrier has of this block, as blocks are told.
+    pub fn as_told(&self, known: &Known) -> Arc<Foreign> {
+        let mut all = known.foreign.clone();
+        Arc::make_mut(&mut all).insert(self.block, Arc::new([&known.times[..], &known.fenced].concat()));
+        all
+    }
+
     /// `thread` has waited for the groups of its asynchronous copies up to `group`.
     pub fn copies_done(&mut self, thread: usize, group: u32) {
         self.copies[thread] = self.copies[thread].max(group);
@@ -231,7 +285,24 @@ impl Clocks {
         self.fenced[thread] = [self.own[thread], self.copies[thread]];
         let known = Arc::make_mut(&mut self.known[thread]);
         known.fenced.copy_from_slice(&known.times[..2 * self.threads]);
+        if !known.foreign.is_empty() {
+            for all in Arc::make_mut(&mut known.foreign).values_mut() {
+                let (times, fenced) = Arc::make_mut(all).split_at_mut(agents(self.threads));
+                fenced.copy_from_slice(&times[..2 * self.threads]);
+            }
+        }
         self.own[thread] += 1;
+    }
+    /// `fence.mbarrier_init` of a thread: its later relaxed arrivals release the mbarriers that it has initialised, and no more.
+    pub fn fence_initialisations(&mut self, thread: usize) {
+        let mut only = nothing(self.threads);
+        only.times[self.initialisations() as usize] = self.own_initialisation[thread];
+        only.fenced[thread] = self.fenced[thread][0];
+        let told = self.as_told(&only);
+        match &mut self.at_fence[thread] {
+            Some(all) => join_foreign(all, &told),
+            none => *none = Some(told),
+        }
     }
 
     /// What `thread` did and knows, as other blocks are told.
@@ -239,9 +310,7 @@ impl Clocks {
         let mut known = (*self.known[thread]).clone();
         self.publish(thread, &mut known);
         self.own[thread] += 1;
-        let mut all = known.foreign;
-        Arc::make_mut(&mut all).insert(self.block, Arc::new(known.times));
-        all
+        self.as_told(&known)
     }
 
     /// A fence of `thread`: it acquires what atomic reads have seen, and releases by atomic writes to come.
@@ -267,11 +336,7 @@ impl Clocks {
         }
     }
     fn acquire_foreign(&mut self, thread: usize, from: &Arc<Foreign>) {
-        let known = Arc::make_mut(&mut self.known[thread]);
-        join_foreign(&mut known.foreign, from);
-        if let Some(times) = from.get(&self.block) {
-            join_times(&mut known.times, times);
-        }
+        Arc::make_mut(&mut self.known[thread]).join_blocks(self.block, from);
     }
 }
 
@@ -290,4 +355,6 @@ pub enum Agent {
     Products(usize),
     /// Bulk copies.
     Bulk,
+    /// Initialisations of mbarriers.
+    Initialisation,
 }

@@ -1,22 +1,30 @@
 //! The sanitizer: reads of memory nobody wrote, races by happens-before, missing fences and waits.
 //!
 //! It watches every access that passes `warp::access`, and everything that orders accesses. What orders what is written from the
-//! PTX ISA's "Memory Consistency Model": barriers join the threads that meet, `bar.warp.sync` the lanes it names, an mbarrier's
-//! wait acquires what its arrivals released, an asynchronous copy or product is ordered by its wait alone, and `shfl`, `vote` and
-//! `mma` order nothing; lanes of a warp are not in lockstep.
+//! PTX ISA's "Memory Consistency Model": barriers join the threads that meet (`bar.arrive` only gives), `bar.warp.sync` the lanes
+//! it names, an mbarrier's wait acquires what its arrivals released, an asynchronous copy or product is ordered by its wait alone,
+//! and `shfl`, `vote` and `mma` order nothing; lanes of a warp are not in lockstep. Between the blocks of a cluster order what
+//! `barrier.cluster` and mbarriers release and acquire, the latter only where both sides say `.cluster`.
+//!
+//! `fence.proxy.async` counts for every state space, whichever it names; other proxy fences order nothing here. `setmaxnreg` is
+//! only checked to be executed by whole warpgroups.
 
 mod clocks;
+mod cluster;
 mod order;
 mod registry;
 mod report;
 mod shadow;
 
+pub use clocks::Known;
+pub use cluster::ClusterBarrier;
 pub use registry::{allocated, copied, freed, written};
 pub use report::{count, take};
 
 use crate::launch::Launch;
 use crate::warp::{Access, Action, Address, By, Proxy, SHARED_BASE, Space};
-use clocks::{Agent, Clocks, Foreign, Known};
+use clocks::{Agent, Clocks, Foreign};
+use order::lanes_of;
 use report::{Actor, Finding};
 use shadow::{Cell, LocalShadow, Shadow, Touch};
 use std::collections::HashMap;
@@ -76,6 +84,9 @@ struct Mbarrier {
     pending: Known,
     /// What the last complete phase released.
     complete: Option<Arc<Known>>,
+    /// What arrivals of cluster scope from other blocks released, in the present phase and in the last complete one.
+    told: Arc<Foreign>,
+    complete_told: Arc<Foreign>,
     initialised: Option<Touch>,
 }
 
@@ -98,17 +109,24 @@ pub struct Guard {
     mbarriers: HashMap<u32, Mbarrier>,
     copies: Vec<Begun>,
     products: Vec<Begun>,
+    /// What those who came to each named barrier and did not wait have released.
+    arrivals: HashMap<u32, Known>,
     /// Where shared memory is kept.
     base: *const u8,
+    /// The blocks of this block's cluster by rank, and its own rank.
+    cluster: cluster::Cluster,
 }
 
 /// An access of one lane, for the checks of its cells.
-struct One {
+struct One<'a> {
     touch: Touch,
     thread: usize,
     action: Action,
     asynchronous: bool,
-    shared: bool,
+    /// The block of the thread that carries it out, or began it.
+    block: u64,
+    /// Of shared memory, the blocks beside this one that can have touched it; others have ended.
+    alive: Option<&'a [u64]>,
 }
 
 /// Why a cell objects.
@@ -132,7 +150,9 @@ impl Guard {
             mbarriers: HashMap::new(),
             copies: vec![Begun::default(); threads],
             products: vec![Begun::default(); threads / 32],
+            arrivals: HashMap::new(),
             base: memory.as_ptr(),
+            cluster: cluster::Cluster::default(),
         }
     }
 
@@ -146,10 +166,12 @@ impl Guard {
         self.mbarriers.clear();
         self.copies.fill(Begun::default());
         self.products.fill(Begun::default());
+        self.arrivals.clear();
     }
 
     /// The block has ended: what began and was never waited for.
     pub fn end(&mut self) {
+        self.check_visitors();
         for thread in 0..self.copies.len() {
             let begun = self.copies[thread];
             if begun.group > 0 && !self.clocks.knows(thread, self.clocks.copies_of(thread), begun.group) {
@@ -183,26 +205,32 @@ impl Guard {
 
     /// Checks and notes an access of a warp.
     pub fn access<A: Address>(&mut self, warp: u32, pc: u32, instruction: u32, a: &Access<A>) {
-        for lane in (0..32).filter(|lane| a.lanes >> lane & 1 != 0) {
-            let (address, thread) = (a.addresses[lane].wide(), 32 * warp as usize + lane);
-            match a.space {
-                Space::Shared => {
-                    let mut shared = std::mem::replace(&mut self.shared, Shadow::new(0, 0));
-                    self.check(&mut shared, thread, pc, address, a);
-                    self.shared = shared;
-                }
-                Space::Global => {
-                    let cached = &mut self.cached[instruction as usize];
-                    if !cached.as_ref().is_some_and(|e| e.holds(address)) {
-                        *cached = registry::find(address);
-                    }
-                    if let Some(entry) = cached.clone() {
-                        self.check(&mut entry.shadow.lock().unwrap(), thread, pc, address, a);
-                    }
-                }
-                Space::Local => self.check_local(thread, pc, address, a),
-                Space::Param => {}
+        let lanes = (0..32usize).filter(|lane| a.lanes >> lane & 1 != 0);
+        let mut lanes = lanes.map(|lane| (a.addresses[lane].wide(), 32 * warp as usize + lane)).peekable();
+        match a.space {
+            Space::Shared | Space::Peer(_) => {
+                let mut shared = std::mem::replace(self.shared_of(a.space), Shadow::new(0, 0));
+                lanes.for_each(|(address, thread)| self.check(&mut shared, thread, pc, address, a));
+                *self.shared_of(a.space) = shared;
             }
+            Space::Global => {
+                while let Some((first, _)) = lanes.peek() {
+                    let cached = &mut self.cached[instruction as usize];
+                    if !cached.as_ref().is_some_and(|e| e.holds(*first)) {
+                        *cached = registry::find(*first);
+                    }
+                    let Some(entry) = cached.clone() else {
+                        lanes.next();
+                        continue;
+                    };
+                    let mut shadow = entry.shadow.lock().unwrap();
+                    while let Some((address, thread)) = lanes.next_if(|(address, _)| entry.holds(*address)) {
+                        self.check(&mut shadow, thread, pc, address, a);
+                    }
+                }
+            }
+            Space::Local => lanes.for_each(|(address, thread)| self.check_local(thread, pc, address, a)),
+            Space::Param => {}
         }
     }
 
@@ -240,9 +268,9 @@ impl Guard {
         self.watch.say(&Finding { kind: "uninitialised read", at, detail, other: None, missing });
     }
 
-    /// The agent that carries out an access, and its time.
-    fn agent(&mut self, thread: usize, pc: u32, by: By) -> (u32, u32) {
-        match by {
+    /// Who carries out an access and when, as cells remember it.
+    fn touch<A: Address>(&mut self, thread: usize, pc: u32, a: &Access<A>) -> Touch {
+        let (agent, time) = match a.by {
             By::Thread => (thread as u32, self.clocks.now(thread)),
             By::Copy { group } => {
                 self.copies[thread] = Begun { group, pc };
@@ -252,16 +280,20 @@ impl Guard {
                 self.products[thread / 32] = Begun { group, pc };
                 (self.clocks.products_of(thread), group)
             }
-            By::Bulk { barrier } => {
-                let (number, phases) = self.mbarriers.get(&barrier).map_or((0, 0), |b| (b.number, b.phases));
-                (self.clocks.bulk_of(number), phases + 1)
+            By::Bulk { barrier, rank } => {
+                let owner = self.at(rank);
+                let (number, phases) = owner.mbarriers.get(&barrier).map_or((0, 0), |b| (b.number, b.phases));
+                let agent = owner.clocks.bulk_of(number);
+                return Touch::new(self.watch.number, owner.block, agent, phases + 1, pc, false);
             }
-        }
+            By::Initialisation => (self.clocks.initialisations(), self.clocks.initialises(thread)),
+        };
+        Touch::new(self.watch.number, self.block, agent, time, pc, a.action.atomic())
     }
 
     fn check<A: Address>(&mut self, shadow: &mut Shadow, thread: usize, pc: u32, address: u64, a: &Access<A>) {
         let bytes = a.bytes as u64;
-        let shared = a.space == Space::Shared;
+        let shared = matches!(a.space, Space::Shared | Space::Peer(_));
         let place = |at: u64| {
             if shared {
                 format!("offset {} of shared memory", at - SHARED_BASE as u64)
@@ -274,16 +306,17 @@ impl Guard {
         {
             self.unwritten(thread, pc, place(byte));
         }
-        let (agent, time) = self.agent(thread, pc, a.by);
+        let touch = self.touch(thread, pc, a);
         if shared {
             self.check_variable(thread, pc, address, a);
         }
         let one = One {
-            touch: Touch::new(self.watch.number, self.block, agent, time, pc, a.action.atomic()),
+            touch,
             thread,
             action: a.action,
             asynchronous: a.by.proxy() == Proxy::Async,
-            shared,
+            block: self.block,
+            alive: shared.then(|| self.cluster.blocks()),
         };
         let mut objection = None;
         let used = a.used_range();
@@ -317,10 +350,9 @@ impl Guard {
         if together {
             return mine[..n] == data(agent % 32)[..n];
         }
-        let from = if one.shared {
-            self.base.wrapping_add((address - SHARED_BASE as u64) as usize)
-        } else {
-            address as *const u8
+        let from = match one.alive {
+            Some(_) => self.shared_base(a.space).wrapping_add((address - SHARED_BASE as u64) as usize),
+            None => address as *const u8,
         };
         // Safety: the access has passed the check of its bounds.
         mine[..n] == *unsafe { std::slice::from_raw_parts(from, n) }
@@ -332,6 +364,7 @@ impl Guard {
             Agent::Copy(t) => format!("an asynchronous copy of thread {t}"),
             Agent::Products(w) => format!("a product of warp {w}"),
             Agent::Bulk => "a bulk copy".to_string(),
+            Agent::Initialisation => "an mbarrier.init".to_string(),
         };
         Actor { pc: touch.pc(), block: touch.block(), who }
     }
@@ -351,6 +384,9 @@ impl Guard {
 
     /// What would order two accesses.
     fn missing(&self, one: &One, other: &Touch) -> &'static str {
+        if !other.same_block(&one.touch) && one.alive.is_some() {
+            return "barrier.cluster.arrive and wait (or an mbarrier with .release.cluster and .acquire.cluster)";
+        }
         if !other.same_block(&one.touch) {
             return "a fence and an atomic access that the other block reads, a grid barrier, or two launches";
         }
@@ -367,17 +403,27 @@ impl Guard {
     }
 }
 
-impl One {
+impl One<'_> {
     /// Whether what `touch` did comes before.
     fn after(&self, touch: &Touch, clocks: &Clocks) -> bool {
         if !touch.same_launch(&self.touch) {
             return true;
         }
-        if touch.same_block(&self.touch) {
+        if touch.of_block(self.block) {
             return clocks.knows(self.thread, touch.agent(), touch.time);
         }
         // a block that had this shared memory before has ended
-        self.shared || clocks.knows_foreign(self.thread, touch.block(), touch.agent(), touch.time)
+        self.alive.is_some_and(|alive| !alive.iter().any(|block| touch.of_block(*block)))
+            || clocks.knows_foreign(self.thread, touch.block(), touch.agent(), touch.time)
+    }
+
+    /// Whether a proxy fence stands between what `touch` did before and this access in the asynchronous proxy.
+    fn fenced(&self, touch: &Touch, clocks: &Clocks) -> bool {
+        if touch.of_block(self.block) {
+            return clocks.fenced(self.thread, touch.agent(), touch.time);
+        }
+        self.alive.is_some_and(|alive| !alive.iter().any(|block| touch.of_block(*block)))
+            || clocks.fenced_foreign(self.thread, touch.block(), touch.agent(), touch.time)
     }
 
     /// Checks the access against what a cell remembers, and enters it there.
@@ -391,8 +437,7 @@ impl One {
             }
         } else if self.asynchronous
             && cell.write.same_launch(&self.touch)
-            && cell.write.same_block(&self.touch)
-            && !clocks.fenced(self.thread, cell.write.agent(), cell.write.time)
+            && !self.fenced(&cell.write, clocks)
         {
             objection = Some(Objection::Proxy(cell.write));
         }

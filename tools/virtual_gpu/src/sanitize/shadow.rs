@@ -37,6 +37,13 @@ impl Touch {
     pub fn same_block(&self, other: &Touch) -> bool {
         self.who >> 12 == other.who >> 12
     }
+    /// Whether a block of a launch did it that has this number in its grid.
+    pub fn of_block(&self, block: u64) -> bool {
+        self.block() == block & BLOCK
+    }
+    pub fn of_launch(&self, launch: u64) -> bool {
+        self.who >> 36 == launch
+    }
     pub fn same_agent(&self, other: &Touch) -> bool {
         self.who == other.who
     }
@@ -126,6 +133,11 @@ impl Shadow {
                 each(at + k as u64 * unit, cell);
             }
         }
+    }
+
+    /// Calls `each` with every cell that has been touched.
+    pub fn visit_touched(&self, each: impl FnMut(&Cell)) {
+        self.pages.iter().flatten().flat_map(|page| &page.cells).for_each(each);
     }
 
     /// Says that somebody wrote these bytes.

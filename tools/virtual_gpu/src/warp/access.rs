@@ -9,6 +9,8 @@ use crate::count::C_LDMATRIX;
 pub enum Space {
     Global,
     Shared,
+    /// Shared memory of another block of the cluster, by its rank.
+    Peer(u32),
     Local,
     Param,
 }
@@ -52,8 +54,10 @@ pub enum By {
     Copy { group: u32 },
     /// A product of the warp, in the asynchronous proxy, until its group has been waited for.
     Product { group: u32 },
-    /// A bulk copy, in the asynchronous proxy, until the phase of its mbarrier is complete.
-    Bulk { barrier: u32 },
+    /// A bulk copy, in the asynchronous proxy, until the phase of its mbarrier is complete, which is in the block of a rank.
+    Bulk { barrier: u32, rank: u32 },
+    /// `mbarrier.init` of the thread, which `fence.mbarrier_init` orders by itself.
+    Initialisation,
 }
 
 /// How memory is reached (PTX ISA, "Proxies").
@@ -66,7 +70,7 @@ pub enum Proxy {
 impl By {
     pub fn proxy(self) -> Proxy {
         match self {
-            By::Thread | By::Copy { .. } => Proxy::Generic,
+            By::Thread | By::Copy { .. } | By::Initialisation => Proxy::Generic,
             By::Product { .. } | By::Bulk { .. } => Proxy::Async,
         }
     }
@@ -129,11 +133,12 @@ impl<'a, A: Address> Access<'a, A> {
         let space = match self.space {
             Space::Global => "",
             Space::Shared => "shared ",
+            Space::Peer(_) => "shared::cluster ",
             Space::Local => "local ",
             Space::Param => "parameter ",
         };
         let name = match self.by {
-            By::Thread => self.action.name(),
+            By::Thread | By::Initialisation => self.action.name(),
             By::Copy { .. } => "asynchronous copy",
             By::Product { .. } => "operand of a product",
             By::Bulk { .. } => "bulk copy",
@@ -172,7 +177,7 @@ pub unsafe fn admit<A: Address>(w: &mut Warp, i: &Inst, a: &Access<A>) -> bool {
         let env = &*w.env;
         let (start, end) = match a.space {
             Space::Global => *env.cache.get_unchecked(i.mem as usize),
-            Space::Shared => (SHARED_BASE as u64, env.shared_end as u64),
+            Space::Shared | Space::Peer(_) => (SHARED_BASE as u64, env.shared_end as u64),
             Space::Local => (0, w.local_bytes as u64),
             Space::Param => (0, env.params_bytes as u64),
         };

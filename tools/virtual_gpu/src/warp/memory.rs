@@ -1,111 +1,72 @@
 //! Loads and stores: element size in `Inst::size`, elements in `Inst::count`, registers in `Inst::ext`, the address last.
 
+use super::hopper::{Places, bytes, places};
 use super::*;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Base pointers of the destination or source registers of a memory instruction.
+/// Calls `each` with every lane of a mask.
 #[inline(always)]
-unsafe fn element(p: *const u8, size: u8, signed: bool) -> u64 {
-    unsafe {
-        match (size, signed) {
-            (1, false) => *p as u64,
-            (1, true) => *p as i8 as u64,
-            (2, false) => (p as *const u16).read_unaligned() as u64,
-            (2, true) => (p as *const i16).read_unaligned() as u64,
-            (4, _) => (p as *const u32).read_unaligned() as u64,
-            _ => (p as *const u64).read_unaligned(),
-        }
+fn each_lane(mask: u32, mut each: impl FnMut(usize)) {
+    let mut left = mask;
+    while left != 0 {
+        each(left.trailing_zeros() as usize);
+        left &= left - 1;
     }
 }
 
-unsafe fn extended(p: *const u8, size: u8, signed: bool) -> u64 {
-    unsafe {
-        let v = element(p, size, signed);
-        if size == 4 && signed { v as u32 as i32 as i64 as u64 } else { v }
-    }
-}
-
+/// Loads `N` elements a lane from where `at` says.
+///
+/// # Safety
+/// `Inst::ext` has `N` registers as wide as the elements are loaded, and the lanes of the warp may read at their places.
 #[inline(always)]
 unsafe fn load_lanes<const N: usize>(w: &mut Warp, i: &Inst, at: impl Fn(usize) -> *const u8) {
-    unsafe {
-        let m = w.mask;
-        let size = i.size;
-        let regs: &[u32] = std::slice::from_raw_parts(i.ext, N);
-        if i.extends {
-            // registers of 64 bits although the element is smaller: extended
-            for l in 0..32 {
-                if m >> l & 1 != 0 {
+    // Safety: the caller's.
+    let registers: [*mut u32; N] = std::array::from_fn(|k| unsafe { w.pm(*i.ext.add(k)) });
+    macro_rules! each {
+        ($element:ty, $register:ty, |$value:ident| $extended:expr) => {
+            each_lane(w.mask, |lane| {
+                // Safety: the caller's.
+                unsafe {
+                    let elements = at(lane) as *const $element;
                     for k in 0..N {
-                        *(w.pm(regs[k]) as *mut u64).add(l) = extended(at(l).add(k * size as usize), size, i.signed);
+                        let $value = elements.add(k).read_unaligned();
+                        *(registers[k] as *mut $register).add(lane) = $extended;
                     }
                 }
-            }
-            return;
-        }
-        match size {
-            4 => {
-                if m == FULL {
-                    let mut t = [[0u32; N]; 32];
-                    for l in 0..32 {
-                        t[l] = (at(l) as *const [u32; N]).read_unaligned();
-                    }
-                    for k in 0..N {
-                        let d = w.pm(regs[k]);
-                        for l in 0..32 {
-                            *d.add(l) = t[l][k];
-                        }
-                    }
-                } else {
-                    let mut t = m;
-                    while t != 0 {
-                        let l = t.trailing_zeros() as usize;
-                        t &= t - 1;
-                        let p = at(l) as *const u32;
-                        for k in 0..N {
-                            *w.pm(regs[k]).add(l) = p.add(k).read_unaligned();
-                        }
-                    }
-                }
-            }
-            8 => {
-                let mut t = m;
-                while t != 0 {
-                    let l = t.trailing_zeros() as usize;
-                    t &= t - 1;
-                    let p = at(l) as *const u64;
-                    for k in 0..N {
-                        *(w.pm(regs[k]) as *mut u64).add(l) = p.add(k).read_unaligned();
-                    }
-                }
-            }
-            2 => {
-                let signed = i.signed;
-                let mut t = m;
-                while t != 0 {
-                    let l = t.trailing_zeros() as usize;
-                    t &= t - 1;
-                    let p = at(l) as *const u16;
-                    for k in 0..N {
-                        let v = p.add(k).read_unaligned();
-                        *w.pm(regs[k]).add(l) = if signed { v as i16 as u32 } else { v as u32 };
-                    }
-                }
-            }
-            _ => {
-                let mut t = m;
-                while t != 0 {
-                    let l = t.trailing_zeros() as usize;
-                    t &= t - 1;
-                    let p = at(l);
-                    for k in 0..N {
-                        *w.pm(regs[k]).add(l) = element(p.add(k), 1, i.signed) as u32;
-                    }
+            })
+        };
+    }
+    match (i.size, i.extends, i.signed) {
+        (4, false, _) if w.mask == FULL => {
+            // All lanes first, then register by register: the writes become vectors.
+            // Safety: the caller's.
+            unsafe {
+                let elements: [[u32; N]; 32] = std::array::from_fn(|lane| (at(lane) as *const [u32; N]).read_unaligned());
+                for k in 0..N {
+                    *(registers[k] as *mut [u32; 32]) = elements.map(|of_lane| of_lane[k]);
                 }
             }
         }
+        (4, false, _) => each!(u32, u32, |x| x),
+        (8, ..) => each!(u64, u64, |x| x),
+        (2, false, false) => each!(u16, u32, |x| x as u32),
+        (2, false, true) => each!(i16, u32, |x| x as u32),
+        (1, false, false) => each!(u8, u32, |x| x as u32),
+        (1, false, true) => each!(i8, u32, |x| x as u32),
+        (4, true, false) => each!(u32, u64, |x| x as u64),
+        (4, true, true) => each!(i32, u64, |x| x as u64),
+        (2, true, false) => each!(u16, u64, |x| x as u64),
+        (2, true, true) => each!(i16, u64, |x| x as u64),
+        (_, true, false) => each!(u8, u64, |x| x as u64),
+        (_, true, true) => each!(i8, u64, |x| x as u64),
+        _ => unreachable!("elements have 1, 2, 4 or 8 bytes"),
     }
 }
 
+/// Stores `N` elements a lane to where `at` says.
+///
+/// # Safety
+/// `Inst::ext` has `N` registers, and the lanes of the warp may write at their places.
 #[inline(always)]
 unsafe fn store_lanes<const N: usize>(w: &mut Warp, i: &Inst, at: impl Fn(usize) -> *mut u8) {
     unsafe {
@@ -114,17 +75,15 @@ unsafe fn store_lanes<const N: usize>(w: &mut Warp, i: &Inst, at: impl Fn(usize)
         for k in 0..N {
             p[k] = w.p(regs[k]);
         }
-        let mut t = w.mask;
+        let mask = w.mask;
         macro_rules! each {
             ($t:ty, $s:ty) => {
-                while t != 0 {
-                    let l = t.trailing_zeros() as usize;
-                    t &= t - 1;
+                each_lane(mask, |l| {
                     let d = at(l) as *mut $t;
                     for k in 0..N {
                         d.add(k).write_unaligned(*(p[k] as *const $s).add(l) as $t);
                     }
-                }
+                })
             };
         }
         match i.size {
@@ -241,7 +200,14 @@ pub unsafe fn fence(w: &mut Warp, _: &Inst) {
         guard.fence(warp, mask);
     }
 }
-/// `fence.proxy.async`, and `fence.mbarrier_init`, which does as much for mbarriers.
+/// `fence.mbarrier_init`.
+pub unsafe fn fence_mbarrier_init(w: &mut Warp, _: &Inst) {
+    let (mask, warp) = (w.mask, w.index);
+    if let Some(guard) = &mut w.env().guard {
+        guard.fence_mbarrier_init(warp, mask);
+    }
+}
+/// `fence.proxy.async`.
 pub unsafe fn fence_proxy(w: &mut Warp, _: &Inst) {
     let (mask, warp) = (w.mask, w.index);
     if let Some(guard) = &mut w.env().guard {
@@ -281,6 +247,56 @@ pub unsafe fn st_shared<const N: usize>(w: &mut Warp, i: &Inst) {
         }
     }
 }
+/// What a load or store of shared memory does: `Inst::order` says whether it is strong.
+fn action(i: &Inst, plain: Action, strong: Action) -> Action {
+    if i.order & STRONG != 0 { strong } else { plain }
+}
+/// `ld.shared::cluster`, and strong loads of shared memory.
+///
+/// # Safety
+/// As `ld_shared`; the cluster of `w` is alive.
+pub unsafe fn ld_cluster<const N: usize>(w: &mut Warp, i: &Inst) {
+    // Safety: the caller's.
+    unsafe {
+        let Some(all) = places(w, &addresses32(w, i, *i.ext.add(N))) else { return };
+        let action = action(i, Action::Read, Action::StrongRead);
+        for &(rank, lanes) in &all.parts {
+            let access = Access::new(Places::space(w, rank), action, lanes, &all.local, i.size as u32 * N as u32);
+            if !admit(w, i, &access) {
+                return;
+            }
+        }
+        let at = bytes(w, &all);
+        load_lanes::<N>(w, i, |l| at[l]);
+        if i.order & STRONG != 0 {
+            acquire(w, i, &at.map(|at| at as u64));
+        }
+    }
+}
+/// `st.shared::cluster`, and strong stores to shared memory.
+///
+/// # Safety
+/// As `st_shared`; the cluster of `w` is alive.
+pub unsafe fn st_cluster<const N: usize>(w: &mut Warp, i: &Inst) {
+    // Safety: the caller's.
+    unsafe {
+        let Some(all) = places(w, &addresses32(w, i, *i.ext.add(N))) else { return };
+        let action = action(i, Action::Write, Action::StrongWrite);
+        let view: *const Warp = w;
+        let data = |lane| stored::<N>(&*view, i, lane);
+        for &(rank, lanes) in &all.parts {
+            let access = Access::new(Places::space(w, rank), action, lanes, &all.local, i.size as u32 * N as u32);
+            if !admit(w, i, &Access { data: Some(&data), ..access }) {
+                return;
+            }
+        }
+        let at = bytes(w, &all);
+        if i.order & STRONG != 0 {
+            release(w, i, &at.map(|at| at as u64));
+        }
+        store_lanes::<N>(w, i, |l| at[l]);
+    }
+}
 pub unsafe fn ld_param<const N: usize>(w: &mut Warp, i: &Inst) {
     unsafe {
         let a = addresses64(w, i, *i.ext.add(N));
@@ -293,19 +309,10 @@ pub unsafe fn ld_param<const N: usize>(w: &mut Warp, i: &Inst) {
 }
 /// A parameter at a known offset: the same in all lanes.
 pub unsafe fn ld_param_const<const N: usize>(w: &mut Warp, i: &Inst) {
+    // Safety: the offset was found in the kernel's parameters when it was compiled.
     unsafe {
-        let p = (*w.env).params.add(i.imm as usize);
-        for k in 0..N {
-            let v = element(p.add(k * i.size as usize), i.size, i.signed);
-            if i.extends {
-                let v = extended(p.add(k * i.size as usize), i.size, i.signed);
-                w.put::<u64>(*i.ext.add(k), &[v; 32]);
-            } else if i.size == 8 {
-                w.put::<u64>(*i.ext.add(k), &[v; 32]);
-            } else {
-                w.put::<u32>(*i.ext.add(k), &[v as u32; 32]);
-            }
-        }
+        let at = (*w.env).params.add(i.imm as usize);
+        load_lanes::<N>(w, i, |_| at);
     }
 }
 pub unsafe fn ld_local<const N: usize>(w: &mut Warp, i: &Inst) {

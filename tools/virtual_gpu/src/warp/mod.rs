@@ -2,6 +2,7 @@
 
 mod access;
 mod atomics;
+mod barrier;
 mod collective;
 mod copies;
 mod float;
@@ -13,6 +14,7 @@ pub mod tensor;
 
 pub use access::*;
 pub use atomics::*;
+pub use barrier::*;
 pub use collective::*;
 pub use copies::*;
 pub use matrix::*;
@@ -34,7 +36,8 @@ pub enum Kind {
     Bra,   // target in imm
     BraIf, // r0 predicate, neg, target
     Sync,  // warp collective: all live lanes (or the mask register r0 of `imm` != 0) must be here, then f
-    Bar,   // r0 barrier id operand, r1 count operand or none
+    Bar,   // `come` to a barrier, with all live lanes
+    Meet,  // `cluster_wait`
     Ret,
     Trap,
     Yield,   // f, then let other warps run
@@ -60,7 +63,7 @@ pub struct Inst {
     pub guarded: bool,
     pub signed: bool,
     pub class: u8,
-    /// Of a strong access or an atomic operation: `ACQUIRE`, `RELEASE`.
+    /// Of a strong access or an atomic operation: `ACQUIRE`, `RELEASE`, `WIDE`, `STRONG`.
     pub order: u8,
 }
 
@@ -68,6 +71,10 @@ pub struct Inst {
 pub const ACQUIRE: u8 = 1;
 /// An atomic write that releases.
 pub const RELEASE: u8 = 2;
+/// An access in the scope of the cluster, the device or the system, not of the block alone.
+pub const WIDE: u8 = 4;
+/// A strong access.
+pub const STRONG: u8 = 8;
 unsafe impl Send for Inst {}
 unsafe impl Sync for Inst {}
 
@@ -117,7 +124,12 @@ pub struct BlockEnv {
     pub watched: bool,
     /// The first instruction of the kernel.
     pub code: *const Inst,
+    /// Addresses of the mbarriers.
     pub bars: Vec<u32>,
+    pub barriers: [Barrier; BARRIERS],
+    /// Barriers that are complete, whose warps wait still.
+    pub met: Vec<Barrier>,
+    pub peers: crate::warp::hopper::Peers,
     pub bulk: Vec<crate::warp::hopper::Bulk>,
     pub warpgroups: Vec<crate::warp::hopper::Warpgroup>,
     pub spins: u64,
@@ -129,7 +141,7 @@ pub struct Warp {
     pub consts: *const u32,
     pub mask: u32,
     pub preds: Vec<u32>,
-    pub special: Box<[[u32; 32]; 24]>,
+    pub special: Box<[[u32; 32]; SPECIAL_REGISTERS]>,
     pub env: *mut BlockEnv,
     pub fault: Option<Box<Fault>>,
     pub live: u32,
@@ -148,12 +160,26 @@ pub struct Warp {
     pub storage: Vec<Slot>,
     pub products: Vec<crate::warp::hopper::InFlight>,
     pub wgroup: u32,
+    pub cluster: AtCluster,
+}
+
+/// Special registers of a warp.
+pub const SPECIAL_REGISTERS: usize = 36;
+
+/// Lanes that have arrived at the barrier of their cluster, and those that it lets go on and that have not waited yet.
+#[derive(Clone, Copy, Default)]
+pub struct AtCluster {
+    pub arrived: u32,
+    pub released: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
     Ready,
-    AtBar(u32, u32), // id, warps expected (0: all)
+    /// At a barrier of this number.
+    AtBarrier(u32),
+    /// At the barrier of its cluster.
+    AtCluster,
     Done,
 }
 

@@ -85,44 +85,32 @@ impl Selector<'_> {
         Ok((self.write(to, false)?, self.predicate(predicate)?))
     }
 
-    pub(super) fn ldmatrix(&mut self, form: &Form) -> Result<Selected, Why> {
-        let list = self.matrices(form, 0)?;
-        let f: OpFn = match (list.len(), form.has("trans")) {
-            (1, false) => warp::ldmatrix::<1, false>,
-            (2, false) => warp::ldmatrix::<2, false>,
-            (4, false) => warp::ldmatrix::<4, false>,
-            (1, true) => warp::ldmatrix::<1, true>,
-            (2, true) => warp::ldmatrix::<2, true>,
-            (4, true) => warp::ldmatrix::<4, true>,
-            _ => return Err(format!("{} matrices cannot be loaded at once", list.len()).into()),
+    /// `ldmatrix` and `stmatrix`.
+    pub(super) fn matrices(&mut self, form: &Form) -> Result<Selected, Why> {
+        let loads = form.parts[0] == "ldmatrix";
+        let (values, place) = if loads { (0, 1) } else { (1, 0) };
+        let list = matrix_registers(form, values)?;
+        macro_rules! of {
+            ($count:literal) => {
+                match (loads, form.has("trans")) {
+                    (true, false) => warp::ldmatrix::<$count, false> as OpFn,
+                    (true, true) => warp::ldmatrix::<$count, true>,
+                    (false, false) => warp::stmatrix::<$count, false>,
+                    (false, true) => warp::stmatrix::<$count, true>,
+                }
+            };
+        }
+        let f = match list.len() {
+            1 => of!(1),
+            2 => of!(2),
+            4 => of!(4),
+            count => return Err(format!("{count} matrices cannot be loaded or stored at once").into()),
         };
-        let mut fields = list.iter().map(|to| self.write_needed(to, false)).collect::<Result<Vec<_>, _>>()?;
-        let (base, offset) = form.address(1)?;
+        let one = |register| if loads { self.write_needed(register, false) } else { self.read(register, false) };
+        let mut fields = list.iter().map(one).collect::<Result<Vec<_>, _>>()?;
+        let (base, offset) = form.address(place)?;
         fields.push(self.read(base, false)?);
         Ok(Selected::new(f, Kind::Sync, C_LDMATRIX).immediate(offset).with(fields))
-    }
-
-    pub(super) fn stmatrix(&mut self, form: &Form) -> Result<Selected, Why> {
-        let list = self.matrices(form, 1)?;
-        let f: OpFn = match (list.len(), form.has("trans")) {
-            (1, false) => warp::stmatrix::<1, false>,
-            (2, false) => warp::stmatrix::<2, false>,
-            (4, false) => warp::stmatrix::<4, false>,
-            (1, true) => warp::stmatrix::<1, true>,
-            (2, true) => warp::stmatrix::<2, true>,
-            (4, true) => warp::stmatrix::<4, true>,
-            _ => return Err(format!("{} matrices cannot be stored at once", list.len()).into()),
-        };
-        let mut fields = list.iter().map(|from| self.read(from, false)).collect::<Result<Vec<_>, _>>()?;
-        let (base, offset) = form.address(0)?;
-        fields.push(self.read(base, false)?);
-        Ok(Selected::new(f, Kind::Sync, C_LDMATRIX).immediate(offset).with(fields))
-    }
-
-    /// The registers of `ldmatrix` or `stmatrix`, whose shape and type must be those of 8 x 8 elements of 16 bits.
-    fn matrices<'f>(&self, form: &Form<'f>, operand: usize) -> Result<&'f [Operand], Why> {
-        let known = form.has("m8n8") && form.ty == "b16" && (form.has("shared") || form.has("shared::cta"));
-        if known { form.list(operand) } else { Err("this shape, type or space of matrices is not known".into()) }
     }
 
     pub(super) fn movmatrix(&mut self, form: &Form) -> Result<Selected, Why> {
@@ -156,4 +144,10 @@ impl Selector<'_> {
     pub(super) fn write_needed(&self, operand: &Operand, wide: bool) -> Result<Field, Why> {
         if *operand == Operand::Sink { Err("a destination is left out".into()) } else { self.write(operand, wide) }
     }
+}
+
+/// The registers of `ldmatrix` or `stmatrix`, whose shape and type must be those of 8 x 8 elements of 16 bits.
+fn matrix_registers<'f>(form: &Form<'f>, operand: usize) -> Result<&'f [Operand], Why> {
+    let known = form.has("m8n8") && form.ty == "b16" && form.has("shared");
+    if known { form.list(operand) } else { Err("this shape, type or space of matrices is not known".into()) }
 }

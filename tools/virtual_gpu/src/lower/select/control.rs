@@ -1,9 +1,10 @@
 //! Control flow, barriers of a block and a warp, and orderings.
 
 use super::*;
+use crate::warp::Purpose;
 
 /// Special registers in the order of `Warp::special`.
-pub const SPECIALS: [&str; 20] = [
+pub const SPECIALS: [&str; crate::warp::SPECIAL_REGISTERS] = [
     "%tid.x",
     "%tid.y",
     "%tid.z",
@@ -24,6 +25,22 @@ pub const SPECIALS: [&str; 20] = [
     "%nsmid",
     "%clock",
     "%dynamic_smem_size",
+    "%nwarpid",
+    "%clusterid.x",
+    "%clusterid.y",
+    "%clusterid.z",
+    "%nclusterid.x",
+    "%nclusterid.y",
+    "%nclusterid.z",
+    "%cluster_ctaid.x",
+    "%cluster_ctaid.y",
+    "%cluster_ctaid.z",
+    "%cluster_nctaid.x",
+    "%cluster_nctaid.y",
+    "%cluster_nctaid.z",
+    "%cluster_ctarank",
+    "%cluster_nctarank",
+    "%is_explicit_cluster",
 ];
 
 impl Selector<'_> {
@@ -54,26 +71,63 @@ impl Selector<'_> {
         Ok((predicate, selected))
     }
 
-    /// `bar.sync`, `barrier.sync` and `bar.warp.sync`.
+    /// Barriers of a block, a warp and a cluster.
     pub(super) fn barrier(&mut self, form: &Form) -> Result<Selected, Why> {
         match form.part(1) {
-            "sync" | "cta" => {
-                let fields = vec![self.read(form.operand(0)?, false)?, self.read_optional(form.optional(1), false)?];
-                Ok(Selected::new(warp::nop, Kind::Bar, C_BAR).with(fields))
-            }
             "warp" => {
                 let mut fields = vec![Field::Fixed(NONE); 5];
                 fields.push(self.read(form.operand(0)?, false)?);
                 Ok(with_member_mask(Selected::new(warp::warp_sync, Kind::Sync, C_BAR).with(fields)))
             }
-            _ => Err("this barrier is not known".into()),
+            "cluster" => self.cluster_barrier(form),
+            "cta" => self.named_barrier(form, 2),
+            _ => self.named_barrier(form, 1),
         }
+    }
+
+    /// `bar.sync`, `bar.arrive`, `bar.red` and the forms of `barrier`, whose operation is part `at` of the opcode.
+    fn named_barrier(&mut self, form: &Form, at: usize) -> Result<Selected, Why> {
+        let purpose = match (form.part(at), form.part(at + 1)) {
+            ("sync", _) => Purpose::Wait,
+            ("arrive", _) => Purpose::Arrive,
+            ("red", "popc") => Purpose::Count,
+            ("red", "and") => Purpose::All,
+            ("red", "or") => Purpose::Any,
+            _ => return Err("this barrier is not known".into()),
+        };
+        let operands = form.operands();
+        let mut selected = Selected::new(warp::nop, Kind::Bar, C_BAR).immediate(purpose as i64);
+        if !purpose.reduces() {
+            if purpose == Purpose::Arrive && operands.len() < 2 {
+                return Err(Why::Operand("bar.arrive needs the number of threads".into()));
+            }
+            return Ok(selected
+                .with(vec![self.read(form.operand(0)?, false)?, self.read_optional(form.optional(1), false)?]));
+        }
+        let result = match purpose {
+            Purpose::Count => self.write_needed(form.operand(0)?, false)?,
+            _ => self.predicate_destination(form.operand(0)?)?,
+        };
+        let threads = if operands.len() > 3 { form.optional(2) } else { None };
+        let asked = match form.operand(operands.len() - 1)? {
+            Operand::Not(inner) => {
+                selected.inst.signed = true;
+                &**inner
+            }
+            asked => asked,
+        };
+        let (id, threads) = (self.read(form.operand(1)?, false)?, self.read_optional(threads, false)?);
+        let asked = self.predicate(asked)?;
+        Ok(selected.with(vec![id, threads, result, asked]))
     }
 
     /// Fences and hints; fences do nothing but tell the sanitizer what they order.
     pub(super) fn ordering(&mut self, form: &Form) -> Result<Selected, Why> {
         let f: OpFn = match (form.parts[0], form.part(1)) {
-            ("fence", "proxy" | "mbarrier_init") => warp::fence_proxy,
+            ("fence", "proxy") if form.part(2) == "async" => warp::fence_proxy,
+            // aliases and tensor maps are not modelled
+            ("fence", "proxy") => warp::nop,
+            ("fence", "mbarrier_init") => warp::fence_mbarrier_init,
             ("fence", _) => warp::fence,
             ("membar", scope) if scope != "cta" => warp::fence,
             _ => warp::nop,

@@ -10,6 +10,8 @@ const WINDOW_SHIFT: u64 = 56;
 const WINDOWS: [&str; 3] = ["shared", "local", "param"];
 
 fn window(space: &str) -> Option<u64> {
+    // that of the cluster contains the block's own
+    let space = if space == "shared::cluster" { "shared" } else { space };
     WINDOWS.iter().position(|name| *name == space).map(|number| number as u64 + 1)
 }
 
@@ -37,7 +39,7 @@ impl Selector<'_> {
             }
             return Ok(None);
         }
-        let shared = (loads && form.has("shared"))
+        let shared = (loads && (form.has("shared") || form.has("shared::cluster")))
             || matches!(form.parts[0], "ldmatrix" | "stmatrix" | "mbarrier")
             || (form.opcode.starts_with("cp.async") && form.parts[0] == "cp");
         if !shared {
@@ -45,11 +47,10 @@ impl Selector<'_> {
         }
         let mut narrowed = statement.clone();
         let mut changed = false;
-        let is_copy = form.parts[0] == "cp";
+        let from_global = form.parts[0] == "cp" && form.has("global");
         for (n, operand) in narrowed.operands.iter_mut().enumerate() {
             let Operand::Addr(base, _) = operand else { continue };
-            // of a copy into shared memory the source is global
-            if self.is_wide_register(base) && !(is_copy && n == 1) {
+            if self.is_wide_register(base) && !(from_global && n == 1) {
                 **base = self.narrowed(base)?;
                 changed = true;
             }
@@ -108,7 +109,7 @@ impl Selector<'_> {
         let mask = Field::Fixed(self.constants.of((1 << WINDOW_SHIFT) - 1, true));
         let local = Operand::Reg(self.wide_helper("and.b64", address, mask)?);
         let mut windows = 0;
-        for (space, base) in [("shared", &narrow), ("local", &local), ("param", &local)] {
+        for (space, base) in [("shared::cluster", &narrow), ("local", &local), ("param", &local)] {
             let mut statement = form.statement.clone();
             statement.op = in_space(form.opcode, space);
             statement.operands[at] = Operand::Addr(Box::new(base.clone()), offset);
@@ -151,11 +152,10 @@ impl Selector<'_> {
         Ok(Selected::plain(f, C_INT, fields))
     }
 
-    /// `isspacep.space p, address`
+    /// `isspacep.space p, address`; whose shared memory of the cluster it is makes no difference.
     pub(super) fn is_in_space(&mut self, form: &Form) -> Result<Selected, Why> {
         let number = match form.part(1) {
             "global" => 0,
-            "shared" | "shared::cluster" => 1,
             space => window(space).ok_or("this space is not known")?,
         };
         let to = self.predicate_destination(form.operand(0)?)?;

@@ -1,4 +1,4 @@
-//! What compute capability 9.0 added: mbarriers, bulk copies, products of warpgroups.
+//! What compute capability 9.0 added: clusters, mbarriers, bulk copies, products of warpgroups.
 
 use super::*;
 use crate::warp::hopper::Form as Product;
@@ -6,55 +6,147 @@ use crate::warp::tensor::sums::{Accumulator, Operand as TensorOperand};
 
 impl Selector<'_> {
     pub(super) fn mbarrier(&mut self, form: &Form) -> Result<Selected, Why> {
-        match (form.part(1), form.part(2)) {
-            ("init", _) => {
-                let (base, offset) = form.address(0)?;
-                let fields = vec![self.read(base, false)?, self.read(form.operand(1)?, false)?];
-                Ok(Selected::new(warp::hopper::mbarrier_init, Kind::Mem, C_BAR).immediate(offset).with(fields))
+        use warp::hopper::*;
+        let operands = form.operands();
+        let mut selected = match form.part(1) {
+            "init" => self.of_mbarrier(form, mbarrier_init, 0)?,
+            "inval" => self.of_mbarrier(form, mbarrier_inval, 0)?,
+            "arrive" | "arrive_drop" => return self.arrival(form),
+            "expect_tx" | "complete_tx" => self.of_mbarrier(form, mbarrier_tx, 0)?,
+            "try_wait" | "test_wait" => return self.mbarrier_wait(form),
+            "pending_count" => {
+                let fields = vec![self.write(form.operand(0)?, false)?, self.read(form.operand(1)?, true)?];
+                return Ok(Selected::plain(mbarrier_pending_count, C_INT, fields));
             }
-            ("arrive", kind) => {
-                if *form.operand(0)? != Operand::Sink {
-                    return Err("the state that an arrival returns is not known".into());
-                }
-                let (base, offset) = form.address(1)?;
-                let expected = match kind {
-                    "expect_tx" => self.read(form.operand(2)?, false)?,
-                    _ if form.operands().len() > 2 => return Err("an arrival with a count is not known".into()),
-                    _ => Field::Fixed(NONE),
-                };
-                let fields = vec![self.read(base, false)?, expected];
-                Ok(Selected::new(warp::hopper::mbarrier_arrive, Kind::Mem, C_BAR).immediate(offset).with(fields))
+            _ => return Err("this operation on an mbarrier is not known".into()),
+        };
+        if operands.len() > 1 {
+            selected.fields.push(self.read(form.operand(1)?, false)?);
+        }
+        selected.inst.signed = form.has("complete_tx");
+        Ok(selected)
+    }
+
+    /// An operation on the mbarrier whose address is operand `at`, the only field so far.
+    fn of_mbarrier(&mut self, form: &Form, f: OpFn, at: usize) -> Result<Selected, Why> {
+        let (base, offset) = form.address(at)?;
+        let mut selected = Selected::new(f, Kind::Mem, C_BAR).immediate(offset).with(vec![self.read(base, false)?]);
+        selected.inst.extends = form.has("shared::cluster");
+        selected.inst.order = if form.has("cluster") { warp::WIDE } else { 0 };
+        Ok(selected)
+    }
+
+    /// `mbarrier.arrive` and `mbarrier.arrive_drop`, with a count or with bytes.
+    fn arrival(&mut self, form: &Form) -> Result<Selected, Why> {
+        let mut selected = self.of_mbarrier(form, warp::hopper::mbarrier_arrive, 1)?;
+        let more = self.read_optional(form.optional(2), false)?;
+        let none = Field::Fixed(NONE);
+        let (count, bytes) = if form.has("expect_tx") { (none, more) } else { (more, none) };
+        if form.has("expect_tx") && form.optional(2).is_none() {
+            return Err(Why::Operand("expect_tx needs the bytes".into()));
+        }
+        if selected.inst.extends && *form.operand(0)? != Operand::Sink {
+            return Err("an arrival at another block's mbarrier gives no state".into());
+        }
+        let state = self.write(form.operand(0)?, true)?;
+        selected.fields = vec![state, selected.fields[0], count, bytes];
+        // The state of a lane that does not arrive stays.
+        if let Field::Write(state) = state {
+            selected.fields.push(Field::Read(state));
+        }
+        selected.inst.signed = form.part(1) == "arrive_drop";
+        selected.inst.order |= if form.has("relaxed") { 0 } else { warp::RELEASE };
+        Ok(selected)
+    }
+
+    fn mbarrier_wait(&mut self, form: &Form) -> Result<Selected, Why> {
+        let mut selected = self.of_mbarrier(form, warp::hopper::mbarrier_wait, 1)?;
+        let by_state = !form.has("parity");
+        let done = self.predicate_destination(form.operand(0)?)?;
+        let asked = self.read(form.operand(2)?, by_state)?;
+        selected.fields = vec![done, selected.fields[0], asked];
+        selected.inst.kind = Kind::Yield;
+        selected.inst.signed = by_state;
+        selected.inst.order |= if form.has("relaxed") { 0 } else { warp::ACQUIRE };
+        Ok(selected)
+    }
+
+    /// `barrier.cluster.arrive` and `barrier.cluster.wait`.
+    pub(super) fn cluster_barrier(&mut self, form: &Form) -> Result<Selected, Why> {
+        match form.part(2) {
+            "arrive" => {
+                let mut selected = Selected::new(warp::hopper::cluster_arrive, Kind::Mem, C_BAR);
+                selected.inst.order = if form.has("relaxed") { 0 } else { warp::RELEASE };
+                Ok(selected)
             }
-            ("try_wait" | "test_wait", "parity") => {
-                let (base, offset) = form.address(1)?;
-                let fields = vec![
-                    self.predicate(form.operand(0)?)?,
-                    self.read(base, false)?,
-                    self.read(form.operand(2)?, false)?,
-                ];
-                Ok(Selected::new(warp::hopper::mbarrier_try_wait, Kind::Yield, C_BAR).immediate(offset).with(fields))
-            }
-            _ => Err("this operation on an mbarrier is not known".into()),
+            "wait" => Ok(Selected::new(warp::nop, Kind::Meet, C_BAR)),
+            _ => Err("this barrier of a cluster is not known".into()),
         }
     }
 
+    /// `mapa.shared::cluster.type d, a, b`, and without a space on generic addresses.
+    pub(super) fn mapa(&mut self, form: &Form) -> Result<Selected, Why> {
+        let wide = form.is_wide();
+        let generic = form.part(1) != "shared::cluster";
+        if generic && !wide {
+            return Err("generic addresses are of 64 bits".into());
+        }
+        let f: OpFn = if wide { warp::hopper::mapa::<true> } else { warp::hopper::mapa::<false> };
+        let (address, offset) = self.address_operand(form.operand(1)?, wide, generic)?;
+        let fields = vec![self.write(form.operand(0)?, wide)?, address, self.read(form.operand(2)?, false)?];
+        Ok(Selected::new(f, Kind::Mem, C_INT).immediate(offset).with(fields))
+    }
+
+    /// `getctarank.shared::cluster.type d, a`, and without a space on generic addresses.
+    pub(super) fn getctarank(&mut self, form: &Form) -> Result<Selected, Why> {
+        let wide = form.is_wide();
+        let f: OpFn = if wide { warp::hopper::getctarank::<true> } else { warp::hopper::getctarank::<false> };
+        let generic = form.part(1) != "shared::cluster";
+        let (address, _) = self.address_operand(form.operand(1)?, wide, generic)?;
+        Ok(Selected::plain(f, C_INT, vec![self.write(form.operand(0)?, false)?, address]))
+    }
+
+    /// An address that stands as a value: a register, or unless it is generic a variable with an offset.
+    fn address_operand(&mut self, operand: &Operand, wide: bool, generic: bool) -> Result<(Field, i64), Why> {
+        match operand {
+            Operand::Sym(_) | Operand::Offset(..) if generic => Err("a variable has no generic address".into()),
+            _ => Ok((self.read(operand, wide)?, 0)),
+        }
+    }
+
+    /// `cp.async.bulk` into shared memory, from global memory or from shared memory.
     pub(super) fn bulk_copy(&mut self, form: &Form) -> Result<Selected, Why> {
-        if !form.opcode.starts_with("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes") {
+        let (to, from) = (form.part(3), form.part(4));
+        let known = matches!((to, from), ("shared::cluster", "global" | "shared") | ("shared", "global"));
+        if !known || !form.has("mbarrier::complete_tx::bytes") {
             return Err("this bulk copy is not known".into());
         }
-        let base = |n: usize| match form.address(n)? {
-            (base, 0) => Ok(base),
-            _ => Err(Why::from("an offset in a bulk copy is not known")),
-        };
+        let from_shared = from == "shared";
+        let ranks = if form.has("multicast::cluster") { Some(form.operand(4)?) } else { None };
         let fields = vec![
-            self.read(base(0)?, false)?,
-            self.read(base(1)?, true)?,
+            self.sum(form.address(0)?, false)?,
+            self.sum(form.address(1)?, !from_shared)?,
             self.read(form.operand(2)?, false)?,
-            self.read(base(3)?, false)?,
+            self.sum(form.address(3)?, false)?,
+            self.read_optional(ranks, false)?,
         ];
         let mut selected = Selected::new(warp::hopper::bulk_copy, Kind::Mem, C_GLOBAL).with(fields);
+        selected.inst.extends = from_shared;
         selected.inst.mem = self.next_memory_instruction();
         Ok(selected)
+    }
+
+    /// An address with its offset in one register.
+    fn sum(&mut self, (base, offset): (&Operand, i64), wide: bool) -> Result<Field, Why> {
+        let base = self.read(base, wide)?;
+        if offset == 0 {
+            return Ok(base);
+        }
+        let register = self.new_register(if wide { Class::D } else { Class::W });
+        let offset = Field::Fixed(self.constants.of(offset as u64, wide));
+        let f = function_of(if wide { "add.u64" } else { "add.u32" })?;
+        self.help(f, vec![Field::Write(register), base, offset]);
+        Ok(Field::Read(register))
     }
 
     pub(super) fn wgmma(&mut self, form: &Form) -> Result<Selected, Why> {

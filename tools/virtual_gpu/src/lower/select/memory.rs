@@ -3,11 +3,13 @@
 use super::*;
 
 /// State spaces that a load or a store names; none of them is the generic space.
-const SPACES: [&str; 4] = ["global", "shared", "param", "local"];
+const SPACES: [&str; 5] = ["global", "shared", "shared::cluster", "param", "local"];
+/// What makes a load or a store strong.
+const STRONG: [&str; 4] = ["acquire", "release", "volatile", "relaxed"];
 
 /// What a strong access or an atomic operation acquires and releases (PTX ISA, "Memory Consistency Model"); without a qualifier
 /// it is relaxed.
-fn order(form: &Form) -> u8 {
+pub(super) fn order(form: &Form) -> u8 {
     let both = form.has("acq_rel");
     let acquires = if both || form.has("acquire") { warp::ACQUIRE } else { 0 };
     acquires | if both || form.has("release") { warp::RELEASE } else { 0 }
@@ -39,24 +41,26 @@ impl Selector<'_> {
         {
             return self.parameter(selected, name, count);
         }
+        let shared = matches!(space, "shared" | "shared::cluster");
+        let strong = STRONG.iter().any(|order| form.has(order));
         // shared addresses are 32 bits wide here, all others 64
         let wide = match base {
             Operand::Reg(_) => self.is_wide_register(base),
-            _ => space != "shared",
+            _ => !shared,
         };
-        if (space == "shared") == wide {
+        if shared == wide {
             return Err("the address has the wrong width".into());
         }
         let address = self.read(base, wide)?;
         selected.fields.push(address);
         selected.inst.mem = self.next_memory_instruction();
         selected.inst.class = match space {
-            "shared" => C_SHARED,
+            "shared" | "shared::cluster" => C_SHARED,
             "param" => C_MOV,
             _ => C_GLOBAL,
         };
         selected.inst.f = match (space, store) {
-            ("global", _) if ["acquire", "release", "volatile", "relaxed"].iter().any(|order| form.has(order)) => {
+            ("global", _) if strong => {
                 if count != 1 || selected.inst.size != 4 {
                     return Err("an ordered load or store of this type is not known".into());
                 }
@@ -70,6 +74,15 @@ impl Selector<'_> {
             }
             ("global", false) => of_elements!(count, ld_global),
             ("global", true) => of_elements!(count, st_global),
+            ("shared::cluster", false) | ("shared", false) if strong || space != "shared" => {
+                selected.inst.order = order(form) | if strong { warp::STRONG } else { 0 };
+                selected.inst.kind = if strong { Kind::Yield } else { Kind::Mem };
+                of_elements!(count, ld_cluster)
+            }
+            ("shared::cluster", true) | ("shared", true) if strong || space != "shared" => {
+                selected.inst.order = order(form) | if strong { warp::STRONG } else { 0 };
+                of_elements!(count, st_cluster)
+            }
             ("shared", false) => of_elements!(count, ld_shared),
             ("shared", true) => of_elements!(count, st_shared),
             ("local", false) => of_elements!(count, ld_local),
@@ -135,25 +148,25 @@ impl Selector<'_> {
     }
 
     pub(super) fn atomic(&mut self, form: &Form) -> Result<Selected, Why> {
-        let operation = form
-            .parts
-            .iter()
-            .find(|part| matches!(**part, "add" | "min" | "max" | "and" | "or" | "xor" | "exch" | "cas"));
+        const OPERATIONS: [&str; 10] = ["add", "min", "max", "and", "or", "xor", "exch", "cas", "inc", "dec"];
+        let operation = form.parts.iter().find(|part| OPERATIONS.contains(part));
         let operation = operation.ok_or("this atomic operation is not known")?;
         let f = warp::atomic(operation, form.ty).ok_or("this type of atomic operation is not known")?;
-        if form.has("shared") {
-            return Err("an atomic operation on shared memory is not known".into());
+        if form.has("local") || form.has("param") {
+            return Err("atomic operations are on global and shared memory".into());
         }
+        let shared = form.has("shared") || form.has("shared::cluster");
         let wide = form.is_wide();
         let returns = form.parts[0] == "atom";
         let at = returns as usize;
-        let mut selected = Selected::new(f, Kind::Mem, C_GLOBAL);
+        let mut selected = Selected::new(f, Kind::Mem, if shared { C_SHARED } else { C_GLOBAL });
+        selected.inst.extends = shared;
         selected.inst.order = order(form);
         let (base, offset) = form.address(at)?;
         selected.inst.imm = offset;
         selected.fields = vec![
             if returns { self.write(form.operand(0)?, wide)? } else { Field::Fixed(NONE) },
-            self.read(base, true)?,
+            self.read(base, !shared)?,
             self.read(form.operand(at + 1)?, wide)?,
             self.read_optional(form.optional(at + 2), wide)?,
         ];

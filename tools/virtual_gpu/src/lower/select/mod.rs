@@ -317,12 +317,13 @@ impl<'a> Selector<'a> {
             "redux" => self.redux(form),
             "elect" => self.elect(form),
             "activemask" => self.activemask(form),
-            "ldmatrix" => self.ldmatrix(form),
-            "stmatrix" => self.stmatrix(form),
+            "ldmatrix" | "stmatrix" => self.matrices(form),
             "movmatrix" => self.movmatrix(form),
             "mma" => self.mma(form),
             "wgmma" => self.wgmma(form),
             "mbarrier" => self.mbarrier(form),
+            "mapa" => self.mapa(form),
+            "getctarank" => self.getctarank(form),
             _ => self.lane_wise(form),
         }
     }

@@ -18,6 +18,13 @@ impl Selector<'_> {
             }
             Operand::Imm(value) => Ok(Field::Fixed(CONSTANT | (*value != 0) as u32)),
             Operand::Sink => Ok(Field::Fixed(NONE)),
+            Operand::Special(name) => {
+                let value = self.special(name, false)?;
+                let result = Field::Fixed(self.new_predicate());
+                let zero = Field::Fixed(self.constants.of(0, false));
+                self.help(function_of("setp.ne.u32")?, vec![result, value, zero]);
+                Ok(result)
+            }
             Operand::Not(inner) => {
                 let inner = self.predicate(inner)?;
                 self.negated(inner)
