@@ -18,8 +18,8 @@ pub use launch::at_exit;
 
 use crate::config::config;
 use error::{Code, Done, give, status};
-pub use launch::Configuration;
 use launch::Shape;
+pub use launch::{Attribute, Configuration};
 use memory::{Fill, Kind, Way};
 use std::ffi::{c_char, c_int, c_uint, c_void};
 use stream::Work;

@@ -230,7 +230,7 @@ impl Function {
             5 | 6 => config().arch.capability(),      // PTX_VERSION, BINARY_VERSION
             8 => self.dynamic_limit(),                // MAX_DYNAMIC_SHARED_SIZE_BYTES
             10 => self.limits().cluster.is_some() as u32 | self.limits().explicit_cluster as u32, // CLUSTER_SIZE_MUST_BE_SET
-            11..=13 => self.limits().cluster.map_or(0, |size| size[number as usize - 11]), // REQUIRED_CLUSTER_*
+            11..=13 => self.limits().cluster.map_or(0, |size| size[number as usize - 11]),        // REQUIRED_CLUSTER_*
             14 => self.wide_clusters.load(Ordering::Relaxed) as u32, // NON_PORTABLE_CLUSTER_SIZE_ALLOWED
             2 | 7 | 9 | 15 => 0,
             _ => return Err(Code::INVALID_VALUE),

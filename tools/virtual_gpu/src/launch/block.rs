@@ -41,6 +41,7 @@ fn new_warp(l: &Launch, env: *mut BlockEnv, index: u32) -> Warp {
         pc: 0,
         path: 0,
         others: vec![],
+        favoured: false,
         local: vec![0xff; k.local_bytes * 32 + 32],
         local_bytes: k.local_bytes,
         pending: vec![],
@@ -232,6 +233,7 @@ fn start_warp(l: &Launch, w: &mut Warp, seat: &Seat) {
     w.pc = 0;
     w.path = 0;
     w.others.clear();
+    w.favoured = false;
     w.pending.clear();
     w.products.clear();
     w.wgroup = 0;

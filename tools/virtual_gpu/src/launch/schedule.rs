@@ -150,6 +150,7 @@ fn oldest_group(w: &mut Warp, pc: &mut usize) {
     if let Some(next) = w.others.iter().find(|g| !g.blocked).map(|g| g.pc) {
         w.others.push(Group { pc: *pc as u32, mask: w.mask, blocked: false });
         w.mask = take_groups(w, next, false);
+        w.favoured = true;
         *pc = next as usize;
     }
 }
@@ -234,7 +235,8 @@ pub unsafe fn run_warp(k: &Kernel, m: &Module, w: &mut Warp, entries: &mut [(u64
                     pc += 1;
                 }
                 Kind::Enter => {
-                    if !w.others.is_empty() {
+                    // who had to give way to a group that waits goes on for a block at least
+                    if !std::mem::take(&mut w.favoured) && !w.others.is_empty() {
                         w.others.push(Group { pc: pc as u32, mask: w.mask, blocked: false });
                         next_group(k, w, &mut pc);
                         if (*code.add(pc)).kind != Kind::Enter {

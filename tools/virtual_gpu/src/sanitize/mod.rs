@@ -435,10 +435,7 @@ impl One<'_> {
                 let kind = if self.action.writes() { "race: write after write" } else { "race: read after write" };
                 objection = Some(Objection::Race(kind, cell.write));
             }
-        } else if self.asynchronous
-            && cell.write.same_launch(&self.touch)
-            && !self.fenced(&cell.write, clocks)
-        {
+        } else if self.asynchronous && cell.write.same_launch(&self.touch) && !self.fenced(&cell.write, clocks) {
             objection = Some(Objection::Proxy(cell.write));
         }
         if self.action.writes() {

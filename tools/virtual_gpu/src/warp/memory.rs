@@ -41,7 +41,8 @@ unsafe fn load_lanes<const N: usize>(w: &mut Warp, i: &Inst, at: impl Fn(usize) 
             // All lanes first, then register by register: the writes become vectors.
             // Safety: the caller's.
             unsafe {
-                let elements: [[u32; N]; 32] = std::array::from_fn(|lane| (at(lane) as *const [u32; N]).read_unaligned());
+                let elements: [[u32; N]; 32] =
+                    std::array::from_fn(|lane| (at(lane) as *const [u32; N]).read_unaligned());
                 for k in 0..N {
                     *(registers[k] as *mut [u32; 32]) = elements.map(|of_lane| of_lane[k]);
                 }

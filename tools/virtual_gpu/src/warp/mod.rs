@@ -149,6 +149,8 @@ pub struct Warp {
     /// Instructions on the longest way to here: those who wait at a barrier go on from the most that one of them had.
     pub path: u64,
     pub others: Vec<Group>,
+    /// The current group goes on at the next block, though others are at lower program counters.
+    pub favoured: bool,
     pub local: Vec<u8>,
     pub local_bytes: usize,
     pub pending: Vec<Pending>,

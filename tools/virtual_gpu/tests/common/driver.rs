@@ -1,42 +1,10 @@
 //! The driver interface as programs see it: memory, modules and launches by their C names.
 
-use std::ffi::{CString, c_char, c_int, c_uint, c_void};
+use super::api::*;
+use std::ffi::{CString, c_void};
 use std::marker::PhantomData;
 use std::ptr::null_mut;
 use std::sync::Once;
-
-// Links the library whose C functions are declared below.
-use virtual_gpu as _;
-
-type Handle = *mut c_void;
-
-unsafe extern "C" {
-    fn cuInit(flags: c_uint) -> u32;
-    fn cuDevicePrimaryCtxRetain(context: *mut Handle, device: c_int) -> u32;
-    fn cuCtxSetCurrent(context: Handle) -> u32;
-    fn cuCtxSynchronize() -> u32;
-    fn cuMemAlloc_v2(address: *mut u64, bytes: usize) -> u32;
-    fn cuMemFree_v2(address: u64) -> u32;
-    fn cuMemcpyHtoD_v2(device: u64, host: *const c_void, bytes: usize) -> u32;
-    fn cuMemcpyDtoH_v2(host: *mut c_void, device: u64, bytes: usize) -> u32;
-    fn cuModuleLoadData(module: *mut Handle, image: *const c_char) -> u32;
-    fn cuModuleUnload(module: Handle) -> u32;
-    fn cuModuleGetFunction(function: *mut Handle, module: Handle, name: *const c_char) -> u32;
-    #[allow(clippy::too_many_arguments, reason = "the signature of the driver")]
-    fn cuLaunchKernel(
-        function: Handle,
-        grid_x: c_uint,
-        grid_y: c_uint,
-        grid_z: c_uint,
-        block_x: c_uint,
-        block_y: c_uint,
-        block_z: c_uint,
-        shared: c_uint,
-        stream: Handle,
-        parameters: *mut Handle,
-        extra: *mut Handle,
-    ) -> u32;
-}
 
 /// What the driver answered in place of success: a `CUresult`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -147,24 +115,33 @@ impl Kernel {
 
     /// Launches with one 64-bit argument for each parameter (an address or a number) and waits for the end.
     pub fn launch(&self, grid: [u32; 3], block: [u32; 3], shared: u32, arguments: &[u64]) -> Result<(), CudaError> {
+        self.launch_with(grid, block, shared, arguments, &[])
+    }
+
+    /// Launches with attributes, as `launch` does: the number of each and its first words.
+    pub fn launch_with(
+        &self,
+        grid: [u32; 3],
+        block: [u32; 3],
+        shared: u32,
+        arguments: &[u64],
+        attributes: &[(u32, [u32; 3])],
+    ) -> Result<(), CudaError> {
         let mut values = arguments.to_vec();
         let mut pointers: Vec<Handle> = values.iter_mut().map(|value| value as *mut u64 as Handle).collect();
+        let attribute = |(id, [x, y, z]): &(u32, [u32; 3])| {
+            let mut value = [0; 16];
+            value[..3].copy_from_slice(&[*x, *y, *z]);
+            Attribute { id: *id, padding: 0, value }
+        };
+        let attributes: Vec<Attribute> = attributes.iter().map(attribute).collect();
+        let count = attributes.len() as u32;
+        let configuration =
+            Configuration { grid, block, shared, stream: null_mut(), attributes: attributes.as_ptr(), count };
         attach();
         // SAFETY: every parameter has its pointer to 8 bytes; what the kernel touches is checked by the virtual device.
         unsafe {
-            check(cuLaunchKernel(
-                self.function,
-                grid[0],
-                grid[1],
-                grid[2],
-                block[0],
-                block[1],
-                block[2],
-                shared,
-                null_mut(),
-                pointers.as_mut_ptr(),
-                null_mut(),
-            ))?;
+            check(cuLaunchKernelEx(&configuration, self.function, pointers.as_mut_ptr(), null_mut()))?;
             check(cuCtxSynchronize())
         }
     }

@@ -1,5 +1,7 @@
 //! What the tests of the virtual GPU share: its driver interface, kernels of a few instructions, and operands.
 
+#[path = "../driver/api.rs"]
+pub mod api;
 mod driver;
 mod instruction;
 mod operands;

@@ -2,8 +2,8 @@
 
 use std::ffi::{c_char, c_int, c_uint, c_void};
 
-// Links the library whose functions are declared below.
-use virtual_gpu as _;
+// The library whose functions are declared below.
+pub use virtual_gpu::driver::{Attribute, Configuration};
 
 pub type Handle = *mut c_void;
 
@@ -114,6 +114,12 @@ unsafe extern "C" {
         shared: c_uint,
         stream: Handle,
         params: *mut Handle,
+    ) -> u32;
+    pub fn cuLaunchKernelEx(
+        configuration: *const Configuration,
+        function: Handle,
+        params: *mut Handle,
+        extra: *mut Handle,
     ) -> u32;
     pub fn cublasLtMatmulDescCreate(description: *mut Handle, compute: u32, scale: u32) -> u32;
     pub fn cublasLtMatmulDescSetAttribute(

@@ -3,7 +3,6 @@
 //! The device is one for the process, and whoever waits may run what others queued. Tests that look at what has not run yet, that
 //! need settings or break the context run in a process of their own ([`alone`]).
 
-mod api;
 mod context;
 mod cublaslt;
 mod graphs;
@@ -11,7 +10,7 @@ mod memory;
 mod modules;
 mod streams;
 
-use api::*;
+use crate::common::api::*;
 use std::ffi::CString;
 use std::process::Command;
 use std::ptr::null_mut;
@@ -27,7 +26,7 @@ pub const NOT_READY: u32 = 600;
 const ALONE: &str = "X2CT_TEST_ALONE";
 
 /// Runs a test's body in a process of its own with settings; what that process printed. `test` is its path in this binary.
-fn alone(test: &str, settings: &[(&str, &str)], body: fn()) -> String {
+pub fn alone(test: &str, settings: &[(&str, &str)], body: fn()) -> String {
     if std::env::var_os(ALONE).is_some() {
         body();
         return String::new();

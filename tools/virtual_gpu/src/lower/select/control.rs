@@ -101,8 +101,9 @@ impl Selector<'_> {
             if purpose == Purpose::Arrive && operands.len() < 2 {
                 return Err(Why::Operand("bar.arrive needs the number of threads".into()));
             }
-            return Ok(selected
-                .with(vec![self.read(form.operand(0)?, false)?, self.read_optional(form.optional(1), false)?]));
+            return Ok(
+                selected.with(vec![self.read(form.operand(0)?, false)?, self.read_optional(form.optional(1), false)?])
+            );
         }
         let result = match purpose {
             Purpose::Count => self.write_needed(form.operand(0)?, false)?,

@@ -8,7 +8,7 @@ impl Selector<'_> {
     pub(super) fn mov(&mut self, form: &Form) -> Result<Selected, Why> {
         let wide = form.is_wide();
         match (form.operand(0)?, form.operand(1)?) {
-            (to, Operand::Special(name)) if SPECIALS.contains(&name.as_str()) => {
+            (to, Operand::Special(name)) if SPECIALS.contains(&name.as_str()) && form.ty != "pred" => {
                 let to = self.write(to, wide)?;
                 self.move_special(name, to, wide, C_MOV)
             }

@@ -83,7 +83,8 @@ pub unsafe fn bulk_copy(w: &mut Warp, i: &Inst) {
         let [to, from, bytes, barrier, ranks] = *(i.ext as *const [u32; 5]);
         let [to, barrier] = [to, barrier].map(|r| *(w.p(r) as *const [u32; 32]));
         let (Some(to), Some(barrier)) = (places(w, &to), places(w, &barrier)) else { return };
-        let rank_of = |all: &Places, lane: usize| all.parts.iter().find(|part| part.1 >> lane & 1 != 0).map(|part| part.0);
+        let rank_of =
+            |all: &Places, lane: usize| all.parts.iter().find(|part| part.1 >> lane & 1 != 0).map(|part| part.0);
         let mask = w.mask;
         for lane in (0..32).filter(|lane| mask >> lane & 1 != 0) {
             let src = if i.extends { *w.p(from).add(lane) as u64 } else { u64::at(w.p(from), lane) };
