@@ -6,7 +6,7 @@ use std::ffi::{CStr, c_char, c_void};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::{Backend, HostMemory, RawEvent, RawGraph, host_gemm};
+use super::{Backend, HostMemory, LinearBceCall, RawEvent, RawGraph, host_gemm, host_linear_bce};
 use crate::kernels::gemm::GemmCall;
 use crate::kernels::{DevicePtr, Entry, Grid, KernelConfig, Launcher, Properties};
 use crate::{Error, Result};
@@ -139,6 +139,15 @@ impl HostDevice {
             cache: Arc::default(),
             recording: Mutex::new(None),
             scratch: Mutex::default(),
+        }
+    }
+
+    /// Gives `job` memory that is kept from call to call. Not a plain lock: a worker that waits for its part of a product may be handed
+    /// another call.
+    fn with_scratch(&self, job: impl FnOnce(&mut host_gemm::Scratch)) {
+        match self.scratch.try_lock() {
+            Ok(mut kept) => job(&mut kept),
+            Err(_) => job(&mut host_gemm::Scratch::default()),
         }
     }
 
@@ -399,11 +408,16 @@ impl Backend for HostDevice {
             recording.push(Recorded::Gemm(*call));
             return Ok(true);
         }
-        // Not a plain lock: a worker that waits for its part of a product may be handed another call.
-        match self.scratch.try_lock() {
-            Ok(mut kept) => unsafe { host_gemm::gemm(call, self.options.threads, &mut kept) },
-            Err(_) => unsafe { host_gemm::gemm(call, self.options.threads, &mut host_gemm::Scratch::default()) },
+        self.with_scratch(|kept| unsafe { host_gemm::gemm(call, self.options.threads, kept) });
+        Ok(true)
+    }
+
+    unsafe fn linear_bce(&self, call: &LinearBceCall) -> Result<bool> {
+        // What is recorded is composed of operators.
+        if self.recording.lock().expect("not poisoned").is_some() || !host_linear_bce::available(call.classes) {
+            return Ok(false);
         }
+        self.with_scratch(|kept| unsafe { host_linear_bce::linear_bce(call, self.options.threads, &mut kept.parts) });
         Ok(true)
     }
 }

@@ -73,7 +73,7 @@ unsafe fn multiply(a: Matrix, b: Matrix, c: Matrix, [m, n, k]: [usize; 3], alpha
 }
 
 /// Runs `job(0..tasks)` on `threads` threads.
-fn in_parallel(threads: usize, tasks: usize, job: impl Fn(usize) + Sync) {
+pub(super) fn in_parallel(threads: usize, tasks: usize, job: impl Fn(usize) + Sync) {
     if threads == 1 || tasks == 1 {
         (0..tasks).for_each(job);
         return;
@@ -101,7 +101,7 @@ pub(super) struct Scratch {
     b: Vec<f32>,
     c: Vec<f32>,
     bias: Vec<f32>,
-    parts: Vec<f32>,
+    pub(super) parts: Vec<f32>,
 }
 
 fn widened<'a>(dtype: DType, source: DevicePtr, n: usize, kept: &'a mut Vec<f32>) -> DevicePtr {

@@ -18,6 +18,8 @@ mod host;
 #[cfg(feature = "host")]
 mod host_gemm;
 #[cfg(feature = "host")]
+mod host_linear_bce;
+#[cfg(feature = "host")]
 mod host_narrow;
 
 #[cfg(feature = "cuda")]
@@ -78,6 +80,38 @@ pub(crate) trait Backend: Launcher + Send + Sync {
     /// types as documented at [`GemmCall`]; m, n and k are not 0. `false` where the library has no algorithm for such a
     /// product: nothing was queued.
     unsafe fn library_gemm(&self, call: &GemmCall) -> Result<bool>;
+    /// The mean binary cross entropy of a linear layer, and its gradients, in one pass. Places lie inside the features. `false` where the
+    /// device has no such pass: nothing was queued.
+    unsafe fn linear_bce(&self, _call: &LinearBceCall) -> Result<bool> {
+        Ok(false)
+    }
+}
+
+/// A batch and the layer of [`Backend::linear_bce`]: f32, contiguous.
+#[derive(Clone, Copy)]
+pub(crate) struct LinearBceCall {
+    /// `[N, dim]`: the samples that batches are taken of.
+    pub features: DevicePtr,
+    /// `[N, classes]`.
+    pub targets: DevicePtr,
+    /// u32 `[rows]`: places of the batch's samples; null: the first `rows`.
+    pub places: DevicePtr,
+    /// Samples of the batch.
+    pub rows: usize,
+    /// Values of a sample.
+    pub dim: usize,
+    /// Labels.
+    pub classes: usize,
+    /// `[classes, dim]`.
+    pub weight: DevicePtr,
+    /// `[classes]`.
+    pub bias: DevicePtr,
+    /// `[classes]`: weights of positives; null: 1.
+    pub pos_weight: DevicePtr,
+    /// `[classes, dim]` and `[classes]`: the gradients of the batch's mean loss, which are overwritten; null: neither is wanted.
+    pub gradients: Option<[DevicePtr; 2]>,
+    /// f32 `[]`: the batch's mean loss.
+    pub loss: DevicePtr,
 }
 
 /// A point in a queue, in the backend's own form.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::device::{Buffer, Device};
-use crate::kernels::gather as kernel;
+use crate::kernels::{DevicePtr, gather as kernel};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
@@ -34,6 +34,30 @@ impl Places {
         self.count
     }
 
+    /// Refuses a range that leaves the places, places that x does not have, and another device.
+    pub(super) fn check(&self, x: &Tensor, range: &Range<usize>) -> Result<()> {
+        let rows = x.shape().first().copied().unwrap_or(0);
+        if !self.places.device().same_memory(x.device()) {
+            return Err(Error::argument("places", "are on another device than the matrix", "put both on one"));
+        }
+        if range.start > range.end || range.end > self.count || self.end > rows {
+            let problem = format!(
+                "{} to {} of {} places of up to {}, in a matrix of {rows} rows",
+                range.start,
+                range.end,
+                self.count,
+                self.end - 1
+            );
+            return Err(Error::argument("places", problem, "stay inside both"));
+        }
+        Ok(())
+    }
+
+    /// Where the places from this one on lie.
+    pub(super) fn from(&self, start: usize) -> DevicePtr {
+        self.places.ptr().offset(start * size_of::<u32>())
+    }
+
     /// Always false: places without one are refused.
     pub fn is_empty(&self) -> bool {
         self.count == 0
@@ -50,20 +74,8 @@ pub fn gather_into(x: &Tensor, places: &Places, range: Range<usize>, y: &Tensor)
     x.expect("gathered matrix", device, [rows, d], DType::F32)?;
     y.expect("gathered rows", device, [range.len(), d], DType::F32)?;
     y.expect_writable("gathered rows")?;
-    if !places.places.device().same_memory(device) {
-        return Err(Error::argument("places", "are on another device than the matrix", "put both on one"));
-    }
-    if range.start > range.end || range.end > places.count || places.end > rows {
-        let problem = format!(
-            "{} to {} of {} places of up to {}, in a matrix of {rows} rows",
-            range.start,
-            range.end,
-            places.count,
-            places.end - 1
-        );
-        return Err(Error::argument("places", problem, "stay inside both"));
-    }
-    let first = places.places.ptr().offset(range.start * size_of::<u32>());
+    places.check(x, &range)?;
+    let first = places.from(range.start);
     // Safety: live memory of the sizes just checked; y is a destination, which overlaps no operand.
     unsafe { kernel::gather(device.launcher(), x.ptr(), first, y.ptr(), [range.len(), d]) }
 }

@@ -15,6 +15,7 @@ pub mod drr;
 pub mod gather;
 pub mod gemm;
 pub mod image;
+pub mod linear_bce;
 pub mod mlp;
 pub mod norm;
 pub mod optim;

@@ -14,6 +14,7 @@ mod drr;
 mod gather;
 mod gemm;
 mod image;
+mod linear_bce;
 mod mlp;
 mod norm;
 mod norm_rows;

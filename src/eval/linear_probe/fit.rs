@@ -5,12 +5,11 @@ use std::ops::Range;
 use crate::autograd::Op;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::kernels::Write;
 use crate::nn::{Init, Layout, ParameterBuilder, Parameters};
-use crate::ops::bce::BceWithLogits;
 use crate::ops::dropout::Dropout;
 use crate::ops::gather::{Places, gather_into};
-use crate::ops::gemm::{Method, Operand, column_sum_into, product_into};
+use crate::ops::gemm::Method;
+use crate::ops::linear_bce::{Batch, Layer, LinearBce};
 use crate::ops::optim::AdamW;
 use crate::tensor::{DType, Tensor};
 use crate::train::Sampler;
@@ -76,51 +75,24 @@ struct Matrices {
     targets: Tensor,
 }
 
-/// The layer's parameters, or their gradients: views of an arena.
-struct Layer {
-    weight: Tensor,
-    bias: Tensor,
-}
-
-impl Layer {
-    /// `logits = x weight^T + bias`.
-    fn forward_into(&self, x: &Tensor, logits: &Tensor, method: Method) -> Result<()> {
-        let (x, weight) = (Operand::new(x, false), Operand::new(&self.weight, true));
-        product_into(x, weight, Some(&self.bias), logits, Write::Overwrite, method)
-    }
-
-    /// Of gradients: those of the parameters, of inputs x and the gradient of their logits.
-    fn backward_into(&self, x: &Tensor, dlogits: &Tensor, method: Method) -> Result<()> {
-        let (dlogits_t, x) = (Operand::new(dlogits, true), Operand::new(x, false));
-        product_into(dlogits_t, x, None, &self.weight, Write::Overwrite, method)?;
-        column_sum_into(dlogits, &self.bias, Write::Overwrite)
-    }
-}
-
-/// A layer, its optimizer, and what it is trained on. One layer needs no tape: a step is its operators one after the other, and the loss
-/// itself is computed once an epoch.
+/// A layer, its optimizer, and what it is trained on. One layer needs no tape: a step is its operators one after the other.
 struct Training<'a> {
     recipe: &'a Recipe,
     seed: u64,
     rate: f64,
-    method: Method,
     parameters: Parameters,
     layer: Layer,
     gradients: Layer,
     optimizer: AdamW,
-    loss: BceWithLogits,
+    loss: LinearBce,
     sampler: Sampler,
     samples: usize,
     train: Matrices,
     validation: Option<Matrices>,
-    /// Targets of an epoch, in its order.
-    targets: Tensor,
-    /// Logits of an epoch, in its order.
-    logits: Tensor,
-    /// Features of a step.
-    features: Tensor,
-    /// Gradient of a step's logits.
-    dlogits: Tensor,
+    /// Features of a step after dropout, and its targets; where there is dropout.
+    dropped: Option<Matrices>,
+    /// Loss of each step of an epoch.
+    losses: Tensor,
     /// The best parameters so far.
     kept: Tensor,
 }
@@ -160,24 +132,24 @@ impl<'a> Training<'a> {
         let optimizer =
             AdamW::new(parameters.values(), &recipe.optimizer.groups(&parameters), recipe.optimizer.hyper())?;
         let rows = recipe.batch.min(samples);
-        let empty = |shape: [usize; 2], what: &str| Tensor::empty(device, shape, DType::F32, what);
+        let empty = |columns: usize, what: &str| Tensor::empty(device, [rows, columns], DType::F32, what);
+        let dropped = || -> Result<Matrices> {
+            Ok(Matrices { features: empty(dim, "features of a step")?, targets: empty(classes, "targets of a step")? })
+        };
         Ok(Training {
             recipe,
             seed,
             rate: recipe.optimizer.rate(recipe.batch)?,
-            method: Method::default_for(device),
             layer: Layer { weight: parameters.value(weight)?, bias: parameters.value(bias)? },
             gradients: Layer { weight: parameters.gradient(weight)?, bias: parameters.gradient(bias)? },
             optimizer,
-            loss: BceWithLogits { pos_weight },
+            loss: LinearBce { pos_weight, method: Method::default_for(device) },
             sampler: Sampler::new(0..samples, seed),
             samples,
             train: matrices(train)?,
             validation: validation.map(matrices).transpose()?,
-            targets: empty([samples, classes], "targets of an epoch")?,
-            logits: empty([samples, classes], "logits of an epoch")?,
-            features: empty([rows, dim], "features of a step")?,
-            dlogits: empty([rows, classes], "gradient of logits")?,
+            dropped: (recipe.dropout > 0.0).then(dropped).transpose()?,
+            losses: Tensor::empty(device, [samples.div_ceil(recipe.batch)], DType::F32, "losses of an epoch")?,
             kept: Tensor::zeros(device, [parameters.values().numel()], DType::F32, "best weights")?,
             parameters,
         })
@@ -186,28 +158,36 @@ impl<'a> Training<'a> {
     /// One pass over the training samples, in the epoch's order.
     fn epoch(&mut self, epoch: usize) -> Result<EpochLosses> {
         let order = Places::new(self.parameters.device(), &self.sampler.epoch(epoch))?;
-        gather_into(&self.train.targets, &order, 0..self.samples, &self.targets)?;
         let batch = self.recipe.batch;
-        for (at, start) in (0..self.samples).step_by(batch).enumerate() {
-            self.step(&order, start..(start + batch).min(self.samples), epoch * self.samples.div_ceil(batch) + at)?;
+        let ranges: Vec<Range<usize>> =
+            (0..self.samples).step_by(batch).map(|start| start..(start + batch).min(self.samples)).collect();
+        for (at, range) in ranges.iter().enumerate() {
+            self.step(&order, range, epoch * ranges.len() + at, &self.losses.rows(at, 1)?)?;
         }
-        let train = self.loss.forward(&[&self.logits, &self.targets])?.0.item()?;
+        let of_steps = self.losses.to_vec()?;
+        let sum: f64 = of_steps.iter().zip(&ranges).map(|(&loss, range)| f64::from(loss) * range.len() as f64).sum();
+        let train = (sum / self.samples as f64) as f32;
         Ok(EpochLosses { epoch: epoch + 1, train, validation: self.validation_loss()? })
     }
 
     /// One step, on these places of the order. Nothing in it waits for the device.
-    fn step(&mut self, order: &Places, range: Range<usize>, step: usize) -> Result<()> {
-        let (start, rows) = (range.start, range.len());
-        let (targets, logits) = (self.targets.rows(start, rows)?, self.logits.rows(start, rows)?);
-        let (mut features, dlogits) = (self.features.rows(0, rows)?, self.dlogits.rows(0, rows)?);
-        gather_into(&self.train.features, order, range, &features)?;
-        if self.recipe.dropout > 0.0 {
-            let offset = DROPOUT << 32 | step as u64;
-            features = Dropout { p: self.recipe.dropout, seed: self.seed, offset }.forward(&[&features])?.0;
+    fn step(&mut self, order: &Places, range: &Range<usize>, step: usize, loss: &Tensor) -> Result<()> {
+        let Matrices { features, targets } = &self.train;
+        match &self.dropped {
+            None => {
+                let batch = Batch { features, targets, places: Some((order, range)) };
+                self.loss.loss_into(batch, &self.layer, Some(&self.gradients), loss)?;
+            }
+            Some(room) => {
+                let (kept, of) = (room.features.rows(0, range.len())?, room.targets.rows(0, range.len())?);
+                gather_into(features, order, range.clone(), &kept)?;
+                gather_into(targets, order, range.clone(), &of)?;
+                let offset = DROPOUT << 32 | step as u64;
+                let (kept, _) = Dropout { p: self.recipe.dropout, seed: self.seed, offset }.forward(&[&kept])?;
+                let batch = Batch { features: &kept, targets: &of, places: None };
+                self.loss.loss_into(batch, &self.layer, Some(&self.gradients), loss)?;
+            }
         }
-        self.layer.forward_into(&features, &logits, self.method)?;
-        self.loss.logit_gradient_into(&logits, &targets, &dlogits, Write::Overwrite)?;
-        self.gradients.backward_into(&features, &dlogits, self.method)?;
         let factor = self.recipe.schedule.factor(step, self.recipe.steps(self.samples));
         self.optimizer.set_lr(self.rate * factor)?;
         self.optimizer.enqueue(self.parameters.gradients())
@@ -215,9 +195,9 @@ impl<'a> Training<'a> {
 
     fn validation_loss(&self) -> Result<Option<f32>> {
         let Some(Matrices { features, targets }) = &self.validation else { return Ok(None) };
-        let logits = Tensor::empty(features.device(), targets.shape(), DType::F32, "logits of the validation")?;
-        self.layer.forward_into(features, &logits, self.method)?;
-        self.loss.forward(&[&logits, targets])?.0.item().map(Some)
+        let loss = Tensor::empty(features.device(), [1], DType::F32, "loss of the validation")?;
+        self.loss.loss_into(Batch { features, targets, places: None }, &self.layer, None, &loss)?;
+        loss.item().map(Some)
     }
 
     /// Keeps the parameters as they are now.

@@ -6,13 +6,17 @@
 //! similarities alone, whatever the machine's products, the cut into blocks and the number of threads.
 
 use std::cmp::Ordering;
+use std::ops::Range;
 use std::sync::atomic::{self, AtomicUsize};
 
 use rayon::prelude::*;
 
-/// Queries and items of a block of similarities.
-const ROWS: usize = 256;
+/// Most queries, and items, of a block of similarities: it stays in the second cache, and the more queries it has, the less often
+/// items are packed for a product.
+const ROWS: usize = 512;
 const COLUMNS: usize = 512;
+/// Fewest queries of a block, where there are threads for them.
+const FEW_ROWS: usize = 64;
 
 /// A row of the gallery by its similarity.
 pub type Scored = (f32, u32);
@@ -140,19 +144,22 @@ pub fn both_ways(first: &[f32], second: &[f32], dim: usize, k: usize) -> [Vec<Qu
     let bound = (dim + 4) as f32 * f32::EPSILON;
     let forward = Side { queries: first, items: second, own: &own, dim, k, bound };
     let backward = Side { queries: second, items: first, ..forward };
+    let threads = rayon::current_num_threads();
+    let height = pairs.div_ceil(threads).clamp(FEW_ROWS, ROWS);
     let next = AtomicUsize::new(0);
     let work = |_| {
         let (mut rows, mut columns) = (Vec::new(), vec![Query::default(); pairs]);
         let mut memory = Memory::default();
         loop {
-            let row = next.fetch_add(1, atomic::Ordering::Relaxed) * ROWS;
+            let row = next.fetch_add(1, atomic::Ordering::Relaxed) * height;
             if row >= pairs {
                 return (rows, columns);
             }
-            rows.push((row, strip(&forward, &backward, row, &mut columns, &mut memory)));
+            let queries = row..pairs.min(row + height);
+            rows.push((row, strip(&forward, &backward, queries, &mut columns, &mut memory)));
         }
     };
-    let done: Vec<_> = (0..rayon::current_num_threads().min(pairs.div_ceil(ROWS))).into_par_iter().map(work).collect();
+    let done: Vec<_> = (0..threads.min(pairs.div_ceil(height))).into_par_iter().map(work).collect();
     let (mut strips, mut found) = (Vec::new(), vec![Query::default(); pairs]);
     for (rows, columns) in done {
         strips.extend(rows);
@@ -199,11 +206,16 @@ impl Tally {
     }
 }
 
-/// What the queries of `forward` from `row` on find; those of `backward` take in what they find among these rows.
-fn strip(forward: &Side, backward: &Side, row: usize, columns: &mut [Query], memory: &mut Memory) -> Vec<Query> {
+/// What these queries of `forward` find; those of `backward` take in what they find among these rows.
+fn strip(
+    forward: &Side,
+    backward: &Side,
+    queries: Range<usize>,
+    columns: &mut [Query],
+    memory: &mut Memory,
+) -> Vec<Query> {
     let Memory { products, transposed, spare, tally } = memory;
-    let pairs = columns.len();
-    let height = ROWS.min(pairs - row);
+    let (pairs, row, height) = (columns.len(), queries.start, queries.len());
     let mut rows = vec![Query::default(); height];
     for column in (0..pairs).step_by(COLUMNS) {
         let width = COLUMNS.min(pairs - column);
