@@ -121,8 +121,7 @@ mod avx512 {
                 let place = unsafe { place_of(call, start + row) };
                 features[row] = (call.features.0 as *const f32).wrapping_add(place * dim);
                 let from = (call.targets.0 as *const f32).wrapping_add(place * classes);
-                let from = unsafe { std::slice::from_raw_parts(from, classes) };
-                chunk.targets[row * classes..][..classes].copy_from_slice(from);
+                unsafe { copy(from, &mut chunk.targets[row * classes..][..classes]) };
             }
             let logits = Matrix { ptr: chunk.logits.as_mut_ptr() as usize, rows: classes, columns: 1 };
             for row in (0..rows).step_by(AHEAD) {
@@ -151,9 +150,24 @@ mod avx512 {
     /// # Safety
     /// As for [`super::linear_bce`].
     unsafe fn prefetch(call: &LinearBceCall, at: usize) {
-        let row = (call.features.0 as *const f32).wrapping_add(unsafe { place_of(call, at) } * call.dim);
-        for k in (0..call.dim).step_by(LANES) {
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(row.wrapping_add(k).cast()) };
+        let place = unsafe { place_of(call, at) };
+        for (rows, columns) in [(call.features, call.dim), (call.targets, call.classes)] {
+            let row = (rows.0 as *const f32).wrapping_add(place * columns);
+            for k in (0..columns).step_by(LANES) {
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(row.wrapping_add(k).cast()) };
+            }
+        }
+    }
+
+    /// A short row.
+    ///
+    /// # Safety
+    /// `from` has as many elements as `to`.
+    #[target_feature(enable = "avx512f")]
+    unsafe fn copy(from: *const f32, to: &mut [f32]) {
+        for (at, to) in to.chunks_mut(LANES).enumerate() {
+            let mask = lanes(to.len());
+            unsafe { _mm512_mask_storeu_ps(to.as_mut_ptr(), mask, _mm512_maskz_loadu_ps(mask, from.add(at * LANES))) };
         }
     }
 
@@ -198,7 +212,7 @@ mod avx512 {
     /// exp(y) of y <= 0, to two units in the last place; NaN of NaN.
     #[target_feature(enable = "avx512f")]
     fn exp_of_negative(y: __m512) -> __m512 {
-        const LN2: [f32; 2] = [0.693_359_375, -2.121_944_4e-4]; // the first has few bits, so that its multiples are exact
+        const LN2: [f32; 2] = [355.0 / 512.0, -2.121_944_4e-4]; // the first has few bits, so that its multiples are exact
         const TERMS: [f32; 7] = [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
         // The second operand is what a NaN gives.
         let y = _mm512_max_ps(_mm512_set1_ps(-110.0), y);
