@@ -4,7 +4,7 @@ use std::fs;
 
 use x2ct::Device;
 use x2ct::device::{HostOptions, ThreadOrder};
-use x2ct::eval::linear_probe::{EpochLosses, Head, LinearProbe, PosWeight, Recipe, Samples};
+use x2ct::eval::linear_probe::{EpochLosses, Head, Lbfgs, LinearProbe, PosWeight, Recipe, Samples};
 use x2ct::labels;
 use x2ct::philox::Rng;
 use x2ct::train::{Decay, OptimizerConfig, Sampler, ScheduleKind};
@@ -146,6 +146,67 @@ fn the_other_heads_losses_and_schedules_are_too() {
     assert_close("logits", &logits, &want, 1e-5);
 }
 
+/// The largest derivative at these weights of scikit-learn's problem of each label, divided by C and the samples, in f64.
+fn steepest(made: &Made, probe: &LinearProbe, c: f64, pos_weight: &[f64]) -> f64 {
+    let (d, classes) = (made.dim, made.names.len());
+    let samples = (made.labels.len() / classes) as f64;
+    let mut steepest: f64 = 0.0;
+    for class in 0..classes {
+        let w: Vec<f64> = probe.weights[class * d..][..d].iter().map(|&w| f64::from(w)).collect();
+        let mut g: Vec<f64> = w.iter().map(|w| w / (c * samples)).chain([0.0]).collect();
+        for (x, labels) in made.features.chunks(d).zip(made.labels.chunks(classes)) {
+            let x = |k: usize| f64::from(if probe.head == Head::Linear { x[k] } else { x[k].max(0.0) });
+            let z = f64::from(probe.bias[class]) + (0..d).map(|k| w[k] * x(k)).sum::<f64>();
+            let p = 1.0 / (1.0 + (-z).exp());
+            let slope = if labels[class] { pos_weight[class] * (p - 1.0) } else { p } / samples;
+            (0..d).for_each(|k| g[k] += slope * x(k));
+            g[d] += slope;
+        }
+        steepest = g.iter().fold(steepest, |most, g| most.max(g.abs()));
+    }
+    steepest
+}
+
+/// The problem is strictly convex in the weights: where nothing is steep is its one optimum.
+#[test]
+fn logistic_ends_at_the_optimum() {
+    let names = [labels::NAMES[3], labels::NAMES[9], labels::NAMES[0]];
+    let plain = Made::new(11, 400, 23, &names);
+    // Features of one direction and of different sizes, around a mean far from 0: what is left of a derivative there is more. And fewer
+    // samples than values, which a plane parts.
+    let mut skewed = Made::new(12, 300, 9, &names);
+    for row in skewed.features.chunks_mut(9) {
+        let first = row[0];
+        row.iter_mut().enumerate().for_each(|(k, x)| *x = (5.0 + first + 0.1 * *x) * 2f32.powi(k as i32 / 2 - 3));
+    }
+    let few = Made::new(13, 12, 40, &names);
+    for (name, device) in devices() {
+        for (what, made, tolerance) in [("plain", &plain, 1e-5), ("skewed", &skewed, 1e-4), ("few samples", &few, 1e-5)]
+        {
+            for c in [0.01, 1.0, 100.0] {
+                let lbfgs = Lbfgs { c, tolerance };
+                let recipe = Recipe { lbfgs: Some(lbfgs), ..Recipe::named("logistic").unwrap() };
+                let got = fit(&device, made, None, &recipe, 1);
+                let steepest = steepest(made, &got, c, &[1.0; 3]);
+                let what = format!("{name}, {what}, C {c}: {steepest:.1e} after {} iterations", got.losses.len());
+                assert!(steepest <= 1.2 * lbfgs.tolerance && got.losses.len() < 500, "{what}");
+                assert_eq!(got.best_epoch, got.losses.len());
+                let losses: Vec<f32> = got.losses.iter().map(|losses| losses.train).collect();
+                assert!(losses.first() >= losses.last(), "{what}");
+            }
+        }
+    }
+    let device = host(ThreadOrder::Forward);
+    let other =
+        Recipe { head: Head::ReluDropout, pos_weight: PosWeight::CtLipro, ..Recipe::named("logistic").unwrap() };
+    let got = fit(&device, &plain, None, &other, 1);
+    assert!(steepest(&plain, &got, 1.0, &[32.862_977_6, 1.216_071_737, 9.211_362_733]) <= 1.2e-5);
+    // The seed draws nothing; iterations that are too few are told and kept.
+    let recipe = Recipe::named("logistic").unwrap();
+    assert_eq!(fit(&device, &plain, None, &recipe, 1), fit(&device, &plain, None, &recipe, 2));
+    assert_eq!(fit(&device, &plain, None, &Recipe { epochs: 3, ..recipe }, 1).losses.len(), 3);
+}
+
 fn logits_of(probe: &LinearProbe, row: &[f32]) -> Vec<f64> {
     let dot = |w: &[f32]| w.iter().zip(row).map(|(&w, &x)| f64::from(w) * f64::from(x.max(0.0))).sum::<f64>();
     probe.weights.chunks(probe.dim).zip(&probe.bias).map(|(w, &b)| dot(w) + f64::from(b)).collect()
@@ -250,12 +311,16 @@ fn recipes_are_read_from_files_and_mistakes_named() {
         ("validation = 0.0", "patience: needs a validation above 0"),
         ("head = \"mlp\"", "unknown variant `mlp`, expected `linear` or `relu-dropout`"),
         ("optimizer = { lr = -1.0 }", "optimizer.lr: is -1"),
+        ("base = \"logistic\"\nbatch = 8", "batch: has no meaning with lbfgs"),
+        ("lbfgs = { c = 1.0 }", "validation: is not looked at by lbfgs"),
+        ("base = \"logistic\"\nlbfgs = { c = 0.0 }", "lbfgs.c: is 0"),
+        ("base = \"logistic\"\nlbfgs = { C = 1.0 }", "unknown field `C`"),
     ] {
         let error = open(text).unwrap_err();
         assert!(error.contains(says) && error.contains("mine.toml") && !error.contains('\n'), "{text}: {error}");
     }
     let error = Recipe::open(folder.path().join("none.toml")).unwrap_err().to_string();
-    assert!(error.contains("one of a, b, c, radchest, dcformer, ct-lipro"), "{error}");
+    assert!(error.contains("one of a, b, c, radchest, dcformer, ct-lipro, logistic"), "{error}");
     let made = Made::new(8, 9, 2, &["Nodule"]);
     let error = LinearProbe::fit(
         &host(ThreadOrder::Forward),

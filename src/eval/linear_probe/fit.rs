@@ -14,7 +14,8 @@ use crate::ops::optim::AdamW;
 use crate::tensor::{DType, Tensor};
 use crate::train::Sampler;
 
-use super::{EpochLosses, LinearProbe, Recipe, Samples, upload};
+use super::lbfgs::{Optimum, optimum};
+use super::{EpochLosses, Head, LinearProbe, Recipe, Samples, upload};
 
 /// What tells the masks of dropout from a seed's other draws.
 const DROPOUT: u64 = 0x6472_6f70;
@@ -22,7 +23,8 @@ const DROPOUT: u64 = 0x6472_6f70;
 impl LinearProbe {
     /// Trains on `train` by `recipe`. The weights kept are those of the epoch with the least loss on `validation`, the first of equals,
     /// or without a validation the last. Weights start as PyTorch's `nn.Linear`, uniform in +-1/sqrt(dim). `watch` is told the losses
-    /// after each epoch; its error ends the training. `encoder` and `made` of what is returned are the caller's to set.
+    /// after each epoch; its error ends the training. With [`Recipe::lbfgs`] an epoch is an iteration, and weights start as zeros.
+    /// `encoder` and `made` of what is returned are the caller's to set.
     ///
     /// A function of the arguments alone: the same seed gives the same bits on any number of threads.
     ///
@@ -38,6 +40,10 @@ impl LinearProbe {
         watch: &mut dyn FnMut(&EpochLosses) -> Result<()>,
     ) -> Result<LinearProbe> {
         recipe.check()?;
+        if let Some(of) = &recipe.lbfgs {
+            let Optimum { weights, bias, losses } = optimum(device, train, recipe, of, watch)?;
+            return Ok(Self::of(train, recipe, [weights, bias], losses.len(), losses));
+        }
         let mut training = Training::new(device, train, validation, recipe, seed)?;
         let mut losses: Vec<EpochLosses> = Vec::new();
         let (mut best_epoch, mut best) = (0, f32::INFINITY);
@@ -55,25 +61,45 @@ impl LinearProbe {
                 break;
             }
         }
-        let (weights, bias) = training.kept()?;
-        Ok(LinearProbe {
+        Ok(Self::of(train, recipe, training.kept()?, best_epoch + 1, losses))
+    }
+
+    fn of(
+        train: &Samples,
+        recipe: &Recipe,
+        [weights, bias]: [Vec<f32>; 2],
+        best_epoch: usize,
+        losses: Vec<EpochLosses>,
+    ) -> Self {
+        LinearProbe {
             names: train.names.to_vec(),
             dim: train.dim,
             weights,
             bias,
             head: recipe.head,
-            best_epoch: best_epoch + 1,
+            best_epoch,
             losses,
             encoder: String::new(),
             made: Default::default(),
-        })
+        }
     }
 }
 
 /// Features after the head's ReLU, and labels as targets.
-struct Matrices {
-    features: Tensor,
-    targets: Tensor,
+pub(super) struct Matrices {
+    pub(super) features: Tensor,
+    pub(super) targets: Tensor,
+}
+
+impl Matrices {
+    pub(super) fn new(device: &Device, samples: &Samples, head: Head) -> Result<Self> {
+        let targets: Vec<f32> = samples.labels.iter().map(|&label| f32::from(u8::from(label))).collect();
+        let classes = samples.names.len();
+        Ok(Matrices {
+            features: upload(device, samples.features, samples.dim, head)?,
+            targets: Tensor::from_slice(device, [targets.len() / classes, classes], DType::F32, &targets)?,
+        })
+    }
 }
 
 /// A layer, its optimizer, and what it is trained on. One layer needs no tape: a step is its operators one after the other.
@@ -115,16 +141,8 @@ impl<'a> Training<'a> {
             }
         }
         let (dim, classes) = (train.dim, train.names.len());
-        let matrices = |samples: &Samples| -> Result<Matrices> {
-            let targets: Vec<f32> = samples.labels.iter().map(|&label| f32::from(u8::from(label))).collect();
-            Ok(Matrices {
-                features: upload(device, samples.features, dim, recipe.head)?,
-                targets: Tensor::from_slice(device, [targets.len() / classes, classes], DType::F32, &targets)?,
-            })
-        };
-        let weights = recipe.pos_weights(train.names)?;
-        let pos_weight =
-            weights.map(|weights| Tensor::from_slice(device, [classes], DType::F32, &weights)).transpose()?;
+        let matrices = |samples: &Samples| Matrices::new(device, samples, recipe.head);
+        let pos_weight = recipe.pos_weight_on(device, train.names)?;
         let mut builder = ParameterBuilder::new();
         let init = Init::Uniform(1.0 / (dim as f32).sqrt());
         let weight = builder.parameter("weight", [classes, dim], Layout::Plain, init);
@@ -207,14 +225,14 @@ impl<'a> Training<'a> {
     }
 
     /// Weights and bias that were kept.
-    fn kept(&self) -> Result<(Vec<f32>, Vec<f32>)> {
+    fn kept(&self) -> Result<[Vec<f32>; 2]> {
         let mut all = self.parameters.to_torch(&self.kept)?.into_iter().map(|(_, _, data)| data);
-        Ok((all.next().unwrap_or_default(), all.next().unwrap_or_default()))
+        Ok([all.next().unwrap_or_default(), all.next().unwrap_or_default()])
     }
 }
 
 impl EpochLosses {
-    fn expect_finite(&self) -> Result<()> {
+    pub(super) fn expect_finite(&self) -> Result<()> {
         if self.train.is_finite() && self.validation.is_none_or(f32::is_finite) {
             return Ok(());
         }

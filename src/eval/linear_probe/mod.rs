@@ -15,9 +15,10 @@
 //! | `checksum` | that of [`crate::archive`] |
 
 mod fit;
+mod lbfgs;
 mod recipe;
 
-pub use recipe::{Head, PosWeight, Recipe};
+pub use recipe::{Head, Lbfgs, PosWeight, Recipe};
 
 use std::path::Path;
 

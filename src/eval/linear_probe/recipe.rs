@@ -4,9 +4,11 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::labels;
+use crate::tensor::{DType, Tensor};
 use crate::train::limits::{BATCH, EPOCHS, check_fields, within};
 use crate::train::optimizer::Fields as OptimizerFields;
 use crate::train::{Decay, OptimizerConfig, ScheduleConfig, ScheduleKind};
@@ -21,9 +23,10 @@ use crate::train::{Decay, OptimizerConfig, ScheduleConfig, ScheduleKind};
 /// | `radchest` | X2CT-CLIP's scripts, `c` on RadChest-CT | 200 | 5e-2 | 256 | |
 /// | `dcformer` | DCFormer's fine-tuning of a frozen CLIP | 17 | 1e-5 batch / 256 | 128 | ReLU, dropout 0.3, weights of positives, betas 0.9 and 0.95, decay 0.05 of the matrix, norm clipped to 1 |
 /// | `ct-lipro` | CT-CLIP's linear probe, CT-LiPro | 10 | 1e-5 | 8 | ReLU, dropout 0.3, weights of positives, decay 0.1, norm clipped to 1, 10,000 steps of warm-up, then a cosine |
+/// | `logistic` | scikit-learn's `LogisticRegression` of each label: C 1, to the optimum by L-BFGS | 1000 iterations at most | none | all | |
 ///
 /// X2CT-CLIP's four train with AdamW as PyTorch has it (decay 0.01, betas 0.9 and 0.999), split a fifth of the samples off as
-/// validation, stop 20 epochs behind the least validation loss and keep the weights that had it. The other two know no validation:
+/// validation, stop 20 epochs behind the least validation loss and keep the weights that had it. The others know no validation:
 /// all samples train, and the last weights are kept.
 ///
 /// As TOML, what is left out is that of the recipe `base`, or of `c`:
@@ -38,6 +41,11 @@ use crate::train::{Decay, OptimizerConfig, ScheduleConfig, ScheduleKind};
 /// pos_weight = "none"    # or "ct-lipro"
 /// optimizer = { lr = 1e-2, weight_decay = 0.01, betas = [0.9, 0.999], eps = 1e-8, max_norm = 1.0, decay = "all" }
 /// schedule = { kind = "cosine", warmup_steps = 100 }
+/// ```
+/// or, to the optimum, which knows neither batch, dropout, optimizer nor schedule:
+/// ```toml
+/// base = "logistic"
+/// lbfgs = { c = 0.1, tolerance = 1e-5 }
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Recipe {
@@ -59,6 +67,25 @@ pub struct Recipe {
     pub optimizer: OptimizerConfig,
     /// The learning rate over time.
     pub schedule: ScheduleConfig,
+    /// In place of AdamW, batches and the schedule: all samples to the optimum.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lbfgs: Option<Lbfgs>,
+}
+
+/// Training to the optimum by L-BFGS.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Lbfgs {
+    /// The inverse of the strength of the penalty, as scikit-learn's C: a label's problem is `|w|^2 / 2 + C sum of losses`.
+    pub c: f64,
+    /// The largest derivative, of the problem divided by C and the number of samples, that counts as none.
+    pub tolerance: f64,
+}
+
+impl Default for Lbfgs {
+    fn default() -> Self {
+        Lbfgs { c: 1.0, tolerance: 1e-5 }
+    }
 }
 
 /// What stands before the linear layer.
@@ -117,6 +144,20 @@ struct Fields {
     pos_weight: Option<PosWeight>,
     optimizer: Option<OptimizerFields>,
     schedule: Option<ScheduleConfig>,
+    lbfgs: Option<Lbfgs>,
+}
+
+impl Fields {
+    /// The first of these that a training to the optimum does not know.
+    fn of_steps(&self) -> Option<&'static str> {
+        let given = [
+            ("batch", self.batch.is_some()),
+            ("dropout", self.dropout.is_some()),
+            ("optimizer", self.optimizer.is_some()),
+            ("schedule", self.schedule.is_some()),
+        ];
+        given.into_iter().find(|(_, given)| *given).map(|(name, _)| name)
+    }
 }
 
 impl Default for Recipe {
@@ -128,7 +169,7 @@ impl Default for Recipe {
 
 impl Recipe {
     /// Names of the recipes that are built in.
-    pub const NAMES: [&str; 6] = ["a", "b", "c", "radchest", "dcformer", "ct-lipro"];
+    pub const NAMES: [&str; 7] = ["a", "b", "c", "radchest", "dcformer", "ct-lipro", "logistic"];
 
     /// The recipe of this name.
     pub fn named(name: &str) -> Option<Self> {
@@ -146,6 +187,12 @@ impl Recipe {
                 let schedule = ScheduleConfig { kind: ScheduleKind::Cosine, warmup_steps: 10_000 };
                 Self::weighted(10, 8, optimizer, schedule)
             }
+            "logistic" => Recipe {
+                patience: 0,
+                validation: 0.0,
+                lbfgs: Some(Lbfgs::default()),
+                ..Self::x2ct_clip(1000, 5e-3, 512)
+            },
             _ => return None,
         })
     }
@@ -168,6 +215,10 @@ impl Recipe {
         let base = fields.base.as_deref().unwrap_or("c");
         let base =
             Self::named(base).ok_or_else(|| Error::file(path, format!("base: there is no recipe {base:?}"), &*hint))?;
+        if let (Some(name), true) = (fields.of_steps(), base.lbfgs.is_some() || fields.lbfgs.is_some()) {
+            let problem = format!("{name}: has no meaning with lbfgs, which takes all samples at once");
+            return Err(Error::file(path, problem, format!("remove {name}, or lbfgs")));
+        }
         let recipe = base.with(fields);
         recipe.check().map_err(|e| e.of_file(path))?;
         Ok(recipe)
@@ -185,6 +236,7 @@ impl Recipe {
             pos_weight: PosWeight::None,
             optimizer: adamw(lr),
             schedule: ScheduleConfig::default(),
+            lbfgs: None,
         }
     }
 
@@ -200,6 +252,7 @@ impl Recipe {
             pos_weight: PosWeight::CtLipro,
             optimizer,
             schedule,
+            lbfgs: None,
         }
     }
 
@@ -217,6 +270,7 @@ impl Recipe {
                 None => self.optimizer,
             },
             schedule: f.schedule.unwrap_or(self.schedule),
+            lbfgs: f.lbfgs.or(self.lbfgs),
         }
     }
 
@@ -233,7 +287,12 @@ impl Recipe {
         check_fields(&[
             ("dropout", self.dropout == 0.0 || self.head == Head::ReluDropout, "acts with the head relu-dropout alone"),
             ("patience", self.patience == 0 || self.validation > 0.0, "needs a validation above 0 to go by; give 0"),
+            ("validation", self.validation == 0.0 || self.lbfgs.is_none(), "is not looked at by lbfgs; give 0"),
         ])?;
+        if let Some(Lbfgs { c, tolerance }) = self.lbfgs {
+            within("lbfgs.c", c, 1e-9..=1e9)?;
+            within("lbfgs.tolerance", tolerance, 1e-8..=1.0)?;
+        }
         self.optimizer.check()
     }
 
@@ -253,6 +312,12 @@ impl Recipe {
             })
         };
         names.iter().map(weight).collect::<Result<_>>().map(Some)
+    }
+
+    /// [`Self::pos_weights`] on a device.
+    pub(super) fn pos_weight_on(&self, device: &Device, names: &[String]) -> Result<Option<Tensor>> {
+        let weights = self.pos_weights(names)?;
+        weights.map(|weights| Tensor::from_slice(device, [weights.len()], DType::F32, &weights)).transpose()
     }
 
     /// What is to be said where a warm-up ends beyond a training of so many steps.

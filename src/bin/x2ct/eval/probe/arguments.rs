@@ -108,7 +108,8 @@ pub struct Training {
     /// are then on two sides
     #[arg(long, default_value = "none", value_parser = PossibleValuesParser::new(["none", "patient"]).map(|n| Group(n == "patient")))]
     pub group: Group,
-    /// How to train: a, b, c, radchest (X2CT-CLIP's settings), dcformer, ct-lipro, or a TOML file [default: c; of finetune dcformer]
+    /// How to train: a, b, c, radchest (X2CT-CLIP's settings), dcformer, ct-lipro, logistic (scikit-learn's problem), or a TOML file
+    /// [default: c; of finetune dcformer]
     #[arg(long, value_name = "RECIPE")]
     pub recipe: Option<PathBuf>,
     /// Also write the trained probe, for `x2ct eval external --trained`
