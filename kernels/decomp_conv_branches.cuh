@@ -57,9 +57,11 @@ X2CT_DEVICE void branch_moments(const DecompConvParams& p) {
     auto& s = shared_memory<BranchMomentsConfig::Shared>();
     const uint32_t vector = p.vector;
     double* out = p.partial + (uint64_t(blockIdx.x) * p.out_channels + blockIdx.y) * kMomentValues;
+    // The pivot: the branch at the centre of the first sample, where no padding counts.
+    const uint64_t rows = p.out_size[1], middle = (p.out_size[0] / 2 * rows + rows / 2) * p.out_size[2] + p.out_size[2] / 2;
     float pivot[3], sums[6] = {};
     X2CT_UNROLL
-    for (int a = 0; a < 3; ++a) pivot[a] = p.z[a * branch_stride(p) + blockIdx.y * out_voxels(p)];
+    for (int a = 0; a < 3; ++a) pivot[a] = p.z[a * branch_stride(p) + blockIdx.y * out_voxels(p) + middle];
     for_block_pieces(p, [&](uint64_t at, int count) {
         X2CT_UNROLL
         for (int a = 0; a < 3; ++a) {
@@ -74,7 +76,7 @@ X2CT_DEVICE void branch_moments(const DecompConvParams& p) {
         }
     });
     add_branch_threads(s.sums, sums, out);
-    if (threadIdx.x < 3) out[6 + threadIdx.x] = double(p.z[threadIdx.x * branch_stride(p) + blockIdx.y * out_voxels(p)]);
+    if (threadIdx.x < 3) out[6 + threadIdx.x] = double(p.z[threadIdx.x * branch_stride(p) + blockIdx.y * out_voxels(p) + middle]);
 }
 X2CT_KERNEL(decomp_conv_branch_moments, DecompConvParams, BranchMomentsConfig, branch_moments)
 

@@ -231,14 +231,16 @@ X2CT_DEVICE void add_lanes(const DecompDenseParams& p, const float (&mine)[Value
     }
 }
 
-// sum (z - pivot) and sum (z - pivot)^2 of each branch, as decomp_conv_finish takes them. The pivot is a branch's first value.
+// sum (z - pivot) and sum (z - pivot)^2 of each branch, as decomp_conv_finish takes them. The pivot is a branch's value in the middle of
+// the first chunk: padding keeps that of a corner many spreads away from a flat volume, whose equal values all round alike.
 constexpr uint32_t kDenseMomentValues = 9;
 X2CT_DEVICE void dense_moments(const DecompDenseParams& p) {
-    const uint64_t all = chunk_voxels(p), c = blockIdx.y;
+    const uint64_t all = chunk_voxels(p), c = blockIdx.y, rows = p.out_size[1];
+    const uint64_t middle = (p.planes / 2 * rows + rows / 2) * p.out_size[2] + p.out_size[2] / 2;
     double* pivots = p.partial + c * kDenseMomentValues + 6;
     float pivot[3], sums[6] = {};
     X2CT_UNROLL
-    for (int a = 0; a < 3; ++a) pivot[a] = p.first ? float(pivots[a]) : p.z[(a * p.out_channels + c) * all];
+    for (int a = 0; a < 3; ++a) pivot[a] = p.first ? float(pivots[a]) : p.z[(a * p.out_channels + c) * all + middle];
     for_piece(p, [&](uint64_t v, uint64_t, int count) {
         X2CT_UNROLL
         for (int a = 0; a < 3; ++a) {
@@ -253,7 +255,7 @@ X2CT_DEVICE void dense_moments(const DecompDenseParams& p) {
         }
     });
     add_lanes(p, sums, kDenseMomentValues);
-    if (p.first == 0 && blockIdx.x == 0 && threadIdx.x < 3) pivots[threadIdx.x] = double(p.z[(threadIdx.x * p.out_channels + c) * all]);
+    if (p.first == 0 && blockIdx.x == 0 && threadIdx.x < 3) pivots[threadIdx.x] = double(p.z[(threadIdx.x * p.out_channels + c) * all + middle]);
 }
 
 // y = act(z + shift), z [O, V].

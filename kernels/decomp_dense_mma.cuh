@@ -118,19 +118,21 @@ X2CT_DEVICE void add_tap(const DecompDenseParams& p, const CrossShared<M>& s, in
     }
 }
 
-// One branch's value at the first voxel, the pivot of its sums: a thread a branch and channel.
+// One branch's value at the centre of the first sample, where no padding counts: the pivot of its sums. A thread a branch and channel.
 X2CT_DEVICE void dense_pivots(const DecompDenseParams& p) {
     const uint64_t index = dense_index();
     if (index >= 3 * p.out_channels) return;
     const uint32_t a = uint32_t(index / p.out_channels), o = uint32_t(index % p.out_channels), k = p.kernel;
     const uint64_t step = a == 0 ? uint64_t(p.in_size[1]) * p.in_size[2] : a == 1 ? p.in_size[2] : 1;
+    const uint64_t rows = p.in_size[1], centre = (p.in_size[0] / 2 * rows + rows / 2) * p.in_size[2] + p.in_size[2] / 2;
+    const bf16* x = static_cast<const bf16*>(p.x) + centre;
     const bf16* w = static_cast<const bf16*>(p.matrices) + index * k * p.in_channels;
     float sum = 0.0f;
     for (uint32_t j = 0; j < k; ++j) {
-        const int64_t at = int64_t(branch_tap(a, j, k)) - k / 2;
+        const int64_t offset = int64_t(branch_tap(a, j, k)) - k / 2, at = p.in_size[a] / 2 + offset;
         if (at < 0 || at >= p.in_size[a]) continue;
         for (uint32_t i = 0; i < p.in_channels; ++i)
-            sum += to_float(w[j * p.in_channels + i]) * to_float(static_cast<const bf16*>(p.x)[i * in_voxels(p) + at * step]);
+            sum += to_float(w[j * p.in_channels + i]) * to_float(x[int64_t(i * in_voxels(p)) + offset * int64_t(step)]);
     }
     p.partial[uint64_t(o) * kDenseMomentValues + 6 + a] = double(sum);
 }
