@@ -93,6 +93,40 @@ fn products_are_of_columns_with_either_operand_transposed() {
     }
 }
 
+/// As gradients of weights sum over all voxels of a batch, many of which are alike.
+#[test]
+fn a_long_sum_of_like_products_keeps_its_digits() {
+    attach();
+    const LONG: usize = 1 << 20;
+    let [a, b] = [0.1f32, 0.7].map(|value| upload(&vec![value; LONG]));
+    let (out, stream, none) = (upload(&[f32::NAN]), stream(), null_mut());
+    let code = unsafe {
+        let (described, by, into) = (description(&[]), layout(LONG, 1), layout(1, 1));
+        cublasLtMatmul(
+            none,
+            described,
+            &1.0,
+            a,
+            layout(1, LONG),
+            b,
+            by,
+            &0.0,
+            out,
+            into,
+            out,
+            into,
+            none,
+            none,
+            0,
+            stream,
+        )
+    };
+    assert_eq!(code, 0);
+    let found = f32::from_bits(read_after(stream, out, 1)[0]) as f64;
+    let exact = 0.1f32 as f64 * 0.7f32 as f64 * LONG as f64;
+    assert!((found / exact - 1.0).abs() < 1e-4, "{found}, not {exact}");
+}
+
 #[test]
 fn sizes_that_do_not_fit_and_operands_outside_of_memory_are_refused() {
     attach();
