@@ -8,6 +8,7 @@ relative L2; every step of a log must be there, its losses close. Standard libra
 import array
 import json
 import math
+import re
 import struct
 import sys
 from pathlib import Path
@@ -16,9 +17,8 @@ from pathlib import Path
 BOUNDS = [
     ("demo/", 5e-2),
     ("run/", 1e-2),
-    # One step in f32, as seen between the host and the virtual GPU: single tensors of the first stage differ by up to 4.5e-2 where inputs and
-    # loss agree. Why is not known; an f64 gradient of that step would tell which is nearer.
-    ("ct/", 5e-2),
+    # One step in f32: what no choice of a pooling reaches, see CHOSEN. Seen between the host and the virtual GPU: 2.4e-4.
+    ("ct/", 5e-4),
     ("cache.safetensors", 1e-2),
     ("packed/", 4e-3),  # bf16
     ("prepared/", 4e-3),
@@ -27,7 +27,18 @@ BOUNDS = [
 ]
 
 
-def bound(name):
+# Max pooling hands a gradient to one voxel of a window, and most of a CT is air: in f64, 1 window in 7 of the last three poolings has
+# voxels equal to 13 digits, and rounding alone decides among them. Each choice gives a gradient as right as the other; they differ by up to
+# 4e-2 of a tensor in the stages. A single near tie of the first pooling moves a tensor of the stem by 9e-2, its second moment by
+# 2.1e-1: as far as weights moved by their last bit move the host's own step. With the choices of each device put into an f64 step,
+# what is left of the stages' differences is 8e-5. Sums over all voxels do not depend on the choices.
+CHOSEN = 3e-1
+SUMS = re.compile(r"encoder\.s4\.|\.proj\.weight$|mlp\.3\.bias$|\.s0\.0\.3\.norm\.\d\.bias$|\.running_")
+
+
+def bound(name, tensor=""):
+    if name.startswith("ct/") and ".encoder." in tensor and not SUMS.search(tensor):
+        return CHOSEN
     return next(limit for beginning, limit in BOUNDS if name.startswith(beginning))
 
 
@@ -77,8 +88,9 @@ def compare_tensors(name, got, want):
             yield f"{tensor} is {got[tensor][:2]}, not {want[tensor][:2]}"
             continue
         far = distance(got[tensor][2], want[tensor][2])
-        if not far <= bound(name):
-            yield f"{tensor}: relative L2 distance {far:.2e} > {bound(name):.0e}"
+        limit = bound(name, tensor)
+        if not far <= limit:
+            yield f"{tensor}: relative L2 distance {far:.2e} > {limit:.0e}"
 
 
 def compare_logs(name, got, want):
