@@ -126,7 +126,7 @@ pub unsafe fn mapa<const WIDE: bool>(w: &mut Warp, i: &Inst) {
     unsafe {
         if WIDE {
             let from = *(w.p(i.r[1]) as *const [u64; 32]);
-            let cleared = |x: u64| x & !((u32::MAX & !LOCAL) as u64);
+            let cleared = |x: u64| x & !u64::from(!LOCAL);
             w.put::<u64>(i.r[0], &std::array::from_fn(|lane| cleared(from[lane]) + (offset + tag(lane)) as u64));
         } else {
             let from = *(w.p(i.r[1]) as *const [u32; 32]);
