@@ -3,11 +3,19 @@ use x2ct::ops::attention::{PackedAttention, Variant};
 use x2ct::tensor::{DType, Tensor};
 use x2ct::{Device, Result};
 
-use super::{Case, Each, random, size};
+use super::{Case, Each, brief, random, small};
 
 pub fn cases(device: &Device, each: &mut Each) -> Result<()> {
-    // The third stage of a small volume: heads of 32, packed tokens.
-    let [n, heads, tokens, d] = [size(device, 8, 1), size(device, 12, 2), size(device, 2048, 256), 32];
+    // The third stage of a small volume: heads of 32, packed tokens; the heads of 64 of a vision transformer.
+    let sizes: &[[usize; 4]] = match (brief(), small(device)) {
+        (true, _) => &[[1, 2, 256, 32], [1, 2, 256, 64]],
+        (_, true) => &[[1, 2, 256, 32]],
+        _ => &[[8, 12, 2048, 32], [8, 12, 256, 64]],
+    };
+    sizes.iter().try_for_each(|&size| layer(device, size, each))
+}
+
+fn layer(device: &Device, [n, heads, tokens, d]: [usize; 4], each: &mut Each) -> Result<()> {
     for dtype in [DType::F32, DType::Bf16] {
         for variant in [Variant::Naive, Variant::Tiled] {
             if variant == Variant::Naive && !device.is_host() {

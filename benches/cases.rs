@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use x2ct::ops::gemm::{Backend, Method};
 use x2ct::{Device, Result};
 
 #[path = "attention.rs"]
@@ -130,8 +131,32 @@ pub fn time(device: &Device, run: &mut dyn FnMut() -> Result<()>, iterations: us
     Ok(seconds)
 }
 
-/// Whether a GPU, too, is given the small sizes: they are for counting, not for timing.
+/// Whether cases are made to be counted, not timed.
+pub static COUNTED: AtomicBool = AtomicBool::new(false);
+
+/// Whether a GPU, too, is given the small sizes: they are for counting alone.
 pub static SMALL: AtomicBool = AtomicBool::new(false);
+
+/// Whether each kernel is counted at a small size: one size a kernel is enough, and interpreted it costs seconds.
+pub fn brief() -> bool {
+    SMALL.load(Ordering::Relaxed)
+}
+
+/// Who computes matrix products and convolutions in turn. Emulated tensor cores and barriers are for tests, not for speed,
+/// so that a processor times its library alone; what a library launches on a GPU cannot be counted.
+pub fn backends(device: &Device) -> &'static [Backend] {
+    match (device.is_host(), COUNTED.load(Ordering::Relaxed)) {
+        (true, _) => &[Backend::Library],
+        (false, true) => &[Backend::Own],
+        (false, false) => &[Backend::Library, Backend::Own],
+    }
+}
+
+/// How an operator computes its matrix products where a case does not say: as by default, and counted with our kernels.
+pub fn method(device: &Device) -> Method {
+    let method = Method::default_for(device);
+    if COUNTED.load(Ordering::Relaxed) { Method { backend: Backend::Own, ..method } } else { method }
+}
 
 /// Whether a device is given the small sizes, which a processor finishes.
 pub fn small(device: &Device) -> bool {

@@ -4,13 +4,18 @@ use x2ct::ops::contrastive::{Contrastive, InfoNce, MAX_STORED, Scale, SigLip, Tr
 use x2ct::tensor::{DType, Tensor};
 use x2ct::{Device, Result};
 
-use super::{Case, Each, random, size};
+use super::{Case, Each, brief, random, small};
 
 /// Forward and backward: the tri-modal loss with gradient to the radiographs, and one pair with both gradients.
 pub fn cases(device: &Device, each: &mut Each) -> Result<()> {
-    let d = 512;
+    let d = if brief() { 64 } else { 512 };
+    let batches: &[usize] = match (brief(), small(device)) {
+        (true, _) => &[128, 360, 1100],
+        (_, true) => &[128, 360, 512, 1000],
+        _ => &[128, 360, 1024, 4096, 32768],
+    };
     for dtype in [DType::F32, DType::Bf16] {
-        for n in [128, 360, size(device, 4096, 512), size(device, 32768, 1000)] {
+        for &n in batches {
             let tensors = (0..3)
                 .map(|k| Tensor::from_slice(device, [n, d], dtype, &random(k + 1, n * d)))
                 .collect::<Result<Vec<_>>>()?;
@@ -26,7 +31,8 @@ pub fn cases(device: &Device, each: &mut Each) -> Result<()> {
                         Variant::Tiled => true,
                         // A processor only imitates them.
                         Variant::TensorCores => !device.is_host(),
-                        Variant::OneLaunch => n <= MAX_STORED,
+                        // Whose blocks all run, though they be counted from a sample.
+                        Variant::OneLaunch => n <= if brief() { 128 } else { MAX_STORED },
                         Variant::OneLaunchTensorCores => n <= MAX_STORED && !device.is_host(),
                         // Of its own kernels, where the device has them.
                         Variant::Hopper => {

@@ -1,11 +1,11 @@
 use x2ct::autograd::{Op, Tape};
 use x2ct::kernels::conv2d::Conv2dShape;
 use x2ct::ops::conv2d::Conv2d;
-use x2ct::ops::gemm::{Backend, Method, Precision};
+use x2ct::ops::gemm::{Method, Precision};
 use x2ct::tensor::{DType, Tensor};
 use x2ct::{Device, Result};
 
-use super::{Case, Each, random, small};
+use super::{Case, Each, backends, brief, random, small};
 
 /// Height and width, channels in and out, filter, stride.
 type Layer = [usize; 5];
@@ -38,10 +38,18 @@ const GPU: [Layer; 8] = [
 ];
 
 pub fn cases(device: &Device, each: &mut Each) -> Result<()> {
-    let (layers, batch, dtype): (&[Layer], _, _) =
-        if small(device) { (&HOST, 128, DType::F32) } else { (&GPU, 256, DType::Bf16) };
-    // Emulated tensor cores and barriers: the host's own kernels are for tests, not for speed.
-    let backends: &[Backend] = if device.is_host() { &[Backend::Library] } else { &[Backend::Library, Backend::Own] };
+    if brief() {
+        let brief = [HOST[0], HOST[1], HOST[3], HOST[7]];
+        return [DType::F32, DType::Bf16].iter().try_for_each(|&dtype| layers(device, &brief, 8, dtype, each));
+    }
+    if small(device) {
+        layers(device, &HOST, 128, DType::F32, each)
+    } else {
+        layers(device, &GPU, 256, DType::Bf16, each)
+    }
+}
+
+fn layers(device: &Device, layers: &[Layer], batch: usize, dtype: DType, each: &mut Each) -> Result<()> {
     for &[size, channels, filters, kernel, stride] in layers {
         let padding = kernel / 2;
         let (image, filter) = ([batch, size, size, channels], [filters, kernel, kernel, channels]);
@@ -53,7 +61,7 @@ pub fn cases(device: &Device, each: &mut Each) -> Result<()> {
         let dy = Tensor::from_slice(device, dy, dtype, &random(3, ny))?;
         let flops = 2 * (ny * shape.terms()) as u64;
         let name = format!("{batch}x{size}x{size}x{channels} {filters} of {kernel}x{kernel}/{stride} {}", dtype.name());
-        for &backend in backends {
+        for &backend in backends(device) {
             let op = Conv2d { stride, padding, method: Method { backend, precision: Precision::F32 } };
             let (x1, w1) = (x.clone(), w.clone());
             each(Case {

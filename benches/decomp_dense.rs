@@ -8,7 +8,7 @@ use x2ct::ops::norm::{Mode, RunningStats};
 use x2ct::tensor::{DType, Tensor};
 use x2ct::{Device, Result};
 
-use super::{Case, Each, random, small};
+use super::{Case, Each, backends, brief, random, small};
 
 /// A layer of DCFormer's stem.
 struct Layer {
@@ -21,8 +21,11 @@ struct Layer {
 
 /// Batch 8: DCFormer-tiny over 512x512x256; on the host 64x64x64, narrow and as wide as DCFormer-nano.
 pub fn cases(device: &Device, each: &mut Each) -> Result<()> {
-    let (volume, widths): ([usize; 3], &[usize]) =
-        if small(device) { ([64; 3], &[16, 32]) } else { ([512, 512, 256], &[64]) };
+    let (volume, widths): ([usize; 3], &[usize]) = match (brief(), small(device)) {
+        (true, _) => ([32; 3], &[32, 64]),
+        (_, true) => ([64; 3], &[16, 32]),
+        _ => ([512, 512, 256], &[64]),
+    };
     for &c in widths {
         let layers = [
             Layer { name: "stem 0", channels: [1, c], volume, kernel: 7, stride: 4 },
@@ -33,6 +36,9 @@ pub fn cases(device: &Device, each: &mut Each) -> Result<()> {
                 for backend in [Backend::Library, Backend::Own] {
                     // A processor emulates tensor cores product by product, and our tiles thread by thread.
                     if backend == Backend::Own && device.is_host() && layer.stride == 1 {
+                        continue;
+                    }
+                    if !device.is_host() && !backends(device).contains(&backend) {
                         continue;
                     }
                     for case in layer.cases(device, dtype, backend)? {

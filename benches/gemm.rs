@@ -1,9 +1,9 @@
 use x2ct::kernels::Write;
-use x2ct::ops::gemm::{Backend, Method, Operand, Precision, product_into};
+use x2ct::ops::gemm::{Method, Operand, Precision, product_into};
 use x2ct::tensor::{DType, Tensor};
 use x2ct::{Device, Result};
 
-use super::{Case, Each, random, small};
+use super::{Case, Each, backends, random, small};
 
 /// m, n, k: a large square, a token matrix through an MLP, a 1x1 convolution, and the gradient of its weight.
 const GPU: [[usize; 3]; 4] = [[8192, 8192, 8192], [131_072, 384, 96], [200_704, 256, 64], [256, 64, 200_704]];
@@ -17,10 +17,7 @@ pub fn cases(device: &Device, each: &mut Each) -> Result<()> {
             let a = Tensor::from_slice(device, [m, k], dtype, &random(1, m * k))?;
             let b = Tensor::from_slice(device, [n, k], dtype, &random(2, k * n))?;
             let c = Tensor::empty(device, [m, n], dtype, "product")?;
-            // Emulated tensor cores and barriers: the host's own kernels are for tests, not for speed.
-            let backends: &[Backend] =
-                if device.is_host() { &[Backend::Library] } else { &[Backend::Library, Backend::Own] };
-            for &backend in backends {
+            for &backend in backends(device) {
                 let (a, b, c) = (a.clone(), b.clone(), c.clone());
                 let method = Method { backend, precision };
                 each(Case {

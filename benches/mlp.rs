@@ -5,13 +5,14 @@ use x2ct::ops::mlp::{Hidden, Mlp};
 use x2ct::tensor::{DType, Tensor};
 use x2ct::{Device, Result};
 
-use super::{Case, Each, random, size};
+use super::{Case, Each, brief, method, random, size};
 
 /// The channel MLP of DCFormer-tiny's first stage, batch 8: forward and backward, as one operator and as its parts.
 pub fn cases(device: &Device, each: &mut Each) -> Result<()> {
-    let [n, c, v] = [size(device, 8, 2), size(device, 96, 48), size(device, 131_072, 8192)];
+    let [n, c, v] =
+        [size(device, 8, 2), size(device, 96, 48), size(device, 131_072, if brief() { 2048 } else { 8192 })];
     let (h, wide) = (4 * c, n * c * v);
-    let method = Method::default_for(device);
+    let method = method(device);
     for dtype in [DType::F32, DType::Bf16] {
         let volumes = |seed| Tensor::from_slice(device, [n, c, v], dtype, &random(seed, wide));
         let parameter = |seed, shape: &[usize]| {

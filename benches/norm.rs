@@ -3,7 +3,7 @@ use x2ct::ops::norm::{BatchNorm, L2Normalize, LayerNorm, Mode, RunningStats};
 use x2ct::tensor::{DType, Tensor};
 use x2ct::{Device, Result};
 
-use super::{Case, Each, random, size};
+use super::{Case, Each, random, size, small};
 
 pub fn cases(device: &Device, each: &mut Each) -> Result<()> {
     // The first and the third stage of ResNet-50 at batch 360; on the host those of a narrow ResNet-18.
@@ -19,9 +19,14 @@ pub fn cases(device: &Device, each: &mut Each) -> Result<()> {
             }
         }
     }
-    // The second stage of Swin-T at batch 64; the embeddings of a large contrastive batch.
+    // The second stage of Swin-T at batch 64; a vision transformer's tokens; the embeddings of a large contrastive batch.
     for dtype in [DType::F32, DType::Bf16] {
         let tokens = [size(device, 64 * 28 * 28, 4096), 192];
+        if !small(device) {
+            for case in row_norm(device, LayerNorm::default(), "layer_norm", [8192, 768], dtype, 2)? {
+                each(case)?;
+            }
+        }
         let embeddings = [size(device, 32_768, 2048), 512];
         for case in row_norm(device, LayerNorm::default(), "layer_norm", tokens, dtype, 2)? {
             each(case)?;

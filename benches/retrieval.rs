@@ -2,13 +2,14 @@ use x2ct::ops::retrieval::{best, paired_ranks};
 use x2ct::tensor::{DType, Tensor};
 use x2ct::{Device, Result};
 
-use super::{Case, Each, random, size};
+use super::{Case, Each, brief, random, size};
 
 /// CT-RATE's validation volumes ranked both ways, and the ten best reports of each.
 pub fn cases(device: &Device, each: &mut Each) -> Result<()> {
     let d = 512;
     for dtype in [DType::F32, DType::Bf16] {
-        for n in [360, size(device, 3039, 1000), size(device, 47149, 1500)] {
+        let all = [360, size(device, 3039, 1000), size(device, 47149, 1500)];
+        for &n in if brief() { &all[..1] } else { &all } {
             let tensor = |seed| Tensor::from_slice(device, [n, d], dtype, &random(seed, n * d));
             let (queries, items) = (tensor(1)?, tensor(2)?);
             let (bytes, flops) = ((queries.bytes() + items.bytes()) as u64, 2 * (n * n * d) as u64);

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Recounts small cases of kernel families on the virtual GPU and compares with benches/counters.csv.
+"""Recounts small cases of every kernel family on the virtual GPU and compares with benches/counters.csv.
 
     tools/virtual_gpu.sh tools/check_counters.py [--write] [FAMILY ...]
 
 Fails where a kernel's warp instructions, sectors a request, wavefronts a request or DRAM bytes grew by more than 5 %, or where
 kernels and cases are others than in the table; says where they fell. --write keeps the new figures. Counts are the same on
-every machine: of a launch, the blocks that VIRTUAL_GPU_SAMPLE (32 here) takes are run and stand for all.
+every machine: of a launch, the blocks that VIRTUAL_GPU_SAMPLE (32 here) takes are run and stand for all. Every family is counted
+as 8.0, and the variants that 9.0 alone has as 9.0, so many at a time as there are processors.
 """
 
 import argparse
@@ -15,25 +16,38 @@ import os
 import pathlib
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 TABLE = pathlib.Path(__file__).resolve().parent.parent / "benches" / "counters.csv"
-KEYS = ("family", "case", "kernel")
+KEYS = ("chip", "family", "case", "kernel")
 FIGURES = ("warp_instructions", "sectors_per_request", "wavefronts_per_request", "dram_bytes")
 ALLOWED = 0.05
+# The variant of a family that compute capability 9.0 alone has.
+OF_90 = {"contrastive": "hopper"}
+
+
+def printed(command, **settings):
+    """What x2ct prints, with settings of the virtual GPU."""
+    environment = os.environ | {f"VIRTUAL_GPU_{name}": value for name, value in settings.items()}
+    done = subprocess.run(["x2ct", *command], env=environment, stdout=subprocess.PIPE, check=False)
+    if done.returncode != 0:
+        sys.exit(f"check_counters: x2ct {' '.join(command)} fails; run it as tools/virtual_gpu.sh tools/check_counters.py")
+    return done.stdout
 
 
 def count(families):
-    """Rows of all cases by family, case and kernel."""
-    environment = os.environ | {"VIRTUAL_GPU_SAMPLE": "32"}
-    rows = {}
-    for family in families:
-        command = ["x2ct", "bench", family, "--count", "--small", "--json", "--device", "cuda:0"]
-        printed = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=False)
-        if printed.returncode != 0:
-            sys.exit(f"check_counters: {' '.join(command)} fails; run it as tools/virtual_gpu.sh tools/check_counters.py")
-        for row in json.loads(printed.stdout)["rows"]:
-            rows[tuple(row[key] for key in KEYS)] = {figure: float(row[figure]) for figure in FIGURES}
-    return rows
+    """Rows of all cases by chip, family, case and kernel."""
+    runs = [("80", [family]) for family in families]
+    runs += [("90a", [family, "--variant", variant]) for family, variant in OF_90.items() if family in families]
+
+    def rows(run):
+        arch, case = run
+        command = ["bench", *case, "--count", "--small", "--json", "--device", "cuda:0"]
+        return json.loads(printed(command, ARCH=arch, SAMPLE="32"))["rows"]
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        counted = [row for some in threads.map(rows, runs) for row in some]
+    return {tuple(row[key] for key in KEYS): {figure: float(row[figure]) for figure in FIGURES} for row in counted}
 
 
 def read():
@@ -55,7 +69,8 @@ def differences(before, now):
     for key, figures in now.items():
         for figure in FIGURES:
             old, new = before[key][figure], figures[figure]
-            sentence = f"{key[2]} in {key[0]}, {key[1]}: {figure} {old:g} -> {new:g}"
+            chip, family, case, kernel = key
+            sentence = f"{kernel} in {family}, {case} ({chip}): {figure} {old:g} -> {new:g}"
             if new > old * (1 + ALLOWED) and new - old > 1e-3:
                 worse.append(sentence)
             elif new < old * (1 - ALLOWED):
@@ -66,11 +81,11 @@ def differences(before, now):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="keep the new figures")
-    parser.add_argument("family", nargs="*", help="families to recount; those of the table when absent")
+    parser.add_argument("family", nargs="*", help="families to recount; all when absent")
     args = parser.parse_args()
     kept = read() if TABLE.exists() else {}
-    families = args.family or sorted({family for family, _, _ in kept})
-    mine = {key: row for key, row in kept.items() if key[0] in families}
+    families = args.family or json.loads(printed(["bench", "--list", "--json"]))["rows"]
+    mine = {key: row for key, row in kept.items() if key[1] in families or not args.family}
     now = count(families)
     if args.write:
         write({key: row for key, row in kept.items() if key not in mine} | now)

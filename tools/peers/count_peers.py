@@ -1,24 +1,28 @@
 #!/usr/bin/env python3
 """Counts peers' Triton kernels on the virtual GPU, beside ours in benches/COUNTERS.md. No GPU is needed, and nothing is timed.
 
-    python tools/peers/count_peers.py --library FOLDER/libcuda.so.1 [--arch 90|80] [--json] [CASE ...]
+    python tools/peers/count_peers.py --library FOLDER/libcuda.so.1 [--arch 90|80] [--tutorials FOLDER] [--json] [CASE ...]
 
 `FOLDER/libcuda.so.1` is what tools/virtual_gpu.sh builds (target/virtual_gpu/release/virtual_gpu_libraries). Needs torch (the
-processor's build serves), triton, and of the peers those that are to be counted: nanodrr, inf-cl, siglip-kernel.
+processor's build serves), triton, and of the peers those that are to be counted: nanodrr, inf-cl, siglip-kernel
+(tools/requirements.txt); for norm and attention Triton's own tutorials, python/tutorials of a checkout of its repository.
 
 The peers' own host code runs unchanged on tensors of the processor; where it launches a kernel, Triton compiles it to PTX for
 the named chip, and the virtual GPU runs that on copies of the tensors. Results are compared with NumPy in f64. What PyTorch
 does between the launches (matrix products of the chunked loss, sums) is not counted. VIRTUAL_GPU_SAMPLE=N samples the blocks
-of a launch; what is compared is then what was computed.
+of a launch; what is compared is then what was computed. Of a kernel that is tuned when it runs, the configuration with the
+largest tile that fits into shared memory is taken, and of those the one with the fewest stages and warps: nothing is timed here.
 """
 
 import argparse
+import ast
 import ctypes
 import importlib.util
 import inspect
 import json
 import math
 import os
+import pathlib
 import re
 import sys
 import traceback
@@ -29,6 +33,7 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.runtime.autotuner import Autotuner
 from triton.runtime.jit import JITFunction
 
 TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.int32: "i32", torch.int64: "i64"}
@@ -95,16 +100,39 @@ class Launcher:
         self.target = GPUTarget("cuda", arch, 32)
         self.compiled = {}
         JITFunction.__getitem__ = lambda kernel, grid: lambda *a, **k: self.run(kernel, grid, a, k)
+        Autotuner.__getitem__ = lambda tuned, grid: lambda *a, **k: self.run_tuned(tuned, grid, a, k)
 
-    def run(self, kernel, grid, args, kwargs):
+    def run_tuned(self, tuned, grid, args, kwargs):
+        """Runs a kernel in the configuration of the largest tile that fits."""
+        tuned.nargs = dict(zip(tuned.arg_names, args))
+        tile = lambda config: math.prod(size for name, size in config.kwargs.items() if name.startswith("BLOCK"))
+        order = lambda config: (-tile(config), config.num_stages, config.num_warps)
+        limit = {80: 163, 90: 227}[self.target.arch] * 1024
+        for config in sorted(tuned.prune_configs(kwargs), key=order):
+            options = config.all_kwargs() | kwargs
+            if self.made(tuned.fn, args, options)["shared"] <= limit:
+                return self.run(tuned.fn, grid, args, options)
+        raise RuntimeError(f"no configuration of {tuned.fn.__name__} fits into shared memory")
+
+    def made(self, kernel, args, kwargs):
+        return self.compile(kernel, *self.taken_apart(kernel, args, kwargs))
+
+    @staticmethod
+    def taken_apart(kernel, args, kwargs):
+        """Values by name, those that are constants of the compilation, and options."""
         names = kernel.arg_names
         values = dict(zip(names, args)) | {k: v for k, v in kwargs.items() if k in names}
         for name, parameter in inspect.signature(kernel.fn).parameters.items():
             if name not in values:
                 values[name] = parameter.default
-        options = {k: v for k, v in kwargs.items() if k not in names}
+        options = {k: v for k, v in kwargs.items() if k not in names and v is not None}
         constant = lambda p: p.is_constexpr or values[p.name] is None or (type(values[p.name]) is int and values[p.name] == 1)
         constants = {p.name: values[p.name] for p in kernel.params if constant(p)}
+        return values, constants, options
+
+    def run(self, kernel, grid, args, kwargs):
+        names = kernel.arg_names
+        values, constants, options = self.taken_apart(kernel, args, kwargs)
         grid = grid(values) if callable(grid) else grid
         grid = (*grid, 1, 1)[:3]
         made = self.compile(kernel, values, constants, options)
@@ -174,6 +202,8 @@ def folders_only(*packages):
 
 def relative(got, expected):
     """Relative L2 over what was computed: NaN stands where a sample left blocks out."""
+    if isinstance(got, torch.Tensor):
+        got = got.detach().double().numpy()
     got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
     computed = np.isfinite(got)
     if not computed.any():
@@ -304,8 +334,71 @@ def siglip_chunked(n=1024, d=512):
     loss = peer.fused_chunked_bf16_siglip_loss(a, b, t.requires_grad_(True), bias.requires_grad_(True))
     loss.backward()
     expected, da, db = sigmoid_reference(a.detach(), b.detach(), 10.0, -10.0)
-    number = lambda x: x.float().numpy()
-    return {"loss": abs(loss.item() - expected) / expected, "da": relative(number(a.grad), da), "db": relative(number(b.grad), db)}
+    return {"loss": abs(loss.item() - expected) / expected, "da": relative(a.grad, da), "db": relative(b.grad, db)}
+
+
+def siglip_fused(n=1024, d=512):
+    """siglip-kernel's fused kernel for 8.0, both passes."""
+    from siglip_kernel import fused_siglip_kernel as peer
+
+    a, b = (x.requires_grad_(True) for x in embeddings(n, d))
+    t, bias = torch.tensor(math.log(10.0)), torch.tensor(-10.0)
+    loss = peer.fully_fused_siglip_loss(a, b, t.requires_grad_(True), bias.requires_grad_(True))
+    loss.backward()
+    expected, da, db = sigmoid_reference(a.detach(), b.detach(), 10.0, -10.0)
+    return {"loss": abs(loss.item() - expected) / expected, "da": relative(a.grad, da), "db": relative(b.grad, db)}
+
+
+TUTORIALS = None
+
+
+def tutorial(name):
+    """A tutorial as a module, without what it runs."""
+    if TUTORIALS is None:
+        raise RuntimeError("name Triton's python/tutorials with --tutorials")
+    path = next(TUTORIALS.glob(f"*-{name}.py"))
+    tree = ast.parse(path.read_text())
+    tree.body = [node for node in tree.body if not isinstance(node, (ast.Expr, ast.If))]
+    sys.modules.setdefault("pytest", types.ModuleType("pytest"))
+    made = types.ModuleType(name.replace("-", "_"))
+    exec(compile(tree, path, "exec"), made.__dict__)
+    return made
+
+
+def layer_norm(rows=8192, d=768):
+    """The tutorial's layer norm, forward and backward."""
+    peer = tutorial("layer-norm")
+    normal = np.random.default_rng(3).normal
+    x, dy = (torch.from_numpy(normal(size=(rows, d)).astype(np.float32)).bfloat16() for _ in range(2))
+    w, b = (torch.from_numpy(normal(size=d).astype(np.float32)).bfloat16() for _ in range(2))
+    leaves = [tensor.requires_grad_(True) for tensor in (x, w, b)]
+    y = peer.layer_norm(x, (d,), w, b, 1e-5)
+    y.backward(dy)
+    number = lambda t: t.detach().double().numpy()
+    x, w, b, dy = map(number, (x, w, b, dy))
+    centred = x - x.mean(1, keepdims=True)
+    rstd = 1 / np.sqrt((centred**2).mean(1, keepdims=True) + 1e-5)
+    hat, up = centred * rstd, dy * w
+    dx = (up - up.mean(1, keepdims=True) - hat * (up * hat).mean(1, keepdims=True)) * rstd
+    wanted = {"dx": dx, "dw": (dy * hat).sum(0), "db": dy.sum(0)}
+    gradients = {name: relative(leaf.grad, wanted[name]) for name, leaf in zip(("dx", "dw", "db"), leaves)}
+    return {"y": relative(y, hat * w + b)} | gradients
+
+
+def attention(n=8, heads=12, tokens=256, d=64):
+    """The tutorial's attention forward, f16, without a mask."""
+    peer = tutorial("fused-attention")
+    normal = np.random.default_rng(4).normal
+    q, k, v = (torch.from_numpy(normal(size=(n, heads, tokens, d)).astype(np.float32)).half() for _ in range(3))
+    out, rows = torch.full_like(q, float("nan")), torch.empty((n, heads, tokens), dtype=torch.float32)
+    grid = lambda meta: (triton.cdiv(tokens, meta["BLOCK_M"]), n * heads, 1)
+    scale = d**-0.5
+    strides = [stride for tensor in (q, k, v, out) for stride in tensor.stride()]
+    peer._attn_fwd[grid](q, k, v, scale, rows, out, *strides, n, heads, N_CTX=tokens, HEAD_DIM=d, CAUSAL=False)
+    number = lambda t: t.double().numpy()
+    logits = scale * number(q) @ number(k).swapaxes(-1, -2)
+    p = np.exp(logits - logits.max(-1, keepdims=True))
+    return {"o": relative(out, p / p.sum(-1, keepdims=True) @ number(v))}
 
 
 def pretend(arch):
@@ -321,6 +414,9 @@ def pretend(arch):
     torch.cuda.get_device_capability = lambda *a: capability
     torch.cuda.get_device_properties = lambda *a: properties
     torch.Tensor.is_cuda = property(lambda self: True)
+    for name in ("empty", "zeros"):
+        made = getattr(torch, name)
+        setattr(torch, name, lambda *a, made=made, device=None, **k: made(*a, **k))
 
 
 CASES = {
@@ -328,7 +424,10 @@ CASES = {
     "Inf-CL 1024x512 f32, both ways": softmax,
     "siglip-kernel hopper 1024x512 f32": siglip_hopper,
     "siglip-kernel hopper 1024x512 bf16": lambda: siglip_hopper(dtype=torch.bfloat16),
+    "siglip-kernel fused 1024x512 f32": siglip_fused,
     "siglip-kernel chunked 1024x512 bf16, its Triton kernel": siglip_chunked,
+    "tutorial layer norm 8192x768 bf16, forward and backward": layer_norm,
+    "tutorial attention 8x12x256x64 f16, forward": attention,
 }
 
 
@@ -336,9 +435,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--library", required=True, help="the virtual GPU as libcuda.so.1")
     parser.add_argument("--arch", type=int, default=90, choices=[80, 90])
+    parser.add_argument("--tutorials", type=pathlib.Path, help="python/tutorials of Triton's repository")
     parser.add_argument("--json", action="store_true", help="print rows as one JSON object")
     parser.add_argument("case", nargs="*", help="words that a case's name must have; all cases when absent")
     args = parser.parse_args()
+    global TUTORIALS
+    TUTORIALS = args.tutorials
     os.environ["VIRTUAL_GPU_ARCH"] = {80: "80", 90: "90a"}[args.arch]
     driver = Driver(args.library)
     Launcher(driver, args.arch)

@@ -13,7 +13,7 @@ use x2ct::{Device, Error, files};
 
 use crate::Common;
 use crate::arguments::within;
-use crate::output::{Failure, Report, Warning};
+use crate::output::{Failure, Report, Rows, Warning};
 use crate::terminal::print_table;
 
 #[path = "../../../benches/cases.rs"]
@@ -80,12 +80,6 @@ impl Measured {
     fn name(&self) -> String {
         format!("{} {}", self.family, self.case)
     }
-}
-
-#[derive(Serialize)]
-struct Counts {
-    device: String,
-    rows: Vec<counters::Counted>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -170,32 +164,40 @@ impl BenchArgs {
 /// `x2ct bench --count`: every case once, its counters in place of its time.
 fn count(args: &BenchArgs, device: &Device, common: &Common) -> anyhow::Result<ExitCode> {
     let counters = counters::Counters::of(device)?;
+    cases::COUNTED.store(true, Ordering::Relaxed);
     cases::SMALL.store(args.small, Ordering::Relaxed);
-    let mut counts = Counts { device: device.description(), rows: Vec::new() };
     if !common.json {
-        say!("device: {}", counts.device);
+        say!("device: {}", device.description());
     }
+    let (mut printed, mut unprinted, mut counted) = (Rows::default(), Ok(()), false);
     let mut failed = Vec::new();
     for (family, make) in args.families() {
-        let before = counts.rows.len();
+        let mut rows = Vec::new();
         let outcome = make(device, &mut |mut case| {
             if args.wants(&case) {
-                counts.rows.extend(counters.count(device, &mut case)?);
+                let more = counters.count(device, &mut case)?;
+                if common.json && unprinted.is_ok() {
+                    unprinted = more.iter().try_for_each(|row| printed.print(row));
+                }
+                rows.extend(more);
             }
             Ok(())
         });
-        if !common.json && counts.rows.len() > before {
-            counters::print_rows(&counts.rows[before..]);
+        counted |= !rows.is_empty();
+        if !common.json && !rows.is_empty() {
+            counters::print_rows(&rows);
         }
         if let Err(error) = outcome {
             remark!("x2ct: {family}: {error}");
             failed.push(Failure::new(family, &error));
         }
     }
-    if counts.rows.is_empty() && failed.is_empty() {
+    unprinted?;
+    if !counted && failed.is_empty() {
         args.refuse_variant(device)?;
     }
-    Report::new("bench").with_all(&counts)?.failing(failed).finish(common.json, || ())
+    let report = Report::new("bench").with("device", device.description())?.failing(failed);
+    if common.json { report.finish_rows(printed) } else { report.finish(false, || ()) }
 }
 
 fn has_word(name: &str, wanted: &str) -> bool {

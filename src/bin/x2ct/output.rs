@@ -156,16 +156,48 @@ impl Report {
         ExitCode::from(u8::from(!self.failed.is_empty()))
     }
 
+    /// Prints what follows the rows that were printed as they came; gives the exit code.
+    pub fn finish_rows(self, rows: Rows) -> anyhow::Result<ExitCode> {
+        let code = self.code();
+        if !rows.begun {
+            return self.with("rows", [(); 0])?.finish(true, || ());
+        }
+        say!("],{}", &self.object()?[1..]);
+        Ok(code)
+    }
+
     /// Prints the object, or runs `text` where no JSON is wanted; gives the exit code.
     pub fn finish(self, json: bool, text: impl FnOnce()) -> anyhow::Result<ExitCode> {
         let code = self.code();
         if json {
-            let status = if self.failed.is_empty() { "ok" } else { "failed" };
-            print_object(self.command, status, self.keys, &self.warnings, &self.failed)?;
+            say!("{}", self.object()?);
         } else {
             text();
         }
         Ok(code)
+    }
+}
+
+impl Report {
+    /// The object as text.
+    fn object(self) -> anyhow::Result<String> {
+        let status = if self.failed.is_empty() { "ok" } else { "failed" };
+        object(self.command, status, self.keys, &self.warnings, &self.failed)
+    }
+}
+
+/// Rows of a JSON report, printed one a line as they come: what is counted in hours outlives an interruption.
+#[derive(Default)]
+pub struct Rows {
+    begun: bool,
+}
+
+impl Rows {
+    /// Prints one.
+    pub fn print(&mut self, row: &impl Serialize) -> anyhow::Result<()> {
+        let before = if std::mem::replace(&mut self.begun, true) { "," } else { "{\"rows\": [\n" };
+        say!("{before}{}", serde_json::to_string(row)?);
+        Ok(())
     }
 }
 
@@ -176,7 +208,8 @@ pub fn print_error(command: &str, error: &anyhow::Error) -> anyhow::Result<()> {
         None => Failure { file: None, field: None, error: format!("{error:#}") },
     };
     let status = if is_interruption(error) { "interrupted" } else { "failed" };
-    print_object(command, status, Map::new(), &[], &[failure])
+    say!("{}", object(command, status, Map::new(), &[], &[failure])?);
+    Ok(())
 }
 
 /// Whether the user asked to stop.
@@ -237,26 +270,28 @@ pub fn of_clap(error: &clap::Error, cli: &clap::Command) -> ExitCode {
         let message = text.lines().take_while(|line| !line.starts_with("Usage:")).map(str::trim);
         let message = message.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
         let message = message.trim_start_matches("error: ").to_string();
-        let _ = print_object(command, "failed", Map::new(), &[], &[Failure { file: None, field, error: message }]);
+        let failure = Failure { file: None, field, error: message };
+        if let Ok(text) = object(command, "failed", Map::new(), &[], &[failure]) {
+            say!("{text}");
+        }
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
-fn print_object(
+fn object(
     command: &str,
     status: &str,
     keys: Map<String, Value>,
     warnings: &[Warning],
     failed: &[Failure],
-) -> anyhow::Result<()> {
+) -> anyhow::Result<String> {
     let mut object = Map::new();
     object.insert("command".into(), json!(command));
     object.insert("status".into(), json!(status));
     object.extend(keys);
     object.insert("warnings".into(), serde_json::to_value(warnings)?);
     object.insert("failed".into(), serde_json::to_value(failed)?);
-    say!("{}", serde_json::to_string_pretty(&object)?);
-    Ok(())
+    Ok(serde_json::to_string_pretty(&object)?)
 }
 
 /// The program's version and, of a release built in a checkout, its commit.

@@ -130,3 +130,30 @@ fn columns() {
 fn columns_conflict() {
     in_process("counters::columns", &[]);
 }
+
+#[test]
+#[ignore = "run by a_wait_counts_once in a process of its own"]
+fn waits() {
+    // Warp 1 waits for a barrier that warp 0 comes to after 2,000 instructions.
+    let text = module(
+        1,
+        ".shared .align 8 .b64 bar;\n.reg .b32 %a<4>;\n.reg .pred %q<4>;\nmov.u32 %a1, %tid.x;\nmov.u32 %a2, bar;\n\
+         setp.ne.u32 %q1, %a1, 0;\n@%q1 bra $READY;\nmbarrier.init.shared::cta.b64 [%a2], 1;\n\
+         $READY:\nbar.sync 0;\nsetp.gt.u32 %q2, %a1, 31;\n@%q2 bra $WAIT;\nmov.u32 %a3, 0;\n\
+         $WORK:\nadd.u32 %a3, %a3, 1;\nsetp.lt.u32 %q3, %a3, 1000;\n@%q3 bra $WORK;\n@%q1 bra $WAIT;\n\
+         mbarrier.arrive.shared::cta.b64 _, [%a2];\n\
+         $WAIT:\nmbarrier.try_wait.parity.shared::cta.b64 %q3, [%a2], 0;\n@!%q3 bra $WAIT;",
+    );
+    let kernel = Kernel::load(&text, "test").unwrap();
+    let memory = Memory::new(&[0u32]);
+    let rows = counted(|| kernel.launch([1, 1, 1], [64, 1, 1], 0, &[memory.address()]).unwrap());
+    // Four and the barrier, the waits, the end; warp 0 alone: the initialisation, 3,000 of the loop, three and the arrival.
+    let both = 4 + 3 + 2 + 1;
+    assert_eq!(number(&rows, "warp_instructions"), (2 * both + 1 + 1 + 3000 + 1 + 1) as f64, "{rows}");
+}
+
+/// Going round the loop of a wait is not work: a chip suspends the lanes.
+#[test]
+fn a_wait_counts_once() {
+    in_process("counters::waits", &[("VIRTUAL_GPU_ARCH", "90a")]);
+}

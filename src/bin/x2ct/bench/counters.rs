@@ -35,6 +35,13 @@ pub struct Counted {
     others: Map<String, Value>,
 }
 
+impl Counted {
+    /// Whether every block was run.
+    fn whole(&self) -> bool {
+        self.others.get("sampled_share").and_then(Value::as_f64) == Some(1.0)
+    }
+}
+
 /// Functions that the virtual GPU's driver has beside a driver's.
 pub struct Counters {
     #[cfg(feature = "cuda")]
@@ -66,11 +73,16 @@ impl Counters {
     pub fn count(&self, device: &Device, case: &mut Case) -> x2ct::Result<Vec<Counted>> {
         device.synchronize()?;
         self.begin()?;
-        let outcome = (case.run)().and_then(|()| device.synchronize());
+        let outcome = (case.run)();
+        let launched = device.synchronize();
         let rows = self.end()?;
-        outcome?;
+        launched?;
         let mut rows: Vec<Counted> = serde_json::from_slice(&rows)
             .map_err(|e| Error::argument("--count", format!("the virtual GPU's counters cannot be read: {e}"), HOW))?;
+        // Of a sample the results are incomplete, and so is what a case finds of them.
+        if rows.iter().all(Counted::whole) {
+            outcome?;
+        }
         for row in &mut rows {
             (row.family, row.case, row.case_bytes) = (case.family.into(), case.name.clone(), case.bytes);
         }

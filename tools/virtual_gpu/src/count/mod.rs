@@ -6,11 +6,12 @@
 //!
 //! What the models leave out: ptxas's instructions (PTX is counted), latency, queues, the time of anything. Bulk copies and
 //! `cp.async` go past L1; a store marks its sectors as written whole; wgmma's operands cost no wavefronts; one L2 cache serves all
-//! multiprocessors alike; copies and fills by the driver are not counted.
+//! multiprocessors alike; copies and fills by the driver are not counted. A wait for an mbarrier counts once, however long it is:
+//! the loop around `mbarrier.try_wait` goes round as often as on a chip that never reaches its time limit. Of a cooperative launch
+//! all blocks are run.
 
 mod cache;
 mod class;
-mod codes;
 mod json;
 mod machine;
 mod request;
@@ -18,7 +19,6 @@ mod resources;
 mod schedule;
 mod total;
 
-pub use codes::*;
 pub use machine::Stats;
 pub use resources::registers;
 

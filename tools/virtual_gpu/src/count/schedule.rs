@@ -73,7 +73,7 @@ impl Contents {
             tf32: vec![0; blocks],
         };
         let mut block = 0;
-        for (inst, opcode) in kernel.code.iter().zip(&kernel.texts) {
+        for (inst, opcode) in kernel.code.iter().zip(&kernel.texts).filter(|(inst, _)| inst.counted) {
             if inst.kind == Kind::Enter {
                 block = inst.target as usize;
                 continue;
@@ -170,7 +170,7 @@ pub fn run(
     };
     add_instructions(&mut counted, kernel, &runner.entries);
     for (at, sites) in machine.sites.iter().enumerate() {
-        let place = || place(kernel, &launch.module, kernel.code[at].loc);
+        let place = || place(kernel, &launch.module, at as u32);
         counted.sites.extend(sites.iter().flatten().map(|site| (place(), *site)));
     }
     Ok((counted, runner.entries))

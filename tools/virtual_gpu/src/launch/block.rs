@@ -49,6 +49,7 @@ fn new_warp(l: &Launch, env: *mut BlockEnv, index: u32) -> Warp {
         carry: 0,
         index,
         state: State::Ready,
+        suspended: false,
         storage,
         products: vec![],
         wgroup: 0,

@@ -48,7 +48,7 @@ impl Entries {
 pub fn account(l: &Launch, entries: &Entries, nanoseconds: u64) {
     let (mut lanes, mut warps) = (0, 0);
     for (block, (as_warps, as_lanes)) in l.kernel.blocks.iter().zip(&entries.0) {
-        let size: u64 = block.iter().map(|n| *n as u64).sum();
+        let size = *block as u64;
         warps += as_warps * size;
         lanes += as_lanes * size;
     }

@@ -290,7 +290,7 @@ pub unsafe fn run_warp(k: &Kernel, m: &Module, w: &mut Warp, entries: &mut [(u64
                         w.pc = pc as u32;
                         return Exit::Stop;
                     }
-                    pc += 1;
+                    pc += !std::mem::take(&mut w.suspended) as usize;
                     oldest_group(w, &mut pc);
                     w.pc = pc as u32;
                     return Exit::Turn;

@@ -16,9 +16,6 @@ use std::collections::HashMap;
 
 pub use select::SPECIALS;
 
-/// Classes of instructions that are counted.
-const CLASSES: usize = crate::count::CODES;
-
 /// A kernel in the executor's form.
 pub struct Kernel {
     pub name: String,
@@ -29,8 +26,8 @@ pub struct Kernel {
     pub slots: usize,
     pub preds: usize,
     pub mems: usize,
-    /// Instructions of each class in each basic block.
-    pub blocks: Vec<[u32; CLASSES]>,
+    /// Instructions of each basic block that a GPU has, too.
+    pub blocks: Vec<u32>,
     pub local_bytes: usize,
     pub static_shared: usize,
     pub params_bytes: usize,
@@ -71,7 +68,7 @@ pub fn compile(module: &Module, globals: &HashMap<String, u64>, name: &str) -> R
         texts: opcodes(&flow, &mut steps.opcodes.into_iter()),
         lines: flow.code.iter().map(|selected| body.positions[selected.inst.loc as usize].line).collect(),
         shared_variables: names.shared_variables.clone(),
-        blocks: histograms(&flow),
+        blocks: sizes(&flow),
         code,
         operands,
         slots: places.slots,
@@ -193,7 +190,7 @@ impl Steps {
             self.instruction(statement, comparison);
             self.branch(statement, Some((predicate, false)), *target);
         }
-        self.instruction(statement, Selected::new(warp::nop, Kind::Trap, crate::count::C_OTHER));
+        self.instruction(statement, Selected::new(warp::nop, Kind::Trap));
         Ok(())
     }
 }
@@ -201,7 +198,7 @@ impl Steps {
 fn branch(guard: Option<(u32, bool)>, loc: u32) -> Inst {
     let (guard_register, neg) = guard.unwrap_or((0, false));
     let kind = if guard.is_some() { Kind::BraIf } else { Kind::Bra };
-    Inst { kind, guard: guard_register, neg, guarded: guard.is_some(), loc, class: crate::count::C_BRA, ..blank() }
+    Inst { kind, guard: guard_register, neg, guarded: guard.is_some(), loc, ..blank() }
 }
 
 /// The opcode of each instruction of a flow; what the cutter added is named by what it does.
@@ -240,16 +237,9 @@ fn encode(flow: &Flow, places: &Places) -> (Vec<Inst>, Vec<Vec<u32>>) {
     (code, operands)
 }
 
-/// Instructions of each class in each block; those of the class `UNCOUNTED` are in none.
-fn histograms(flow: &Flow) -> Vec<[u32; CLASSES]> {
-    let count = |block: &blocks::Block| {
-        let mut histogram = [0u32; CLASSES];
-        for selected in &flow.code[block.first + 1..block.end] {
-            if let Some(count) = histogram.get_mut(selected.inst.class as usize) {
-                *count += 1;
-            }
-        }
-        histogram
-    };
-    flow.blocks.iter().map(count).collect()
+/// Instructions of each block that are counted.
+fn sizes(flow: &Flow) -> Vec<u32> {
+    let counted =
+        |block: &blocks::Block| flow.code[block.first + 1..block.end].iter().filter(|s| s.inst.counted).count();
+    flow.blocks.iter().map(|block| counted(block) as u32).collect()
 }

@@ -2,7 +2,6 @@
 //! always checked; counters and the sanitizer look on where they are on.
 
 use super::*;
-use crate::count::C_LDMATRIX;
 
 /// State spaces of the PTX ISA that an access may touch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -283,7 +282,8 @@ fn count<A: Address>(stats: &mut Stats, i: &Inst, a: &Access<A>) {
         (Space::Global, _, _) => stats.global(i, &wide, a.bytes, a.lanes, 3),
         (Space::Shared, Action::Read | Action::Write, By::Thread) => {
             let narrow = wide.map(|x| x as u32);
-            if i.class == C_LDMATRIX {
+            // Of collectives, matrix loads and stores alone access memory.
+            if i.kind == Kind::Sync {
                 stats.ldmatrix(i, &narrow, a.lanes.count_ones() / 8);
             } else {
                 stats.shared(i, &narrow, a.bytes, a.lanes, a.action.writes());

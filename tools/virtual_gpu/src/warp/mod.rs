@@ -62,7 +62,8 @@ pub struct Inst {
     pub extends: bool, // elements of a load or store are narrower than their 64-bit registers
     pub guarded: bool,
     pub signed: bool,
-    pub class: u8,
+    /// Whether it is one of the PTX; else it helps to execute one.
+    pub counted: bool,
     /// Of a strong access or an atomic operation: `ACQUIRE`, `RELEASE`, `WIDE`, `STRONG`.
     pub order: u8,
 }
@@ -159,6 +160,8 @@ pub struct Warp {
     pub carry: u32,
     pub index: u32,
     pub state: State,
+    /// The instruction that was just run waits: its lanes try it again.
+    pub suspended: bool,
     pub storage: Vec<Slot>,
     pub products: Vec<crate::warp::hopper::InFlight>,
     pub wgroup: u32,

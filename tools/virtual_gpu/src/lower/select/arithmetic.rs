@@ -34,7 +34,7 @@ impl Selector<'_> {
                 Place::From(hold) => self.read(operand, *hold == Hold::Double || low_part)?,
             });
         }
-        Ok(Selected::plain(function, class(form), fields).immediate(modifiers))
+        Ok(Selected::plain(function, fields).immediate(modifiers))
     }
 
     /// Whether a comparison is joined with a predicate, or has a second destination that one comparison does not fill.
@@ -50,7 +50,7 @@ impl Selector<'_> {
             operand => vec![self.predicate_destination(operand)?, Field::Fixed(NONE)],
         };
         let joined = self.compared(form, form.opcode, &mut fields)?;
-        Ok(joined.of(Selected::plain(forms::combine_predicates, C_PRED, fields)))
+        Ok(joined.of(Selected::plain(forms::combine_predicates, fields)))
     }
 
     /// `set.CMP{.JOIN}.type.type d, a, b{, c}`.
@@ -62,7 +62,7 @@ impl Selector<'_> {
         let mut fields = vec![self.write(form.operand(0)?, false)?];
         let without_destination = form.opcode.replacen("set", "setp", 1).replacen(&format!(".{to}."), ".", 1);
         let joined = self.compared(form, &without_destination, &mut fields)?;
-        let mut selected = joined.of(Selected::plain(forms::set_from_comparison, C_INT, fields));
+        let mut selected = joined.of(Selected::plain(forms::set_from_comparison, fields));
         selected.inst.size = (to == "f32") as u8;
         Ok(selected)
     }
@@ -110,16 +110,4 @@ fn flat(operands: &[Operand]) -> Vec<Operand> {
         operand => vec![operand.clone()],
     };
     operands.iter().flat_map(parts).collect()
-}
-
-/// The class in which a form is counted.
-fn class(form: &Form) -> u8 {
-    match (form.parts[0], form.ty) {
-        ("cvt", _) => C_CVT,
-        ("mov" | "cvta", ty) if ty != "pred" => C_MOV,
-        ("setp" | "selp" | "testp", _) | (_, "pred") => C_PRED,
-        (_, "f32" | "f16" | "f16x2" | "bf16" | "bf16x2") => C_FP32,
-        (_, "f64") => C_FP64,
-        _ => C_INT,
-    }
 }

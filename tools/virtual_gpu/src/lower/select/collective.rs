@@ -16,7 +16,7 @@ impl Selector<'_> {
             self.read(form.operand(3)?, false)?,
             in_range,
         ];
-        self.collective(form, 4, warp::shfl, C_SHFL, fields).map(|selected| selected.immediate(mode as i64))
+        self.collective(form, 4, warp::shfl, fields).map(|selected| selected.immediate(mode as i64))
     }
 
     pub(super) fn vote(&mut self, form: &Form) -> Result<Selected, Why> {
@@ -29,7 +29,7 @@ impl Selector<'_> {
             Operand::Not(inner) => (self.predicate(inner)?, true),
             asked => (self.predicate(asked)?, false),
         };
-        let mut selected = self.collective(form, 2, warp::vote, C_SHFL, vec![to, asked])?.immediate(vote as i64);
+        let mut selected = self.collective(form, 2, warp::vote, vec![to, asked])?.immediate(vote as i64);
         selected.inst.signed = negated;
         Ok(selected)
     }
@@ -45,36 +45,29 @@ impl Selector<'_> {
             ("all", "b64") => (warp::match_all::<u64>, vec![to, value, alike]),
             _ => return Err("this mode or type of match is not known".into()),
         };
-        self.collective(form, 2, f, C_SHFL, fields)
+        self.collective(form, 2, f, fields)
     }
 
     pub(super) fn redux(&mut self, form: &Form) -> Result<Selected, Why> {
         let f = warp::redux(form.part(2), form.ty).ok_or("this operation or type of redux is not known")?;
         let fields = vec![self.write(form.operand(0)?, false)?, self.read(form.operand(1)?, false)?];
-        self.collective(form, 2, f, C_SHFL, fields)
+        self.collective(form, 2, f, fields)
     }
 
     pub(super) fn elect(&mut self, form: &Form) -> Result<Selected, Why> {
         let (leader, elected) = self.value_and_predicate(form.operand(0)?)?;
-        self.collective(form, 1, warp::elect, C_SHFL, vec![leader, elected])
+        self.collective(form, 1, warp::elect, vec![leader, elected])
     }
 
     pub(super) fn activemask(&mut self, form: &Form) -> Result<Selected, Why> {
-        Ok(Selected::plain(warp::activemask, C_OTHER, vec![self.write(form.operand(0)?, false)?]))
+        Ok(Selected::plain(warp::activemask, vec![self.write(form.operand(0)?, false)?]))
     }
 
     /// A collective of the lanes that operand `members` names, with that mask behind its other fields.
-    fn collective(
-        &mut self,
-        form: &Form,
-        members: usize,
-        f: OpFn,
-        class: u8,
-        mut fields: Vec<Field>,
-    ) -> Result<Selected, Why> {
+    fn collective(&mut self, form: &Form, members: usize, f: OpFn, mut fields: Vec<Field>) -> Result<Selected, Why> {
         fields.resize(MEMBERS, Field::Fixed(NONE));
         fields.push(self.read(form.operand(members)?, false)?);
-        Ok(with_member_mask(Selected::new(f, Kind::Sync, class).with(fields)))
+        Ok(with_member_mask(Selected::new(f, Kind::Sync).with(fields)))
     }
 
     /// A destination `d`, or a pair `d|p` of which either may be left out.
@@ -110,7 +103,7 @@ impl Selector<'_> {
         let mut fields = list.iter().map(one).collect::<Result<Vec<_>, _>>()?;
         let (base, offset) = form.address(place)?;
         fields.push(self.read(base, false)?);
-        Ok(Selected::new(f, Kind::Sync, C_LDMATRIX).immediate(offset).with(fields))
+        Ok(Selected::new(f, Kind::Sync).immediate(offset).with(fields))
     }
 
     pub(super) fn movmatrix(&mut self, form: &Form) -> Result<Selected, Why> {
@@ -118,7 +111,7 @@ impl Selector<'_> {
             return Err("this shape or type of movmatrix is not known".into());
         }
         let fields = vec![self.write_needed(form.operand(0)?, false)?, self.read(form.operand(1)?, false)?];
-        Ok(Selected::new(warp::movmatrix, Kind::Sync, C_SHFL).with(fields))
+        Ok(Selected::new(warp::movmatrix, Kind::Sync).with(fields))
     }
 
     pub(super) fn mma(&mut self, form: &Form) -> Result<Selected, Why> {
@@ -137,7 +130,7 @@ impl Selector<'_> {
                 });
             }
         }
-        Ok(Selected::new(mma.execute, Kind::Sync, C_MMA).with(fields))
+        Ok(Selected::new(mma.execute, Kind::Sync).with(fields))
     }
 
     /// A destination that cannot be left out.

@@ -46,10 +46,10 @@ pub const SPECIALS: [&str; crate::warp::SPECIAL_REGISTERS] = [
 impl Selector<'_> {
     pub(super) fn control(&mut self, form: &Form) -> Result<Selected, Why> {
         Ok(match form.parts[0] {
-            "trap" => Selected::new(warp::nop, Kind::Trap, C_OTHER),
+            "trap" => Selected::new(warp::nop, Kind::Trap),
             // its comparisons and branches follow
-            "brx" => Selected::new(warp::nop, Kind::Plain, UNCOUNTED),
-            _ => Selected::new(warp::nop, Kind::Ret, C_BRA),
+            "brx" => Selected::new(warp::nop, Kind::Plain).uncounted(),
+            _ => Selected::new(warp::nop, Kind::Ret),
         })
     }
 
@@ -57,7 +57,7 @@ impl Selector<'_> {
     pub(super) fn cache_policy(&mut self, form: &Form) -> Result<Selected, Why> {
         let f = function_of("mov.b64")?;
         let none = Field::Fixed(self.constants.of(0, true));
-        Ok(Selected::plain(f, C_MOV, vec![self.write(form.operand(0)?, true)?, none]))
+        Ok(Selected::plain(f, vec![self.write(form.operand(0)?, true)?, none]))
     }
 
     /// Compares a statement's first operand, an unsigned integer, with a number; gives the predicate that says whether they are equal.
@@ -66,7 +66,7 @@ impl Selector<'_> {
         let predicate = self.new_predicate();
         let f = function_of("setp.eq.u32")?;
         let fields = vec![Field::Fixed(predicate), index, Field::Fixed(self.constants.of(number, false))];
-        let mut selected = Selected::plain(f, C_PRED, fields);
+        let mut selected = Selected::plain(f, fields);
         selected.inst.loc = statement.loc;
         Ok((predicate, selected))
     }
@@ -77,7 +77,7 @@ impl Selector<'_> {
             "warp" => {
                 let mut fields = vec![Field::Fixed(NONE); 5];
                 fields.push(self.read(form.operand(0)?, false)?);
-                Ok(with_member_mask(Selected::new(warp::warp_sync, Kind::Sync, C_BAR).with(fields)))
+                Ok(with_member_mask(Selected::new(warp::warp_sync, Kind::Sync).with(fields)))
             }
             "cluster" => self.cluster_barrier(form),
             "cta" => self.named_barrier(form, 2),
@@ -96,7 +96,7 @@ impl Selector<'_> {
             _ => return Err("this barrier is not known".into()),
         };
         let operands = form.operands();
-        let mut selected = Selected::new(warp::nop, Kind::Bar, C_BAR).immediate(purpose as i64);
+        let mut selected = Selected::new(warp::nop, Kind::Bar).immediate(purpose as i64);
         if !purpose.reduces() {
             if purpose == Purpose::Arrive && operands.len() < 2 {
                 return Err(Why::Operand("bar.arrive needs the number of threads".into()));
@@ -133,7 +133,7 @@ impl Selector<'_> {
             ("membar", scope) if scope != "cta" => warp::fence,
             _ => warp::nop,
         };
-        Ok(Selected::new(f, Kind::Plain, C_OTHER))
+        Ok(Selected::new(f, Kind::Plain))
     }
 }
 
@@ -144,12 +144,12 @@ impl Selector<'_> {
             return Ok(Field::Fixed(self.constants.of_lanes(of_lane)));
         }
         let register = self.new_register(if wide { Class::D } else { Class::W });
-        let helper = self.move_special(name, Field::Write(register), wide, UNCOUNTED)?;
+        let helper = self.move_special(name, Field::Write(register), wide)?.uncounted();
         self.helpers.push(helper);
         Ok(Field::Read(register))
     }
 
-    pub(super) fn move_special(&self, name: &str, to: Field, wide: bool, class: u8) -> Result<Selected, Why> {
+    pub(super) fn move_special(&self, name: &str, to: Field, wide: bool) -> Result<Selected, Why> {
         let number = SPECIALS.iter().position(|special| *special == name);
         let number = number.ok_or_else(|| {
             Why::Undeclared(format!(
@@ -157,7 +157,7 @@ impl Selector<'_> {
             ))
         })?;
         let f = if wide { warp::forms::mov_special64 } else { warp::forms::mov_special };
-        Ok(Selected::plain(f, class, vec![to]).immediate(number as i64))
+        Ok(Selected::plain(f, vec![to]).immediate(number as i64))
     }
 }
 

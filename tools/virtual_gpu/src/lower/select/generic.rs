@@ -118,9 +118,7 @@ impl Selector<'_> {
             windows += 1;
             let number = window(space).unwrap_or(0);
             let predicate = self.compare_wide("eq", tag, number)?;
-            let mut selected = selected.guarded(predicate, false);
-            selected.inst.class = UNCOUNTED;
-            self.helpers.push(selected);
+            self.helpers.push(selected.guarded(predicate, false).uncounted());
         }
         let mut statement = form.statement.clone();
         statement.op = in_space(form.opcode, "global");
@@ -149,7 +147,7 @@ impl Selector<'_> {
             None => return Err(format!("the space {space} has no generic addresses").into()),
         };
         let f = function_of(op)?;
-        Ok(Selected::plain(f, C_INT, fields))
+        Ok(Selected::plain(f, fields))
     }
 
     /// `isspacep.space p, address`; whose shared memory of the cluster it is makes no difference.
@@ -163,7 +161,7 @@ impl Selector<'_> {
         let tag = Field::Read(self.window_of(address)?);
         let f = function_of("setp.eq.u64")?;
         let number = Field::Fixed(self.constants.of(number, true));
-        Ok(Selected::plain(f, C_PRED, vec![to, tag, number]))
+        Ok(Selected::plain(f, vec![to, tag, number]))
     }
 }
 

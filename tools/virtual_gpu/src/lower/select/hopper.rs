@@ -16,7 +16,7 @@ impl Selector<'_> {
             "try_wait" | "test_wait" => return self.mbarrier_wait(form),
             "pending_count" => {
                 let fields = vec![self.write(form.operand(0)?, false)?, self.read(form.operand(1)?, true)?];
-                return Ok(Selected::plain(mbarrier_pending_count, C_INT, fields));
+                return Ok(Selected::plain(mbarrier_pending_count, fields));
             }
             _ => return Err("this operation on an mbarrier is not known".into()),
         };
@@ -30,7 +30,7 @@ impl Selector<'_> {
     /// An operation on the mbarrier whose address is operand `at`, the only field so far.
     fn of_mbarrier(&mut self, form: &Form, f: OpFn, at: usize) -> Result<Selected, Why> {
         let (base, offset) = form.address(at)?;
-        let mut selected = Selected::new(f, Kind::Mem, C_BAR).immediate(offset).with(vec![self.read(base, false)?]);
+        let mut selected = Selected::new(f, Kind::Mem).immediate(offset).with(vec![self.read(base, false)?]);
         selected.inst.extends = form.has("shared::cluster");
         selected.inst.order = if form.has("cluster") { warp::WIDE } else { 0 };
         Ok(selected)
@@ -67,6 +67,7 @@ impl Selector<'_> {
         selected.fields = vec![done, selected.fields[0], asked];
         selected.inst.kind = Kind::Yield;
         selected.inst.signed = by_state;
+        selected.inst.neg = form.part(1) == "test_wait";
         selected.inst.order |= if form.has("relaxed") { 0 } else { warp::ACQUIRE };
         Ok(selected)
     }
@@ -75,11 +76,11 @@ impl Selector<'_> {
     pub(super) fn cluster_barrier(&mut self, form: &Form) -> Result<Selected, Why> {
         match form.part(2) {
             "arrive" => {
-                let mut selected = Selected::new(warp::hopper::cluster_arrive, Kind::Mem, C_BAR);
+                let mut selected = Selected::new(warp::hopper::cluster_arrive, Kind::Mem);
                 selected.inst.order = if form.has("relaxed") { 0 } else { warp::RELEASE };
                 Ok(selected)
             }
-            "wait" => Ok(Selected::new(warp::nop, Kind::Meet, C_BAR)),
+            "wait" => Ok(Selected::new(warp::nop, Kind::Meet)),
             _ => Err("this barrier of a cluster is not known".into()),
         }
     }
@@ -94,7 +95,7 @@ impl Selector<'_> {
         let f: OpFn = if wide { warp::hopper::mapa::<true> } else { warp::hopper::mapa::<false> };
         let (address, offset) = self.address_operand(form.operand(1)?, wide, generic)?;
         let fields = vec![self.write(form.operand(0)?, wide)?, address, self.read(form.operand(2)?, false)?];
-        Ok(Selected::new(f, Kind::Mem, C_INT).immediate(offset).with(fields))
+        Ok(Selected::new(f, Kind::Mem).immediate(offset).with(fields))
     }
 
     /// `getctarank.shared::cluster.type d, a`, and without a space on generic addresses.
@@ -103,7 +104,7 @@ impl Selector<'_> {
         let f: OpFn = if wide { warp::hopper::getctarank::<true> } else { warp::hopper::getctarank::<false> };
         let generic = form.part(1) != "shared::cluster";
         let (address, _) = self.address_operand(form.operand(1)?, wide, generic)?;
-        Ok(Selected::plain(f, C_INT, vec![self.write(form.operand(0)?, false)?, address]))
+        Ok(Selected::plain(f, vec![self.write(form.operand(0)?, false)?, address]))
     }
 
     /// An address that stands as a value: a register, or unless it is generic a variable with an offset.
@@ -130,7 +131,7 @@ impl Selector<'_> {
             self.sum(form.address(3)?, false)?,
             self.read_optional(ranks, false)?,
         ];
-        let mut selected = Selected::new(warp::hopper::bulk_copy, Kind::Mem, C_GLOBAL).with(fields);
+        let mut selected = Selected::new(warp::hopper::bulk_copy, Kind::Mem).with(fields);
         selected.inst.extends = from_shared;
         selected.inst.mem = self.next_memory_instruction();
         Ok(selected)
@@ -150,7 +151,7 @@ impl Selector<'_> {
     }
 
     pub(super) fn wgmma(&mut self, form: &Form) -> Result<Selected, Why> {
-        let selected = |f, role| Selected { role, ..Selected::new(f, Kind::Sync, C_MMA) };
+        let selected = |f, role| Selected { role, ..Selected::new(f, Kind::Sync) };
         Ok(match form.part(1) {
             "fence" => selected(warp::hopper::wgmma_fence, Role::Fence),
             "commit_group" => selected(warp::hopper::wgmma_commit, Role::Commit),
@@ -171,7 +172,7 @@ impl Selector<'_> {
         if form.part(4) != format!("m64n{columns}k{}", if product.operand == TensorOperand::Tf32 { 8 } else { 16 }) {
             return Err(format!("{} accumulators do not fit the shape {}", accumulators.len(), form.part(4)).into());
         }
-        let mut selected = Selected::new(warp::hopper::wgmma, Kind::Sync, C_MMA).immediate(product.pack());
+        let mut selected = Selected::new(warp::hopper::wgmma, Kind::Sync).immediate(product.pack());
         selected.role = Role::Product;
         let mut fields = accumulators.iter().map(|to| self.write_needed(to, false)).collect::<Result<Vec<_>, _>>()?;
         selected.inst.count = accumulators.len() as u8;
@@ -203,7 +204,7 @@ impl Selector<'_> {
         if !(24..=256).contains(&count) || count % 8 != 0 {
             return Err("the count of registers must be a multiple of 8 from 24 to 256".into());
         }
-        Ok(Selected::new(warp::hopper::setmaxnreg, Kind::Sync, C_OTHER).immediate(count as i64))
+        Ok(Selected::new(warp::hopper::setmaxnreg, Kind::Sync).immediate(count as i64))
     }
 }
 

@@ -54,11 +54,6 @@ impl Selector<'_> {
         let address = self.read(base, wide)?;
         selected.fields.push(address);
         selected.inst.mem = self.next_memory_instruction();
-        selected.inst.class = match space {
-            "shared" | "shared::cluster" => C_SHARED,
-            "param" => C_MOV,
-            _ => C_GLOBAL,
-        };
         selected.inst.f = match (space, store) {
             ("global", _) if strong => {
                 if count != 1 || selected.inst.size != 4 {
@@ -95,7 +90,7 @@ impl Selector<'_> {
 
     /// The registers of a load or a store, with size, count and extension of its elements.
     fn values(&mut self, form: &Form, values: &Operand, count: usize, store: bool) -> Result<Selected, Why> {
-        let mut selected = Selected::new(warp::nop, Kind::Mem, C_OTHER);
+        let mut selected = Selected::new(warp::nop, Kind::Mem);
         selected.inst.size = match form.ty.get(1..) {
             Some("8") => 1,
             Some("16") => 2,
@@ -141,7 +136,6 @@ impl Selector<'_> {
             return Err(format!("the load ends outside of parameter {name}, which has {bytes} bytes").into());
         }
         selected.inst.imm += start as i64;
-        selected.inst.class = C_MOV;
         selected.inst.kind = Kind::Plain;
         selected.inst.f = of_elements!(count, ld_param_const);
         Ok(selected)
@@ -159,7 +153,7 @@ impl Selector<'_> {
         let wide = form.is_wide();
         let returns = form.parts[0] == "atom";
         let at = returns as usize;
-        let mut selected = Selected::new(f, Kind::Mem, if shared { C_SHARED } else { C_GLOBAL });
+        let mut selected = Selected::new(f, Kind::Mem);
         selected.inst.extends = shared;
         selected.inst.order = order(form);
         let (base, offset) = form.address(at)?;
@@ -181,9 +175,9 @@ impl Selector<'_> {
         }
         Ok(match form.part(2) {
             "bulk" => return self.bulk_copy(form),
-            "commit_group" => Selected::new(warp::cp_commit, Kind::Plain, C_OTHER),
-            "wait_group" => Selected::new(warp::cp_wait, Kind::Plain, C_OTHER).immediate(form.immediate(0)? as i64),
-            "wait_all" => Selected::new(warp::cp_wait, Kind::Plain, C_OTHER).immediate(-1),
+            "commit_group" => Selected::new(warp::cp_commit, Kind::Plain),
+            "wait_group" => Selected::new(warp::cp_wait, Kind::Plain).immediate(form.immediate(0)? as i64),
+            "wait_all" => Selected::new(warp::cp_wait, Kind::Plain).immediate(-1),
             "cg" | "ca" => return self.copy_async(form),
             _ => return Err("this asynchronous copy is not known".into()),
         })
@@ -191,7 +185,7 @@ impl Selector<'_> {
 
     fn copy_async(&mut self, form: &Form) -> Result<Selected, Why> {
         let ((to, to_offset), (from, from_offset)) = (form.address(0)?, form.address(1)?);
-        let mut selected = Selected::new(warp::cp_async, Kind::Mem, C_GLOBAL).immediate(from_offset);
+        let mut selected = Selected::new(warp::cp_async, Kind::Mem).immediate(from_offset);
         selected.inst.size = form.immediate(2)? as u8;
         selected.inst.target = to_offset as u32;
         selected.fields =

@@ -10,7 +10,6 @@ mod moves;
 mod predicate;
 
 use super::names::Names;
-use crate::count::*;
 use crate::ptx::{Body, Class, Operand, Statement, Why};
 use crate::warp::{self, Inst, Kind, NONE, OpFn, Slot};
 use std::collections::HashMap;
@@ -50,9 +49,6 @@ pub enum Role {
     Other,
 }
 
-/// Class of instructions that a GPU does not have: they help to execute another.
-pub const UNCOUNTED: u8 = u8::MAX;
-
 /// Marks a slot as one of the constants, and an operand of predicates as one.
 const CONSTANT: u32 = 0x8000_0000;
 
@@ -74,7 +70,7 @@ pub fn blank() -> Inst {
         extends: false,
         guarded: false,
         signed: false,
-        class: C_OTHER,
+        counted: true,
         order: 0,
     }
 }
@@ -162,12 +158,17 @@ impl<'a> Form<'a> {
 }
 
 impl Selected {
-    pub fn new(f: OpFn, kind: Kind, class: u8) -> Selected {
-        Selected { inst: Inst { f, kind, class, ..blank() }, fields: vec![], role: Role::Other }
+    pub fn new(f: OpFn, kind: Kind) -> Selected {
+        Selected { inst: Inst { f, kind, ..blank() }, fields: vec![], role: Role::Other }
     }
     /// A lane-wise instruction that cannot fail.
-    pub fn plain(f: OpFn, class: u8, fields: Vec<Field>) -> Selected {
-        Selected { fields, ..Selected::new(f, Kind::Plain, class) }
+    pub fn plain(f: OpFn, fields: Vec<Field>) -> Selected {
+        Selected { fields, ..Selected::new(f, Kind::Plain) }
+    }
+    /// As one that a GPU does not have: it helps to execute another.
+    pub fn uncounted(mut self) -> Selected {
+        self.inst.counted = false;
+        self
     }
     pub fn with(mut self, fields: Vec<Field>) -> Selected {
         self.fields = fields;
@@ -281,7 +282,7 @@ impl<'a> Selector<'a> {
 
     /// Puts an instruction before that of the statement. Helpers are not counted.
     fn help(&mut self, f: OpFn, fields: Vec<Field>) {
-        self.helpers.push(Selected::plain(f, UNCOUNTED, fields));
+        self.helpers.push(Selected::plain(f, fields).uncounted());
     }
 
     /// A register of the executor's own.

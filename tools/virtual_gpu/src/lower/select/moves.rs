@@ -10,7 +10,7 @@ impl Selector<'_> {
         match (form.operand(0)?, form.operand(1)?) {
             (to, Operand::Special(name)) if SPECIALS.contains(&name.as_str()) && form.ty != "pred" => {
                 let to = self.write(to, wide)?;
-                self.move_special(name, to, wide, C_MOV)
+                self.move_special(name, to, wide)
             }
             (to, Operand::Vec(parts)) => {
                 let mut fields = vec![self.write(to, wide)?];
@@ -35,7 +35,7 @@ fn packed(f: OpFn, wide: bool, parts: usize, fields: Vec<Field>) -> Result<Selec
     if !matches!((parts, bits), (2, _) | (4, _)) {
         return Err(format!("a register has no {parts} parts").into());
     }
-    let mut selected = Selected::plain(f, C_MOV, fields);
+    let mut selected = Selected::plain(f, fields);
     selected.inst.size = (bits / parts) as u8;
     selected.inst.count = parts as u8;
     selected.inst.signed = wide;

@@ -257,6 +257,9 @@ pub unsafe fn mbarrier_pending_count(w: &mut Warp, i: &Inst) {
 /// `mbarrier.test_wait` and `mbarrier.try_wait`: whether the phase of a parity, or with `Inst::signed` that of a state, is complete.
 /// ext: predicate, address, parity or state.
 ///
+/// Lanes at `try_wait` whose phase is not complete are suspended until it is (PTX ISA: it is potentially blocking), so that it
+/// counts once; a seed lets them go on without, as a chip's time limit does. `test_wait` (`Inst::neg`) never suspends.
+///
 /// # Safety
 /// `Inst::ext` is as said.
 pub unsafe fn mbarrier_wait(w: &mut Warp, i: &Inst) {
@@ -298,6 +301,9 @@ pub unsafe fn mbarrier_wait(w: &mut Warp, i: &Inst) {
                 barrier.phase, barrier.pending, barrier.expected, barrier.tx
             );
             return w.fail(LAUNCH_FAILED, lane, text);
+        } else if !i.neg && !w.env().dice.loaded() {
+            w.suspended = true;
+            return;
         }
         w.put_pred(*i.ext, done);
     }
