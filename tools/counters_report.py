@@ -2,6 +2,8 @@
 """Writes benches/COUNTERS.md from what `x2ct bench --count --json` and tools/peers/count_peers.py --json printed.
 
     tools/counters_report.py --commit COMMIT OURS.json... [--peers PEERS.json...]
+
+A file that an interruption cut is read as far as it goes. Of a case that several files hold, the last one counts.
 """
 
 import argparse
@@ -15,17 +17,17 @@ HEAD = """# Counters
 
 What the kernels' PTX asks of a chip, counted by the virtual GPU (`tools/virtual_gpu`): nothing here is a time. Commit {commit};
 
-    VIRTUAL_GPU_SAMPLE=64 VIRTUAL_GPU_MEMORY=12288 tools/virtual_gpu.sh --arch 90a x2ct bench FAMILY --count --json --device cuda:0
-    VIRTUAL_GPU_SAMPLE=32 tools/virtual_gpu.sh --arch 80 x2ct bench FAMILY --count --small --json --device cuda:0
+    VIRTUAL_GPU_SAMPLE=8 VIRTUAL_GPU_MEMORY=14336 tools/virtual_gpu.sh --arch 90a x2ct bench FAMILY --count --json --device cuda:0
     python tools/peers/count_peers.py --library target/virtual_gpu/release/virtual_gpu_libraries/libcuda.so.1 --json
     tools/counters_report.py --commit COMMIT OURS.json... --peers PEERS.json...
 
 * *Sampled* is the share of a launch's blocks that were run, neighbours in four places; the others are taken to be like them. What
   the first place reads and the others share is counted once. Fewer blocks than a chip holds share L1 and L2 than on a chip.
-* Rows of an A100 are of the small sizes that `tools/check_counters.py` recounts; rows of an H200, where there are any, of a GPU's.
+* Sizes are those that `x2ct bench` times on a GPU. Small ones, which `tools/check_counters.py` recounts, are in `counters.csv`.
 * *Sectors* are 32-byte sectors a request of a warp to global memory, *of* those of the best layout: a unit stride, or, where the
   lanes lie to each other differently from request to request, the sectors that were not in L1.
-* *Wavefronts* are those of a request to shared memory, *of* those without bank conflicts.
+* *Wavefronts* are those of a request to shared memory, *of* those without bank conflicts; of asynchronous copies what they write there;
+  what warpgroup products read there is not among them.
 * *DRAM* is what misses L2 (60 MB, 40 MB of an A100, empty before each case) and what must be written back.
 * *Bound* is the largest of DRAM bytes / 4.3 TB/s (A100: 2.04), instructions / (132 multiprocessors x 4 issue slots x 1.98 GHz), f32, f64 and
   special functions by their rates, tensor cores at 790 TFLOP/s (TF32 395), wavefronts / (132 x 1.98 GHz), the A100's published rates for its rows: a bound, not a time.
@@ -81,22 +83,113 @@ def worst(rows, title, value, shown, threshold):
     return f"### {title}\n\n" + table(["kernel", "case", "counted", "over ideal", "the line that loses most"], cells)
 
 
-def lost(row, requests, what, ideal):
-    return row[requests] * (row[what] - row[ideal])
+# DRAM bytes a second; clocks of all multiprocessors a second; f32 instructions a clock and multiprocessor; tensor cores' rate.
+RATES = {"H200": (4.3e12, 132 * 1.98e9, 4, 790e12), "A100": (2.04e12, 108 * 1.41e9, 2, 312e12)}
+
+
+def over_work(row):
+    """Issue slots over the time that the row's own DRAM bytes, f32 instructions and tensor-core products take."""
+    dram, clocks, f32, mma = RATES[row["chip"]]
+    classes = row["instructions"]
+    work = [row["dram_bytes"] / dram, row["mma_flops"] / mma]
+    work.append((classes.get("fma", 0) + classes.get("other_f32", 0)) / (f32 * clocks))
+    return row["warp_instructions"] / (4 * clocks) / max(*work, 1e-12)
 
 
 def cases(rows):
-    """Sums over the kernels of each case."""
+    """Sums over the kernels of each case, by family and case."""
     sums = {}
     for row in rows:
-        one = sums.setdefault((row["family"], row["case"]), [0, 0.0, 0.0, 0.0, row["case_bytes"], row["chip"]])
-        one[0] += row["launches"]
-        one[1] += row["dram_bytes"]
-        one[2] += row["bound_us"]
-        one[3] += row["bound_blocks_us"]
-    for (family, case), (launches, dram, bound, blocks, least, chip) in sums.items():
-        floor = least / {"H200": 4.3e6, "A100": 2.04e6}[chip]
-        yield [family, case, launches, f"{dram / 1e6:.1f}", f"{dram / least:.2f}" if least else "", f"{floor:.1f}", f"{bound:.1f}", f"{blocks:.1f}"]
+        one = sums.setdefault((row["family"], row["case"]), dict.fromkeys(SUMS, 0.0) | {"chip": row["chip"], "by": {}, "share": 1.0})
+        one["least"] = row.get("case_bytes", 0)
+        for key in SUMS:
+            one[key] += row[key]
+        one["fma"] = one.get("fma", 0) + row["instructions"].get("fma", 0)
+        one["sectors"] = one.get("sectors", 0) + row["global_requests"] * row["sectors_per_request"]
+        one["ideal"] = one.get("ideal", 0) + row["global_requests"] * row["sectors_ideal"]
+        one["mma"] = one.get("mma", 0) + row["instructions"].get("mma", 0)
+        one["by"][row["bound_by"]] = one["by"].get(row["bound_by"], 0) + row["bound_us"]
+        one["share"] = min(one["share"], row["sampled_share"])
+    return sums
+
+
+SUMS = ("launches", "warp_instructions", "dram_bytes", "bound_us", "bound_blocks_us", "mma_flops", "wavefronts", "global_requests", "bytes_asked")
+
+
+def case_line(one):
+    requests = max(one["global_requests"], 1)
+    return [
+        int(one["launches"]), f"{one['warp_instructions'] / 1e6:.1f}", f"{one['fma'] / 1e6:.1f}",
+        f"{100 * one['mma'] / max(one['warp_instructions'], 1):.1f}", f"{one['mma_flops'] / 1e9:.1f}",
+        f"{one['sectors'] / requests:.2f} of {one['ideal'] / requests:.2f}", f"{one['bytes_asked'] / 1e6:.0f}",
+        f"{one['dram_bytes'] / 1e6:.1f}", f"{one['wavefronts'] / 1e6:.2f}",
+        f"{one['bound_us']:.1f} {max(one['by'], key=one['by'].get)}", f"{one['bound_blocks_us']:.1f}", f"{one['share']:.2g}",
+    ]
+
+
+CASE_COLUMNS = ["launches", "M instructions", "M FMA", "MMA %", "MMA GFLOP", "sectors", "MB asked", "DRAM MB", "M wavefronts"]
+CASE_COLUMNS += ["bound us", "by blocks us", "sampled"]
+
+# Cases that do the same: words that a peer's case has and, behind them, those of ours, each a regular expression of the whole name.
+SAME = [
+    ("AP radiograph 224x224, 500 samples, of 480x480x240", "nanodrr",
+     [r"(Trilinear Slab step 0.72|Joseph Slab|Siddon Slab) cone 224x224 of 480x480x240 int16, 1 view AP"]),
+    ("Softmax loss both ways, 1024x512, forward and backward", "Inf-CL", [r"info_nce .* 1024x512 .*"]),
+    ("Sigmoid loss, 1024x512, forward and backward", "siglip-kernel", [r"siglip .* 1024x512 .*"]),
+    ("Layer norm 8192x768 bf16, forward and backward", "layer norm", [r"layer_norm forward and backward \[8192, 768\] bf16"]),
+    ("Attention 8x12x256x64 bf16, forward", "attention", [r"forward Tiled \[8, 12, 256, 64\] bf16"]),
+]
+
+# PERFORMANCE's rows: what, the family, the names of its variants' cases, microseconds that are the target.
+ROWS = [
+    *[(f"decomposed convolution, stage {n}, forward and backward, batch 8, bf16", "decomp_conv", rf"stage {n} forward and backward .* bf16",
+       "360" if n == 1 else "") for n in (1, 2, 3, 4)],
+    ("stem 0, training, batch 8, bf16", "decomp_dense", r"stem 0 forward and backward .* bf16", ""),
+    ("stem 1-3, one layer, training, batch 8, bf16", "decomp_dense", r"stem 1-3 forward and backward .* bf16", ""),
+    ("tri-modal loss, N = 360", "contrastive", r"tri_modal .* 360x512 .*", "10"),
+    ("tri-modal loss, N = 4096", "contrastive", r"tri_modal .* 4096x512 .*", ""),
+    ("tri-modal loss, N = 32768", "contrastive", r"tri_modal .* 32768x512 .*", ""),
+    ("symmetric loss, N = 32768", "contrastive", r"info_nce .* 32768x512 .*", "7500"),
+    ("radiograph 224x224, one view", "drr", r"(Joseph|Siddon) .* cone 224x224 .*, 1 view AP", "40"),
+    ("radiographs 224x224, 16 views", "drr", r"(Joseph|Siddon) .* cone 224x224 .*, 16 views", "160"),
+    ("radiograph 1024x1024, one view", "drr", r"(Joseph|Siddon) .* cone 1024x1024 .*, 1 view AP", "400"),
+    ("AdamW with clipping, ResNet-50", "optim", r"adamw with clipping 25557032", "211"),
+    ("resampling to CT-CLIP's input, bf16", "resample", r".* int16 to bf16", "90"),
+]
+
+
+def beside(ours, peers):
+    """Tables of the peers' cases and ours that do the same."""
+    ours, peers = cases(ours), cases(peers)
+    for title, word, patterns in SAME:
+        theirs = [[f"**{case}**", *case_line(one)] for (_, case), one in peers.items() if word.lower() in case.lower()]
+        same = [(case, one) for (_, case), one in ours.items() if any(re.fullmatch(p, case) for p in patterns) and "Naive" not in case]
+        if theirs and same:
+            yield f"### {title}\n\n" + table(["case", *CASE_COLUMNS], theirs + [[case, *case_line(one)] for case, one in same])
+
+
+def predicted(rows):
+    """Of each row of PERFORMANCE the variant with the least bound by blocks."""
+    for what, family, pattern, target in ROWS:
+        known = [(one["bound_blocks_us"], case, one) for (f, case), one in cases(rows).items() if f == family and re.fullmatch(pattern, case)]
+        if known:
+            _, case, one = min(known, key=lambda k: k[0])
+            floor = one["least"] / RATES[one["chip"]][0] * 1e6
+            yield [what, case, f"{one['bound_us']:.1f} {max(one['by'], key=one['by'].get)}", f"{one['bound_blocks_us']:.1f}", f"{floor:.1f}", target]
+
+
+def read(path):
+    text = pathlib.Path(path).read_text()
+    try:
+        return json.loads(text)["rows"]
+    except ValueError:  # cut: whole lines alone
+        lines = (line.strip().lstrip(",") for line in text.splitlines())
+        return [json.loads(line) for line in lines if line.startswith('{"family"') and line.endswith("}")]
+
+
+def last(rows):
+    """Rows by chip, family, case and kernel: the last of each."""
+    return list({(row["chip"], row["family"], row["case"], row["kernel"]): row for row in rows}.values())
 
 
 def main():
@@ -105,29 +198,43 @@ def main():
     parser.add_argument("ours", nargs="+")
     parser.add_argument("--peers", nargs="*", default=[])
     args = parser.parse_args()
-    read = lambda paths: [row for path in paths for row in json.loads(pathlib.Path(path).read_text())["rows"]]
-    ours, peers = read(args.ours), read(args.peers)
-    for row in ours:
-        row["family"] += f" ({row['chip']})"
+    ours, peers = (last([row for path in paths for row in read(path)]) for paths in (args.ours, args.peers))
+    peers = [row | {"case": f"{row['case']} ({row['chip']})"} for row in peers]
+    # The readable references are no competitors.
+    fast = [row for row in ours if "Naive" not in row["case"] and "naive" not in row["kernel"]]
     sectors = lambda row: ratio(row, "sectors_per_request", "sectors_ideal")
     waves = lambda row: ratio(row, "wavefronts_per_request", "wavefronts_ideal")
     parts = [HEAD.format(commit=args.commit)]
-    parts.append("## Bounds of the cases\n\n*Floor* is the case's own least bytes at the chip's bandwidth.\n\n" + table(
-        ["family", "case", "launches", "DRAM MB", "over least", "floor us", "bound us", "by blocks us"], list(cases(ours))))
-    parts.append("## The worst ten by each counter\n")
-    parts.append(worst(ours, "Sectors a request over the ideal", sectors,
-        lambda row: [pair(row, "sectors_per_request", "sectors_ideal"), f"{sectors(row):.2f}"], 1.1))
-    parts.append(worst(ours, "Wavefronts a request over the ideal", waves,
-        lambda row: [pair(row, "wavefronts_per_request", "wavefronts_ideal"), f"{waves(row):.2f}"], 1.1))
-    blocks = lambda row: row["bound_blocks_us"] / max(row["bound_us"], 1e-9) if row["bound_us"] > 1 else 0
-    parts.append(worst(ours, "Bound by blocks over the bound: too few blocks (cases above 1 us)", blocks,
-        lambda row: [f"{row['bound_blocks_us']:.1f} of {row['bound_us']:.1f} us", f"{blocks(row):.2f}"], 1.1))
-    idle = lambda row: 32 / max(row["active_lanes"], 1e-9)
-    parts.append(worst(ours, "Idle lanes", idle, lambda row: [f"{row['active_lanes']:.1f} of 32", f"{idle(row):.2f}"], 1.05))
+    kernels = len({row["kernel"] for row in ours})
+    parts.append(f"{kernels} kernels in {len(cases(ours))} cases are counted here.\n")
     if peers:
-        parts.append("## Peers\n\nThe peers' own Triton kernels, as their own host code launches them; *error* is relative to f64.\n\n" + table(
+        parts.append("## Ours beside the peers\n\nThe peers' own Triton kernels (**bold**), as their own host code launches them, and ours at the same sizes.\n"
+            "What PyTorch does between a peer's launches is not counted; ours are whole.\n")
+        parts += list(beside(fast, peers))
+        parts.append("### The peers' kernels\n\n*Error* is the largest, relative to f64, of what the case computes.\n\n" + table(
             ["case", "kernel", *COLUMNS, "MMA GFLOP", "error"],
             [[r["case"], r["kernel"], *line(r), f"{r['mma_flops'] / 1e9:.2f}", f"{max(r['relative_errors'].values()):.0e}"] for r in peers]))
+    parts.append("## Predicted bounds of PERFORMANCE's rows\n\nOf each row the variant with the least bound by blocks. *Floor* is the case's own least bytes at the chip's bandwidth.\n\n" + table(
+        ["what", "case", "bound us", "by blocks us", "floor us", "target us"], list(predicted(fast))))
+    parts.append("## The worst ten by each counter\n\nWithout the naive references.\n")
+    parts.append(worst(fast, "Sectors a request over the ideal", sectors,
+        lambda row: [pair(row, "sectors_per_request", "sectors_ideal"), f"{sectors(row):.2f}"], 1.1))
+    parts.append(worst(fast, "Wavefronts a request over the ideal", waves,
+        lambda row: [pair(row, "wavefronts_per_request", "wavefronts_ideal"), f"{waves(row):.2f}"], 1.1))
+    heavy = [row for row in fast if row["bound_us"] > 1]
+    parts.append(worst(heavy, "Instructions over useful work: issue slots over the time of the DRAM bytes, f32 and tensor-core operations (above 1 us)", over_work,
+        lambda row: [f"{row['warp_instructions'] / 1e6:.2f} M", f"{over_work(row):.2f}"], 1.1))
+    moved = [(one["dram_bytes"] / one["least"], family, case, one) for (family, case), one in cases(fast).items() if one["least"]]
+    moved.sort(key=lambda m: -m[0])
+    parts.append("### DRAM bytes over the case's least\n\n" + table(["family", "case", "DRAM MB", "least MB", "over least", "sampled"],
+        [[family, case, f"{one['dram_bytes'] / 1e6:.1f}", f"{one['least'] / 1e6:.1f}", f"{over:.2f}", f"{one['share']:.2g}"]
+         for over, family, case, one in moved[:10]]))
+    blocks = lambda row: row["bound_blocks_us"] / max(row["bound_us"], 1e-9) if row["bound_us"] > 1 else 0
+    parts.append(worst(fast, "Bound by blocks over the bound: too few blocks (above 1 us)", blocks,
+        lambda row: [f"{row['bound_blocks_us']:.1f} of {row['bound_us']:.1f} us", f"{blocks(row):.2f}"], 1.1))
+    parts.append("## Bounds of the cases\n\n" + table(["family", "case", "over least", "floor us", *CASE_COLUMNS],
+        [[family, case, f"{one['dram_bytes'] / one['least']:.2f}" if one["least"] else "", f"{one['least'] / RATES[one['chip']][0] * 1e6:.1f}", *case_line(one)]
+         for (family, case), one in cases(ours).items()]))
     parts.append("## Every kernel\n")
     for family in dict.fromkeys(row["family"] for row in ours):
         rows = [[row["kernel"], row["case"], *line(row)] for row in ours if row["family"] == family]

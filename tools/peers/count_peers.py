@@ -5,7 +5,7 @@
 
 `FOLDER/libcuda.so.1` is what tools/virtual_gpu.sh builds (target/virtual_gpu/release/virtual_gpu_libraries). Needs torch (the
 processor's build serves), triton, and of the peers those that are to be counted: nanodrr, inf-cl, siglip-kernel
-(tools/requirements.txt); for norm and attention Triton's own tutorials, python/tutorials of a checkout of its repository.
+(tools/requirements.txt); for norm Triton's own tutorial, in python/tutorials of a checkout of its repository.
 
 The peers' own host code runs unchanged on tensors of the processor; where it launches a kernel, Triton compiles it to PTX for
 the named chip, and the virtual GPU runs that on copies of the tensors. Results are compared with NumPy in f64. What PyTorch
@@ -31,6 +31,7 @@ import types
 import numpy as np
 import torch
 import triton
+import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.autotuner import Autotuner
@@ -385,16 +386,34 @@ def layer_norm(rows=8192, d=768):
     return {"y": relative(y, hat * w + b)} | gradients
 
 
+@triton.jit
+def attention_forward(q, k, v, out, scale, TOKENS: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Attention of some rows of one head: softmax over the columns as they come, in base two."""
+    head = tl.program_id(1).to(tl.int64) * TOKENS * D
+    rows, columns, places = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, COLUMNS), tl.arange(0, D)
+    queries = tl.load(q + head + rows[:, None] * D + places[None, :])
+    high = tl.full([ROWS], float("-inf"), tl.float32)
+    sums, sum_of_values = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS, D], tl.float32)
+    for first in range(0, TOKENS, COLUMNS):
+        keys = tl.load(k + head + (first + columns)[None, :] * D + places[:, None])
+        logits = tl.dot(queries, keys) * (scale * 1.4426950408889634)
+        higher = tl.maximum(high, tl.max(logits, 1))
+        weights, shrink = tl.math.exp2(logits - higher[:, None]), tl.math.exp2(high - higher)
+        values = tl.load(v + head + (first + columns)[:, None] * D + places[None, :])
+        sums = sums * shrink + tl.sum(weights, 1)
+        sum_of_values = tl.dot(weights.to(values.dtype), values, sum_of_values * shrink[:, None])
+        high = higher
+    result = (sum_of_values / sums[:, None]).to(out.dtype.element_ty)
+    tl.store(out + head + rows[:, None] * D + places[None, :], result)
+
+
 def attention(n=8, heads=12, tokens=256, d=64):
-    """The tutorial's attention forward, f16, without a mask."""
-    peer = tutorial("fused-attention")
+    """Attention as Triton's tutorial computes it, forward, with plain pointers (above): the tutorial's own needs tensor maps."""
     normal = np.random.default_rng(4).normal
-    q, k, v = (torch.from_numpy(normal(size=(n, heads, tokens, d)).astype(np.float32)).half() for _ in range(3))
-    out, rows = torch.full_like(q, float("nan")), torch.empty((n, heads, tokens), dtype=torch.float32)
-    grid = lambda meta: (triton.cdiv(tokens, meta["BLOCK_M"]), n * heads, 1)
-    scale = d**-0.5
-    strides = [stride for tensor in (q, k, v, out) for stride in tensor.stride()]
-    peer._attn_fwd[grid](q, k, v, scale, rows, out, *strides, n, heads, N_CTX=tokens, HEAD_DIM=d, CAUSAL=False)
+    q, k, v = (torch.from_numpy(normal(size=(n, heads, tokens, d)).astype(np.float32)).bfloat16() for _ in range(3))
+    out, scale = torch.full_like(q, float("nan")), d**-0.5
+    grid = (tokens // 128, n * heads)
+    attention_forward[grid](q, k, v, out, scale, TOKENS=tokens, D=d, ROWS=128, COLUMNS=64, num_warps=4, num_stages=3)
     number = lambda t: t.double().numpy()
     logits = scale * number(q) @ number(k).swapaxes(-1, -2)
     p = np.exp(logits - logits.max(-1, keepdims=True))
@@ -427,7 +446,7 @@ CASES = {
     "siglip-kernel fused 1024x512 f32": siglip_fused,
     "siglip-kernel chunked 1024x512 bf16, its Triton kernel": siglip_chunked,
     "tutorial layer norm 8192x768 bf16, forward and backward": layer_norm,
-    "tutorial attention 8x12x256x64 f16, forward": attention,
+    "attention 8x12x256x64 bf16 in Triton, forward": attention,
 }
 
 
