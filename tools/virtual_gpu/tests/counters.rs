@@ -157,3 +157,24 @@ fn waits() {
 fn a_wait_counts_once() {
     in_process("counters::waits", &[("VIRTUAL_GPU_ARCH", "90a")]);
 }
+
+#[test]
+#[ignore = "run by a_sample_leaves_no_cheap_block_out in a process of its own"]
+fn sampled() {
+    let (blocks, threads) = (64, 128);
+    let count = (blocks * threads) as usize;
+    let (from, to) = (Memory::new(&vec![7u32; count]), Memory::new(&vec![0u32; count]));
+    let kernel = Kernel::load(&strided_copy(1), "test").unwrap();
+    let rows = counted(|| {
+        kernel.launch([blocks, 1, 1], [threads, 1, 1], 0, &[from.address(), to.address()]).unwrap();
+    });
+    assert_eq!(number(&rows, "sampled_share"), 0.125, "{rows}");
+    assert_eq!(number(&rows, "warp_instructions"), 12.0 * (count / 32) as f64, "{rows}");
+    assert_eq!(to.read(), vec![7u32; count]);
+}
+
+/// What later launches read is there, though a sample was counted.
+#[test]
+fn a_sample_leaves_no_cheap_block_out() {
+    in_process("counters::sampled", &[("VIRTUAL_GPU_SAMPLE", "8")]);
+}

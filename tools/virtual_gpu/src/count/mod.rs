@@ -8,7 +8,7 @@
 //! `cp.async` go past L1; a store marks its sectors as written whole; wgmma's operands cost no wavefronts; one L2 cache serves all
 //! multiprocessors alike; copies and fills by the driver are not counted. A wait for an mbarrier counts once, however long it is:
 //! the loop around `mbarrier.try_wait` goes round as often as on a chip that never reaches its time limit. Of a cooperative launch
-//! all blocks are run.
+//! all blocks are run. What a sample leaves out is run uncounted where it is cheap, since later launches go by what it writes.
 
 mod cache;
 mod class;

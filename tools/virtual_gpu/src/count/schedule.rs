@@ -16,6 +16,9 @@ use std::sync::{Arc, Mutex};
 const TURN: i64 = 64;
 /// Bytes of this machine's memory for the registers and shared memory of blocks under way.
 const BUDGET: usize = 1 << 30;
+/// Instructions of warps that what a sample leaves out may take to be run as well, so that what it writes is there: a norm, or the
+/// emptiness of a brick, decides what later launches do.
+const CHEAP: u64 = 4_000_000;
 /// Pieces of a launch that a sample takes.
 const PIECES: u64 = 4;
 
@@ -155,6 +158,7 @@ pub fn run(
         runner.run(*piece, slots)?;
         reads.push(lock().traffic.dram_read - before);
     }
+    runner.complete(&pieces)?;
     let machine = lock();
     let mut counted = Counted {
         kernel: kernel.name.clone(),
@@ -215,6 +219,24 @@ impl Runner<'_> {
         }
         cluster.start(self.launch, self.options, number, self.workspace);
         cluster
+    }
+
+    /// Runs the clusters that are in no piece, uncounted, where they take little.
+    fn complete(&self, pieces: &[Piece]) -> Result<(), Problem> {
+        let total = self.launch.clusters();
+        let run: u64 = pieces.iter().map(Piece::clusters).sum();
+        let sizes = &self.launch.kernel.blocks;
+        let instructions: u64 = self.entries.0.iter().zip(sizes).map(|((warps, _), size)| warps * *size as u64).sum();
+        if run == total || instructions / run.max(1) * (total - run) > CHEAP {
+            return Ok(());
+        }
+        let mut entries = Entries::new(&self.launch.kernel);
+        let mut cluster = Cluster::new(self.launch, None, self.allocations);
+        for number in (0..total).filter(|n| !pieces.iter().any(|piece| (piece.first..piece.end).contains(n))) {
+            cluster.start(self.launch, self.options, number, self.workspace);
+            cluster.run(self.launch, &mut entries.0, || false)?;
+        }
+        Ok(())
     }
 
     /// Runs some clusters, `slots` at a time: the first go round the multiprocessors, each further one to where one has ended.
