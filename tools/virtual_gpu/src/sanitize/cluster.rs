@@ -111,7 +111,7 @@ impl Guard {
         let mut late: Vec<Touch> = vec![];
         let shared = std::mem::replace(&mut self.shared, Shadow::new(0, 0));
         shared.visit_touched(|cell| {
-            let touches = [cell.write, cell.reads[0], cell.reads[1]];
+            let touches = [cell.write, cell.atomic, cell.reads[0], cell.reads[1]];
             late.extend(touches.iter().filter(|touch| is_late(touch, self)));
         });
         self.shared = shared;

@@ -430,13 +430,15 @@ impl One<'_> {
     fn meet(&self, cell: &mut Cell, clocks: &Clocks) -> Option<Objection> {
         let mut objection = None;
         let both_atomic = |t: &Touch| t.atomic() && self.touch.atomic();
-        if !self.after(&cell.write, clocks) {
-            if !both_atomic(&cell.write) {
-                let kind = if self.action.writes() { "race: write after write" } else { "race: read after write" };
-                objection = Some(Objection::Race(kind, cell.write));
+        for write in [cell.write, cell.atomic] {
+            if !self.after(&write, clocks) {
+                if !both_atomic(&write) {
+                    let kind = if self.action.writes() { "race: write after write" } else { "race: read after write" };
+                    objection = Some(Objection::Race(kind, write));
+                }
+            } else if self.asynchronous && write.same_launch(&self.touch) && !self.fenced(&write, clocks) {
+                objection = Some(Objection::Proxy(write));
             }
-        } else if self.asynchronous && cell.write.same_launch(&self.touch) && !self.fenced(&cell.write, clocks) {
-            objection = Some(Objection::Proxy(cell.write));
         }
         if self.action.writes() {
             for read in cell.reads {
@@ -444,7 +446,10 @@ impl One<'_> {
                     objection.get_or_insert(Objection::Race("race: write after read", read));
                 }
             }
-            *cell = Cell { write: self.touch, ..Cell::default() };
+            // an atomic operation hides no plain write from the atomic operations of others
+            let write = if self.touch.atomic() { cell.write } else { self.touch };
+            let atomic = if self.touch.atomic() { self.touch } else { Touch::default() };
+            *cell = Cell { write, atomic, ..Cell::default() };
         } else {
             self.note_read(cell, clocks);
         }

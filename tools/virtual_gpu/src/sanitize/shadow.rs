@@ -49,10 +49,12 @@ impl Touch {
     }
 }
 
-/// The last write of a unit of memory and two reads since: the last, and the last of another warp that was not ordered before it.
+/// The last plain write of a unit of memory, the last atomic one behind it, and two reads since: the last, and the last of another
+/// warp that was not ordered before it.
 #[derive(Clone, Copy, Default)]
 pub struct Cell {
     pub write: Touch,
+    pub atomic: Touch,
     pub reads: [Touch; 2],
 }
 

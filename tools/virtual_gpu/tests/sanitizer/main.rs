@@ -14,6 +14,8 @@ const THREADS: u32 = 64;
 const ILLEGAL_ADDRESS: u32 = 700;
 const MISALIGNED: u32 = 716;
 const LAUNCH_FAILED: u32 = 719;
+/// What a kernel comes to that breaks a rule of registers: it is not compiled.
+const INVALID_PTX: u32 = 218;
 
 /// What a planted kernel comes to.
 enum Caught {
@@ -24,20 +26,22 @@ enum Caught {
 }
 use Caught::{Fails, Found};
 
-/// A kernel of `planted/`: its text, how many blocks run, and what it comes to.
+/// A kernel of `planted/`: its text, how many blocks run, in clusters of how many, and what it comes to.
 struct Planted {
     name: &'static str,
     text: &'static str,
     blocks: u32,
+    cluster: u32,
     caught: Caught,
 }
 
 macro_rules! planted {
-    ($($name:ident $blocks:literal $caught:expr;)*) => {
+    ($($name:ident $blocks:literal $(in $cluster:literal)? $caught:expr;)*) => {
         &[$(Planted {
             name: stringify!($name),
             text: include_str!(concat!("planted/", stringify!($name), ".ptx")),
             blocks: $blocks,
+            cluster: 0 $(+ $cluster)?,
             caught: $caught,
         }),*]
     };
@@ -75,6 +79,45 @@ static ALL: &[Planted] = planted! {
     divergent_barrier 1 Fails(LAUNCH_FAILED);
     different_barriers 1 Found("divergent barrier", "the same in the whole block");
     divergent_collective 1 Fails(LAUNCH_FAILED);
+    arrive_before_the_write 1 Found("race: read after write", "a barrier of the block");
+    arrive_takes_nothing 1 Found("race: write after read", "a barrier of the block");
+    arrive_elsewhere 1 Fails(LAUNCH_FAILED);
+    arrive_too_early 1 Found("race: read after write", "a barrier of the block");
+    reduction_orders 1 Found("race: read after write", "a barrier of the block");
+    shared_atomics 1 Found("race: write after write", "between them");
+    mbarrier_init_known 1 Found("race: write after write", "a barrier of the block");
+    mbarrier_relaxed 1 Found("race: read after write", "a barrier of the block (or an mbarrier)");
+    mbarrier_drop 1 Found("race: read after write", "a barrier of the block (or an mbarrier)");
+    wgmma_fence 1 Fails(INVALID_PTX);
+    wgmma_commit 1 Fails(INVALID_PTX);
+    wgmma_wait 1 Fails(INVALID_PTX);
+    wgmma_wait_for_fewer 1 Fails(INVALID_PTX);
+    wgmma_fragment 1 Fails(INVALID_PTX);
+    wgmma_never_waited 1 Found("missing wait", "wgmma.wait_group");
+    wgmma_never_committed 1 Found("missing wait", "wgmma.wait_group");
+    wgmma_proxy 1 Found("missing proxy fence", "after the write");
+    wgmma_overwritten 1 Found("race: write after read", "wgmma.wait_group by the warp that multiplies");
+    wgmma_overwritten_by_others 1 Found("race: write after read", "wgmma.wait_group by the warp that multiplies");
+    setmaxnreg_apart 1 Fails(LAUNCH_FAILED);
+    cluster_barrier 2 in 2 Found("race: read after write", "barrier.cluster.arrive and wait");
+    cluster_block_barrier 2 in 2 Found("race: read after write", "barrier.cluster.arrive and wait");
+    cluster_relaxed 2 in 2 Found("race: read after write", "barrier.cluster.arrive and wait");
+    cluster_fence 2 in 2 Found("race: read after write", "barrier.cluster.arrive and wait");
+    cluster_behind_the_arrival 2 in 2 Found("race: read after write", "barrier.cluster.arrive and wait");
+    cluster_end 2 in 2 Fails(ILLEGAL_ADDRESS);
+    cluster_end_by_luck 2 in 2 Found("missing wait", "before the other block ends");
+    cluster_uninitialised 2 in 2 Found("uninitialised read", "a write of these bytes");
+    cluster_bounds 2 in 2 Fails(ILLEGAL_ADDRESS);
+    cluster_stores 2 in 2 Found("race: write after write", "barrier.cluster.arrive and wait");
+    cluster_atomics 2 in 2 Found("race: write after write", "between them");
+    cluster_arrival 2 in 2 Found("race: read after write", ".release.cluster and .acquire.cluster");
+    cluster_wait 2 in 2 Found("race: read after write", ".release.cluster and .acquire.cluster");
+    cluster_init 2 in 2 Found("race: write after write", "barrier.cluster.arrive and wait");
+    cluster_init_fence 2 in 2 Found("race: write after write", "barrier.cluster.arrive and wait");
+    cluster_init_fence_of_mbarriers 2 in 2 Found("race: read after write", "barrier.cluster.arrive and wait");
+    cluster_bulk_wait 2 in 2 Found("race: read after write", "the phase of the copy's mbarrier");
+    cluster_bulk_proxy 2 in 2 Found("missing proxy fence", "after the write");
+    cluster_bulk_source 2 in 2 Found("race: write after read", "barrier.cluster.arrive and wait");
 };
 
 /// Has the device of this process watch launches, and run their blocks in order.
@@ -84,6 +127,7 @@ fn watched() {
     ONCE.call_once(|| unsafe {
         std::env::set_var("VIRTUAL_GPU_SANITIZE", "memory");
         std::env::set_var("VIRTUAL_GPU_STICKY", "0");
+        std::env::set_var("VIRTUAL_GPU_ARCH", "90a");
         std::env::set_var("VIRTUAL_GPU_THREADS", "1");
     });
 }
@@ -102,7 +146,8 @@ impl Planted {
         let name = format!("{}_{}", self.name, if defect { "planted" } else { "mended" });
         let head = ".version 8.7\n.target sm_90a\n.address_size 64\n.extern .shared .align 16 .b8 dynamic[];\n";
         let entry = format!(".visible .entry {name}(\n.param .u64 p0,\n.param .u64 p1\n)");
-        (format!("{head}{entry}\n{{\n{}\nret;\n}}\n", body.join("\n")), name)
+        let cluster = if self.cluster > 0 { format!("\n.reqnctapercluster {}", self.cluster) } else { String::new() };
+        (format!("{head}{entry}{cluster}\n{{\n{}\nret;\n}}\n", body.join("\n")), name)
     }
 
     /// Launches it; what the driver answered and what the sanitizer said.
@@ -113,7 +158,8 @@ impl Planted {
         let input = Memory::new(&vec![0u32; words]);
         let flag = if self.name.contains("acquire") { Memory::new(&[0u32]) } else { Memory::<u32>::unwritten(256) };
         let kernel = Kernel::load(&text, &name).unwrap();
-        let result = kernel.launch([self.blocks, 1, 1], [THREADS, 1, 1], 128, &[input.address(), flag.address()]);
+        let threads = if self.text.contains("wgmma") || self.text.contains("setmaxnreg") { 128 } else { THREADS };
+        let result = kernel.launch([self.blocks, 1, 1], [threads, 1, 1], 128, &[input.address(), flag.address()]);
         (result, sanitize::take(&name))
     }
 }
