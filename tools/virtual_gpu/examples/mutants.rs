@@ -17,7 +17,7 @@ struct Mutant {
 }
 
 /// Statements that a mutant lacks.
-const DROPPED: [(&str, &str); 11] = [
+const DROPPED: [(&str, &str); 14] = [
     ("bar.sync", "no barrier"),
     ("barrier.sync", "no barrier"),
     ("bar.warp.sync", "no warp barrier"),
@@ -25,7 +25,10 @@ const DROPPED: [(&str, &str); 11] = [
     ("cp.async.wait", "no wait"),
     ("fence", "no fence"),
     ("membar", "no fence"),
-    ("mbarrier.arrive.shared", "no arrival"),
+    ("mbarrier.arrive", "no arrival"),
+    ("mbarrier.expect_tx", "no expectation"),
+    ("barrier.cluster", "no barrier of the cluster"),
+    ("setmaxnreg", "no change of registers"),
     ("wgmma.fence", "no fence of products"),
     ("wgmma.commit_group", "no commit of products"),
     ("wgmma.wait_group", "no wait for products"),
@@ -56,6 +59,14 @@ fn other_phase(line: &str) -> Option<String> {
         Err(_) => "%mutant",
     };
     Some(format!("{{ .reg .b32 {other}; xor.b32 {other}, {parity}, 1; {head}, {other}; }}"))
+}
+
+/// A statement whose operand before `behind` is larger by `more`, in a register of `bits`.
+fn with_more(line: &str, behind: &str, bits: u32, more: u32) -> Option<String> {
+    let (head, tail) = line.rsplit_once(behind)?;
+    let (head, operand) = head.rsplit_once(' ')?;
+    let add = format!(".reg .b{bits} %mutant; add.s{bits} %mutant, {operand}, {more};");
+    Some(format!("{{ {add} {head} %mutant{behind}{tail} }}"))
 }
 
 /// An access 16 bytes further on.
@@ -92,6 +103,17 @@ fn mutants(lines: &[&str], body: std::ops::Range<usize>, indices: usize) -> Vec<
         if ["ld.shared", "st.shared", "cp.async.cg", "ld.global", "st.global"].iter().any(|s| statement.starts_with(s))
         {
             accesses.extend(shifted(lines[at]).map(|text| Mutant { line: at, what: "the wrong address", text }));
+        }
+        let mut operand =
+            |what, text: Option<String>| accesses.extend(text.map(|text| Mutant { line: at, what, text }));
+        if statement.starts_with("wgmma.mma_async") {
+            operand("the wrong operand", with_more(lines[at], ", p,", 64, 2));
+        } else if statement.starts_with("mbarrier.init") {
+            operand("one arrival more is expected", with_more(lines[at], ";", 32, 1));
+        } else if statement.starts_with("mbarrier.arrive.expect_tx") {
+            operand("more bytes are expected", with_more(lines[at], ";", 32, 16));
+        } else if statement.starts_with("cp.async.bulk.shared") {
+            operand("the wrong destination", shifted(lines[at]));
         }
     }
     let step = accesses.len().div_ceil(indices.max(1)).max(1);
@@ -137,7 +159,9 @@ fn run(command: &[String], file: &std::path::Path, seed: u32, limit: Duration) -
 fn verdict(output: Option<Output>, kernel: &str) -> Option<&'static str> {
     let Some(output) = output else { return Some("hangs") };
     let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-    if text.contains(&format!("virtual_gpu: {kernel}: ")) {
+    if text.contains(&format!("virtual_gpu: {kernel} cannot be compiled")) {
+        Some("refused")
+    } else if text.contains(&format!("virtual_gpu: {kernel}: ")) {
         Some("sanitizer")
     } else if text.contains(&format!("virtual_gpu: kernel {kernel}")) {
         Some("fault")

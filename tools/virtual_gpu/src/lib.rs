@@ -22,8 +22,7 @@
 //! | `VIRTUAL_GPU_TRACE=1` | Prints a line for each launch. |
 //! | `VIRTUAL_GPU_EAGER=1` | Compiles every kernel of a module when the module is loaded. |
 //! | `VIRTUAL_GPU_SPEED=1` | Prints the speed of execution at exit. |
-#![allow(non_snake_case, clippy::missing_safety_doc)]
-#![allow(unsafe_op_in_unsafe_fn)]
+#![allow(non_snake_case, reason = "the driver's functions have C names")]
 
 pub mod config;
 pub mod count;

@@ -69,23 +69,30 @@ impl Matrix {
 
     /// Safety: the matrix was checked to lie in an allocation, which holds until its product has run.
     unsafe fn load(self, row: usize, column: usize) -> f32 {
-        load(self.address, self.layout.element, self.place(row, column))
+        // Safety: the caller's.
+        unsafe { load(self.address, self.layout.element, self.place(row, column)) }
     }
 
     /// Safety: as for `load`.
     unsafe fn store(self, row: usize, column: usize, value: f32) {
-        let place = self.place(row, column);
-        match self.layout.element {
-            F32 => *(self.address as *mut f32).add(place) = value,
-            _ => *(self.address as *mut u16).add(place) = to_bf16(value),
+        // Safety: the caller's.
+        unsafe {
+            let place = self.place(row, column);
+            match self.layout.element {
+                F32 => *(self.address as *mut f32).add(place) = value,
+                _ => *(self.address as *mut u16).add(place) = to_bf16(value),
+            }
         }
     }
 }
 
 unsafe fn load(address: u64, element: u32, place: usize) -> f32 {
-    match element {
-        F32 => *(address as *const f32).add(place),
-        _ => f32::from_bits((*(address as *const u16).add(place) as u32) << 16),
+    // Safety: the caller's.
+    unsafe {
+        match element {
+            F32 => *(address as *const f32).add(place),
+            _ => f32::from_bits((*(address as *const u16).add(place) as u32) << 16),
+        }
     }
 }
 
@@ -119,48 +126,58 @@ impl Product {
 
     /// An element of an operand as it is multiplied.
     unsafe fn factor(&self, of: Matrix, transposed: bool, row: usize, column: usize) -> f32 {
-        let value = if transposed { of.load(column, row) } else { of.load(row, column) };
-        if of.layout.element == F32 && self.description.compute == COMPUTE_TF32 { to_tf32(value) } else { value }
+        // Safety: the caller's.
+        unsafe {
+            let value = if transposed { of.load(column, row) } else { of.load(row, column) };
+            if of.layout.element == F32 && self.description.compute == COMPUTE_TF32 { to_tf32(value) } else { value }
+        }
     }
 
     /// Safety: the matrices were checked to lie in allocations, which hold until the product has run.
     unsafe fn run(&self) {
-        let (rows, columns, inner) = (self.out.layout.rows as usize, self.out.layout.columns as usize, self.inner());
-        let Description { transpose_a, transpose_b, .. } = self.description;
-        let mut a = Vec::with_capacity(rows * inner);
-        for place in 0..inner {
-            a.extend((0..rows).map(|row| self.factor(self.a, transpose_a, row, place)));
-        }
-        for column in 0..columns {
-            let mut sums = vec![0f32; rows];
-            for first in (0..inner).step_by(SLICE) {
-                let mut slice = vec![0f32; rows];
-                for place in first..inner.min(first + SLICE) {
-                    let factor = self.factor(self.b, transpose_b, place, column);
-                    for (sum, other) in slice.iter_mut().zip(&a[place * rows..(place + 1) * rows]) {
-                        *sum = other.mul_add(factor, *sum);
+        // Safety: the caller's.
+        unsafe {
+            let (rows, columns, inner) =
+                (self.out.layout.rows as usize, self.out.layout.columns as usize, self.inner());
+            let Description { transpose_a, transpose_b, .. } = self.description;
+            let mut a = Vec::with_capacity(rows * inner);
+            for place in 0..inner {
+                a.extend((0..rows).map(|row| self.factor(self.a, transpose_a, row, place)));
+            }
+            for column in 0..columns {
+                let mut sums = vec![0f32; rows];
+                for first in (0..inner).step_by(SLICE) {
+                    let mut slice = vec![0f32; rows];
+                    for place in first..inner.min(first + SLICE) {
+                        let factor = self.factor(self.b, transpose_b, place, column);
+                        for (sum, other) in slice.iter_mut().zip(&a[place * rows..(place + 1) * rows]) {
+                            *sum = other.mul_add(factor, *sum);
+                        }
                     }
+                    sums.iter_mut().zip(&slice).for_each(|(sum, slice)| *sum += slice);
                 }
-                sums.iter_mut().zip(&slice).for_each(|(sum, slice)| *sum += slice);
+                for (row, sum) in sums.iter().enumerate() {
+                    let value = self.finished(*sum, row, column);
+                    self.out.store(row, column, value);
+                }
             }
-            for (row, sum) in sums.iter().enumerate() {
-                let value = self.finished(*sum, row, column);
-                self.out.store(row, column, value);
-            }
+            memory::mark(self.out.address, self.out.layout.bytes());
         }
-        memory::mark(self.out.address, self.out.layout.bytes());
     }
 
     /// An element of the result from its sum.
     unsafe fn finished(&self, sum: f32, row: usize, column: usize) -> f32 {
-        let mut value = self.alpha * sum;
-        if self.beta != 0.0 {
-            value += self.beta * self.c.load(row, column);
+        // Safety: the caller's.
+        unsafe {
+            let mut value = self.alpha * sum;
+            if self.beta != 0.0 {
+                value += self.beta * self.c.load(row, column);
+            }
+            if self.description.epilogue == EPILOGUE_BIAS {
+                value += load(self.description.bias, self.out.layout.element, row);
+            }
+            value
         }
-        if self.description.epilogue == EPILOGUE_BIAS {
-            value += load(self.description.bias, self.out.layout.element, row);
-        }
-        value
     }
 
     /// Whether sizes fit each other, and operands lie in allocations.
@@ -203,7 +220,11 @@ macro_rules! api {
             /// # Safety
             /// Pointers are what that documentation asks for.
             #[unsafe(no_mangle)]
-            pub unsafe extern "C" fn $name($($argument: $type),*) -> $result { $body }
+            #[allow(unused_unsafe, reason = "some functions only take numbers and handles")]
+            pub unsafe extern "C" fn $name($($argument: $type),*) -> $result {
+                // Safety: the caller's.
+                unsafe { $body }
+            }
         )*
     };
 }

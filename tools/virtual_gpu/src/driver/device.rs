@@ -30,14 +30,17 @@ pub fn known(ordinal: c_int) -> Done {
 /// # Safety
 /// `name` has `length` bytes.
 pub unsafe fn name(name: *mut c_char, length: c_int) -> Done {
-    if name.is_null() || length <= 0 {
-        return Err(Code::INVALID_VALUE);
+    // Safety: the caller's.
+    unsafe {
+        if name.is_null() || length <= 0 {
+            return Err(Code::INVALID_VALUE);
+        }
+        let text = format!("Virtual GPU sm_{}", config().arch.capability());
+        let kept = text.len().min(length as usize - 1);
+        std::ptr::copy_nonoverlapping(text.as_ptr(), name.cast(), kept);
+        name.add(kept).write(0);
+        Ok(())
     }
-    let text = format!("Virtual GPU sm_{}", config().arch.capability());
-    let kept = text.len().min(length as usize - 1);
-    std::ptr::copy_nonoverlapping(text.as_ptr(), name.cast(), kept);
-    name.add(kept).write(0);
-    Ok(())
 }
 
 /// Writes the sixteen bytes that name the device.
@@ -45,7 +48,8 @@ pub unsafe fn name(name: *mut c_char, length: c_int) -> Done {
 /// # Safety
 /// `uuid` is null or has sixteen bytes.
 pub unsafe fn uuid(uuid: *mut u8) -> Done {
-    give(uuid.cast(), *b"x2ct virtual GPU")
+    // Safety: the caller's.
+    unsafe { give(uuid.cast(), *b"x2ct virtual GPU") }
 }
 
 /// An attribute by its number in `CUdevice_attribute`; those that the device has nothing of are 0.

@@ -75,9 +75,12 @@ pub fn status(outcome: Done) -> u32 {
 /// # Safety
 /// `target` is null, which is an error, or may be written.
 pub unsafe fn give<T>(target: *mut T, value: T) -> Done {
-    if target.is_null() {
-        return Err(Code::INVALID_VALUE);
+    // Safety: the caller's.
+    unsafe {
+        if target.is_null() {
+            return Err(Code::INVALID_VALUE);
+        }
+        target.write_unaligned(value);
+        Ok(())
     }
-    target.write_unaligned(value);
-    Ok(())
 }

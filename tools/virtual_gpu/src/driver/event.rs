@@ -114,22 +114,25 @@ pub fn synchronize(handle: *mut c_void) -> Done {
 /// # Safety
 /// `milliseconds` is null or may be written.
 pub unsafe fn elapsed(milliseconds: *mut f32, from: *mut c_void, to: *mut c_void) -> Done {
-    let times = [EVENTS.get(from)?, EVENTS.get(to)?].map(|event| {
-        if event.untimed {
-            return Err(Code::INVALID_HANDLE);
-        }
-        let place = event.place()?.ok_or(Code::INVALID_HANDLE)?;
-        if !stream::lock().is_done(place) {
-            return Err(Code::NOT_READY);
-        }
-        event.time.lock().unwrap().ok_or(Code::NOT_READY)
-    });
-    let [from, to] = [times[0]?, times[1]?];
-    let seconds = match to.checked_duration_since(from) {
-        Some(after) => after.as_secs_f64(),
-        None => -from.duration_since(to).as_secs_f64(),
-    };
-    give(milliseconds, (seconds * 1e3) as f32)
+    // Safety: the caller's.
+    unsafe {
+        let times = [EVENTS.get(from)?, EVENTS.get(to)?].map(|event| {
+            if event.untimed {
+                return Err(Code::INVALID_HANDLE);
+            }
+            let place = event.place()?.ok_or(Code::INVALID_HANDLE)?;
+            if !stream::lock().is_done(place) {
+                return Err(Code::NOT_READY);
+            }
+            event.time.lock().unwrap().ok_or(Code::NOT_READY)
+        });
+        let [from, to] = [times[0]?, times[1]?];
+        let seconds = match to.checked_duration_since(from) {
+            Some(after) => after.as_secs_f64(),
+            None => -from.duration_since(to).as_secs_f64(),
+        };
+        give(milliseconds, (seconds * 1e3) as f32)
+    }
 }
 
 /// A line that names the events that were not destroyed.

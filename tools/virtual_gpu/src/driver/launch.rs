@@ -157,7 +157,8 @@ pub unsafe fn queue(
         grid: shape.grid,
         block: shape.block,
         dynamic_shared: shape.shared,
-        params: parameters(entry, params, extra)?,
+        // Safety: the caller's.
+        params: unsafe { parameters(entry, params, extra) }?,
         cooperative: shape.cooperative,
         cluster,
         explicit_cluster,
@@ -171,35 +172,41 @@ unsafe fn parameters(
     params: *const *const c_void,
     extra: *const *const c_void,
 ) -> Result<Vec<u8>, Code> {
-    let mut bytes = vec![0u8; entry.params_bytes + SLACK];
-    bytes.truncate(entry.params_bytes);
-    if !params.is_null() {
-        for (number, param) in entry.params.iter().enumerate() {
-            let from = *params.add(number) as *const u8;
-            std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr().add(param.offset), param.bytes);
+    // Safety: the caller's.
+    unsafe {
+        let mut bytes = vec![0u8; entry.params_bytes + SLACK];
+        bytes.truncate(entry.params_bytes);
+        if !params.is_null() {
+            for (number, param) in entry.params.iter().enumerate() {
+                let from = *params.add(number) as *const u8;
+                std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr().add(param.offset), param.bytes);
+            }
+        } else if !extra.is_null() {
+            let (from, count) = packed(extra)?;
+            std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), count.min(bytes.len()));
+        } else if !entry.params.is_empty() {
+            return Err(Code::INVALID_VALUE);
         }
-    } else if !extra.is_null() {
-        let (from, count) = packed(extra)?;
-        std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), count.min(bytes.len()));
-    } else if !entry.params.is_empty() {
-        return Err(Code::INVALID_VALUE);
+        Ok(bytes)
     }
-    Ok(bytes)
 }
 
 /// The buffer of a list of `CU_LAUNCH_PARAM_BUFFER_POINTER` and `CU_LAUNCH_PARAM_BUFFER_SIZE`, and its bytes.
 unsafe fn packed(mut extra: *const *const c_void) -> Result<(*const u8, usize), Code> {
-    let (mut buffer, mut count) = (std::ptr::null(), 0);
-    loop {
-        match *extra as usize {
-            0 => break,
-            1 => buffer = *extra.add(1) as *const u8,
-            2 => count = *(*extra.add(1) as *const usize),
-            _ => return Err(Code::INVALID_VALUE),
+    // Safety: the caller's.
+    unsafe {
+        let (mut buffer, mut count) = (std::ptr::null(), 0);
+        loop {
+            match *extra as usize {
+                0 => break,
+                1 => buffer = *extra.add(1) as *const u8,
+                2 => count = *(*extra.add(1) as *const usize),
+                _ => return Err(Code::INVALID_VALUE),
+            }
+            extra = extra.add(2);
         }
-        extra = extra.add(2);
+        if buffer.is_null() { Err(Code::INVALID_VALUE) } else { Ok((buffer, count)) }
     }
-    if buffer.is_null() { Err(Code::INVALID_VALUE) } else { Ok((buffer, count)) }
 }
 
 /// Runs a launch whose turn has come.

@@ -296,22 +296,25 @@ pub enum Way {
 /// # Safety
 /// Ends in pageable memory may be used for `bytes` bytes; page-locked memory stays until the copy is made.
 pub unsafe fn copy_async(to: u64, from: u64, bytes: usize, way: Way, stream: *mut c_void) -> Done {
-    if matches!(way, Way::ToDevice | Way::Within) {
-        check("a copy to the device", to, bytes)?;
+    // Safety: the caller's.
+    unsafe {
+        if matches!(way, Way::ToDevice | Way::Within) {
+            check("a copy to the device", to, bytes)?;
+        }
+        if matches!(way, Way::ToHost | Way::Within) {
+            check("a copy from the device", from, bytes)?;
+        }
+        let copy = Work::Copy(Copy { to, from, bytes });
+        if bytes == 0 || stream::is_capturing(stream)? {
+            return stream::queue(stream, copy);
+        }
+        if pageable(from, bytes) {
+            let taken = std::slice::from_raw_parts(from as *const u8, bytes).to_vec();
+            return stream::queue(stream, Work::Upload(to, Arc::new(taken)));
+        }
+        stream::queue(stream, copy)?;
+        if pageable(to, bytes) { stream::synchronize(stream) } else { Ok(()) }
     }
-    if matches!(way, Way::ToHost | Way::Within) {
-        check("a copy from the device", from, bytes)?;
-    }
-    let copy = Work::Copy(Copy { to, from, bytes });
-    if bytes == 0 || stream::is_capturing(stream)? {
-        return stream::queue(stream, copy);
-    }
-    if pageable(from, bytes) {
-        let taken = std::slice::from_raw_parts(from as *const u8, bytes).to_vec();
-        return stream::queue(stream, Work::Upload(to, Arc::new(taken)));
-    }
-    stream::queue(stream, copy)?;
-    if pageable(to, bytes) { stream::synchronize(stream) } else { Ok(()) }
 }
 
 /// Makes a copy in the order of the legacy stream, and waits for it.
@@ -319,9 +322,12 @@ pub unsafe fn copy_async(to: u64, from: u64, bytes: usize, way: Way, stream: *mu
 /// # Safety
 /// Ends in pageable memory may be used for `bytes` bytes.
 pub unsafe fn copy(to: u64, from: u64, bytes: usize, way: Way) -> Done {
-    stream::potentially_unsafe()?;
-    copy_async(to, from, bytes, way, stream::LEGACY)?;
-    stream::synchronize(stream::LEGACY)
+    // Safety: the caller's.
+    unsafe {
+        stream::potentially_unsafe()?;
+        copy_async(to, from, bytes, way, stream::LEGACY)?;
+        stream::synchronize(stream::LEGACY)
+    }
 }
 
 /// Fills in the order of the legacy stream.

@@ -63,21 +63,25 @@ pub unsafe fn load(image: *const c_char) -> Result<*mut c_void, Code> {
             code
         }
     };
-    let text = fatbin::ptx(image.cast(), config().arch.capability())
+    // Safety: the caller's.
+    let text = unsafe { fatbin::ptx(image.cast(), config().arch.capability()) }
         .map_err(|problem| failed(Code::NO_BINARY_FOR_GPU)(&problem))?;
     let ptx = ptx::Module::parse(replaced(text)).map_err(|problem| failed(Code::INVALID_PTX)(&problem))?;
     let mut variables = HashMap::new();
     for variable in &ptx.globals {
         let address = memory::allocate_zeros(variable.bytes)?;
         let filled = variable.init.len().min(variable.bytes);
-        std::ptr::copy_nonoverlapping(variable.init.as_ptr(), address as *mut u8, filled);
+        // Safety: the variable was allocated with as many bytes at least.
+        unsafe { std::ptr::copy_nonoverlapping(variable.init.as_ptr(), address as *mut u8, filled) };
         variables.insert(variable.name.clone(), (address, variable.bytes));
     }
     for variable in &ptx.globals {
         for held in &variable.addresses {
             let (address, _) = variables.get(&held.name).ok_or(Code::NOT_FOUND)?;
             let (start, _) = variables[&variable.name];
-            ((start + held.at as u64) as *mut u64).write_unaligned(address.wrapping_add_signed(held.offset));
+            let value = address.wrapping_add_signed(held.offset);
+            // Safety: the parser has found the place in the variable.
+            unsafe { ((start + held.at as u64) as *mut u64).write_unaligned(value) };
         }
     }
     let module = Arc::new(Module { ptx: Arc::new(ptx), variables, functions: Mutex::default() });
@@ -103,23 +107,29 @@ pub fn unload(handle: *mut c_void) -> Done {
 /// # Safety
 /// The pointers are null or may be written; `name` is a text with its end.
 pub unsafe fn variable(address: *mut u64, bytes: *mut usize, module: *mut c_void, name: *const c_char) -> Done {
-    let module = MODULES.get(module)?;
-    let name = text(name)?;
-    let (found, size) = module.variables.get(&name).ok_or(Code::NOT_FOUND)?;
-    if !address.is_null() {
-        give(address, *found)?;
+    // Safety: the caller's.
+    unsafe {
+        let module = MODULES.get(module)?;
+        let name = text(name)?;
+        let (found, size) = module.variables.get(&name).ok_or(Code::NOT_FOUND)?;
+        if !address.is_null() {
+            give(address, *found)?;
+        }
+        if !bytes.is_null() {
+            give(bytes, *size)?;
+        }
+        Ok(())
     }
-    if !bytes.is_null() {
-        give(bytes, *size)?;
-    }
-    Ok(())
 }
 
 unsafe fn text(name: *const c_char) -> Result<String, Code> {
-    if name.is_null() {
-        return Err(Code::INVALID_VALUE);
+    // Safety: the caller's.
+    unsafe {
+        if name.is_null() {
+            return Err(Code::INVALID_VALUE);
+        }
+        Ok(CStr::from_ptr(name).to_string_lossy().into_owned())
     }
-    Ok(CStr::from_ptr(name).to_string_lossy().into_owned())
 }
 
 /// `cuModuleGetFunction`.
@@ -127,7 +137,8 @@ unsafe fn text(name: *const c_char) -> Result<String, Code> {
 /// # Safety
 /// `name` is a text with its end.
 pub unsafe fn function(module: *mut c_void, name: *const c_char) -> Result<*mut c_void, Code> {
-    function_of(module, &text(name)?)
+    // Safety: the caller's.
+    unsafe { function_of(module, &text(name)?) }
 }
 
 fn function_of(module: *mut c_void, name: &str) -> Result<*mut c_void, Code> {

@@ -7,6 +7,9 @@ use std::ffi::{CStr, c_char};
 use std::io::Read;
 
 const MAGIC: u32 = 0xba55_ed50;
+/// Bytes of the header of a fatbin, and of an entry, at least.
+const SMALLEST: usize = 16;
+const HEADER: usize = 64;
 const KIND_PTX: u16 = 1;
 /// Flag of a payload that is one LZ4 block (`--compress-mode=speed`).
 const LZ4: u64 = 0x2000;
@@ -21,12 +24,23 @@ struct Entry<'a> {
     unpacked: usize,
 }
 
-/// Reads a number of an image.
-///
-/// # Safety
-/// `image` has `offset + size_of::<T>()` bytes.
-unsafe fn number<T: Copy>(image: *const u8, offset: usize) -> T {
-    unsafe { (image.add(offset) as *const T).read_unaligned() }
+/// Most bytes of a PTX text that is unpacked, and most that a byte of LZ4 can stand for.
+const LARGEST_TEXT: usize = 1 << 30;
+const LZ4_RATIO: usize = 255;
+
+/// Reads a number of an image, or says that the image ends before it.
+fn number<const N: usize>(image: &[u8], offset: usize) -> Result<[u8; N], String> {
+    let end = offset.checked_add(N);
+    let bytes = end.and_then(|end| image.get(offset..end)).and_then(|bytes| bytes.try_into().ok());
+    bytes.ok_or_else(|| cut_off(offset))
+}
+
+fn cut_off(offset: usize) -> String {
+    format!("the fatbin ends in what should stand at byte {offset}: it is cut off or damaged; build again")
+}
+
+fn size(image: &[u8], offset: usize) -> Result<usize, String> {
+    usize::try_from(u64::from_le_bytes(number(image, offset)?)).map_err(|_| cut_off(offset))
 }
 
 impl Entry<'_> {
@@ -34,13 +48,17 @@ impl Entry<'_> {
         let bad = |problem: String| {
             format!("the PTX for {} in the fatbin cannot be unpacked: {problem}; build again", self.capability)
         };
+        if self.unpacked > LARGEST_TEXT {
+            return Err(bad(format!("it would have {} bytes", self.unpacked)));
+        }
         let bytes = if self.flags & ZSTANDARD != 0 {
-            let mut text = Vec::with_capacity(self.unpacked);
+            let mut text = vec![];
             let frame = ruzstd::decoding::StreamingDecoder::new(self.payload).map_err(|e| bad(e.to_string()))?;
             frame.take(self.unpacked as u64).read_to_end(&mut text).map_err(|e| bad(e.to_string()))?;
             text
         } else if self.flags & LZ4 != 0 {
-            lz4_flex::block::decompress(self.payload, self.unpacked).map_err(|e| bad(e.to_string()))?
+            let most = self.unpacked.min(LZ4_RATIO * self.payload.len() + 16);
+            lz4_flex::block::decompress(self.payload, most).map_err(|e| bad(e.to_string()))?
         } else {
             self.payload.to_vec()
         };
@@ -49,32 +67,34 @@ impl Entry<'_> {
     }
 }
 
-/// The PTX entries of a fatbin.
-///
-/// # Safety
-/// `image` is a whole fatbin.
-unsafe fn entries<'a>(image: *const u8) -> Vec<Entry<'a>> {
-    unsafe {
-        let header = number::<u16>(image, 6) as usize;
-        let end = header + number::<u64>(image, 8) as usize;
-        let (mut offset, mut found) = (header, vec![]);
-        while offset < end {
-            let entry = image.add(offset);
-            let header = number::<u32>(entry, 4) as usize;
-            let (payload, packed) = (number::<u64>(entry, 8) as usize, number::<u32>(entry, 16) as usize);
-            if number::<u16>(entry, 0) == KIND_PTX {
-                let bytes = if packed == 0 { payload } else { packed.min(payload) };
-                found.push(Entry {
-                    capability: number(entry, 28),
-                    flags: number(entry, 40),
-                    payload: std::slice::from_raw_parts(entry.add(header), bytes),
-                    unpacked: number::<u64>(entry, 56) as usize,
-                });
-            }
-            offset += header + payload;
+/// The bytes of a fatbin by its header.
+fn length(image: &[u8]) -> Result<usize, String> {
+    let header = u16::from_le_bytes(number(image, 6)?) as usize;
+    header.checked_add(size(image, 8)?).ok_or_else(|| cut_off(8))
+}
+
+/// The PTX entries of a fatbin, which must lie in the image.
+fn entries(image: &[u8]) -> Result<Vec<Entry<'_>>, String> {
+    let end = length(image)?;
+    let mut offset = u16::from_le_bytes(number(image, 6)?) as usize;
+    let mut found = vec![];
+    while offset < end {
+        let entry = image.get(offset..).ok_or_else(|| cut_off(offset))?;
+        let header = u32::from_le_bytes(number(entry, 4)?) as usize;
+        let (payload, packed) = (size(entry, 8)?, u32::from_le_bytes(number(entry, 16)?) as usize);
+        let next = header.checked_add(payload).filter(|bytes| *bytes >= HEADER).ok_or_else(|| cut_off(offset))?;
+        let bytes = entry.get(header..next).ok_or_else(|| cut_off(offset))?;
+        if u16::from_le_bytes(number(entry, 0)?) == KIND_PTX {
+            found.push(Entry {
+                capability: u32::from_le_bytes(number(entry, 28)?),
+                flags: u64::from_le_bytes(number(entry, 40)?),
+                payload: if packed == 0 { bytes } else { &bytes[..packed.min(payload)] },
+                unpacked: size(entry, 56)?,
+            });
         }
-        found
+        offset += next;
     }
+    Ok(found)
 }
 
 /// Whether the text's target ends in a letter: such PTX runs on that compute capability alone.
@@ -86,14 +106,24 @@ fn is_specific(text: &str) -> bool {
 /// The newest PTX of an image that a device of this compute capability (80, 90) can run; an image is a fatbin, or PTX as text.
 ///
 /// # Safety
-/// `image` is a whole fatbin or a text that ends in a zero byte.
+/// `image` is a fatbin of the length that its header says, or a text that ends in a zero byte.
 pub unsafe fn ptx(image: *const u8, capability: u32) -> Result<String, String> {
-    let fatbin = unsafe { number::<u32>(image, 0) } == MAGIC;
+    // Safety: the caller's; a text that is shorter than four bytes ends before it differs from the magic number.
+    let fatbin = (0..4).all(|byte| unsafe { *image.add(byte) } == MAGIC.to_le_bytes()[byte]);
     if !fatbin {
+        // Safety: the caller's.
         let text = unsafe { CStr::from_ptr(image as *const c_char) };
         return text.to_str().map(String::from).map_err(|e| format!("the PTX is not text: {e}"));
     }
-    let entries = unsafe { entries(image) };
+    // Safety: a fatbin has a header, and then as many bytes as that says.
+    let bytes =
+        unsafe { length(std::slice::from_raw_parts(image, SMALLEST)).map(|n| std::slice::from_raw_parts(image, n)) };
+    newest(bytes?, capability)
+}
+
+/// The newest PTX of a fatbin that a device of this compute capability can run.
+pub fn newest(image: &[u8], capability: u32) -> Result<String, String> {
+    let entries = entries(image)?;
     let mut best: Option<((u32, bool), String)> = None;
     for entry in entries.iter().filter(|entry| entry.capability <= capability) {
         let text = entry.text()?;
@@ -167,5 +197,29 @@ mod tests {
             let error = read(&fatbin(&[(80, flag, &payload[..payload.len() / 2], text.len())]), 80).unwrap_err();
             assert!(error.contains("cannot be unpacked") && error.contains("build again"), "{error}");
         }
+    }
+
+    /// However an image is cut or damaged, it is read or refused.
+    #[test]
+    fn an_image_that_is_cut_off_or_damaged_is_refused() {
+        let text = "// kernels\n.version 9.0\n.target sm_80\n".repeat(4);
+        let packed = lz4_flex::block::compress(text.as_bytes());
+        let frame = ruzstd::encoding::compress_to_vec(text.as_bytes(), ruzstd::encoding::CompressionLevel::Fastest);
+        let image =
+            fatbin(&[(80, 0, text.as_bytes(), 0), (80, LZ4, &packed, text.len()), (90, ZSTANDARD, &frame, text.len())]);
+        assert_eq!(newest(&image, 90).unwrap(), text);
+        for length in 0..image.len() {
+            let error = newest(&image[..length], 90).unwrap_err();
+            assert!(error.contains("cut off or damaged; build again"), "{length}: {error}");
+        }
+        let mut refused = 0;
+        for byte in 0..image.len() {
+            for flip in [1u8, 0x80, 0xff] {
+                let mut damaged = image.clone();
+                damaged[byte] ^= flip;
+                refused += newest(&damaged, 90).is_err() as usize;
+            }
+        }
+        assert!(refused > 100, "{refused}");
     }
 }

@@ -3,6 +3,9 @@
 use super::*;
 
 /// `cp.async`. ext: dst, src, size (or NONE); i.size bytes each; i.imm the offset of src, i.target of dst.
+///
+/// # Safety
+/// `i` is an instruction of the kernel of `w`, whose block is alive.
 pub unsafe fn cp_async(w: &mut Warp, i: &Inst) {
     unsafe {
         let e = std::slice::from_raw_parts(i.ext, 3);
@@ -52,12 +55,19 @@ unsafe fn admit_copy(w: &mut Warp, i: &Inst, x: &Pending) -> bool {
     }
     true
 }
+/// `cp.async.commit_group`.
+///
+/// # Safety
+/// The block of `w` is alive.
 pub unsafe fn cp_commit(w: &mut Warp, _: &Inst) {
     for l in 0..32 {
         w.commits[l] += w.mask >> l & 1;
     }
 }
 /// imm: groups that may still be pending; -1 for `wait_all`, which also ends the present group.
+///
+/// # Safety
+/// `i` is an instruction of the kernel of `w`, whose block is alive.
 pub unsafe fn cp_wait(w: &mut Warp, i: &Inst) {
     let (mask, keep) = (w.mask, i.imm.max(0) as u32);
     if i.imm < 0 {
@@ -72,6 +82,9 @@ pub unsafe fn cp_wait(w: &mut Warp, i: &Inst) {
     }
 }
 /// Carries out what `ready` says of (group, commits).
+///
+/// # Safety
+/// The block of `w` is alive.
 pub unsafe fn land(w: &mut Warp, m: u32, ready: impl Fn(u32, u32) -> bool) {
     unsafe {
         let env = &mut *w.env;

@@ -131,6 +131,9 @@ unsafe fn admit_store<const N: usize, A: Address>(w: &mut Warp, i: &Inst, space:
 }
 
 /// `ld.global`: element size in `Inst::size`, registers in `Inst::ext`, the address last, the bytes that are used in `target`.
+///
+/// # Safety
+/// `i` is an instruction of the kernel of `w`, whose block is alive.
 pub unsafe fn ld_global<const N: usize>(w: &mut Warp, i: &Inst) {
     unsafe {
         let a = addresses64(w, i, *i.ext.add(N));
@@ -139,6 +142,10 @@ pub unsafe fn ld_global<const N: usize>(w: &mut Warp, i: &Inst) {
         }
     }
 }
+/// `st.global`.
+///
+/// # Safety
+/// `i` is an instruction of the kernel of `w`, whose block is alive.
 pub unsafe fn st_global<const N: usize>(w: &mut Warp, i: &Inst) {
     unsafe {
         let a = addresses64(w, i, *i.ext.add(N));
@@ -148,6 +155,9 @@ pub unsafe fn st_global<const N: usize>(w: &mut Warp, i: &Inst) {
     }
 }
 /// A strong load of 32 bits: `ld.acquire`, `ld.relaxed` or `ld.volatile`; `Inst::order` has the semantics.
+///
+/// # Safety
+/// `i` is an instruction of the kernel of `w`, whose block is alive.
 pub unsafe fn ld_strong(w: &mut Warp, i: &Inst) {
     unsafe {
         let a = addresses64(w, i, *i.ext.add(1));
@@ -161,6 +171,9 @@ pub unsafe fn ld_strong(w: &mut Warp, i: &Inst) {
     }
 }
 /// A strong store of 32 bits: `st.release`, `st.relaxed` or `st.volatile`.
+///
+/// # Safety
+/// `i` is an instruction of the kernel of `w`, whose block is alive.
 pub unsafe fn st_strong(w: &mut Warp, i: &Inst) {
     unsafe {
         let a = addresses64(w, i, *i.ext.add(1));
@@ -175,6 +188,9 @@ pub unsafe fn st_strong(w: &mut Warp, i: &Inst) {
     }
 }
 /// Tells the sanitizer, before an atomic write, what it releases.
+///
+/// # Safety
+/// `i` is an instruction of the kernel of `w`, whose block is alive.
 #[inline(always)]
 pub unsafe fn release(w: &mut Warp, i: &Inst, a: &[u64; 32]) {
     let (mask, warp) = (w.mask, w.index as usize);
@@ -185,6 +201,9 @@ pub unsafe fn release(w: &mut Warp, i: &Inst, a: &[u64; 32]) {
     }
 }
 /// Tells the sanitizer, after an atomic read, what it acquires.
+///
+/// # Safety
+/// `i` is an instruction of the kernel of `w`, whose block is alive.
 #[inline(always)]
 pub unsafe fn acquire(w: &mut Warp, i: &Inst, a: &[u64; 32]) {
     let (mask, warp) = (w.mask, w.index as usize);
@@ -195,6 +214,9 @@ pub unsafe fn acquire(w: &mut Warp, i: &Inst, a: &[u64; 32]) {
     }
 }
 /// `fence` and `membar`, which order accesses of device scope.
+///
+/// # Safety
+/// The block of `w` is alive.
 pub unsafe fn fence(w: &mut Warp, _: &Inst) {
     let (mask, warp) = (w.mask, w.index);
     if let Some(guard) = &mut w.env().guard {
@@ -202,6 +224,9 @@ pub unsafe fn fence(w: &mut Warp, _: &Inst) {
     }
 }
 /// `fence.mbarrier_init`.
+///
+/// # Safety
+/// The block of `w` is alive.
 pub unsafe fn fence_mbarrier_init(w: &mut Warp, _: &Inst) {
     let (mask, warp) = (w.mask, w.index);
     if let Some(guard) = &mut w.env().guard {
@@ -209,6 +234,9 @@ pub unsafe fn fence_mbarrier_init(w: &mut Warp, _: &Inst) {
     }
 }
 /// `fence.proxy.async`.
+///
+/// # Safety
+/// The block of `w` is alive.
 pub unsafe fn fence_proxy(w: &mut Warp, _: &Inst) {
     let (mask, warp) = (w.mask, w.index);
     if let Some(guard) = &mut w.env().guard {
@@ -216,6 +244,9 @@ pub unsafe fn fence_proxy(w: &mut Warp, _: &Inst) {
     }
 }
 /// `bar.warp.sync`: the scheduler has gathered the lanes; ext[5] has their masks.
+///
+/// # Safety
+/// `i` is an instruction of the kernel of `w`, whose block is alive.
 pub unsafe fn warp_sync(w: &mut Warp, i: &Inst) {
     unsafe {
         let masks = w.p(*i.ext.add(5));
@@ -229,6 +260,10 @@ pub unsafe fn warp_sync(w: &mut Warp, i: &Inst) {
         }
     }
 }
+/// `ld.shared`.
+///
+/// # Safety
+/// `i` is an instruction of the kernel of `w`, whose block is alive.
 pub unsafe fn ld_shared<const N: usize>(w: &mut Warp, i: &Inst) {
     unsafe {
         let a = addresses32(w, i, *i.ext.add(N));
@@ -239,6 +274,10 @@ pub unsafe fn ld_shared<const N: usize>(w: &mut Warp, i: &Inst) {
         }
     }
 }
+/// `st.shared`.
+///
+/// # Safety
+/// `i` is an instruction of the kernel of `w`, whose block is alive.
 pub unsafe fn st_shared<const N: usize>(w: &mut Warp, i: &Inst) {
     unsafe {
         let a = addresses32(w, i, *i.ext.add(N));
@@ -298,6 +337,10 @@ pub unsafe fn st_cluster<const N: usize>(w: &mut Warp, i: &Inst) {
         store_lanes::<N>(w, i, |l| at[l]);
     }
 }
+/// `ld.param` at an address.
+///
+/// # Safety
+/// `i` is an instruction of the kernel of `w`, whose block is alive.
 pub unsafe fn ld_param<const N: usize>(w: &mut Warp, i: &Inst) {
     unsafe {
         let a = addresses64(w, i, *i.ext.add(N));
@@ -309,6 +352,9 @@ pub unsafe fn ld_param<const N: usize>(w: &mut Warp, i: &Inst) {
     }
 }
 /// A parameter at a known offset: the same in all lanes.
+///
+/// # Safety
+/// `i` is an instruction of the kernel of `w`, whose block is alive.
 pub unsafe fn ld_param_const<const N: usize>(w: &mut Warp, i: &Inst) {
     // Safety: the offset was found in the kernel's parameters when it was compiled.
     unsafe {
@@ -316,6 +362,10 @@ pub unsafe fn ld_param_const<const N: usize>(w: &mut Warp, i: &Inst) {
         load_lanes::<N>(w, i, |_| at);
     }
 }
+/// `ld.local`.
+///
+/// # Safety
+/// `i` is an instruction of the kernel of `w`, whose block is alive.
 pub unsafe fn ld_local<const N: usize>(w: &mut Warp, i: &Inst) {
     unsafe {
         let a = addresses64(w, i, *i.ext.add(N));
@@ -326,6 +376,10 @@ pub unsafe fn ld_local<const N: usize>(w: &mut Warp, i: &Inst) {
         }
     }
 }
+/// `st.local`.
+///
+/// # Safety
+/// `i` is an instruction of the kernel of `w`, whose block is alive.
 pub unsafe fn st_local<const N: usize>(w: &mut Warp, i: &Inst) {
     unsafe {
         let a = addresses64(w, i, *i.ext.add(N));

@@ -195,7 +195,15 @@ pub struct Slot(pub [u32; 32]);
 pub trait Lane: Copy + Default {
     const D: bool;
     const HOLD: forms::Hold = if Self::D { forms::Hold::Double } else { forms::Hold::Word };
+    /// The value of lane `l` of a register.
+    ///
+    /// # Safety
+    /// The register is as wide as the type.
     unsafe fn at(p: *const u32, l: usize) -> Self;
+    /// Sets lane `l` of a register.
+    ///
+    /// # Safety
+    /// The register is as wide as the type.
     unsafe fn put(p: *mut u32, l: usize, v: Self);
 }
 macro_rules! lane {
@@ -258,15 +266,26 @@ unsafe fn put_lanes<T: Lane>(register: *mut u32, values: &[T; 32], mask: u32) {
 
 impl Warp {
     /// The 32 lanes of an operand: a register, or a constant where the top bit is set.
+    ///
+    /// # Safety
+    /// The register is one of the kernel of this warp.
     #[inline(always)]
     pub unsafe fn p(&self, r: u32) -> *const u32 {
         let base = if (r as i32) < 0 { self.consts } else { self.regs as *const u32 };
         unsafe { base.add(((r & 0x7fff_ffff) as usize) * 32) }
     }
+    /// The 32 lanes of a register that is written.
+    ///
+    /// # Safety
+    /// The register is one of the kernel of this warp.
     #[inline(always)]
     pub unsafe fn pm(&self, r: u32) -> *mut u32 {
         unsafe { self.regs.add(r as usize * 32) }
     }
+    /// Writes the lanes of the mask of a register.
+    ///
+    /// # Safety
+    /// The register is one of the kernel of this warp.
     #[inline(always)]
     pub unsafe fn put<T: Lane>(&mut self, r: u32, v: &[T; 32]) {
         unsafe {
