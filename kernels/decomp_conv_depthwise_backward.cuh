@@ -234,13 +234,15 @@ X2CT_DEVICE void depthwise_input_gradient(const DecompConvParams& p) {
         convolve_row<K, kSegment>(dz, 0, flipped, out);
         X2CT_UNROLL
         for (int i = 0; i < kSegment; i += 4) {
+            const int count = item.count - i;
+            if (count <= 0) continue;  // the sum of what lies outside was not written
             float part[4], old[4] = {};
             load_float(s.sum + item.scratch + i, part);
             T* at = dx + item.line + position + i;
-            if (adds_to(p, kBitX)) load4(static_cast<const T*>(at), item.count - i, p.vector, old);
+            if (adds_to(p, kBitX)) load4(static_cast<const T*>(at), count, p.vector, old);
             X2CT_UNROLL
             for (int l = 0; l < 4; ++l) part[l] += out[i + l] + old[l];
-            store4(at, item.count - i, p.vector, part);
+            store4(at, count, p.vector, part);
         }
     }
 }
