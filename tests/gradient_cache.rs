@@ -304,10 +304,12 @@ impl BatchLoss for Step<'_> {
     }
 }
 
+/// Two steps: AdamW makes of a gradient that is rounding alone a step as long as any, and after the third such steps max pooling may choose
+/// another of two all but equal voxels, whose gradient then is another, too.
 #[test]
-fn three_steps_of_the_trainer_are_those_of_the_direct_gradient() {
+fn two_steps_of_the_trainer_are_those_of_the_direct_gradient() {
     let device = Device::host();
-    let (set, config) = (phantoms(&device, 48), config(16, Some(6)));
+    let (set, config) = (phantoms(&device, 32), config(16, Some(6)));
     let mut trainer = Trainer::new(&device, &config).unwrap();
     let start = trainer.parameters().values().to_vec().unwrap();
     let mut log = Log::default();
@@ -330,13 +332,14 @@ fn three_steps_of_the_trainer_are_those_of_the_direct_gradient() {
         let report = optimizer.step(parameters.gradients(), o.rate(16).unwrap()).unwrap();
         let logged = &log.0[step];
         assert!(((logged.loss - loss) / loss).abs() < 1e-5, "step {}: {} {loss}", step + 1, logged.loss);
-        assert!((logged.grad_norm.unwrap() / report.grad_norm - 1.0).abs() < 1e-4, "step {}", step + 1);
+        let of_norms = (logged.grad_norm.unwrap() / report.grad_norm - 1.0).abs();
+        assert!(of_norms < [1e-6, 1e-4][step], "step {}: gradient norms {of_norms:.1e}", step + 1);
     }
-    assert_eq!(log.0.len(), 3);
+    assert_eq!(log.0.len(), 2);
     let (got, want) = (trainer.parameters().values().to_vec().unwrap(), parameters.values().to_vec().unwrap());
     let moved = |to: &[f32]| to.iter().zip(&start).map(|(a, b)| a - b).collect::<Vec<f32>>();
     let (of_values, of_change) = (distance(&got, &want), distance(&moved(&got), &moved(&want)));
-    println!("after 3 steps: parameters {of_values:.1e} relative L2, their change {of_change:.1e}");
+    println!("after 2 steps: parameters {of_values:.1e} relative L2, their change {of_change:.1e}");
     assert!(of_values < 1e-5 && of_change < 1e-3);
     let buffers = |p: &Parameters| p.buffers_to_torch().unwrap().into_iter().flat_map(|b| b.2).collect::<Vec<f32>>();
     assert!(distance(&buffers(trainer.parameters()), &buffers(&parameters)) < 1e-5);
