@@ -60,7 +60,7 @@ pub struct Doubt {
 pub struct Origins(PerRow<Origin>);
 
 impl Origins {
-    /// Of these rows.
+    /// Origins of rows, in their order.
     pub fn new(rows: Vec<Origin>) -> Self {
         Origins(PerRow::new(rows))
     }

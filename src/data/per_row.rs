@@ -13,7 +13,7 @@ use crate::{Error, Result};
 pub(super) struct PerRow<T>(Vec<T>);
 
 impl<T: Clone + Default + PartialEq + Serialize + DeserializeOwned> PerRow<T> {
-    /// Of these rows.
+    /// Values of rows, in their order; nothing is kept where all are the default.
     pub fn new(rows: Vec<T>) -> Self {
         PerRow(if rows.iter().all(|row| *row == T::default()) { Vec::new() } else { rows })
     }

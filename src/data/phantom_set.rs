@@ -26,7 +26,7 @@ use crate::{Error, Result};
 /// Which patients, and how they are imaged.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PhantomStudy {
-    /// Of the patients.
+    /// Seed that the patients are drawn from.
     pub seed: u64,
     /// Voxels along x (left), y (posterior), z (superior); a radiograph has z x x pixels.
     pub shape: [usize; 3],

@@ -50,7 +50,7 @@ pub struct Provenance {
     pub rows: usize,
     /// How it was made, by name, the most telling first.
     pub settings: Map<String, Value>,
-    /// What it was made of.
+    /// Provenance of what it was made of, by role.
     pub from: BTreeMap<String, Provenance>,
     /// False for a file that does not say how it was made.
     pub known: bool,
@@ -402,7 +402,7 @@ impl Content {
     /// Bytes after which the hasher takes them.
     const RUN: usize = 64 << 10;
 
-    /// Of a kind of content.
+    /// An empty content of a kind.
     pub fn of(kind: &str) -> Self {
         Content { hasher: blake3::Hasher::new(), pending: Vec::new() }.and(kind.as_bytes())
     }

@@ -290,7 +290,7 @@ impl RadiographSet {
         self.size
     }
 
-    /// How a pixel is stored.
+    /// Type in which a pixel is stored.
     pub fn pixel(&self) -> PixelType {
         self.pixel
     }

@@ -167,7 +167,7 @@ impl VolumeSet {
         self.shape
     }
 
-    /// How a voxel is stored.
+    /// Data type in which a voxel is stored.
     pub fn dtype(&self) -> DType {
         self.dtype
     }

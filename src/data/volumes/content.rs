@@ -34,7 +34,7 @@ impl Measured {
         }
     }
 
-    /// Of stored voxels.
+    /// Content of stored voxels.
     fn of(data: &[u8], dtype: DType) -> Self {
         // Whole voxels of either type, and a piece that stays in cache.
         let pieces = data.par_chunks(1 << 16);

@@ -22,7 +22,7 @@ const SLOPE_LEFT: f64 = 0.9;
 /// Passes that look for such a step, at most.
 const TRIES: usize = 30;
 
-/// Weights and bias at the optimum, and the losses on the way; of an iteration each.
+/// Weights and bias at the optimum, and the loss after each iteration on the way.
 pub(super) struct Optimum {
     pub weights: Vec<f32>,
     pub bias: Vec<f32>,
@@ -35,7 +35,7 @@ struct Point {
     gradient: Vec<f64>,
     /// The largest derivative by a weight or a bias.
     steepest: f64,
-    /// Without the penalty.
+    /// Mean loss over samples and classes, without the penalty.
     loss: f32,
 }
 
@@ -52,9 +52,9 @@ struct Problem {
     classes: usize,
     /// Factor of the weights in the gradient: 1 / (C samples).
     penalty: f64,
-    /// Of each feature.
+    /// Mean of each feature.
     means: Vec<f64>,
-    /// Of each feature: the root of the most that a weight's curvature can be, for features that do not vary together.
+    /// Root of the most that a weight's curvature can be, of each feature, for features that do not vary together.
     scales: Vec<f64>,
 }
 
