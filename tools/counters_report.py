@@ -138,6 +138,8 @@ SAME = [
     ("Softmax loss both ways, 1024x512, forward and backward", "Inf-CL", [r"info_nce .* 1024x512 .*"]),
     ("Sigmoid loss, 1024x512, forward and backward", "siglip-kernel", [r"siglip .* 1024x512 .*"]),
     ("Layer norm 8192x768 bf16, forward and backward", "layer norm", [r"layer_norm forward and backward \[8192, 768\] bf16"]),
+    ("Decomposed convolution, stage 4, batch 8, bf16, forward and backward", "decomposed convolution",
+     [r"stage 4 forward and backward .* bf16"]),
     ("Attention 8x12x256x64 bf16, forward", "attention", [r"forward Tiled \[8, 12, 256, 64\] bf16"]),
 ]
 

@@ -73,9 +73,21 @@ impl LinearBce {
     /// No samples or classes; sizes, types or devices that do not fit together; places that leave the set; a destination whose memory is
     /// shared.
     pub fn loss_into(&self, batch: Batch, layer: &Layer, gradients: Option<&Layer>, loss: &Tensor) -> Result<()> {
-        let sizes = self.check(batch, layer, gradients, loss)?;
+        let sizes @ [rows, dim, classes] = self.check(batch, layer, gradients, loss)?;
         if self.method.backend == Backend::Library {
-            let call = self.call(batch, layer, gradients, loss, sizes);
+            let call = LinearBceCall {
+                features: batch.features.ptr(),
+                targets: batch.targets.ptr(),
+                places: batch.places.map_or(DevicePtr::NULL, |(places, range)| places.from(range.start)),
+                rows,
+                dim,
+                classes,
+                weight: layer.weight.ptr(),
+                bias: layer.bias.ptr(),
+                pos_weight: self.pos_weight.as_ref().map_or(DevicePtr::NULL, Tensor::ptr),
+                gradients: gradients.map(|of| [of.weight.ptr(), of.bias.ptr()]),
+                loss: loss.ptr(),
+            };
             // Safety: live tensors of the sizes just checked, and places inside them; the destinations overlap no operand.
             if unsafe { layer.weight.device().backend().linear_bce(&call)? } {
                 return Ok(());
@@ -115,29 +127,6 @@ impl LinearBce {
             ));
         }
         Ok([rows, dim, classes])
-    }
-
-    fn call(
-        &self,
-        batch: Batch,
-        layer: &Layer,
-        gradients: Option<&Layer>,
-        loss: &Tensor,
-        [rows, dim, classes]: [usize; 3],
-    ) -> LinearBceCall {
-        LinearBceCall {
-            features: batch.features.ptr(),
-            targets: batch.targets.ptr(),
-            places: batch.places.map_or(DevicePtr::NULL, |(places, range)| places.from(range.start)),
-            rows,
-            dim,
-            classes,
-            weight: layer.weight.ptr(),
-            bias: layer.bias.ptr(),
-            pos_weight: self.pos_weight.as_ref().map_or(DevicePtr::NULL, Tensor::ptr),
-            gradients: gradients.map(|of| [of.weight.ptr(), of.bias.ptr()]),
-            loss: loss.ptr(),
-        }
     }
 
     fn compose(

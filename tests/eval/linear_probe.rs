@@ -313,6 +313,7 @@ fn recipes_are_read_from_files_and_mistakes_named() {
         ("optimizer = { lr = -1.0 }", "optimizer.lr: is -1"),
         ("base = \"logistic\"\nbatch = 8", "batch: has no meaning with lbfgs"),
         ("lbfgs = { c = 1.0 }", "validation: is not looked at by lbfgs"),
+        ("base = \"dcformer\"\nlbfgs = { c = 1.0 }", "dropout: is not applied by lbfgs"),
         ("base = \"logistic\"\nlbfgs = { c = 0.0 }", "lbfgs.c: is 0"),
         ("base = \"logistic\"\nlbfgs = { C = 1.0 }", "unknown field `C`"),
     ] {

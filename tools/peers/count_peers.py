@@ -420,6 +420,27 @@ def attention(n=8, heads=12, tokens=256, d=64):
     return {"o": relative(out, p / p.sum(-1, keepdims=True) @ number(v))}
 
 
+def decomp_block(n=8, channels=768, size=(8, 8, 4), taps=7):
+    """DCFormer's decomposed convolution with batch norm (decomp_block.py), against PyTorch's own in f64."""
+    import decomp_block as peer
+
+    normal = np.random.default_rng(5).normal
+    made = lambda *shape: torch.from_numpy(normal(size=shape).astype(np.float32))
+    x, g = (made(n, channels, *size).bfloat16() for _ in range(2))
+    w, gamma, beta = made(3, channels, taps) / taps**0.5, made(3, channels), made(3, channels)
+    got = peer.forward_and_backward(x, w, gamma, beta, g)
+    leaves = [tensor.double().requires_grad_(True) for tensor in (x, w, gamma, beta)]
+    x, w, gamma, beta = leaves
+    y = 0
+    for axis in range(3):
+        kernel = w[axis].reshape(channels, 1, *[taps if at == axis else 1 for at in range(3)])
+        z = torch.nn.functional.conv3d(x, kernel, padding=[taps // 2 if at == axis else 0 for at in range(3)], groups=channels)
+        y = y + torch.nn.functional.batch_norm(z, None, None, gamma[axis], beta[axis], training=True)
+    y.backward(g.double())
+    wanted = {"y": y, **{name: leaf.grad for name, leaf in zip(("dx", "dw", "dgamma", "dbeta"), leaves)}}
+    return {name: relative(got[name], wanted[name].detach().numpy()) for name in wanted}
+
+
 def pretend(arch):
     """Has PyTorch say that there is such a chip, and that tensors are on it: the peers ask before they launch."""
     chips = {80: ((8, 0), 108, 164), 90: ((9, 0), 132, 228)}
@@ -447,6 +468,7 @@ CASES = {
     "siglip-kernel chunked 1024x512 bf16, its Triton kernel": siglip_chunked,
     "tutorial layer norm 8192x768 bf16, forward and backward": layer_norm,
     "attention 8x12x256x64 bf16 in Triton, forward": attention,
+    "decomposed convolution 8x768x8x8x4 k7 bf16 in Triton, forward and backward": decomp_block,
 }
 
 

@@ -288,6 +288,7 @@ impl Recipe {
             ("dropout", self.dropout == 0.0 || self.head == Head::ReluDropout, "acts with the head relu-dropout alone"),
             ("patience", self.patience == 0 || self.validation > 0.0, "needs a validation above 0 to go by; give 0"),
             ("validation", self.validation == 0.0 || self.lbfgs.is_none(), "is not looked at by lbfgs; give 0"),
+            ("dropout", self.dropout == 0.0 || self.lbfgs.is_none(), "is not applied by lbfgs; give 0"),
         ])?;
         if let Some(Lbfgs { c, tolerance }) = self.lbfgs {
             within("lbfgs.c", c, 1e-9..=1e9)?;

@@ -7,7 +7,7 @@
 //! | Variable | Meaning |
 //! |---|---|
 //! | `VIRTUAL_GPU_ARCH=80\|90a` | The chip: an A100 of compute capability 8.0 (where nothing is said), or an H200 of 9.0 that also runs what exists for `sm_90a` alone. |
-//! | `VIRTUAL_GPU_SEED=N` | Chooses what a GPU leaves open: the order of streams, of a graph's nodes, of blocks and warps, and when asynchronous copies land. 0 runs a stream only when it is waited for. |
+//! | `VIRTUAL_GPU_SEED=N` | Chooses what a GPU leaves open: the order of streams, of a graph's nodes, of blocks and warps, which lanes sleep at a wait while all others go on, and when asynchronous copies land. 0 runs a stream only when it is waited for. |
 //! | `VIRTUAL_GPU_THREADS=N` | Threads of the processor for the blocks of a launch; as many as it has cores where nothing is said. |
 //! | `VIRTUAL_GPU_MEMORY=MIB` | Memory of the device; 6144 where nothing is said. |
 //! | `VIRTUAL_GPU_PTX=FILE` | PTX text that takes the place of the module that has its first entry, to try a change without a build. |

@@ -2,6 +2,7 @@
 //! writes through, and an L2 cache for all, which outlives launches and writes back.
 
 use super::cache::{Cache, Use};
+use super::footprint::Footprint;
 use super::request::{Sectors, Wavefronts, bulk_wavefronts, matrix_wavefronts, pattern, wavefronts};
 use crate::profile::Profile;
 use crate::warp::Inst;
@@ -85,13 +86,15 @@ pub struct Machine {
     l1: Vec<Cache>,
     l2: Cache,
     pub traffic: Traffic,
+    pub footprint: Footprint,
     /// By the instruction's index: global memory and shared memory.
     pub sites: Vec<[Option<Site>; 2]>,
 }
 
 impl Machine {
     pub fn new(chip: &Profile) -> Machine {
-        Machine { l1: vec![], l2: Cache::new(chip.l2), traffic: Traffic::default(), sites: vec![] }
+        let (traffic, footprint) = Default::default();
+        Machine { l1: vec![], l2: Cache::new(chip.l2), traffic, footprint, sites: vec![] }
     }
 
     /// Empties L2.
@@ -100,16 +103,19 @@ impl Machine {
     }
 
     /// Makes ready for a launch of a kernel of so many instructions on multiprocessors with `l1` bytes of cache.
-    pub fn start(&mut self, instructions: usize, multiprocessors: usize, l1: u32) {
+    pub fn start(&mut self, instructions: usize, multiprocessors: usize, l1: u32, allocations: &[(u64, u64)]) {
         self.l1 = (0..multiprocessors).map(|_| Cache::new(l1)).collect();
         self.traffic = Traffic::default();
+        self.footprint = Footprint::of(allocations);
         self.sites = vec![[None; 2]; instructions];
     }
 
     fn l2(&mut self, sector: u64, what: Use) {
         let met = self.l2.touch(sector, what);
         self.traffic.l2 += 1;
-        self.traffic.dram_read += u64::from(!met.hit && what != Use::Write);
+        let read = !met.hit && what != Use::Write;
+        self.traffic.dram_read += u64::from(read);
+        self.footprint.touch(sector, read);
         self.traffic.dram_written += u64::from(met.dirtied);
     }
 
@@ -216,7 +222,7 @@ mod tests {
 
     fn machine() -> Machine {
         let mut machine = Machine::new(Profile::of(90));
-        machine.start(4, 2, 64 << 10);
+        machine.start(4, 2, 64 << 10, &[]);
         machine
     }
     fn line(base: u64) -> [u64; 32] {

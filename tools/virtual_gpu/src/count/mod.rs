@@ -9,13 +9,16 @@
 //! multiprocessors alike; copies and fills by the driver are not counted. A wait for an mbarrier counts once, however long it is:
 //! the loop around `mbarrier.try_wait` goes round as often as on a chip that never reaches its time limit. Of a cooperative launch
 //! all blocks are run. What a sample leaves out is run uncounted where it is cheap, since later launches go by what it writes.
+//! Where all allocations that a sample touched fit in L2 together, the whole launch is taken to read none of them twice.
 
 mod cache;
 mod class;
+mod footprint;
 mod json;
 mod machine;
 mod request;
 mod resources;
+mod sample;
 mod schedule;
 mod total;
 

@@ -4,6 +4,7 @@
 use super::class::{CLASSES, Class, Operands, class_of, products, shape};
 use super::machine::{Machine, Stats, Traffic};
 use super::resources::registers;
+use super::sample::{Piece, pieces, whole_reads};
 use super::total::Counted;
 use crate::launch::{Cluster, Entries, Launch, Options, Problem, place};
 use crate::lower::Kernel;
@@ -19,44 +20,6 @@ const BUDGET: usize = 1 << 30;
 /// Instructions of warps that what a sample leaves out may take to be run as well, so that what it writes is there: a norm, or the
 /// emptiness of a brick, decides what later launches do.
 const CHEAP: u64 = 4_000_000;
-/// Pieces of a launch that a sample takes.
-const PIECES: u64 = 4;
-
-/// Neighbouring clusters of a launch; without clusters each block is one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Piece {
-    first: u64,
-    end: u64,
-}
-
-impl Piece {
-    fn clusters(&self) -> u64 {
-        self.end - self.first
-    }
-}
-
-/// Clusters that are run: all, or a sample of some neighbouring ones in a few places.
-fn pieces(total: u64, sample: u64) -> Vec<Piece> {
-    if sample == 0 || sample >= total {
-        return vec![Piece { first: 0, end: total }];
-    }
-    let count = PIECES.min(sample);
-    let (length, apart) = (sample / count, total / count);
-    (0..count).map(|n| n * apart + (apart - length) / 2).map(|first| Piece { first, end: first + length }).collect()
-}
-
-/// Sectors read from memory by a whole launch of which pieces were run: what the first piece reads once may serve the others,
-/// so that the pieces after it stand for the rest.
-fn whole_reads(pieces: &[Piece], reads: &[u64], total: u64) -> f64 {
-    let run: u64 = pieces.iter().map(Piece::clusters).sum();
-    let read = reads.iter().sum::<u64>() as f64;
-    if run == total || pieces.len() == 1 {
-        return read * total as f64 / run as f64;
-    }
-    let first = pieces[0].clusters();
-    let each = (read - reads[0] as f64) / (run - first) as f64;
-    (reads[0] as f64 + each * (total - first) as f64).min(read * total as f64 / run as f64)
-}
 
 /// Instructions by class, products by shape: of each basic block of a kernel.
 struct Contents {
@@ -140,7 +103,7 @@ pub fn run(
     let (total, of_cluster) = (launch.clusters(), launch.cluster_blocks() as u64);
     let residency = residency(launch, chip);
     let lock = || machine.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    lock().start(kernel.code.len(), chip.multiprocessors as usize, residency.l1);
+    lock().start(kernel.code.len(), chip.multiprocessors as usize, residency.l1, allocations);
     // One order, and no checks: a count repeats.
     let options = Options { threads: 1, sanitize: Default::default(), sample, seed: 0 };
     let entries = Entries::new(kernel);
@@ -154,12 +117,12 @@ pub fn run(
     };
     let mut reads = vec![];
     for piece in &pieces {
-        let before = lock().traffic.dram_read;
         runner.run(*piece, slots)?;
-        reads.push(lock().traffic.dram_read - before);
+        reads.push(lock().footprint.take_reads());
     }
     runner.complete(&pieces)?;
     let machine = lock();
+    let caps = machine.footprint.most_reads(chip.l2);
     let mut counted = Counted {
         kernel: kernel.name.clone(),
         blocks: launch.blocks(),
@@ -169,7 +132,7 @@ pub fn run(
         registers: residency.registers,
         resident: residency.of_one,
         critical_path: runner.longest,
-        traffic: Traffic { dram_read: whole_reads(&pieces, &reads, total) as u64, ..machine.traffic },
+        traffic: Traffic { dram_read: whole_reads(&pieces, &reads, &caps, total) as u64, ..machine.traffic },
         ..Counted::default()
     };
     add_instructions(&mut counted, kernel, &runner.entries);
@@ -257,32 +220,5 @@ impl Runner<'_> {
             under_way.retain(|cluster| !cluster.done);
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ends(pieces: &[Piece]) -> Vec<(u64, u64)> {
-        pieces.iter().map(|piece| (piece.first, piece.end)).collect()
-    }
-
-    #[test]
-    fn samples_are_neighbours_in_a_few_places() {
-        assert_eq!(ends(&pieces(100, 0)), [(0, 100)]);
-        assert_eq!(ends(&pieces(100, 100)), [(0, 100)]);
-        assert_eq!(ends(&pieces(100, 8)), [(11, 13), (36, 38), (61, 63), (86, 88)]);
-        assert_eq!(ends(&pieces(1000, 2)), [(249, 250), (749, 750)]);
-    }
-
-    #[test]
-    fn reads_of_a_whole_launch_count_what_is_shared_once() {
-        let four = [0, 20, 40, 60].map(|first| Piece { first, end: first + 10 });
-        // Nothing shared: 5 a block.
-        assert_eq!(whole_reads(&four, &[50; 4], 80), 400.0);
-        // 1000 read by the first piece serve all.
-        assert_eq!(whole_reads(&four, &[1050, 50, 50, 50], 80), 1400.0);
-        assert_eq!(whole_reads(&four[..1], &[70], 10), 70.0);
     }
 }

@@ -50,6 +50,7 @@ fn new_warp(l: &Launch, env: *mut BlockEnv, index: u32) -> Warp {
         index,
         state: State::Ready,
         suspended: false,
+        behind: Behind::default(),
         storage,
         products: vec![],
         wgroup: 0,
@@ -126,6 +127,10 @@ impl Block {
                 continue;
             }
             moved = true;
+            w.behind.turn();
+            if w.behind.has(w.mask) {
+                continue;
+            }
             // Safety: the warp was started for this kernel, and the lists of `env` outlive it.
             unsafe {
                 land_by_chance(w);
@@ -235,6 +240,7 @@ fn start_warp(l: &Launch, w: &mut Warp, seat: &Seat) {
     w.path = 0;
     w.others.clear();
     w.favoured = false;
+    w.behind = Behind::default();
     w.pending.clear();
     w.products.clear();
     w.wgroup = 0;

@@ -101,9 +101,30 @@ unsafe fn needs(w: &Warp, i: &Inst, mask: u32) -> u32 {
     }
 }
 
-/// The program counter of the group to run next: the lowest, or with a seed now and then any; none if all are blocked.
+/// Turns of a block that lanes left behind sleep at most: a slot of a ring is given back, filled again and complete in fewer.
+const LONGEST_SLEEP: u64 = 64;
+
+/// Now and then leaves lanes at `pc`, where they wait: nothing says how soon a lane goes on that may. The sleepers may be all.
+fn leave_behind(w: &mut Warp, pc: usize) {
+    // Safety: the block outlives its warps.
+    let dice = unsafe { &mut (*w.env).dice };
+    if w.behind.lanes != 0 || !dice.one_in(8) {
+        return;
+    }
+    let any = dice.below(1 << 32) as u32;
+    // One lane, or about half of them, or whoever is there.
+    let chosen = [1 << (any % 32), any, FULL][dice.below(3) as usize];
+    let lanes = w.mask & chosen;
+    if lanes != 0 {
+        w.behind = Behind { lanes, turns: 1 + dice.below(LONGEST_SLEEP) as u32 };
+        w.others.push(Group { pc: pc as u32, mask: lanes, blocked: false });
+        w.mask &= !lanes;
+    }
+}
+
+/// The program counter of the group to run next: the lowest, or with a seed now and then any; none if all are blocked or sleep.
 fn runnable(w: &Warp) -> Option<u32> {
-    let ready = || w.others.iter().filter(|g| !g.blocked);
+    let ready = || w.others.iter().filter(|g| !g.blocked && !w.behind.has(g.mask));
     let lowest = ready().map(|g| g.pc).min()?;
     // Safety: the block outlives its warps.
     let dice = unsafe { &mut (*w.env).dice };
@@ -119,11 +140,12 @@ fn runnable(w: &Warp) -> Option<u32> {
 /// # Safety
 /// The groups of `w` stand in `k`.
 unsafe fn released(k: &Kernel, w: &Warp) -> Option<u32> {
-    let mut counters: Vec<u32> = w.others.iter().map(|g| g.pc).collect();
+    let blocked = || w.others.iter().filter(|g| g.blocked);
+    let mut counters: Vec<u32> = blocked().map(|g| g.pc).collect();
     counters.sort();
     counters.dedup();
     counters.into_iter().find(|pc| {
-        let mask = w.others.iter().filter(|g| g.pc == *pc).fold(0, |m, g| m | g.mask);
+        let mask = blocked().filter(|g| g.pc == *pc).fold(0, |m, g| m | g.mask);
         unsafe { needs(w, &k.code[*pc as usize], mask) & !mask == 0 }
     })
 }
@@ -133,21 +155,25 @@ unsafe fn released(k: &Kernel, w: &Warp) -> Option<u32> {
 /// # Safety
 /// The groups of `w` stand in `k`.
 unsafe fn next_group(k: &Kernel, w: &mut Warp, pc: &mut usize) -> bool {
-    let (next, blocked) = match runnable(w) {
-        Some(next) => (next, false),
-        None => match unsafe { released(k, w) } {
-            Some(next) => (next, true),
-            None => return false,
-        },
+    let (next, mask) = if let Some(next) = runnable(w) {
+        (next, take_groups(w, next, false))
+    } else if let Some(next) = unsafe { released(k, w) } {
+        (next, take_groups(w, next, true))
+    } else if let Some(at) = w.others.iter().position(|g| w.behind.has(g.mask)) {
+        // All wait for those who sleep.
+        let sleepers = w.others.remove(at);
+        (sleepers.pc, sleepers.mask)
+    } else {
+        return false;
     };
-    w.mask = take_groups(w, next, blocked);
+    w.mask = mask;
     *pc = next as usize;
     true
 }
 
 /// Lets the group that has waited longest go on where the current one may wait for it.
 fn oldest_group(w: &mut Warp, pc: &mut usize) {
-    if let Some(next) = w.others.iter().find(|g| !g.blocked).map(|g| g.pc) {
+    if let Some(next) = w.others.iter().find(|g| !g.blocked && !w.behind.has(g.mask)).map(|g| g.pc) {
         w.others.push(Group { pc: *pc as u32, mask: w.mask, blocked: false });
         w.mask = take_groups(w, next, false);
         w.favoured = true;
@@ -155,11 +181,11 @@ fn oldest_group(w: &mut Warp, pc: &mut usize) {
     }
 }
 
-/// Takes the lanes that are at `pc` from the waiting groups.
+/// Takes the lanes that are at `pc` from the waiting groups, but for those that sleep.
 fn take_groups(w: &mut Warp, pc: u32, blocked: bool) -> u32 {
-    let mut mask = 0;
+    let (mut mask, behind) = (0, w.behind);
     w.others.retain(|g| {
-        let taken = g.pc == pc && g.blocked == blocked;
+        let taken = g.pc == pc && g.blocked == blocked && !behind.has(g.mask);
         if taken {
             mask |= g.mask;
         }
@@ -285,6 +311,15 @@ pub unsafe fn run_warp(k: &Kernel, m: &Module, w: &mut Warp, entries: &mut [(u64
                     pc += 1;
                 }
                 Kind::Yield => {
+                    leave_behind(w, pc);
+                    if w.mask == 0 {
+                        next_group(k, w, &mut pc);
+                        if w.behind.has(w.mask) {
+                            w.pc = pc as u32;
+                            return Exit::Turn;
+                        }
+                        continue;
+                    }
                     (i.f)(w, i);
                     if w.fault.is_some() {
                         w.pc = pc as u32;
@@ -298,6 +333,10 @@ pub unsafe fn run_warp(k: &Kernel, m: &Module, w: &mut Warp, entries: &mut [(u64
                 Kind::Sync | Kind::Bar => {
                     match gather(k, m, w, &mut pc) {
                         Gathered::All => {}
+                        Gathered::Later if w.behind.has(w.mask) => {
+                            w.pc = pc as u32;
+                            return Exit::Turn;
+                        }
                         Gathered::Later => continue,
                         Gathered::Fault => return Exit::Stop,
                     }
@@ -352,6 +391,10 @@ pub unsafe fn run_warp(k: &Kernel, m: &Module, w: &mut Warp, entries: &mut [(u64
                         w.pc = pc as u32;
                         stuck(k, m, w, "lanes wait for lanes that have returned");
                         return Exit::Stop;
+                    }
+                    if w.behind.has(w.mask) {
+                        w.pc = pc as u32;
+                        return Exit::Turn;
                     }
                 }
                 Kind::Trap => {

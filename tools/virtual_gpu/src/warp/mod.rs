@@ -162,10 +162,32 @@ pub struct Warp {
     pub state: State,
     /// The instruction that was just run waits: its lanes try it again.
     pub suspended: bool,
+    pub behind: Behind,
     pub storage: Vec<Slot>,
     pub products: Vec<crate::warp::hopper::InFlight>,
     pub wgroup: u32,
     pub cluster: AtCluster,
+}
+
+/// Lanes that sleep at a wait while all others go on.
+#[derive(Clone, Copy, Default)]
+pub struct Behind {
+    pub lanes: u32,
+    /// Turns of the block that they still sleep.
+    pub turns: u32,
+}
+
+impl Behind {
+    pub fn has(&self, lanes: u32) -> bool {
+        self.lanes & lanes != 0
+    }
+    /// A turn of the block begins: lanes that have slept long enough go on with the others.
+    pub fn turn(&mut self) {
+        self.turns = self.turns.saturating_sub(1);
+        if self.turns == 0 {
+            self.lanes = 0;
+        }
+    }
 }
 
 /// Special registers of a warp.
