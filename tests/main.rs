@@ -1,5 +1,6 @@
 //! The one test binary. Operators are tested in `ops/NAME.rs`, flows in files of their own; `support` holds what they share.
 
+mod abi;
 #[cfg(feature = "cli")]
 mod cli;
 mod content;

@@ -46,10 +46,10 @@ def build():
 
 
 def families(folder, wanted):
-    names = sorted(path.stem for path in (ROOT / "kernels").glob("*.cu"))
+    names = sorted(path.stem for path in (ROOT / "kernels").glob("*/*.cu"))
     for name in wanted:
         if name not in names:
-            fail(f"no kernels/{name}.cu; there are {', '.join(names)}")
+            fail(f"no kernels/{name}/{name}.cu; there are {', '.join(names)}")
     return [(name, folder / f"{name}.fatbin", folder / f"{name}.log") for name in wanted or names]
 
 
@@ -232,7 +232,7 @@ def main():
     command.add_argument("--dry-run", action="store_true", help="only check")
     command.set_defaults(run=resources)
     command = commands.add_parser("sass", help="count instructions per kernel; fail on local memory")
-    command.add_argument("family", nargs="*", help="kernels/FAMILY.cu (default: all)")
+    command.add_argument("family", nargs="*", help="kernels/FAMILY (default: all)")
     command.add_argument("--target", action="append", help="such as sm_90a (default: all)")
     command.add_argument("--require", help="kernels whose name matches must use tensor cores and 16-byte loads")
     command.add_argument("--count", nargs=2, action="append", metavar=("COLUMN", "REGEX"),

@@ -3,20 +3,12 @@
 // A block owns a tile of `columns` channel vectors and `lanes * rows_per_thread` rows; a thread owns one vector and
 // `rows_per_thread` rows. Which rows is a choice of addressing alone: on a GPU neighbouring lanes take neighbouring rows
 // (lane_step 1, row_step lanes: a warp reads whole lines), on a processor a thread walks consecutive rows (lane_step
-// rows_per_thread, row_step 1: its cache and prefetcher like that). src/kernels/columns.rs fills the struct in.
+// rows_per_thread, row_step 1: its cache and prefetcher like that). src/kernels/columns.rs fills the struct in (walk.h).
 // Grid: x over row ranges, y over column tiles.
 #pragma once
 
 #include "common.h"
-
-struct Walk {
-    uint32_t columns;          // channel vectors of a block, at most kMaxColumns
-    uint32_t lanes;            // threads that share a column
-    uint32_t rows_per_thread;
-    uint32_t lane_step;        // rows between neighbouring lanes
-    uint32_t row_step;         // rows between two visits of a thread
-    uint32_t vector;           // 1: a vector is 16 bytes; 0: a vector is one channel
-};
+#include "walk.h"
 
 constexpr uint32_t kMaxColumns = 32;
 

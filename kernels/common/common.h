@@ -108,7 +108,6 @@ constexpr KernelConfig kernel_config() {
     extern "C" {                                                                                                  \
     __device__ KernelConfig name##_config = kernel_config<C, P>();                                                \
     }
-#define X2CT_FIELDS(P, ...)
 
 #else
 
@@ -119,24 +118,6 @@ constexpr KernelConfig kernel_config() {
         if (launch) x2ct_host::run(*launch, config, #name, [](const void* p) { __VA_ARGS__(*static_cast<const P*>(p)); }); \
         return &config;                                                                                           \
     }
-
-// Exports the layout of a parameter struct: its size, then (name, offset, size) per field in declaration order.
-#define X2CT_FIELDS(P, ...)                                                                                       \
-    extern "C" const x2ct_host::Field* x2ct_fields_##P() {                                                        \
-        using Struct = P;                                                                                         \
-        static const x2ct_host::Field fields[] = {{#P, 0, sizeof(P)}, X2CT_EACH(__VA_ARGS__){nullptr, 0, 0}};     \
-        return fields;                                                                                            \
-    }
-#define X2CT_FIELD(f) {#f, offsetof(Struct, f), sizeof(Struct::f)},
-#define X2CT_PARENS ()
-// Enough rescans for 85 fields.
-#define X2CT_EXPAND(...) X2CT_EXPAND3(X2CT_EXPAND3(X2CT_EXPAND3(X2CT_EXPAND3(__VA_ARGS__))))
-#define X2CT_EXPAND3(...) X2CT_EXPAND2(X2CT_EXPAND2(X2CT_EXPAND2(X2CT_EXPAND2(__VA_ARGS__))))
-#define X2CT_EXPAND2(...) X2CT_EXPAND1(X2CT_EXPAND1(X2CT_EXPAND1(X2CT_EXPAND1(__VA_ARGS__))))
-#define X2CT_EXPAND1(...) __VA_ARGS__
-#define X2CT_EACH(...) __VA_OPT__(X2CT_EXPAND(X2CT_EACH1(__VA_ARGS__)))
-#define X2CT_EACH1(f, ...) X2CT_FIELD(f) __VA_OPT__(X2CT_EACH2 X2CT_PARENS(__VA_ARGS__))
-#define X2CT_EACH2() X2CT_EACH1
 
 #endif
 

@@ -39,11 +39,6 @@ struct Launch {
     size_t message_bytes;
 };
 
-struct Field {
-    const char* name;
-    size_t offset, size;
-};
-
 // What the running thread may read. One per OS thread; the scheduler rewrites it at each switch.
 struct Current {
     Dim3 thread, block, grid, dim;

@@ -1,79 +1,9 @@
-//! Attention kernels: geometry and launches. See `kernels/attention.cu`.
+//! Attention kernels: geometry and launches. See `kernels/attention/attention.cu`.
 
-use super::{DType, DevicePtr, Grid, Kernel, Launcher, kernels};
+use super::{DType, DevicePtr, Grid, Kernel, Launcher};
 use crate::Result;
 
-kernels! {
-    family "attention" slot 15;
-
-    params {
-        /// Operands of every phase; those a phase does not use are null. Element (n, h, t, c) of q, k, v and their gradients
-        /// lies at the strides `input` of sample, head and token, plus c; of o and its gradient at `output`.
-        AttentionParams {
-            /// f32 or bf16, like every tensor but lse and delta.
-            q: DevicePtr,
-            /// As q.
-            k: DevicePtr,
-            /// As q.
-            v: DevicePtr,
-            /// Written by the forward pass, read by the backward pass.
-            o: DevicePtr,
-            /// Gradient of o.
-            g: DevicePtr,
-            /// As q, or null.
-            dq: DevicePtr,
-            /// As k, or null.
-            dk: DevicePtr,
-            /// As v, or null.
-            dv: DevicePtr,
-            /// `[N, H, T]` f32: the logarithm of the sum of exponentials of each row.
-            lse: DevicePtr,
-            /// `[N, H, T]` f32: workspace of the backward pass.
-            delta: DevicePtr,
-            /// Elements between samples, heads and tokens of q, k, v.
-            input: [u64; 3],
-            /// Elements between samples, heads and tokens of o.
-            output: [u64; 3],
-            /// N.
-            batch: u64,
-            /// H.
-            heads: u32,
-            /// T.
-            tokens: u32,
-            /// d.
-            head_dim: u32,
-            /// What inner products are multiplied by.
-            scale: f32,
-            /// 1: every row starts at a multiple of four elements. Filled in by the launch.
-            vector: u32,
-            /// Bits: add to dq, dk, dv.
-            accumulate: u32,
-        }
-    }
-
-    kernels {
-        /// o and lse, one thread an element of o; tile\[0\] a block.
-        FORWARD_NAIVE(AttentionParams) = [attention_forward_naive_f32, attention_forward_naive_bf16];
-        /// dq, one thread an element; tile\[0\] a block.
-        QUERY_GRADIENT_NAIVE(AttentionParams) = [attention_query_gradient_naive_f32, attention_query_gradient_naive_bf16];
-        /// dk and dv, one thread an element; tile\[0\] a block.
-        KEY_GRADIENT_NAIVE(AttentionParams) = [attention_key_gradient_naive_f32, attention_key_gradient_naive_bf16];
-        /// delta, one thread a row; tile\[0\] a block.
-        DELTA(AttentionParams) = [attention_delta_f32, attention_delta_bf16];
-        /// o and lse, tile\[0\] queries a block; heads of at most 32 dimensions.
-        FORWARD32(AttentionParams) = [attention_forward32_f32, attention_forward32_bf16];
-        /// The same for at most 64.
-        FORWARD64(AttentionParams) = [attention_forward64_f32, attention_forward64_bf16];
-        /// dq, tile\[0\] queries a block; heads of at most 32 dimensions.
-        QUERY_GRADIENT32(AttentionParams) = [attention_query_gradient32_f32, attention_query_gradient32_bf16];
-        /// The same for at most 64.
-        QUERY_GRADIENT64(AttentionParams) = [attention_query_gradient64_f32, attention_query_gradient64_bf16];
-        /// dk and dv, tile\[0\] keys a block; heads of at most 32 dimensions.
-        KEY_GRADIENT32(AttentionParams) = [attention_key_gradient32_f32, attention_key_gradient32_bf16];
-        /// The same for at most 64.
-        KEY_GRADIENT64(AttentionParams) = [attention_key_gradient64_f32, attention_key_gradient64_bf16];
-    }
-}
+include!(concat!(env!("OUT_DIR"), "/abi/attention.rs"));
 
 /// Which implementation runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,52 +1,9 @@
-//! Binary cross entropy with logits: geometry and launches. See `kernels/bce.cu`.
+//! Binary cross entropy with logits: geometry and launches. See `kernels/bce/bce.cu`.
 
-use super::{DType, DevicePtr, Grid, Kernel, Launcher, kernels};
+use super::{DType, DevicePtr, Grid, Kernel, Launcher};
 use crate::{Error, Result};
 
-kernels! {
-    family "bce" slot 18;
-
-    params {
-        /// Operands of one pass over logits and targets `[rows, classes]`.
-        BceParams {
-            /// Logits, `n` elements.
-            x: DevicePtr,
-            /// Targets from 0 to 1, f32, `n` elements.
-            t: DevicePtr,
-            /// Weight of each class's positive targets, f32 `[classes]`, or null: all 1.
-            pos_weight: DevicePtr,
-            /// Backward: the gradient of the loss, one f32.
-            upstream: DevicePtr,
-            /// Forward: workspace of [`BceParams::partial_bytes`], aligned to 8 bytes.
-            partial: DevicePtr,
-            /// Forward: one f32.
-            loss: DevicePtr,
-            /// Backward: gradient of the logits, or null.
-            dx: DevicePtr,
-            /// Backward: gradient of the targets, f32, or null.
-            dt: DevicePtr,
-            /// Rows times classes.
-            n: u64,
-            /// Classes of a row.
-            classes: u32,
-            /// Blocks of the forward pass, one partial each.
-            blocks: u32,
-            /// 1: the arrays of `n` elements start at multiples of 16 bytes.
-            vector: u32,
-            /// Bits: dx, dt.
-            accumulate: u32,
-        }
-    }
-
-    kernels {
-        /// The partial sums of the loss; a block takes `tile[0]` elements of f32, `tile[1]` of bf16.
-        FORWARD(BceParams) = [bce_forward_f32, bce_forward_bf16];
-        /// The loss of the partial sums, one block.
-        MEAN(BceParams) = [bce_mean];
-        /// dx and dt; tiles as FORWARD.
-        BACKWARD(BceParams) = [bce_backward_f32, bce_backward_bf16];
-    }
-}
+include!(concat!(env!("OUT_DIR"), "/abi/bce.rs"));
 
 impl BceParams {
     /// The geometry for logits of `dtype`, `[rows, classes]`; everything else null.

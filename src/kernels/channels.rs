@@ -1,79 +1,9 @@
-//! Kernels of a channel MLP over volumes, and a transpose: geometry and launches. See `kernels/channels.cu`.
+//! Kernels of a channel MLP over volumes, and a transpose: geometry and launches. See `kernels/channels/channels.cu`.
 
-use super::{DType, DevicePtr, Grid, Kernel, Launcher, kernels};
+use super::{DType, DevicePtr, Grid, Kernel, Launcher};
 use crate::Result;
 
-kernels! {
-    family "channels" slot 12;
-
-    params {
-        /// Operands of every phase; those a phase does not use are null.
-        ChannelsParams {
-            /// `[N, C, V]`.
-            x: DevicePtr,
-            /// As x: what the scale is added to.
-            r: DevicePtr,
-            /// As x: upstream gradient.
-            g: DevicePtr,
-            /// As x.
-            y: DevicePtr,
-            /// As x, or null.
-            dx: DevicePtr,
-            /// `[C]` f32.
-            bias: DevicePtr,
-            /// `[C]` f32; null for GELU.
-            gamma: DevicePtr,
-            /// `[C]` f32, or null.
-            dbias: DevicePtr,
-            /// `[C]` f32, or null.
-            dgamma: DevicePtr,
-            /// f64 `[blocks, C, 2]`.
-            partial: DevicePtr,
-            /// N.
-            samples: u64,
-            /// V.
-            voxels: u64,
-            /// C.
-            channels: u32,
-            /// A channel.
-            blocks: u32,
-            /// 1: volumes start at multiples of four elements.
-            vector: u32,
-            /// Bits: add to dx, dbias, dgamma.
-            accumulate: u32,
-        }
-        /// Operands of the transpose.
-        TransposeParams {
-            /// `[B, R, C]`.
-            x: DevicePtr,
-            /// `[B, C, R]`.
-            y: DevicePtr,
-            /// B.
-            batch: u64,
-            /// R.
-            rows: u64,
-            /// C.
-            columns: u64,
-            /// 1: `y +=`.
-            accumulate: u32,
-        }
-    }
-
-    kernels {
-        /// y = GELU(x + bias).
-        GELU_FORWARD(ChannelsParams) = [channels_gelu_forward_f32, channels_gelu_forward_bf16];
-        /// dx, and the sums of FINISH.
-        GELU_BACKWARD(ChannelsParams) = [channels_gelu_backward_f32, channels_gelu_backward_bf16];
-        /// y = r + gamma (x + bias).
-        SCALE_FORWARD(ChannelsParams) = [channels_scale_forward_f32, channels_scale_forward_bf16];
-        /// dx, and the sums of FINISH.
-        SCALE_BACKWARD(ChannelsParams) = [channels_scale_backward_f32, channels_scale_backward_bf16];
-        /// dbias and dgamma; a thread a channel.
-        FINISH(ChannelsParams) = [channels_finish];
-        /// y = x transposed; squares of `tile[0]`.
-        TRANSPOSE(TransposeParams) = [channels_transpose_f32, channels_transpose_bf16];
-    }
-}
+include!(concat!(env!("OUT_DIR"), "/abi/channels.rs"));
 
 /// What is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! How blocks walk a `[rows, channels]` matrix with contiguous channels. See `kernels/common/columns.h`.
 
+pub use super::shared::Walk;
 use super::{DType, DevicePtr, Grid, KernelConfig, Launcher};
 
 /// Which items the threads of a block visit. Results agree up to the order of summation.
@@ -16,24 +17,6 @@ impl Order {
     pub fn of(launcher: &dyn Launcher) -> Self {
         if launcher.properties().compute_capability == 0 { Order::Blocked } else { Order::Interleaved }
     }
-}
-
-/// Mirrors `Walk` in `kernels/common/columns.h`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Walk {
-    /// Channel vectors of a block.
-    pub columns: u32,
-    /// Threads that share a column.
-    pub lanes: u32,
-    /// Rows a thread visits at most.
-    pub rows_per_thread: u32,
-    /// Rows between neighbouring lanes.
-    pub lane_step: u32,
-    /// Rows between two visits of a thread.
-    pub row_step: u32,
-    /// 1: a vector is 16 bytes; 0: one channel.
-    pub vector: u32,
 }
 
 /// Channel vectors of a block at most: 32 of 16 bytes are four whole lines of a row.

@@ -1,82 +1,10 @@
-//! 2-D convolutions: geometry and launches. See `kernels/conv2d.cu`.
+//! 2-D convolutions: geometry and launches. See `kernels/conv2d/conv2d.cu`.
 
 use super::gemm::{self, Precision};
-use super::{DType, DevicePtr, Entry, Grid, Kernel, Launcher, Write, kernels};
+use super::{DType, DevicePtr, Entry, Grid, Kernel, Launcher, Write};
 use crate::{Error, Result};
 
-kernels! {
-    family "conv2d" slot 3;
-
-    params {
-        /// Operands of a convolution kernel; see the launches for what each pointer is.
-        Conv2dParams {
-            /// x, dy or the columns.
-            input: DevicePtr,
-            /// The weight, or dy for its gradient.
-            weight: DevicePtr,
-            /// Added to every pixel, or null.
-            bias: DevicePtr,
-            /// y, dx, dw or the columns.
-            out: DevicePtr,
-            /// Images.
-            images: u64,
-            /// Of x.
-            height: u32,
-            /// Of x.
-            width: u32,
-            /// Of x.
-            channels: u32,
-            /// Of y.
-            out_height: u32,
-            /// Of y.
-            out_width: u32,
-            /// Of y.
-            out_channels: u32,
-            /// Of the filter.
-            kernel_height: u32,
-            /// Of the filter.
-            kernel_width: u32,
-            /// Of both axes.
-            stride: u32,
-            /// Zeros on each side.
-            padding: u32,
-            /// 1: out += result.
-            accumulate: u32,
-            /// 1: the channels of `input` come in multiples of 16 bytes.
-            aligned_input: u32,
-            /// The same of `weight`, along its contiguous axis or axes.
-            aligned_weight: u32,
-            /// Columns: pixels of y, or channel groups of x, that a thread takes.
-            items: u32,
-            /// Weight gradient: pixels of y in one part of its sums.
-            split_depth: u64,
-            /// Weight gradient: [splits, O, KH, KW, C], or null when there is one part.
-            partials: DevicePtr,
-        }
-    }
-
-    kernels {
-        /// y, one thread an element; `tile[0]` elements a block.
-        FORWARD_NAIVE(Conv2dParams) = [conv2d_forward_naive_f32, conv2d_forward_naive_bf16];
-        /// dx, one thread an element; `tile[0]` elements a block.
-        DGRAD_NAIVE(Conv2dParams) = [conv2d_dgrad_naive_f32, conv2d_dgrad_naive_bf16];
-        /// dw (f32), one thread an element; `tile[0]` elements a block.
-        WGRAD_NAIVE(Conv2dParams) = [conv2d_wgrad_naive_f32, conv2d_wgrad_naive_bf16];
-        /// y: wide and narrow bf16, TF32, f32; `tile[0]` pixels of y by `tile[1]` filters a block, `tile[2]` bytes deep a step.
-        FORWARD_TILED(Conv2dParams) =
-            [conv2d_forward_wide_bf16, conv2d_forward_narrow_bf16, conv2d_forward_tf32, conv2d_forward_f32];
-        /// dx: the same; `tile[0]` pixels of x by `tile[1]` channels of x.
-        DGRAD_TILED(Conv2dParams) =
-            [conv2d_dgrad_wide_bf16, conv2d_dgrad_narrow_bf16, conv2d_dgrad_tf32, conv2d_dgrad_f32];
-        /// dw: the same; `tile[0]` taps by `tile[1]` filters.
-        WGRAD_TILED(Conv2dParams) =
-            [conv2d_wgrad_wide_bf16, conv2d_wgrad_narrow_bf16, conv2d_wgrad_tf32, conv2d_wgrad_f32];
-        /// `tile[0]` pixels of y make a thread worth its cost on the host.
-        IM2COL(Conv2dParams) = [im2col_f32, im2col_bf16];
-        /// From f32 columns; groups of `tile[1]` channels of a pixel of x; `tile[0]` as above.
-        COL2IM(Conv2dParams) = [col2im_f32, col2im_bf16];
-    }
-}
+include!(concat!(env!("OUT_DIR"), "/abi/conv2d.rs"));
 
 /// The sizes of a convolution: x [images, height, width, channels], weight [out_channels, kernel.., channels],
 /// y [images, out_height, out_width, out_channels]; dilation 1, one group.
@@ -201,13 +129,21 @@ pub enum Variant {
     Tiled(Precision),
 }
 
-/// The entry of a tiled kernel for a result of `columns` columns.
-fn tiled(kernel: &'static Kernel<Conv2dParams>, precision: Precision, dtype: DType, columns: usize) -> &'static Entry {
-    kernel.nth(match (dtype, precision) {
+/// The tiled kernels of one result: bf16 in wide and in narrow tiles, TF32, f32.
+type Tiled = [&'static Kernel<Conv2dParams>; 4];
+
+const FORWARD_TILED: Tiled = [&FORWARD_WIDE, &FORWARD_NARROW, &FORWARD_TF32, &FORWARD];
+const DGRAD_TILED: Tiled = [&DGRAD_WIDE, &DGRAD_NARROW, &DGRAD_TF32, &DGRAD];
+const WGRAD_TILED: Tiled = [&WGRAD_WIDE, &WGRAD_NARROW, &WGRAD_TF32, &WGRAD];
+
+/// The entry of tiled kernels for a result of `columns` columns.
+fn tiled(kernels: Tiled, precision: Precision, dtype: DType, columns: usize) -> &'static Entry {
+    let kernel = match (dtype, precision) {
         (DType::Bf16, _) => (columns <= 64) as usize,
         (DType::F32, Precision::Tf32) => 2,
         (DType::F32, Precision::F32) => 3,
-    })
+    };
+    kernels[kernel].entry()
 }
 
 /// Tiles of a `rows` x `columns` result.
@@ -280,7 +216,7 @@ pub unsafe fn forward(
     match variant {
         Variant::Naive => unsafe { flat(launcher, &FORWARD_NAIVE, dtype, shape.numel()[2], &params) },
         Variant::Tiled(precision) => {
-            let entry = tiled(&FORWARD_TILED, precision, dtype, shape.out_channels);
+            let entry = tiled(FORWARD_TILED, precision, dtype, shape.out_channels);
             let rows = shape.images * shape.out_pixels();
             let tiles = tiles(launcher, entry, rows, shape.out_channels, shape.terms())?;
             let aligned_input = aligned(dtype, x, shape.channels);
@@ -310,7 +246,7 @@ pub unsafe fn input_gradient(
     match variant {
         Variant::Naive => unsafe { flat(launcher, &DGRAD_NAIVE, dtype, shape.numel()[0], &params) },
         Variant::Tiled(precision) => {
-            let entry = tiled(&DGRAD_TILED, precision, dtype, shape.channels);
+            let entry = tiled(DGRAD_TILED, precision, dtype, shape.channels);
             let depth = shape.kernel[0] * shape.kernel[1] * shape.out_channels;
             let tiles = tiles(launcher, entry, shape.images * shape.pixels(), shape.channels, depth)?;
             let aligned_input = aligned(dtype, dy, shape.out_channels);
@@ -343,7 +279,7 @@ pub fn weight_gradient_workspace(
     shape: &Conv2dShape,
 ) -> Result<usize> {
     let Variant::Tiled(precision) = variant else { return Ok(0) };
-    let entry = tiled(&WGRAD_TILED, precision, dtype, shape.out_channels);
+    let entry = tiled(WGRAD_TILED, precision, dtype, shape.out_channels);
     let [_, parts, _] = weight_gradient_split(launcher, entry, dtype, shape)?;
     Ok(if parts > 1 { parts * shape.numel()[1] } else { 0 })
 }
@@ -369,7 +305,7 @@ pub unsafe fn weight_gradient(
         Variant::Naive => return unsafe { flat(launcher, &WGRAD_NAIVE, dtype, shape.numel()[1], &params) },
         Variant::Tiled(precision) => precision,
     };
-    let entry = tiled(&WGRAD_TILED, precision, dtype, shape.out_channels);
+    let entry = tiled(WGRAD_TILED, precision, dtype, shape.out_channels);
     let [tiles, parts, split_depth] = weight_gradient_split(launcher, entry, dtype, shape)?;
     let partials = if parts > 1 { workspace } else { DevicePtr::NULL };
     let params = Conv2dParams {

@@ -1,146 +1,11 @@
-//! Decomposed convolution kernels: geometry and launches. See `kernels/decomp_conv.cu`.
+//! Decomposed convolution kernels: geometry and launches. See `kernels/decomp_conv/decomp_conv.cu`.
 
-use super::{DType, DevicePtr, Entry, Grid, Kernel, Launcher, Write, kernels};
+use super::{DType, DevicePtr, Entry, Grid, Kernel, Launcher, Write};
 use crate::{Error, Result};
 
 pub mod traffic;
 
-kernels! {
-    family "decomp_conv" slot 10;
-
-    params {
-        /// Operands of every phase of a decomposed convolution; those a phase does not use are null.
-        DecompConvParams {
-            /// `[N, I, D1, D2, D3]`.
-            x: DevicePtr,
-            /// `[N, O, E1, E2, E3]`: gradient of y, or of what is under the activation.
-            g: DevicePtr,
-            /// As g: the output of a writing pass.
-            y: DevicePtr,
-            /// As x.
-            dx: DevicePtr,
-            /// `[3, N, O, E]` f32: stored branches.
-            z: DevicePtr,
-            /// `[3, N, O, E]` f32.
-            dz: DevicePtr,
-            /// `[O, I or 1, k]` f32.
-            w: [DevicePtr; 3],
-            /// `[O]` f32, or null.
-            bias: [DevicePtr; 3],
-            /// `[O]` f32; null without norm, like the following three.
-            gamma: [DevicePtr; 3],
-            /// `[O]` f32.
-            beta: [DevicePtr; 3],
-            /// `[O]` f32.
-            running_mean: [DevicePtr; 3],
-            /// `[O]` f32.
-            running_var: [DevicePtr; 3],
-            /// `[3, O]` f32: mean of each branch without its bias.
-            mean: DevicePtr,
-            /// `[3, O]` f32.
-            rstd: DevicePtr,
-            /// `[3, O]` f32: gamma rstd.
-            scale: DevicePtr,
-            /// `[O]` f32: what is added to the sum of scaled branches.
-            shift: DevicePtr,
-            /// `[O, 3, 3]` f32.
-            coefficients: DevicePtr,
-            /// f64 workspace of [`DecompConvParams::partial_bytes`].
-            partial: DevicePtr,
-            /// As w, or null.
-            dw: [DevicePtr; 3],
-            /// `[O]` f32, or null, like the following.
-            dbias: [DevicePtr; 3],
-            /// Likewise.
-            dgamma: [DevicePtr; 3],
-            /// Likewise.
-            dbeta: [DevicePtr; 3],
-            /// Added to the variances.
-            eps: f64,
-            /// Weight of this batch in the running statistics.
-            momentum: f64,
-            /// N.
-            batch: u64,
-            /// I.
-            in_channels: u32,
-            /// O.
-            out_channels: u32,
-            /// D.
-            in_size: [u32; 3],
-            /// E.
-            out_size: [u32; 3],
-            /// k.
-            kernel: u32,
-            /// s.
-            stride: u32,
-            /// 1: every output channel sees every input channel.
-            dense: u32,
-            /// [`NormKind`].
-            norm: u32,
-            /// 1: a GELU follows the sum.
-            gelu: u32,
-            /// 1: a writing pass writes the gradient under it, from g.
-            slope: u32,
-            /// 1: rows (depthwise) or volumes (branches) start at multiples of four elements.
-            vector: u32,
-            /// Bit i: add to the gradient of input i (x, w, bias, gamma, beta: 0, 1-3, 4-6, 7-9, 10-12).
-            accumulate: u32,
-            /// Samples, and extent along each axis, of a tile.
-            tile: [u32; 4],
-            /// Number of tiles.
-            tiles: [u32; 4],
-            /// Tiles or pieces of a block of a summing pass.
-            tiles_per_block: u32,
-            /// Blocks of a summing pass, a channel.
-            blocks: u32,
-            /// First channel of a launch.
-            first_channel: u32,
-            /// Channels of a launch.
-            channels: u32,
-            /// 1: to bf16, as in all passes of [`Variant::TensorCores`].
-            round_weights: u32,
-        }
-    }
-
-    kernels {
-        /// Statistics, scale and shift of each channel from the sums of blocks or the running ones; a block a channel.
-        FINISH(DecompConvParams) = [decomp_conv_finish];
-        /// Sums of stored branches.
-        BRANCH_MOMENTS(DecompConvParams) = [decomp_conv_branch_moments];
-        /// y from stored branches.
-        BRANCH_WRITE(DecompConvParams) = [decomp_conv_branch_write_f32, decomp_conv_branch_write_bf16];
-        /// Sums of the gradient against stored branches.
-        BRANCH_GRADIENT_SUMS(DecompConvParams) = [decomp_conv_branch_gradient_sums_f32, decomp_conv_branch_gradient_sums_bf16];
-        /// Gradients of the vectors, and the coefficients of dz; a block a channel.
-        BRANCH_GRADIENT_FINISH(DecompConvParams) = [decomp_conv_branch_gradient_finish];
-        /// dz, in f32.
-        BRANCH_GRADIENT_NAIVE(DecompConvParams) = [decomp_conv_branch_gradient_naive_f32, decomp_conv_branch_gradient_naive_bf16];
-        /// Variant 1: the branches.
-        NAIVE_BRANCHES(DecompConvParams) = [decomp_conv_naive_branches_f32, decomp_conv_naive_branches_bf16];
-        /// Variant 1: dw from dz.
-        NAIVE_WEIGHT_GRADIENT(DecompConvParams) = [decomp_conv_naive_weight_gradient_f32, decomp_conv_naive_weight_gradient_bf16];
-        /// Variant 1: dx from dz.
-        NAIVE_INPUT_GRADIENT(DecompConvParams) = [decomp_conv_naive_input_gradient_f32, decomp_conv_naive_input_gradient_bf16];
-        /// Depthwise on tensor cores: sums of the branches.
-        TENSOR_MOMENTS(DecompConvParams) = [decomp_conv_tensor_moments_bf16];
-        /// Depthwise on tensor cores: y.
-        TENSOR_WRITE(DecompConvParams) = [decomp_conv_tensor_write_bf16];
-        /// Depthwise on tensor cores: correlations of g and of the branches with x.
-        TENSOR_GRADIENT_SUMS(DecompConvParams) = [decomp_conv_tensor_gradient_sums_bf16];
-        /// Depthwise: gradients of the parameters from the sums of blocks; a block a channel.
-        GRADIENT_FINISH(DecompConvParams) = [decomp_conv_gradient_finish];
-        // Depthwise, by [`Phase`], each in f32 and bf16: any stride and tap count, then those unrolled for a tap count.
-        STRIDED(DecompConvParams) = [
-            decomp_conv_strided_moments_f32, decomp_conv_strided_moments_bf16, decomp_conv_strided_write_f32, decomp_conv_strided_write_bf16,
-            decomp_conv_strided_gradient_sums_f32, decomp_conv_strided_gradient_sums_bf16, decomp_conv_strided_input_gradient_f32, decomp_conv_strided_input_gradient_bf16,
-        ];
-        TAPS7(DecompConvParams) = [decomp_conv_moments7_f32, decomp_conv_moments7_bf16, decomp_conv_write7_f32, decomp_conv_write7_bf16, decomp_conv_gradient_sums7_f32, decomp_conv_gradient_sums7_bf16, decomp_conv_input_gradient7_f32, decomp_conv_input_gradient7_bf16];
-        TAPS9(DecompConvParams) = [decomp_conv_moments9_f32, decomp_conv_moments9_bf16, decomp_conv_write9_f32, decomp_conv_write9_bf16, decomp_conv_gradient_sums9_f32, decomp_conv_gradient_sums9_bf16, decomp_conv_input_gradient9_f32, decomp_conv_input_gradient9_bf16];
-        TAPS11(DecompConvParams) = [decomp_conv_moments11_f32, decomp_conv_moments11_bf16, decomp_conv_write11_f32, decomp_conv_write11_bf16, decomp_conv_gradient_sums11_f32, decomp_conv_gradient_sums11_bf16, decomp_conv_input_gradient11_f32, decomp_conv_input_gradient11_bf16];
-        TAPS13(DecompConvParams) = [decomp_conv_moments13_f32, decomp_conv_moments13_bf16, decomp_conv_write13_f32, decomp_conv_write13_bf16, decomp_conv_gradient_sums13_f32, decomp_conv_gradient_sums13_bf16, decomp_conv_input_gradient13_f32, decomp_conv_input_gradient13_bf16];
-        TAPS15(DecompConvParams) = [decomp_conv_moments15_f32, decomp_conv_moments15_bf16, decomp_conv_write15_f32, decomp_conv_write15_bf16, decomp_conv_gradient_sums15_f32, decomp_conv_gradient_sums15_bf16, decomp_conv_input_gradient15_f32, decomp_conv_input_gradient15_bf16];
-    }
-}
+include!(concat!(env!("OUT_DIR"), "/abi/decomp_conv.rs"));
 
 /// Which implementation of a decomposed convolution runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -296,7 +161,7 @@ impl DecompConvShape {
     }
 }
 
-/// The passes of the fused depthwise variant, in the order of their entries.
+/// The passes of the fused depthwise variant.
 #[derive(Clone, Copy)]
 enum Phase {
     /// Sums of the branches.
@@ -309,9 +174,20 @@ enum Phase {
     InputGradient,
 }
 
-/// The unrolled kernels by tap count; fewer taps run on zero weights. The same list is in `kernels/decomp_conv.cu`.
-static TAPS: [(u32, &Kernel<DecompConvParams>); 5] =
-    [(7, &TAPS7), (9, &TAPS9), (11, &TAPS11), (13, &TAPS13), (15, &TAPS15)];
+/// The kernels of the fused depthwise variant, by [`Phase`].
+type Phases = [&'static Kernel<DecompConvParams>; 4];
+
+/// The unrolled kernels by tap count; fewer taps run on zero weights. The entries are in `kernels/decomp_conv/decomp_conv.cu`.
+static TAPS: [(u32, Phases); 5] = [
+    (7, [&MOMENTS7, &WRITE7, &GRADIENT_SUMS7, &INPUT_GRADIENT7]),
+    (9, [&MOMENTS9, &WRITE9, &GRADIENT_SUMS9, &INPUT_GRADIENT9]),
+    (11, [&MOMENTS11, &WRITE11, &GRADIENT_SUMS11, &INPUT_GRADIENT11]),
+    (13, [&MOMENTS13, &WRITE13, &GRADIENT_SUMS13, &INPUT_GRADIENT13]),
+    (15, [&MOMENTS15, &WRITE15, &GRADIENT_SUMS15, &INPUT_GRADIENT15]),
+];
+
+/// The kernels of any stride and tap count.
+static STRIDED: Phases = [&STRIDED_MOMENTS, &STRIDED_WRITE, &STRIDED_GRADIENT_SUMS, &STRIDED_INPUT_GRADIENT];
 
 impl DecompConvParams {
     /// Plans the tiles and blocks of `variant`, for all channels. The pass for dx of [`Variant::TensorCores`] is that of
@@ -369,14 +245,14 @@ impl DecompConvParams {
         })
     }
 
-    fn unrolled(&self) -> Option<&'static Kernel<DecompConvParams>> {
+    fn unrolled(&self) -> Option<&'static Phases> {
         let kernels = TAPS.iter().find(|(taps, _)| self.stride == 1 && self.kernel <= *taps);
-        kernels.map(|(_, kernels)| *kernels)
+        kernels.map(|(_, kernels)| kernels)
     }
 
     /// The kernel of a depthwise phase.
     fn phase(&self, phase: Phase, dtype: DType) -> &'static Entry {
-        self.unrolled().unwrap_or(&STRIDED).nth(2 * phase as usize + (dtype == DType::Bf16) as usize)
+        self.unrolled().unwrap_or(&STRIDED)[phase as usize].of(dtype)
     }
 
     /// # Safety

@@ -1,76 +1,9 @@
-//! Depthwise 3-D convolution kernels: geometry and launches. See `kernels/depthwise_conv3d.cu`.
+//! Depthwise 3-D convolution kernels: geometry and launches. See `kernels/depthwise_conv3d/depthwise_conv3d.cu`.
 
-use super::{DType, DevicePtr, Grid, Kernel, Launcher, kernels};
+use super::{DType, DevicePtr, Grid, Kernel, Launcher};
 use crate::Result;
 
-kernels! {
-    family "depthwise_conv3d" slot 16;
-
-    params {
-        /// Operands of every phase; those a phase does not use are null.
-        DepthwiseConv3dParams {
-            /// `[N, C, D1, D2, D3]`: what is convolved, x, or dy for dx.
-            x: DevicePtr,
-            /// As x: dy, for dw.
-            g: DevicePtr,
-            /// As x: what results, y or dx.
-            y: DevicePtr,
-            /// `[C, k, k, k]` f32.
-            w: DevicePtr,
-            /// `[C]` f32, or null.
-            bias: DevicePtr,
-            /// As w, or null.
-            dw: DevicePtr,
-            /// As bias, or null.
-            dbias: DevicePtr,
-            /// f64 `[blocks, C, k, groups, values]`.
-            partial: DevicePtr,
-            /// N.
-            batch: u64,
-            /// C.
-            channels: u32,
-            /// D.
-            size: [u32; 3],
-            /// k.
-            kernel: u32,
-            /// 1: the filter is reversed.
-            reversed: u32,
-            /// 1: rows start at multiples of four elements.
-            vector: u32,
-            /// Bits: add to y, dw, dbias.
-            accumulate: u32,
-            /// Of the sums, a channel and plane of the filter.
-            blocks: u32,
-            /// Patches that a thread of the sums goes through.
-            patches_per_thread: u32,
-            /// Of four rows in a plane of the filter.
-            groups: u32,
-            /// Sums of a block.
-            values: u32,
-        }
-    }
-
-    kernels {
-        /// y, one thread an output; tile\[0\] a block.
-        NAIVE(DepthwiseConv3dParams) = [depthwise_conv3d_naive_f32, depthwise_conv3d_naive_bf16];
-        /// dw and dbias, one thread a tap or bias; tile\[0\] a block.
-        WEIGHTS_NAIVE(DepthwiseConv3dParams) = [depthwise_conv3d_weights_naive_f32, depthwise_conv3d_weights_naive_bf16];
-        /// dw and dbias from the sums of blocks, one thread a tap or bias; tile\[0\] a block.
-        FINISH(DepthwiseConv3dParams) = [depthwise_conv3d_finish];
-        /// y by patches of tile\[1\] rows and tile\[2\] columns, tile\[0\] a block; rows of the filter of 3.
-        PATCHES3(DepthwiseConv3dParams) = [depthwise_conv3d_patches3_f32, depthwise_conv3d_patches3_bf16];
-        /// The same with rows of 7.
-        PATCHES7(DepthwiseConv3dParams) = [depthwise_conv3d_patches7_f32, depthwise_conv3d_patches7_bf16];
-        /// The same with rows of 13.
-        PATCHES13(DepthwiseConv3dParams) = [depthwise_conv3d_patches13_f32, depthwise_conv3d_patches13_bf16];
-        /// The sums of blocks, tile\[3\] each; rows of the filter of 3.
-        WEIGHT_SUMS3(DepthwiseConv3dParams) = [depthwise_conv3d_weight_sums3_f32, depthwise_conv3d_weight_sums3_bf16];
-        /// The same with rows of 7.
-        WEIGHT_SUMS7(DepthwiseConv3dParams) = [depthwise_conv3d_weight_sums7_f32, depthwise_conv3d_weight_sums7_bf16];
-        /// The same with rows of 13.
-        WEIGHT_SUMS13(DepthwiseConv3dParams) = [depthwise_conv3d_weight_sums13_f32, depthwise_conv3d_weight_sums13_bf16];
-    }
-}
+include!(concat!(env!("OUT_DIR"), "/abi/depthwise_conv3d.rs"));
 
 /// Which implementation runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,40 +1,9 @@
-//! Inverted dropout over flat arrays: geometry and launch. See `kernels/dropout.cu`.
+//! Inverted dropout over flat arrays: geometry and launch. See `kernels/dropout/dropout.cu`.
 
-use super::{DType, DevicePtr, Grid, Launcher, kernels};
+use super::{DType, DevicePtr, Grid, Launcher};
 use crate::Result;
 
-kernels! {
-    family "dropout" slot 19;
-
-    params {
-        /// Operands of a dropout, and what draws its mask.
-        DropoutParams {
-            /// Input, `n` elements.
-            x: DevicePtr,
-            /// Result, `n` elements; may be `x`.
-            y: DevicePtr,
-            /// Elements.
-            n: u64,
-            /// Key of the generator.
-            seed: u64,
-            /// First half of the generator's counter: masks of different offsets are independent.
-            offset: u64,
-            /// Random words below it drop their element: p 2^32.
-            threshold: u32,
-            /// What is kept is multiplied by it: 1 / (1 - p).
-            scale: f32,
-            /// 1: `x` and `y` start at multiples of 16 bytes.
-            vector: u32,
-            /// 1: `y += result`.
-            accumulate: u32,
-        }
-    }
-
-    kernels {
-        /// y; a block takes `tile[0]` elements of f32, `tile[1]` of bf16.
-        DROPOUT(DropoutParams) = [dropout_f32, dropout_bf16];
-    }
-}
+include!(concat!(env!("OUT_DIR"), "/abi/dropout.rs"));
 
 impl DropoutParams {
     /// The mask that drops an element with probability `p`, from 0 to below 1; operands null.

@@ -1,14 +1,16 @@
-//! How a kernel file is described to Rust: its entries, its parameter layouts, its compiled form.
+//! How a family of kernels is described to Rust: its entries, its parameter layouts, its compiled form. `build/abi` writes the
+//! descriptions from `kernels/NAME`.
 
 use std::ffi::{c_char, c_void};
 use std::marker::PhantomData;
 
+use super::volume::VoxelType;
 use super::{DType, Grid, KernelConfig, Launcher};
 use crate::Result;
 
-/// One `kernels/NAME.cu`.
+/// One folder `kernels/NAME`.
 pub struct Family {
-    /// The file's name without extension.
+    /// The folder's name.
     pub name: &'static str,
     /// Its own small number, for tables indexed by family.
     pub slot: usize,
@@ -54,7 +56,7 @@ impl<P> Kernel<P> {
         self.entries[0]
     }
 
-    /// The entry for a storage type: declared in the order f32, bf16.
+    /// The entry for a storage type: in the order f32, bf16.
     pub fn of(&self, dtype: DType) -> &'static Entry {
         match dtype {
             DType::F32 => self.entries[0],
@@ -62,7 +64,17 @@ impl<P> Kernel<P> {
         }
     }
 
-    /// The entry at a place of the declaration, for siblings that differ in something else than the storage type.
+    /// The entry for a storage type of CT voxels: in the order f32, bf16, int16.
+    pub fn of_voxel(&self, voxel: VoxelType) -> &'static Entry {
+        match voxel {
+            VoxelType::F32 => self.entries[0],
+            VoxelType::Bf16 => self.entries[1],
+            VoxelType::I16 => self.entries[2],
+        }
+    }
+
+    /// The entry at a place of the order in which siblings stand, for those that differ in something else than the storage
+    /// type.
     pub fn nth(&self, index: usize) -> &'static Entry {
         self.entries[index]
     }
@@ -73,6 +85,20 @@ impl<P> Kernel<P> {
     /// See [`Launcher::launch`]: the pointers in `params` are valid for the extents the kernel documents.
     pub unsafe fn launch(&self, launcher: &dyn Launcher, dtype: DType, grid: Grid, params: &P) -> Result<()> {
         unsafe { launcher.launch(self.of(dtype), grid, (params as *const P).cast()) }
+    }
+
+    /// Launches the sibling for `voxel`.
+    ///
+    /// # Safety
+    /// As for [`Kernel::launch`].
+    pub unsafe fn launch_voxel(
+        &self,
+        launcher: &dyn Launcher,
+        voxel: VoxelType,
+        grid: Grid,
+        params: &P,
+    ) -> Result<()> {
+        unsafe { launcher.launch(self.of_voxel(voxel), grid, (params as *const P).cast()) }
     }
 
     /// Launches a kernel that exists for one storage type.
@@ -106,84 +132,3 @@ pub struct ParamsLayout {
     /// The C++ table: the first row is the struct itself. `None` without the feature `host`.
     pub host: Option<unsafe extern "C" fn() -> *const FieldLayout>,
 }
-
-/// Declares a family: `slot`, parameter structs and kernels with their entries (f32 first, then bf16).
-macro_rules! kernels {
-    (
-        family $family:literal slot $slot:literal;
-        params { $( $(#[$struct_doc:meta])* $params:ident { $( $(#[$field_doc:meta])* $field:ident : $type:ty ),* $(,)? } )* }
-        kernels { $( $(#[$kernel_doc:meta])* $kernel:ident ( $kernel_params:ident ) = [ $($entry:ident),+ $(,)? ]; )* }
-    ) => {
-        $(
-            $(#[$struct_doc])*
-            #[repr(C)]
-            #[derive(Clone, Copy, Debug)]
-            pub struct $params { $( $(#[$field_doc])* pub $field: $type ),* }
-        )*
-
-        /// The kernels of this file.
-        pub static FAMILY: $crate::kernels::Family = $crate::kernels::Family {
-            name: $family,
-            slot: $slot,
-            entries: &[ $( $( &entries::$entry ),+ ),* ],
-            layouts: &[ $( $crate::kernels::ParamsLayout {
-                name: stringify!($params),
-                size: std::mem::size_of::<$params>(),
-                fields: &[ $( (stringify!($field), std::mem::offset_of!($params, $field), std::mem::size_of::<$type>()) ),* ],
-                #[cfg(feature = "host")]
-                host: Some(host::layouts::$params),
-                #[cfg(not(feature = "host"))]
-                host: None,
-            } ),* ],
-            #[cfg(x2ct_nvcc)]
-            fatbin: Some(include_bytes!(concat!(env!("OUT_DIR"), "/", $family, ".fatbin"))),
-            #[cfg(not(x2ct_nvcc))]
-            fatbin: None,
-        };
-
-        $(
-            $(#[$kernel_doc])*
-            pub static $kernel: $crate::kernels::Kernel<$kernel_params> =
-                $crate::kernels::Kernel::new(&[ $( &entries::$entry ),+ ]);
-        )*
-
-        #[allow(non_upper_case_globals)]
-        mod entries {
-            use super::*;
-            #[allow(non_camel_case_types, clippy::enum_variant_names)]
-            enum Index { $( $( $entry ),+ ),* }
-            $( $(
-                pub static $entry: $crate::kernels::Entry = $crate::kernels::Entry {
-                    name: stringify!($entry),
-                    family: &FAMILY,
-                    index: Index::$entry as usize,
-                    params_bytes: std::mem::size_of::<$kernel_params>(),
-                    #[cfg(feature = "host")]
-                    host: Some(host::$entry),
-                    #[cfg(not(feature = "host"))]
-                    host: None,
-                };
-            )+ )*
-        }
-
-        #[cfg(feature = "host")]
-        mod host {
-            unsafe extern "C" {
-                $( $(
-                    #[link_name = concat!("x2ct_host_", stringify!($entry))]
-                    pub fn $entry(launch: *const std::ffi::c_void) -> *const $crate::kernels::KernelConfig;
-                )+ )*
-            }
-            #[allow(non_snake_case)]
-            pub mod layouts {
-                unsafe extern "C" {
-                    $(
-                        #[link_name = concat!("x2ct_fields_", stringify!($params))]
-                        pub fn $params() -> *const $crate::kernels::FieldLayout;
-                    )*
-                }
-            }
-        }
-    };
-}
-pub(crate) use kernels;

@@ -1,37 +1,10 @@
-//! Rows of a matrix by their places: geometry and launch. See `kernels/gather.cu`.
+//! Rows of a matrix by their places: geometry and launch. See `kernels/gather/gather.cu`.
 
 use super::columns::Order;
-use super::{DevicePtr, Grid, Launcher, kernels};
+use super::{DevicePtr, Grid, Launcher};
 use crate::Result;
 
-kernels! {
-    family "gather" slot 21;
-
-    params {
-        /// Operands of a gather.
-        GatherParams {
-            /// `[any, d]` f32.
-            x: DevicePtr,
-            /// u32 `[n]`: the row of `x` that each row of `y` is.
-            places: DevicePtr,
-            /// `[n, d]` f32.
-            y: DevicePtr,
-            /// Rows of `y`.
-            n: u64,
-            /// Elements of a row.
-            d: u64,
-            /// Threads a row, as a power of two.
-            lanes: u32,
-            /// 1: rows of `x` and `y` start at multiples of 16 bytes.
-            vector: u32,
-        }
-    }
-
-    kernels {
-        /// y; a block has `tile[0]` threads, of which at most `tile[2]` copy one row, `tile[1]` elements at a time.
-        GATHER(GatherParams) = [gather_rows];
-    }
-}
+include!(concat!(env!("OUT_DIR"), "/abi/gather.rs"));
 
 /// `y[i] = x[places[i]]`, rows of `d` f32.
 ///
@@ -48,7 +21,7 @@ pub unsafe fn gather(
     if n == 0 || d == 0 {
         return Ok(());
     }
-    let [threads, width, most, _] = launcher.config(GATHER.entry())?.tile.map(|n| n as usize);
+    let [threads, width, most, _] = launcher.config(ROWS.entry())?.tile.map(|n| n as usize);
     // A processor's thread reads on where it is; threads of a warp read side by side.
     let lanes = match Order::of(launcher) {
         Order::Blocked => 1,
@@ -56,5 +29,5 @@ pub unsafe fn gather(
     };
     let vector = d.is_multiple_of(4) && x.0.is_multiple_of(16) && y.0.is_multiple_of(16);
     let params = GatherParams { x, places, y, n: n as u64, d: d as u64, lanes: lanes.ilog2(), vector: vector as u32 };
-    unsafe { GATHER.launch_only(launcher, Grid::covering(n * lanes, threads), &params) }
+    unsafe { ROWS.launch_only(launcher, Grid::covering(n * lanes, threads), &params) }
 }

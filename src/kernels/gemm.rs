@@ -1,104 +1,9 @@
-//! Matrix products and column sums: geometry and launches. See `kernels/gemm.cu`.
+//! Matrix products and column sums: geometry and launches. See `kernels/gemm/gemm.cu`.
 
-use super::{DType, DevicePtr, Entry, Grid, Launcher, Write, kernels};
+use super::{DType, DevicePtr, Entry, Grid, Launcher, Write};
 use crate::{Error, Result};
 
-kernels! {
-    family "gemm" slot 2;
-
-    params {
-        /// Operands of a matrix product; see [`GemmCall`] for their meaning.
-        GemmParams {
-            /// op(A).
-            a: DevicePtr,
-            /// op(B).
-            b: DevicePtr,
-            /// Added to every row, or null.
-            bias: DevicePtr,
-            /// The product.
-            c: DevicePtr,
-            /// Rows of C.
-            m: u64,
-            /// Columns of C.
-            n: u64,
-            /// Terms of each sum.
-            k: u64,
-            /// Factor of the product.
-            alpha: f32,
-            /// 1: A is stored [k, m].
-            transpose_a: u32,
-            /// 1: B is stored [n, k].
-            transpose_b: u32,
-            /// 1: C += result.
-            accumulate: u32,
-            /// 1: the rows of A as stored start at multiples of 16 bytes.
-            aligned_a: u32,
-            /// The same of B.
-            aligned_b: u32,
-            /// 1: bf16 operands and an f32 result.
-            wide: u32,
-            /// Terms of one part.
-            split_depth: u64,
-            /// [splits, m, n], or null when there is one part.
-            partials: DevicePtr,
-        }
-        /// Parts of a split product.
-        AddPartsParams {
-            /// [parts, m, n].
-            partials: DevicePtr,
-            /// `[n]` of C's type, or null.
-            bias: DevicePtr,
-            /// [m, n].
-            c: DevicePtr,
-            /// Parts.
-            parts: u64,
-            /// Rows of C.
-            m: u64,
-            /// Columns of C.
-            n: u64,
-            /// Factor of the sum.
-            alpha: f32,
-            /// 1: C += result.
-            accumulate: u32,
-        }
-        /// Operands of the two stages of a column sum.
-        ColumnSumParams {
-            /// [m, n] for the first stage, [m, n] partial sums for the second.
-            input: DevicePtr,
-            /// `[chunks, n]` f32 for the first stage, `[n]` for the second.
-            out: DevicePtr,
-            /// Rows of `input`.
-            m: u64,
-            /// Columns.
-            n: u64,
-            /// Rows that one thread sums.
-            rows: u64,
-            /// 1: out += result.
-            accumulate: u32,
-        }
-    }
-
-    kernels {
-        /// One thread an element; `tile[0]` elements a block.
-        NAIVE(GemmParams) = [gemm_naive_f32, gemm_naive_bf16];
-        /// The same, bf16 operands and an f32 result.
-        NAIVE_TO_F32(GemmParams) = [gemm_naive_bf16_f32];
-        /// Tensor cores, `tile[0]` x `tile[1]` of C a block, `tile[2]` bytes of k a step; A and B plain or transposed.
-        WIDE_BF16(GemmParams) = [gemm_wide_bf16_nn, gemm_wide_bf16_nt, gemm_wide_bf16_tn, gemm_wide_bf16_tt];
-        /// The same with half as many columns a block.
-        NARROW_BF16(GemmParams) = [gemm_narrow_bf16_nn, gemm_narrow_bf16_nt, gemm_narrow_bf16_tn, gemm_narrow_bf16_tt];
-        /// The same on f32 operands rounded to TF32.
-        TILED_TF32(GemmParams) = [gemm_tf32_nn, gemm_tf32_nt, gemm_tf32_tn, gemm_tf32_tt];
-        /// The same in full f32.
-        TILED_F32(GemmParams) = [gemm_f32_nn, gemm_f32_nt, gemm_f32_tn, gemm_f32_tt];
-        /// Adds up the parts of split sums; by the storage type of C; `tile[0]` elements a block.
-        ADD_PARTS(AddPartsParams) = [gemm_add_parts_f32, gemm_add_parts_bf16];
-        /// out[chunk, j] = sum of `rows` rows of column j; a thread takes `tile[0]` columns of one chunk.
-        COLUMN_SUM_PARTIAL(ColumnSumParams) = [column_sum_partial_f32, column_sum_partial_bf16];
-        /// `out[j]` = sum over the chunks.
-        COLUMN_SUM_FINISH(ColumnSumParams) = [column_sum_finish_f32, column_sum_finish_bf16];
-    }
-}
+include!(concat!(env!("OUT_DIR"), "/abi/gemm.rs"));
 
 /// The arithmetic of f32 products.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -173,8 +78,8 @@ fn tiled(call: &GemmCall) -> &'static Entry {
     match (call.dtype, call.precision) {
         (DType::Bf16, _) if call.n <= 64 => NARROW_BF16.nth(layout),
         (DType::Bf16, _) => WIDE_BF16.nth(layout),
-        (DType::F32, Precision::Tf32) => TILED_TF32.nth(layout),
-        (DType::F32, Precision::F32) => TILED_F32.nth(layout),
+        (DType::F32, Precision::Tf32) => TF32.nth(layout),
+        (DType::F32, Precision::F32) => F32.nth(layout),
     }
 }
 
@@ -246,7 +151,7 @@ pub unsafe fn gemm(launcher: &dyn Launcher, variant: Variant, call: &GemmCall, w
     };
     // Tiles are written in pairs of elements, which a view of C from an odd element on would not allow.
     if variant == Variant::Naive || call.c.0 % (2 * call.out.size() as u64) != 0 {
-        let entry = if call.dtype == call.out { NAIVE.of(call.dtype) } else { NAIVE_TO_F32.entry() };
+        let entry = if call.dtype == call.out { NAIVE.of(call.dtype) } else { NAIVE_BF16.entry() };
         let per_block = launcher.config(entry)?.tile[0] as usize;
         return launch(entry, Grid::covering(call.m * call.n, per_block), &params);
     }

@@ -1,76 +1,9 @@
-//! Kernels of the gradient of a channel MLP: geometry and launches. See `kernels/mlp.cu`.
+//! Kernels of the gradient of a channel MLP: geometry and launches. See `kernels/mlp/mlp.cu`.
 
-use super::{DType, DevicePtr, Grid, Launcher, kernels};
+use super::{DType, Grid, Launcher};
 use crate::Result;
 
-kernels! {
-    family "mlp" slot 17;
-
-    params {
-        /// Operands of every kernel; those that one does not use are null.
-        MlpParams {
-            /// Upstream gradient of one sample, `[C, V]`.
-            g: DevicePtr,
-            /// `[C, H]`, of g's type.
-            w2: DevicePtr,
-            /// As w2: its rows times gamma.
-            m: DevicePtr,
-            /// `[C]` f32: gamma times the factor.
-            gamma: DevicePtr,
-            /// `[C]` f32.
-            b2: DevicePtr,
-            /// `[C, H]` f32: g times the activated hidden layer transposed.
-            product: DevicePtr,
-            /// `[C, H]` f32, or null.
-            dw2: DevicePtr,
-            /// `[C]` f32, or null.
-            db2: DevicePtr,
-            /// `[C]` f32, or null.
-            dgamma: DevicePtr,
-            /// f64 `[parts, C]`.
-            partial: DevicePtr,
-            /// The hidden layer of one sample before its bias, `[H, V]`, of g's type.
-            h: DevicePtr,
-            /// As h: activated; may be h; or null.
-            activated: DevicePtr,
-            /// As h: the gradient of the activated layer, which becomes that of the layer before bias; or null.
-            d: DevicePtr,
-            /// `[H]` f32.
-            b1: DevicePtr,
-            /// `[H]` f32, or null.
-            db1: DevicePtr,
-            /// f64 `[parts, H]`.
-            bias_partial: DevicePtr,
-            /// V.
-            voxels: u64,
-            /// H.
-            hidden: u64,
-            /// C.
-            channels: u64,
-            /// The first part that SUMS and ACTIVATE write.
-            part: u64,
-            /// Of all samples.
-            parts: u64,
-            /// What gamma was multiplied by.
-            factor: f32,
-            /// Bits: add to dw2, db2, dgamma, db1.
-            accumulate: u32,
-        }
-    }
-
-    kernels {
-        /// activated and d, and parts of the sums of d; `tile[0]` voxels of a unit a block.
-        ACTIVATE(MlpParams) = [mlp_activate_f32, mlp_activate_bf16];
-        /// db1; a thread a unit.
-        BIAS(MlpParams) = [mlp_bias];
-        /// m = gamma w2; `tile[0]` elements a block.
-        FOLD(MlpParams) = [mlp_fold_f32, mlp_fold_bf16];
-        /// Sums of g; `tile[0]` voxels of a channel a block.
-        SUMS(MlpParams) = [mlp_sums_f32, mlp_sums_bf16];
-        /// dw2, db2 and dgamma; a block a channel.
-        FINISH(MlpParams) = [mlp_finish_f32, mlp_finish_bf16];
-    }
-}
+include!(concat!(env!("OUT_DIR"), "/abi/mlp.rs"));
 
 /// Parts that the sums of one sample of `voxels` voxels are made of.
 pub fn parts(launcher: &dyn Launcher, voxels: usize) -> Result<usize> {

@@ -4,7 +4,8 @@
 //! [`Launcher`], loads [`Family::fatbin`] once per family, and calls the launch functions of the operators it wants.
 //!
 //! A kernel takes one argument, its `#[repr(C)]` parameter struct, by value. Threads per block, shared memory and tile
-//! sizes come from the kernel's own [`KernelConfig`], which lives beside the kernel in the module; nothing is typed twice.
+//! sizes come from the kernel's own [`KernelConfig`], which lives beside the kernel in the module. The structs, the entries and
+//! the kernels are written by `build/abi` from `kernels/NAME`; nothing is typed twice.
 
 use std::ffi::c_void;
 
@@ -33,38 +34,13 @@ pub mod pool;
 pub mod probe;
 pub mod resample;
 pub mod retrieval;
+mod shared;
 pub mod vector_quantize;
 pub mod volume;
 
-pub(crate) use family::kernels;
 pub use family::{Entry, Family, FieldLayout, HostEntry, Kernel, ParamsLayout};
 
-/// Every kernel family; no two share a [`Family::slot`].
-#[rustfmt::skip] // one a line, so that two additions do not meet
-pub static FAMILIES: &[&Family] = &[
-    &attention::FAMILY,
-    &bce::FAMILY,
-    &channels::FAMILY,
-    &conv2d::FAMILY,
-    &decomp_conv::FAMILY,
-    &depthwise_conv3d::FAMILY,
-    &dropout::FAMILY,
-    &decomp_dense::FAMILY,
-    &contrastive::FAMILY,
-    &gather::FAMILY,
-    &gemm::FAMILY,
-    &drr::FAMILY,
-    &image::FAMILY,
-    &mlp::FAMILY,
-    &norm::FAMILY,
-    &optim::FAMILY,
-    &pointwise::FAMILY,
-    &pool::FAMILY,
-    &probe::FAMILY,
-    &resample::FAMILY,
-    &retrieval::FAMILY,
-    &vector_quantize::FAMILY,
-];
+include!(concat!(env!("OUT_DIR"), "/abi/families.rs"));
 
 /// An address in device memory (in host memory on the host device). Null where a kernel documents the pointer as optional.
 #[repr(transparent)]

@@ -1,163 +1,10 @@
-//! Normalisation kernels: geometry and launches. See `kernels/norm.cu`.
+//! Normalisation kernels: geometry and launches. See `kernels/norm/norm.cu`.
 
 use super::columns::{Order, Walk};
-use super::{DType, DevicePtr, Grid, Launcher, kernels};
+use super::{DType, DevicePtr, Grid, Launcher};
 use crate::Result;
 
-kernels! {
-    family "norm" slot 4;
-
-    params {
-        /// Operands of every phase of a batch normalisation; those a phase does not use are null.
-        #[derive(Default)]
-        BatchNormParams {
-            /// `[rows, channels]`.
-            x: DevicePtr,
-            /// As x, or null.
-            residual: DevicePtr,
-            /// As x.
-            y: DevicePtr,
-            /// `[channels]` f32.
-            weight: DevicePtr,
-            /// `[channels]` f32.
-            bias: DevicePtr,
-            /// `[channels]` f32; updated in training, read in evaluation.
-            running_mean: DevicePtr,
-            /// `[channels]` f32; likewise.
-            running_var: DevicePtr,
-            /// `[channels]` f32: what this pass normalised with.
-            mean: DevicePtr,
-            /// `[channels]` f32: 1 / sqrt(variance + eps).
-            rstd: DevicePtr,
-            /// As x.
-            dy: DevicePtr,
-            /// As x, or null: where the reduction leaves the masked gradient.
-            dz: DevicePtr,
-            /// As x, or null.
-            dx: DevicePtr,
-            /// As x, or null.
-            dresidual: DevicePtr,
-            /// `[channels]` f32, or null.
-            dweight: DevicePtr,
-            /// `[channels]` f32, or null.
-            dbias: DevicePtr,
-            /// `[2, channels]` f32.
-            coefficients: DevicePtr,
-            /// f64 workspace, as large as `workspace_bytes` says.
-            partial: DevicePtr,
-            /// Rows of x.
-            rows: u64,
-            /// Columns of x.
-            channels: u64,
-            /// Added to the variance.
-            eps: f64,
-            /// Weight of this batch in the running statistics.
-            momentum: f64,
-            /// Which rows a thread visits.
-            walk: Walk,
-            /// Row ranges of the reduction.
-            blocks: u32,
-            /// 1: statistics of the batch; 0: the running ones.
-            training: u32,
-            /// 1: y is clipped below at 0.
-            relu: u32,
-            /// Where the mask of the gradient comes from: [`Mask`].
-            mask: u32,
-            /// 1: add to dx.
-            accumulate_dx: u32,
-            /// 1: add to dresidual.
-            accumulate_dresidual: u32,
-            /// 1: add to dweight.
-            accumulate_dweight: u32,
-            /// 1: add to dbias.
-            accumulate_dbias: u32,
-        }
-
-        /// Operands of a layer norm or an L2 normalisation; those a phase does not use are null.
-        #[derive(Default)]
-        RowNormParams {
-            /// `[rows, channels]`.
-            x: DevicePtr,
-            /// As x.
-            y: DevicePtr,
-            /// `[channels]` f32; layer norm only.
-            weight: DevicePtr,
-            /// `[channels]` f32; layer norm only.
-            bias: DevicePtr,
-            /// `[rows]` f32; layer norm only.
-            mean: DevicePtr,
-            /// `[rows]` f32: rstd, or 1 / max(norm, eps).
-            scale: DevicePtr,
-            /// As x.
-            dy: DevicePtr,
-            /// As x, or null.
-            dx: DevicePtr,
-            /// `[channels]` f32, or null.
-            dweight: DevicePtr,
-            /// `[channels]` f32, or null.
-            dbias: DevicePtr,
-            /// f64 workspace of [`RowNormParams::workspace_bytes`].
-            partial: DevicePtr,
-            /// Rows of x.
-            rows: u64,
-            /// Columns of x; fewer than 2^31.
-            channels: u64,
-            /// Added to the variance, or the least norm.
-            eps: f64,
-            /// Of the column sums; filled in by the launch.
-            walk: Walk,
-            /// Row ranges of the column sums; filled in by the launch.
-            blocks: u32,
-            /// Threads of a row; filled in by the launch.
-            lanes: u32,
-            /// 1: 16-byte vectors; filled in by the launch.
-            vector: u32,
-            /// 1: add to dx.
-            accumulate_dx: u32,
-            /// 1: add to dweight.
-            accumulate_dweight: u32,
-            /// 1: add to dbias.
-            accumulate_dbias: u32,
-        }
-    }
-
-    kernels {
-        /// Per block of rows: a shift, and the sums of the shifted values and of their squares.
-        MOMENTS(BatchNormParams) = [batch_norm_moments_f32, batch_norm_moments_bf16];
-        /// mean, rstd and the running statistics from the blocks' sums; tile\[0\] channels a block.
-        FINISH(BatchNormParams) = [batch_norm_finish];
-        /// mean and rstd from the running statistics.
-        RUNNING(BatchNormParams) = [batch_norm_running];
-        /// y.
-        APPLY(BatchNormParams) = [batch_norm_apply_f32, batch_norm_apply_bf16];
-        /// Per block of rows: sum dz and sum dz (x - mean); dz where wanted.
-        GRADIENT_SUMS(BatchNormParams) = [batch_norm_gradient_sums_f32, batch_norm_gradient_sums_bf16];
-        /// dweight, dbias and the coefficients of dx from the blocks' sums; tile\[0\] channels a block.
-        GRADIENT_FINISH(BatchNormParams) = [batch_norm_gradient_finish];
-        /// dx and dresidual.
-        GRADIENT_APPLY(BatchNormParams) = [batch_norm_gradient_apply_f32, batch_norm_gradient_apply_bf16];
-        /// Variant 1 of MOMENTS and FINISH, one thread a channel.
-        MOMENTS_NAIVE(BatchNormParams) = [batch_norm_moments_naive_f32, batch_norm_moments_naive_bf16];
-        /// Variant 1 of APPLY, one thread an element.
-        APPLY_NAIVE(BatchNormParams) = [batch_norm_apply_naive_f32, batch_norm_apply_naive_bf16];
-        /// Variant 1 of GRADIENT_SUMS and GRADIENT_FINISH, one thread a channel.
-        GRADIENT_SUMS_NAIVE(BatchNormParams) = [batch_norm_gradient_sums_naive_f32, batch_norm_gradient_sums_naive_bf16];
-        /// Variant 1 of GRADIENT_APPLY, one thread an element.
-        GRADIENT_APPLY_NAIVE(BatchNormParams) = [batch_norm_gradient_apply_naive_f32, batch_norm_gradient_apply_naive_bf16];
-        /// y, mean, rstd; tile\[0\] threads a block, shared among rows.
-        LAYER_NORM(RowNormParams) = [layer_norm_f32, layer_norm_bf16];
-        /// dx.
-        LAYER_NORM_GRADIENT(RowNormParams) = [layer_norm_gradient_f32, layer_norm_gradient_bf16];
-        /// Per block of rows: sum dy and sum dy xhat of each column.
-        LAYER_NORM_GRADIENT_SUMS(RowNormParams) = [layer_norm_gradient_sums_f32, layer_norm_gradient_sums_bf16];
-        /// dweight and dbias from the blocks' sums; tile\[0\] channels a block.
-        LAYER_NORM_GRADIENT_FINISH(RowNormParams) = [layer_norm_gradient_finish];
-        /// y and 1 / max(norm, eps).
-        L2_NORMALIZE(RowNormParams) = [l2_normalize_f32, l2_normalize_bf16];
-        /// dx.
-        L2_NORMALIZE_GRADIENT(RowNormParams) = [l2_normalize_gradient_f32, l2_normalize_gradient_bf16];
-    }
-}
+include!(concat!(env!("OUT_DIR"), "/abi/norm.rs"));
 
 /// Which implementation of batch normalisation runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,7 +71,7 @@ impl BatchNormParams {
     }
 
     fn sum_walk(&self, launcher: &dyn Launcher, order: Order, dtype: DType) -> Result<Walk> {
-        let config = launcher.config(MOMENTS.of(dtype))?;
+        let config = launcher.config(BATCH_NORM_MOMENTS.of(dtype))?;
         Ok(Walk::new(config, order, dtype, self.shape(), &self.pointers(), SUM_ROWS, SUM_BLOCKS))
     }
 
@@ -264,28 +111,28 @@ pub unsafe fn batch_norm_forward(
         return Ok(());
     }
     if params.training == 0 {
-        let per_block = launcher.config(RUNNING.entry())?.tile[0] as usize;
-        unsafe { RUNNING.launch_only(launcher, Grid::covering(channels, per_block), params)? };
+        let per_block = launcher.config(BATCH_NORM_RUNNING.entry())?.tile[0] as usize;
+        unsafe { BATCH_NORM_RUNNING.launch_only(launcher, Grid::covering(channels, per_block), params)? };
     }
     match variant {
         Variant::Naive => {
-            let per_block = launcher.config(APPLY_NAIVE.of(dtype))?.tile[0] as usize;
+            let per_block = launcher.config(BATCH_NORM_APPLY_NAIVE.of(dtype))?.tile[0] as usize;
             if params.training == 1 {
-                unsafe { MOMENTS_NAIVE.launch(launcher, dtype, Grid::covering(channels, per_block), params)? };
+                unsafe { BATCH_NORM_MOMENTS_NAIVE.launch(launcher, dtype, Grid::covering(channels, per_block), params)? };
             }
-            unsafe { APPLY_NAIVE.launch(launcher, dtype, Grid::covering(rows * channels, per_block), params) }
+            unsafe { BATCH_NORM_APPLY_NAIVE.launch(launcher, dtype, Grid::covering(rows * channels, per_block), params) }
         }
         Variant::Fused(order) => {
             if params.training == 1 {
                 let walk = params.sum_walk(launcher, order, dtype)?;
                 let sums = params.with_walk(walk);
-                let per_block = launcher.config(FINISH.entry())?.tile[0] as usize;
+                let per_block = launcher.config(BATCH_NORM_FINISH.entry())?.tile[0] as usize;
                 unsafe {
-                    MOMENTS.launch(launcher, dtype, walk.grid(dtype, params.shape()), &sums)?;
-                    FINISH.launch_only(launcher, Grid::covering(channels, per_block), &sums)?;
+                    BATCH_NORM_MOMENTS.launch(launcher, dtype, walk.grid(dtype, params.shape()), &sums)?;
+                    BATCH_NORM_FINISH.launch_only(launcher, Grid::covering(channels, per_block), &sums)?;
                 }
             }
-            params.apply(launcher, order, dtype, &APPLY)
+            params.apply(launcher, order, dtype, &BATCH_NORM_APPLY)
         }
     }
 }
@@ -311,12 +158,12 @@ pub unsafe fn batch_norm_backward(
         || (params.training == 1 && params.dx != DevicePtr::NULL);
     match variant {
         Variant::Naive => {
-            let per_block = launcher.config(GRADIENT_APPLY_NAIVE.of(dtype))?.tile[0] as usize;
+            let per_block = launcher.config(BATCH_NORM_GRADIENT_APPLY_NAIVE.of(dtype))?.tile[0] as usize;
             if sums {
-                unsafe { GRADIENT_SUMS_NAIVE.launch(launcher, dtype, Grid::covering(channels, per_block), &params)? };
+                unsafe { BATCH_NORM_GRADIENT_SUMS_NAIVE.launch(launcher, dtype, Grid::covering(channels, per_block), &params)? };
             }
             let grid = Grid::covering(rows * channels, per_block);
-            unsafe { GRADIENT_APPLY_NAIVE.launch(launcher, dtype, grid, &params) }
+            unsafe { BATCH_NORM_GRADIENT_APPLY_NAIVE.launch(launcher, dtype, grid, &params) }
         }
         Variant::Fused(order) => {
             if sums {
@@ -328,10 +175,10 @@ pub unsafe fn batch_norm_backward(
                 }
                 let walk = params.sum_walk(launcher, order, dtype)?;
                 let with_walk = params.with_walk(walk);
-                let per_block = launcher.config(GRADIENT_FINISH.entry())?.tile[0] as usize;
+                let per_block = launcher.config(BATCH_NORM_GRADIENT_FINISH.entry())?.tile[0] as usize;
                 unsafe {
-                    GRADIENT_SUMS.launch(launcher, dtype, walk.grid(dtype, params.shape()), &with_walk)?;
-                    GRADIENT_FINISH.launch_only(launcher, Grid::covering(channels, per_block), &with_walk)?;
+                    BATCH_NORM_GRADIENT_SUMS.launch(launcher, dtype, walk.grid(dtype, params.shape()), &with_walk)?;
+                    BATCH_NORM_GRADIENT_FINISH.launch_only(launcher, Grid::covering(channels, per_block), &with_walk)?;
                 }
                 if dresidual {
                     params.dy = params.dz;
@@ -342,7 +189,7 @@ pub unsafe fn batch_norm_backward(
             if params.dx == DevicePtr::NULL && params.dresidual == DevicePtr::NULL {
                 return Ok(());
             }
-            params.apply(launcher, order, dtype, &GRADIENT_APPLY)
+            params.apply(launcher, order, dtype, &BATCH_NORM_GRADIENT_APPLY)
         }
     }
 }

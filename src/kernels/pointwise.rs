@@ -1,48 +1,9 @@
-//! Element-wise kernels over flat arrays: geometry and launches. See `kernels/pointwise.cu`.
+//! Element-wise kernels over flat arrays: geometry and launches. See `kernels/pointwise/pointwise.cu`.
 
-use super::{DType, DevicePtr, Grid, Launcher, Write, kernels};
+use super::{DType, DevicePtr, Entry, Grid, Launcher, Write};
 use crate::Result;
 
-kernels! {
-    family "pointwise" slot 0;
-
-    params {
-        /// Operands of an element-wise kernel.
-        PointwiseParams {
-            /// First operand, `n` elements.
-            a: DevicePtr,
-            /// Second operand, `n` elements, or null.
-            b: DevicePtr,
-            /// Result, `n` elements; may be one of the operands.
-            out: DevicePtr,
-            /// Elements.
-            n: u64,
-            /// Of `scale`.
-            factor: f32,
-            /// 1: `out += result`.
-            accumulate: u32,
-        }
-    }
-
-    kernels {
-        /// y = max(a, 0); NaN passes through.
-        RELU_FORWARD(PointwiseParams) = [relu_forward_f32, relu_forward_bf16];
-        /// dx = b where a > 0: a is the forward result, b the upstream gradient.
-        RELU_BACKWARD(PointwiseParams) = [relu_backward_f32, relu_backward_bf16];
-        /// y = a Phi(a), Phi the normal distribution function by erf.
-        GELU_FORWARD(PointwiseParams) = [gelu_forward_f32, gelu_forward_bf16];
-        /// dx: a is the forward input, b the upstream gradient.
-        GELU_BACKWARD(PointwiseParams) = [gelu_backward_f32, gelu_backward_bf16];
-        /// y = a + b.
-        ADD_FORWARD(PointwiseParams) = [add_forward_f32, add_forward_bf16];
-        /// y = a.
-        COPY(PointwiseParams) = [copy_f32, copy_bf16];
-        /// From the storage type named to the other one.
-        CAST(PointwiseParams) = [cast_f32_bf16, cast_bf16_f32];
-        /// y = factor a.
-        SCALE(PointwiseParams) = [scale_f32, scale_bf16];
-    }
-}
+include!(concat!(env!("OUT_DIR"), "/abi/pointwise.rs"));
 
 /// The kernels with one operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,15 +32,16 @@ pub unsafe fn unary(
     n: usize,
     write: Write,
 ) -> Result<()> {
-    let kernel = match f {
-        Unary::Relu => &RELU_FORWARD,
-        Unary::Gelu => &GELU_FORWARD,
-        Unary::Copy => &COPY,
-        Unary::Cast => &CAST,
+    let entry = match (f, dtype) {
+        (Unary::Relu, _) => RELU_FORWARD.of(dtype),
+        (Unary::Gelu, _) => GELU_FORWARD.of(dtype),
+        (Unary::Copy, _) => COPY.of(dtype),
+        (Unary::Cast, DType::F32) => CAST_F32.entry(),
+        (Unary::Cast, DType::Bf16) => CAST_BF16.entry(),
     };
     // A cast moves as many elements a vector as its wider type holds.
     let width = if f == Unary::Cast { DType::F32 } else { dtype };
-    unsafe { run(launcher, kernel, dtype, width, [a, DevicePtr::NULL, out], n, 0.0, write) }
+    unsafe { run(launcher, entry, width, [a, DevicePtr::NULL, out], n, 0.0, write) }
 }
 
 /// out = factor a, or `out += factor a`.
@@ -95,7 +57,7 @@ pub unsafe fn scale(
     n: usize,
     write: Write,
 ) -> Result<()> {
-    unsafe { run(launcher, &SCALE, dtype, dtype, [a, DevicePtr::NULL, out], n, factor, write) }
+    unsafe { run(launcher, SCALE.of(dtype), dtype, [a, DevicePtr::NULL, out], n, factor, write) }
 }
 
 /// The kernels with two operands.
@@ -129,14 +91,13 @@ pub unsafe fn binary(
         Binary::ReluBackward => &RELU_BACKWARD,
         Binary::GeluBackward => &GELU_BACKWARD,
     };
-    unsafe { run(launcher, kernel, dtype, dtype, [a, b, out], n, 0.0, write) }
+    unsafe { run(launcher, kernel.of(dtype), dtype, [a, b, out], n, 0.0, write) }
 }
 
 #[allow(clippy::too_many_arguments)]
 unsafe fn run(
     launcher: &dyn Launcher,
-    kernel: &super::Kernel<PointwiseParams>,
-    dtype: DType,
+    entry: &'static Entry,
     width: DType,
     [a, b, out]: [DevicePtr; 3],
     n: usize,
@@ -146,11 +107,11 @@ unsafe fn run(
     if n == 0 {
         return Ok(());
     }
-    let tile = launcher.config(kernel.of(dtype))?.tile;
+    let tile = launcher.config(entry)?.tile;
     let per_block = match width {
         DType::F32 => tile[0],
         DType::Bf16 => tile[1],
     };
     let params = PointwiseParams { a, b, out, n: n as u64, factor, accumulate: write.flag() };
-    unsafe { kernel.launch(launcher, dtype, Grid::covering(n, per_block as usize), &params) }
+    unsafe { launcher.launch(entry, Grid::covering(n, per_block as usize), std::ptr::from_ref(&params).cast()) }
 }

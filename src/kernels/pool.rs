@@ -1,107 +1,10 @@
-//! Pooling kernels: geometry and launches. See `kernels/pool.cu`.
+//! Pooling kernels: geometry and launches. See `kernels/pool/pool.cu`.
 
 use super::columns::{Order, Walk};
-use super::{DType, DevicePtr, Grid, Launcher, kernels};
+use super::{DType, DevicePtr, Grid, Launcher};
 use crate::Result;
 
-kernels! {
-    family "pool" slot 5;
-
-    params {
-        /// Operands of max pooling over `[images, input, channels]`; those a direction does not use are null.
-        MaxPoolParams {
-            /// `[images, input, channels]`.
-            x: DevicePtr,
-            /// `[images, output, channels]`.
-            y: DevicePtr,
-            /// As y, one byte each: the offset of the maximum in its window, in scan order.
-            choice: DevicePtr,
-            /// As y.
-            dy: DevicePtr,
-            /// As x.
-            dx: DevicePtr,
-            /// Images.
-            images: u64,
-            /// Channels.
-            channels: u32,
-            /// Input sizes.
-            input: [u32; 3],
-            /// Output sizes.
-            output: [u32; 3],
-            /// Window sizes; their product is at most 256.
-            kernel: [u32; 3],
-            /// Steps between windows.
-            stride: [u32; 3],
-            /// Minus infinity around the input; at most half a window.
-            padding: [u32; 3],
-            /// 1: 16-byte vectors of channels. Filled in by the launch.
-            vector: u32,
-            /// 1: add to dx.
-            accumulate: u32,
-        }
-
-        /// Operands of average pooling over `[images, size]`, window 3 x 3 x 3, stride 1.
-        AvgPoolParams {
-            /// `[images, size]`; dy for the gradient.
-            x: DevicePtr,
-            /// As x; dx for the gradient.
-            y: DevicePtr,
-            /// Images.
-            images: u64,
-            /// Sizes.
-            size: [u32; 3],
-            /// 1: subtract x.
-            minus_input: u32,
-            /// 1: the gradient.
-            transposed: u32,
-            /// 1: rows start at multiples of four elements. Filled in by the launch.
-            vector: u32,
-            /// 1: add to y.
-            accumulate: u32,
-        }
-
-        /// Operands of the mean over the middle axis of `[images, positions, channels]`.
-        MeanPoolParams {
-            /// `[images, positions, channels]`.
-            x: DevicePtr,
-            /// `[images, channels]`.
-            y: DevicePtr,
-            /// As y.
-            dy: DevicePtr,
-            /// As x.
-            dx: DevicePtr,
-            /// Images.
-            images: u64,
-            /// Positions.
-            positions: u64,
-            /// Channels.
-            channels: u64,
-            /// Which positions a thread visits. Filled in by the launch.
-            walk: Walk,
-            /// 1: add to dx.
-            accumulate: u32,
-        }
-    }
-
-    kernels {
-        /// y and choice; tile\[0\] outputs (of a vector) a block.
-        MAX_POOL(MaxPoolParams) = [max_pool_f32, max_pool_bf16];
-        /// dx; tile\[0\] inputs (of a vector) a block.
-        MAX_POOL_GRADIENT(MaxPoolParams) = [max_pool_gradient_f32, max_pool_gradient_bf16];
-        /// Variant 1 of MAX_POOL, one thread an output.
-        MAX_POOL_NAIVE(MaxPoolParams) = [max_pool_naive_f32, max_pool_naive_bf16];
-        /// Variant 1 of MAX_POOL_GRADIENT, one thread an input.
-        MAX_POOL_GRADIENT_NAIVE(MaxPoolParams) = [max_pool_gradient_naive_f32, max_pool_gradient_naive_bf16];
-        /// y, one thread a voxel; tile\[0\] a block.
-        AVG_POOL_NAIVE(AvgPoolParams) = [avg_pool_naive_f32, avg_pool_naive_bf16];
-        /// The same, one thread tile\[1\] voxels of a row; tile\[0\] threads a block.
-        AVG_POOL(AvgPoolParams) = [avg_pool_rows_f32, avg_pool_rows_bf16];
-        /// y = mean.
-        MEAN_POOL(MeanPoolParams) = [mean_pool_f32, mean_pool_bf16];
-        /// dx = dy / positions.
-        MEAN_POOL_GRADIENT(MeanPoolParams) = [mean_pool_gradient_f32, mean_pool_gradient_bf16];
-    }
-}
+include!(concat!(env!("OUT_DIR"), "/abi/pool.rs"));
 
 /// Which implementation of max or average pooling runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -179,7 +82,7 @@ unsafe fn run(
 /// # Safety
 /// The pointers hold what [`AvgPoolParams`] says and stay valid until the launch has completed on the launcher's stream.
 pub unsafe fn avg_pool(launcher: &dyn Launcher, variant: Variant, dtype: DType, params: &AvgPoolParams) -> Result<()> {
-    let kernel = if variant == Variant::Naive { &AVG_POOL_NAIVE } else { &AVG_POOL };
+    let kernel = if variant == Variant::Naive { &AVG_POOL_NAIVE } else { &AVG_POOL_ROWS };
     let [threads, columns, ..] = launcher.config(kernel.of(dtype))?.tile;
     let [d1, d2, d3] = params.size;
     let columns = if variant == Variant::Naive { d3 } else { d3.div_ceil(columns) };

@@ -1,73 +1,9 @@
-//! Ranks and best items by similarity: parameters, geometry and launches. See `kernels/retrieval.cu`.
+//! Ranks and best items by similarity: parameters, geometry and launches. See `kernels/retrieval/retrieval.cu`.
 
-use super::{DType, DevicePtr, Grid, Launcher, kernels};
+use super::{DType, Grid, Launcher};
 use crate::Result;
 
-kernels! {
-    family "retrieval" slot 13;
-
-    params {
-        /// Operands of the ranks.
-        RetrievalRankParams {
-            /// `[n, d]`.
-            queries: DevicePtr,
-            /// `[m, d]`.
-            items: DevicePtr,
-            /// u32 `[n]`: the right item of each query.
-            targets: DevicePtr,
-            /// Workspace, f32 `[n]`.
-            own: DevicePtr,
-            /// Workspace, f32 `[m]`; null: only the queries are ranked. Otherwise query i belongs to item i, and n = m.
-            column_own: DevicePtr,
-            /// u32 `[n]`, zero at first.
-            ranks: DevicePtr,
-            /// u32 `[m]`, zero at first; null where `column_own` is.
-            column_ranks: DevicePtr,
-            /// Queries.
-            n: u64,
-            /// Items.
-            m: u64,
-            /// Their length.
-            d: u64,
-        }
-        /// Operands of the best items.
-        RetrievalBestParams {
-            /// `[n, d]`.
-            queries: DevicePtr,
-            /// `[m, d]`.
-            items: DevicePtr,
-            /// Workspace, f32 `[strips, n, k]`.
-            strip_scores: DevicePtr,
-            /// Workspace, u32 `[strips, n, k]`.
-            strip_indices: DevicePtr,
-            /// f32 `[n, k]`.
-            scores: DevicePtr,
-            /// u32 `[n, k]`; `u32::MAX` where fewer than k similarities are numbers.
-            indices: DevicePtr,
-            /// Queries.
-            n: u64,
-            /// Items.
-            m: u64,
-            /// Their length.
-            d: u64,
-            /// Items wanted of each query.
-            k: u32,
-            /// Ranges of items that are searched side by side, see [`strips`].
-            strips: u32,
-        }
-    }
-
-    kernels {
-        /// Similarity of each query with its right item.
-        OWN(RetrievalRankParams) = [retrieval_own_f32, retrieval_own_bf16];
-        /// How many others are above it.
-        RANKS(RetrievalRankParams) = [retrieval_ranks_f32, retrieval_ranks_bf16];
-        /// The best items of every strip.
-        BEST(RetrievalBestParams) = [retrieval_best_f32, retrieval_best_bf16];
-        /// Of all strips.
-        MERGE(RetrievalBestParams) = [retrieval_merge];
-    }
-}
+include!(concat!(env!("OUT_DIR"), "/abi/retrieval.rs"));
 
 /// Ranks of the right items, and of the right queries where they are wanted.
 ///

@@ -1,55 +1,10 @@
-//! Kernels of vector quantisation: geometry and launches. See `kernels/vector_quantize.cu`; the search is
+//! Kernels of vector quantisation: geometry and launches. See `kernels/vector_quantize/vector_quantize.cu`; the search is
 //! [`retrieval::best`](super::retrieval::best).
 
-use super::{DType, DevicePtr, Grid, Launcher, kernels};
+use super::{DType, Grid, Launcher};
 use crate::Result;
 
-kernels! {
-    family "vector_quantize" slot 14;
-
-    params {
-        /// Operands of every kernel; those that one does not use are null.
-        VectorQuantizeParams {
-            /// f32 `[n, d]`: tokens of length 1.
-            tokens: DevicePtr,
-            /// f32 `[m, d]`: the codes.
-            embed: DevicePtr,
-            /// f32 `[m, d]`: the codes scaled to length 1.
-            unit: DevicePtr,
-            /// f32 `[m]`.
-            cluster_size: DevicePtr,
-            /// u32 `[n]`: the code of each token; `u32::MAX` for none.
-            indices: DevicePtr,
-            /// Workspace, u32 `[m]`.
-            first: DevicePtr,
-            /// Workspace, u32 `[m]`.
-            count: DevicePtr,
-            /// Workspace, u32 `[n]`.
-            members: DevicePtr,
-            /// `[n, d]`: the codes of the tokens.
-            y: DevicePtr,
-            /// Tokens.
-            n: u64,
-            /// Codes.
-            m: u64,
-            /// Their length.
-            d: u64,
-            /// Weight of the old codebook.
-            decay: f32,
-            /// Weight of the tokens.
-            weight: f32,
-        }
-    }
-
-    kernels {
-        /// y; `tile[0]` elements a block.
-        GATHER(VectorQuantizeParams) = [vector_quantize_gather_f32, vector_quantize_gather_bf16];
-        /// The tokens of each code, and `cluster_size`; `tile[0]` codes a block.
-        GROUP(VectorQuantizeParams) = [vector_quantize_group];
-        /// `embed`; a block a code, d at most `tile[0]`.
-        UPDATE(VectorQuantizeParams) = [vector_quantize_update];
-    }
-}
+include!(concat!(env!("OUT_DIR"), "/abi/vector_quantize.rs"));
 
 /// The longest codes that [`update`] takes.
 pub fn longest(launcher: &dyn Launcher) -> Result<usize> {

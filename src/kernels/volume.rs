@@ -1,6 +1,6 @@
 //! How CT voxels are stored in device memory.
 
-use super::{DType, Kernel};
+use super::DType;
 
 /// The storage types of a CT volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,22 +46,6 @@ impl From<DType> for VoxelType {
         match dtype {
             DType::F32 => VoxelType::F32,
             DType::Bf16 => VoxelType::Bf16,
-        }
-    }
-}
-
-/// A kernel that reads voxels: its entries for floating-point ones, and the one for int16.
-pub(crate) struct VoxelKernel<P: 'static> {
-    pub float: &'static Kernel<P>,
-    pub int16: &'static Kernel<P>,
-}
-
-impl<P> VoxelKernel<P> {
-    /// The kernel and the storage type to ask it for.
-    pub fn of(&self, voxel: VoxelType) -> (&'static Kernel<P>, DType) {
-        match voxel.dtype() {
-            Some(dtype) => (self.float, dtype),
-            None => (self.int16, DType::F32),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The direct variant of the dense decomposed convolution: both forward passes without columns
-//! (`kernels/decomp_dense_mma.cuh`, `kernels/decomp_dense_stem.cuh`).
+//! (`kernels/decomp_dense/decomp_dense_mma.cuh` and `decomp_dense_stem.cuh`).
 
-use super::{DecompDenseParams, MMA_MOMENTS, MMA_WRITE, MOMENT_VALUES, PIVOTS, STEM_FINISH, STEM_MOMENTS, STEM_WRITE};
+use super::{DecompDenseParams, MMA_MOMENTS32, MMA_MOMENTS64, MMA_WRITE32, MMA_WRITE64, MOMENT_VALUES, PIVOTS, STEM_FINISH, STEM_MOMENTS, STEM_WRITE};
 use crate::Result;
 use crate::kernels::decomp_conv::DecompConvShape;
 use crate::kernels::{DType, Entry, Grid, Launcher};
@@ -45,7 +45,7 @@ impl Direct {
         let lines = params.batch as usize * params.out_size[0] as usize * params.out_size[1] as usize;
         match self {
             Direct::TensorCores => {
-                let [t1, t2, t3, _] = launcher.config(MMA_WRITE.entry())?.tile;
+                let [t1, t2, t3, _] = launcher.config(MMA_WRITE32.entry())?.tile;
                 let [e1, e2, e3] = params.out_size;
                 params.tiles = [e1.div_ceil(t1), e2.div_ceil(t2), e3.div_ceil(t3)];
                 params.blocks = tiles(params).min(MMA_BLOCKS) as u32;
@@ -102,7 +102,7 @@ pub unsafe fn moments(launcher: &dyn Launcher, direct: Direct, dtype: DType, par
             Direct::TensorCores => {
                 let per_block = launcher.config(PIVOTS.entry())?.tile[0] as usize;
                 PIVOTS.launch_only(launcher, Grid::covering(3 * params.out_channels as usize, per_block), params)?;
-                let (entry, across) = wide(launcher, [MMA_MOMENTS.nth(0), MMA_MOMENTS.nth(1)], params.out_channels)?;
+                let (entry, across) = wide(launcher, [MMA_MOMENTS32.entry(), MMA_MOMENTS64.entry()], params.out_channels)?;
                 launcher.launch(entry, Grid([params.blocks, across, 1]), std::ptr::from_ref(params).cast())
             }
             Direct::Stem => {
@@ -121,7 +121,7 @@ pub unsafe fn write(launcher: &dyn Launcher, direct: Direct, dtype: DType, param
     unsafe {
         match direct {
             Direct::TensorCores => {
-                let (entry, across) = wide(launcher, [MMA_WRITE.nth(0), MMA_WRITE.nth(1)], params.out_channels)?;
+                let (entry, across) = wide(launcher, [MMA_WRITE32.entry(), MMA_WRITE64.entry()], params.out_channels)?;
                 launcher.launch(entry, Grid([tiles(params) as u32, across, 1]), std::ptr::from_ref(params).cast())
             }
             Direct::Stem => {

@@ -1,136 +1,13 @@
-//! Kernels of the dense decomposed convolution: geometry and launches. See `kernels/decomp_dense.cu`.
+//! Kernels of the dense decomposed convolution: geometry and launches. See `kernels/decomp_dense/decomp_dense.cu`.
 
 use super::decomp_conv::DecompConvShape;
-use super::{DType, DevicePtr, Grid, Kernel, Launcher, kernels};
+use super::{DType, DevicePtr, Grid, Kernel, Launcher};
 use crate::Result;
 
 pub mod direct;
 pub mod traffic;
 
-kernels! {
-    family "decomp_dense" slot 20;
-
-    params {
-        /// Operands of every phase of a dense decomposed convolution; those a phase does not use are null. V: voxels of a chunk.
-        DecompDenseParams {
-            /// `[N, I, D1, D2, D3]`.
-            x: DevicePtr,
-            /// `[N, O, E1, E2, E3]`: gradient of y.
-            g: DevicePtr,
-            /// As g.
-            y: DevicePtr,
-            /// As x.
-            dx: DevicePtr,
-            /// `[(3k-1) I, V]`, or their gradients `[3, k I, V]`; as x.
-            columns: DevicePtr,
-            /// Gradients of the columns of the chunk before.
-            before: DevicePtr,
-            /// `[3, O, V]` f32 branches, or `[O, V]`, their scaled sum.
-            z: DevicePtr,
-            /// `[3, O, V]` as x.
-            dz: DevicePtr,
-            /// `[O, I, k]` f32.
-            w: [DevicePtr; 3],
-            /// `[3, O, k I]` as x: the weights in the columns' order.
-            matrices: DevicePtr,
-            /// `[O, (3k-2) I]` as x: the scaled weights of the cross.
-            folded: DevicePtr,
-            /// `[3, O, k I]` f32: dw in the columns' order.
-            products: DevicePtr,
-            /// As w, or null.
-            dw: [DevicePtr; 3],
-            /// `[3, O]` f32.
-            mean: DevicePtr,
-            /// `[3, O]` f32.
-            scale: DevicePtr,
-            /// `[O]` f32.
-            shift: DevicePtr,
-            /// `[O, 3, 3]` f32.
-            coefficients: DevicePtr,
-            /// f64 sums of blocks.
-            partial: DevicePtr,
-            /// f64 sums of the first layer's windows.
-            window_sums: DevicePtr,
-            /// N.
-            batch: u64,
-            /// Plane of y, n E1 + e1, that the chunk begins with.
-            first: u64,
-            /// First plane of y whose part of dx is written.
-            gather: u64,
-            /// I.
-            in_channels: u32,
-            /// O.
-            out_channels: u32,
-            /// D.
-            in_size: [u32; 3],
-            /// E.
-            out_size: [u32; 3],
-            /// k.
-            kernel: u32,
-            /// s.
-            stride: u32,
-            /// Planes of the chunk.
-            planes: u32,
-            /// Planes of the chunk before.
-            planes_before: u32,
-            /// Planes of y whose part of dx is written.
-            gathers: u32,
-            /// Taps of the columns: 3k - 1, or 3k - 2 without the second centre.
-            taps: u32,
-            /// Voxels of a plane that a thread copies.
-            span: u32,
-            /// Block of `partial` that the chunk begins with.
-            block: u32,
-            /// 1: z is there; 0: z - mean counts as 0.
-            branches: u32,
-            /// 1: a GELU follows the sum.
-            gelu: u32,
-            /// 1: planes are multiples of four voxels.
-            vector: u32,
-            /// Bit i: add to the gradient of input i (x, w: 0, 1-3).
-            accumulate: u32,
-            /// Tiles of a direct pass along each axis.
-            tiles: [u32; 3],
-            /// Blocks of a summing direct pass.
-            blocks: u32,
-            /// 1: I is a multiple of eight.
-            aligned: u32,
-        }
-    }
-
-    kernels {
-        /// The weights in the columns' order.
-        MATRICES(DecompDenseParams) = [decomp_dense_matrices_f32, decomp_dense_matrices_bf16];
-        /// The scaled weights of the cross.
-        FOLD(DecompDenseParams) = [decomp_dense_fold_f32, decomp_dense_fold_bf16];
-        /// dw from the columns' order.
-        WEIGHT_GRADIENT(DecompDenseParams) = [decomp_dense_weight_gradient];
-        /// Columns of a chunk.
-        COLUMNS(DecompDenseParams) = [decomp_dense_columns_f32, decomp_dense_columns_bf16];
-        /// Sums of the branches of a chunk.
-        MOMENTS(DecompDenseParams) = [decomp_dense_moments];
-        /// y of a chunk.
-        WRITE(DecompDenseParams) = [decomp_dense_write_f32, decomp_dense_write_bf16];
-        /// Sums of the gradient against the branches of a chunk.
-        GRADIENT_SUMS(DecompDenseParams) = [decomp_dense_gradient_sums_f32, decomp_dense_gradient_sums_bf16];
-        /// dz of a chunk.
-        BRANCH_GRADIENT(DecompDenseParams) = [decomp_dense_branch_gradient_f32, decomp_dense_branch_gradient_bf16];
-        /// Planes of dx; tile\[1\] elements of the contiguous axis a thread.
-        INPUT_GRADIENT(DecompDenseParams) = [decomp_dense_input_gradient_f32, decomp_dense_input_gradient_bf16];
-        /// Tensor cores: the branches at the first voxel.
-        PIVOTS(DecompDenseParams) = [decomp_dense_pivots];
-        /// Tensor cores, at most 32 output channels a block or more: sums of the branches.
-        MMA_MOMENTS(DecompDenseParams) = [decomp_dense_mma_moments32, decomp_dense_mma_moments64];
-        /// Likewise: y.
-        MMA_WRITE(DecompDenseParams) = [decomp_dense_mma_write32, decomp_dense_mma_write64];
-        /// First layer: sums of the windows.
-        STEM_MOMENTS(DecompDenseParams) = [decomp_dense_stem_moments_f32, decomp_dense_stem_moments_bf16];
-        /// First layer: sums of the branches from those of the windows.
-        STEM_FINISH(DecompDenseParams) = [decomp_dense_stem_finish];
-        /// First layer: y.
-        STEM_WRITE(DecompDenseParams) = [decomp_dense_stem_write_f32, decomp_dense_stem_write_bf16];
-    }
-}
+include!(concat!(env!("OUT_DIR"), "/abi/decomp_dense.rs"));
 
 /// A chunk's columns and branches take at most this part of the L2 cache, or the least that has two halos.
 const CHUNK_PART_OF_L2: usize = 4;

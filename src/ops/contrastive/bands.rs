@@ -182,7 +182,6 @@ impl Context {
                 tiles: (inner / band.tile) as u32,
                 along_count: (inner / band.tile) as u32,
                 accumulate: write.flag(),
-                unused: 0,
             };
             // Safety: as for the band; the result's rows of x, of its norms, of dx and of the slopes.
             return unsafe { kernel::band_product(launcher, dtype, &params) };
@@ -213,7 +212,6 @@ impl Context {
             scale: problem.scale,
             factor: loss.factor(n),
             accumulate: write.flag(),
-            unused: 0,
         };
         // Safety: as above.
         unsafe { kernel::product(launcher, dtype, &params) }

@@ -113,7 +113,6 @@ impl Contrastive {
             factor: self.factor(n),
             set_count: self.sets as u32,
             pair_count: active.len() as u32,
-            unused: 0,
         };
         // Safety: every pointer is null where that is allowed, or to a live tensor of the documented extent; partials are f64.
         unsafe { kernel::with_gradients(device.launcher(), self.variant, dtype, &params)? };
@@ -154,7 +153,6 @@ impl Op for Eager {
                 dx: dx.ptr(),
                 n: dx.numel() as u64,
                 accumulate: write.flag(),
-                unused: 0,
             };
             // Safety: two tensors of one shape and a scalar, all live.
             unsafe { kernel::chain(dx.device().launcher(), dx.dtype(), &params)? };

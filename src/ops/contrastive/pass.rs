@@ -77,7 +77,6 @@ pub(super) fn problem(loss: &Contrastive, inputs: &[&Tensor], offset: usize, row
         scale: fixed(loss.scale),
         bias: fixed(loss.bias()),
         mode: mode as u32,
-        unused: 0,
     }
 }
 
@@ -211,7 +210,6 @@ impl Context {
                 column_softmax: at(&self.softmax, (q * 4 + 2) * rows),
                 diagonal: at(&self.diagonal, q * rows),
                 weight,
-                unused: 0,
             })
             .collect();
         for (index, chunk) in pairs.chunks(MAX_PAIRS).enumerate() {
@@ -225,7 +223,6 @@ impl Context {
                 strips: sums.strips as u32,
                 column_strips: columns.1 as u32,
                 accumulate: (index > 0) as u32,
-                unused: 0,
             };
             launch(index, params)?;
         }
@@ -392,7 +389,6 @@ impl Context {
             factor: 1.0,
             stride: 1,
             accumulate: write.flag(),
-            unused: 0,
         };
         // Safety: the slopes and one element, both live.
         unsafe { kernel::scale_gradient(self.device().launcher(), &params)? };
@@ -411,7 +407,6 @@ impl Context {
             partner_softmax: at(&self.all_softmax, (q * 4 + other) * n),
             diagonal: at(&self.diagonal, q * rows),
             weight,
-            unused: 0,
         }
     }
 
@@ -437,7 +432,6 @@ impl Context {
             factor: loss.factor(n),
             term_count: pairs.len() as u32,
             accumulate: 0,
-            unused: 0,
         }
     }
 
@@ -452,7 +446,6 @@ impl Context {
                 factor: weight * loss.factor(self.extent().0),
                 stride: 2,
                 accumulate: if q == 0 { write.flag() } else { 1 },
-                unused: 0,
             };
             // Safety: a pair of f32 a row and one element, both live.
             unsafe { kernel::scale_gradient(self.device().launcher(), &params)? };

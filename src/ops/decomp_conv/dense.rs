@@ -1,4 +1,4 @@
-//! The dense decomposed convolution by matrix products over chunks of planes (`kernels/decomp_dense.cu`): no branch is
+//! The dense decomposed convolution by matrix products over chunks of planes (`kernels/decomp_dense/decomp_dense.cu`): no branch is
 //! stored, and what a chunk needs beside x, y and their gradients fits the caches.
 
 use super::{Destinations, Inputs};

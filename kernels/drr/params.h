@@ -1,0 +1,119 @@
+// Parameters of the kernels of drr.cu. build/abi/params.rs says in which subset of C++.
+#pragma once
+
+#include <cstdint>
+
+/// One view in voxel coordinates, where voxel i covers \[i, i + 1): an element of the array that
+/// [`DrrParams::views`] points to.
+struct DrrView {
+    /// Centre of pixel (0, 0).
+    double origin[3];
+    /// From one row to the next.
+    double row[3];
+    /// From one column to the next.
+    double column[3];
+    /// Cone: the source. Parallel: the rays' direction.
+    double source[3];
+    /// Square millimetres of a step d in voxels: the sum of these times (dx², dy², dz², 2 dx dy, 2 dx dz, 2 dy dz).
+    double metric[6];
+    /// 1: a ray is the segment from the source to its pixel's centre. 0: the whole line through it.
+    uint32_t cone;
+    /// 0.
+    uint32_t reserved;
+};
+
+/// Operands of line integrals and their gradients.
+struct DrrParams {
+    /// \[B, Z, Y, X\], x fastest.
+    const void* volume;
+    /// \[V\] [`DrrView`], or \[B, V\] where `view_stride` is V.
+    const DrrView* views;
+    /// u8 \[B, Z / 8, Y / 8, X / 8\], rounded up: 0 where all is air. Null: nothing is skipped.
+    uint8_t* bricks;
+    /// f32 \[B, V, rows, columns\]: written forward, the upstream gradient backward.
+    float* image;
+    /// f32 as `image`: p of every pixel, written forward unless null; read backward unless the response is p itself.
+    float* integrals;
+    /// Adjoint: 64-bit integers \[B, Z, Y, X\], zero before.
+    uint64_t* sums;
+    /// Adjoint: one u32, zero before.
+    uint32_t* peak;
+    /// Adjoint: as the volume.
+    void* gradient;
+    /// Pose: f32 \[B, V, rows, columns, 6\].
+    float* rays;
+    /// Pose: f64 as `views`, 12 each: the gradient of origin, row, column and source.
+    double* view_gradient;
+    /// Of one volume.
+    uint64_t voxels;
+    /// X, Y, Z.
+    uint32_t n[3];
+    /// B.
+    uint32_t batch;
+    /// V.
+    uint32_t count;
+    /// Of an image.
+    uint32_t rows;
+    /// Of an image.
+    uint32_t columns;
+    /// Views from one volume to the next: 0 or V.
+    uint32_t view_stride;
+    /// value = max(floor, slope stored + intercept).
+    float slope;
+    /// See `slope`.
+    float intercept;
+    /// See `slope`; minus infinity for none.
+    float floor;
+    /// Trilinear: most millimetres between two samples.
+    float step;
+    /// Adjoint: no voxel's weights sum to more.
+    float bound;
+    /// 1: int16 voxels are read by four where a ray runs along x.
+    uint32_t by_four;
+    /// What a pixel shows of the sum p of values and weights: 0 p, 1 exp(-p), 2 1 - exp(-p).
+    uint32_t response;
+    /// image = gain response + shift.
+    float gain;
+    /// See `gain`.
+    float shift;
+    /// 1: `gradient += result`.
+    uint32_t accumulate;
+};
+
+/// Operands of the mean projection and its gradient.
+struct DrrMeanParams {
+    /// B volumes of any axis order.
+    const void* volume;
+    /// f32 \[terms\]: of each voxel along the sum.
+    const float* weights;
+    /// f32 \[B, rows, columns\].
+    float* image;
+    /// Backward: as the volume.
+    void* gradient;
+    /// Of one volume.
+    uint64_t voxels;
+    /// Elements from one image row to the next.
+    int64_t row;
+    /// Elements from one image column to the next.
+    int64_t column;
+    /// Elements from one term of the sum to the next.
+    int64_t term;
+    /// B.
+    uint32_t batch;
+    /// Of an image.
+    uint32_t rows;
+    /// Of an image.
+    uint32_t columns;
+    /// Of a sum.
+    uint32_t terms;
+    /// Summed is clip(slope stored + intercept, low, high).
+    float slope;
+    /// See `slope`.
+    float intercept;
+    /// See `slope`.
+    float low;
+    /// See `slope`.
+    float high;
+    /// 1: `gradient += result`.
+    uint32_t accumulate;
+};
