@@ -6,21 +6,21 @@
 /// Operands of every phase; those a phase does not use are null. Element (n, h, t, c) of q, k, v and their gradients
 /// lies at the strides `input` of sample, head and token, plus c; of o and its gradient at `output`.
 struct AttentionParams {
-    /// f32 or bf16, like every tensor but lse and delta.
+    /// Queries, `[N, H, T, d]` by strides; f32 or bf16, like every tensor but lse and delta.
     const void* q;
-    /// As q.
+    /// Keys, as q.
     const void* k;
-    /// As q.
+    /// Values, as q.
     const void* v;
     /// Written by the forward pass, read by the backward pass.
     void* o;
-    /// Gradient of o.
+    /// Gradient of o, as o.
     const void* g;
-    /// As q, or null.
+    /// Gradient of q, as q, or null.
     void* dq;
-    /// As k, or null.
+    /// Gradient of k, as k, or null.
     void* dk;
-    /// As v, or null.
+    /// Gradient of v, as v, or null.
     void* dv;
     /// `[N, H, T]` f32: the logarithm of the sum of exponentials of each row.
     float* lse;
@@ -30,18 +30,18 @@ struct AttentionParams {
     uint64_t input[3];
     /// Elements between samples, heads and tokens of o.
     uint64_t output[3];
-    /// N.
+    /// Samples, N.
     uint64_t batch;
-    /// H.
+    /// Heads of a sample, H.
     uint32_t heads;
-    /// T.
+    /// Tokens of a sample, T.
     uint32_t tokens;
-    /// d.
+    /// Elements of a head's vector, d.
     uint32_t head_dim;
     /// What inner products are multiplied by.
     float scale;
     /// 1: every row starts at a multiple of four elements. Filled in by the launch.
     uint32_t vector;
-    /// Bits: add to dq, dk, dv.
+    /// Bits 0, 1, 2: add to dq, dk, dv.
     uint32_t accumulate;
 };

@@ -15,7 +15,7 @@ struct BceParams {
     const float* upstream;
     /// Forward: workspace of [`BceParams::partial_bytes`], aligned to 8 bytes.
     double* partial;
-    /// Forward: one f32.
+    /// Forward: the loss, one f32.
     float* loss;
     /// Backward: gradient of the logits, or null.
     void* dx;
@@ -29,6 +29,6 @@ struct BceParams {
     uint32_t blocks;
     /// 1: the arrays of `n` elements start at multiples of 16 bytes.
     uint32_t vector;
-    /// Bits: dx, dt.
+    /// Bits 0, 1: add to dx, dt.
     uint32_t accumulate;
 };

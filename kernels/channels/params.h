@@ -5,52 +5,52 @@
 
 /// Operands of every phase; those a phase does not use are null.
 struct ChannelsParams {
-    /// `[N, C, V]`.
+    /// Input, `[N, C, V]`.
     const void* x;
-    /// As x: what the scale is added to.
+    /// What the scale is added to, as x.
     const void* r;
-    /// As x: upstream gradient.
+    /// Upstream gradient, as x.
     const void* g;
-    /// As x.
+    /// Output, as x.
     void* y;
-    /// As x, or null.
+    /// Gradient of x, as x, or null.
     void* dx;
-    /// `[C]` f32.
+    /// Bias of each channel, `[C]` f32.
     const float* bias;
-    /// `[C]` f32; null for GELU.
+    /// Scale of each channel, `[C]` f32; null for GELU.
     const float* gamma;
-    /// `[C]` f32, or null.
+    /// Gradient of the bias, `[C]` f32, or null.
     float* dbias;
-    /// `[C]` f32, or null.
+    /// Gradient of the scale, `[C]` f32, or null.
     float* dgamma;
-    /// f64 `[blocks, C, 2]`.
+    /// Sums of blocks, f64 `[blocks, C, 2]`.
     double* partial;
-    /// N.
+    /// Samples, N.
     uint64_t samples;
-    /// V.
+    /// Voxels of a channel, V.
     uint64_t voxels;
-    /// C.
+    /// Channels, C.
     uint32_t channels;
-    /// A channel.
+    /// Blocks that share a channel's sums.
     uint32_t blocks;
     /// 1: volumes start at multiples of four elements.
     uint32_t vector;
-    /// Bits: add to dx, dbias, dgamma.
+    /// Bits 0, 1, 2: add to dx, dbias, dgamma.
     uint32_t accumulate;
 };
 
 /// Operands of the transpose.
 struct TransposeParams {
-    /// `[B, R, C]`.
+    /// Matrices, `[B, R, C]`.
     const void* x;
-    /// `[B, C, R]`.
+    /// Their transposes, `[B, C, R]`.
     void* y;
-    /// B.
+    /// Matrices, B.
     uint64_t batch;
-    /// R.
+    /// Rows of x, R.
     uint64_t rows;
-    /// C.
+    /// Columns of x, C.
     uint64_t columns;
-    /// 1: `y +=`.
+    /// 1: `y += result`.
     uint32_t accumulate;
 };

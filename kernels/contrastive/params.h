@@ -14,25 +14,25 @@ constexpr uint32_t kMaxSets = 4;
 
 /// Operands of the norms.
 struct ContrastiveNormParams {
-    /// `[n, d]`.
+    /// Embeddings, `[n, d]`.
     const void* x;
-    /// f32 `[n]`.
+    /// 1 / max(norm, 1e-12) of each embedding, f32 `[n]`.
     float* inverse_norms;
-    /// Embeddings.
+    /// Embeddings of x.
     uint64_t n;
-    /// Their length.
+    /// Elements of an embedding.
     uint64_t d;
 };
 
 /// One pair of embedding sets: rows from `a`, columns from `b`. Null norms: the embeddings are used as they are.
 struct ContrastivePair {
-    /// `[rows, d]`.
+    /// Embeddings of the rows, `[rows, d]`.
     const void* a;
-    /// `[columns, d]`.
+    /// Embeddings of the columns, `[columns, d]`.
     const void* b;
-    /// f32 `[rows]`, or null.
+    /// Inverse norms of `a`, f32 `[rows]`, or null.
     const float* a_inverse_norms;
-    /// f32 `[columns]`, or null.
+    /// Inverse norms of `b`, f32 `[columns]`, or null.
     const float* b_inverse_norms;
     /// Workspace of two f32 `[strips, rows]`: (shift, sum of exp(logit - shift)) of a strip of columns.
     SumExp* row_partials;
@@ -40,7 +40,7 @@ struct ContrastivePair {
     SumExp* column_partials;
     /// Two f32 `[columns]`: the strips of rows merged, for [`column_sums`]; or null.
     SumExp* column_sums;
-    /// Workspace, f32 `[rows]`.
+    /// Workspace for the matching logits, f32 `[rows]`.
     float* diagonal_logits;
     /// Two f32 `[rows]`: (shift, 1 / sum over the row of exp(logit - shift)).
     Softmax* row_softmax;
@@ -48,15 +48,16 @@ struct ContrastivePair {
     Softmax* column_softmax;
     /// f32 `[rows]`: the gradient of the matching logit, before `factor` and `weight`.
     float* diagonal;
-    /// Of this pair's loss.
+    /// Weight of this pair's loss.
     float weight;
 };
 
 /// What every kernel needs to know of the logits.
 struct ContrastiveProblem {
-    /// f32 `[rows]`, or null: no two items are the same.
+    /// Identity of each row, f32 `[rows]`; two items of one identity are neither match nor mismatch. Null: no two are
+    /// the same.
     const float* row_ids;
-    /// f32 `[columns]`, or null.
+    /// Identity of each column, f32 `[columns]`, or null.
     const float* column_ids;
     /// One f32 that replaces `scale`, or null.
     const float* scale_tensor;
@@ -68,29 +69,29 @@ struct ContrastiveProblem {
     uint64_t columns;
     /// Row i matches column offset + i.
     uint64_t offset;
-    /// The embeddings' length.
+    /// Elements of an embedding.
     uint64_t d;
-    /// logit = scale * inner product + bias.
+    /// Scale of a logit: logit = scale * inner product + bias.
     float scale;
-    /// See `scale`; 0 for a softmax.
+    /// Bias of a logit, see `scale`; 0 for a softmax.
     float bias;
-    /// A [`Mode`].
+    /// How logits become a loss, a [`Mode`].
     uint32_t mode;
 };
 
 /// Operands of the forward kernels.
 struct ContrastiveForwardParams {
-    /// The first `pair_count` count.
+    /// Pairs of embedding sets; the first `pair_count` count.
     ContrastivePair pairs[kMaxPairs];
-    /// The logits.
+    /// What is known of the logits.
     ContrastiveProblem problem;
     /// Workspace, f64 `[pair_count, ceil(rows / 256)]`.
     double* loss_partials;
-    /// One f32.
+    /// The loss, one f32.
     float* loss;
-    /// Of every row's loss.
+    /// Weight of one row's loss.
     float factor;
-    /// Pairs.
+    /// Pairs that count.
     uint32_t pair_count;
     /// Strips of rows, and as many of columns.
     uint32_t strips;
@@ -104,37 +105,37 @@ struct ContrastiveForwardParams {
 struct ContrastiveTerm {
     /// The other set, `[columns, d]`.
     const void* partner;
-    /// f32 `[columns]`, or null.
+    /// Inverse norms of the partner, f32 `[columns]`, or null.
     const float* partner_inverse_norms;
     /// This set's softmax over the partner's embeddings, `[rows]`.
     const Softmax* own_softmax;
-    /// The partner's over this set's, `[columns]`.
+    /// The partner's softmax over this set's embeddings, `[columns]`.
     const Softmax* partner_softmax;
-    /// f32 `[rows]`, of the forward pass.
+    /// Gradient of each matching logit, from the forward pass, f32 `[rows]`.
     const float* diagonal;
-    /// Of the pair's loss.
+    /// Weight of the pair's loss.
     float weight;
 };
 
 /// Operands of the gradient kernels.
 struct ContrastiveGradientParams {
-    /// The first `term_count` count.
+    /// Terms of the gradient; the first `term_count` count.
     ContrastiveTerm terms[kMaxPairs];
-    /// The logits.
+    /// What is known of the logits.
     ContrastiveProblem problem;
-    /// `[rows, d]`.
+    /// The set whose gradient is wanted, `[rows, d]`.
     const void* x;
-    /// f32 `[rows]`, or null: the embeddings are used as they are.
+    /// Inverse norms of x, f32 `[rows]`, or null: the embeddings are used as they are.
     const float* x_inverse_norms;
     /// One f32: the gradient of the loss.
     const float* upstream;
-    /// `[rows, d]`, or null.
+    /// Gradient of x, `[rows, d]`, or null.
     void* dx;
     /// f32 `[rows]`, or null: what each row adds to the gradient of the scale.
     float* slopes;
-    /// Of every row's loss.
+    /// Weight of one row's loss.
     float factor;
-    /// Terms.
+    /// Terms that count.
     uint32_t term_count;
     /// 1: `dx += result`.
     uint32_t accumulate;
@@ -144,57 +145,58 @@ struct ContrastiveGradientParams {
 struct ContrastiveWgmmaGradientParams {
     /// As for [`gradient`]; partners are packed sets, their inverse norms the factors of [`pack`].
     ContrastiveGradientParams gradient;
-    /// The packed rows.
+    /// The set whose gradient is wanted, packed.
     const void* x_tiles;
-    /// f32 `[rows]`, or null: their factors.
+    /// Factors of the packed rows, f32 `[rows]`, or null.
     const float* x_factors;
 };
 
 /// Operands of [`pack`].
 struct ContrastivePackParams {
-    /// bf16 `[n, d]`.
+    /// Embeddings, bf16 `[n, d]`.
     const void* x;
-    /// f32 `[n]`, or null: the embeddings are used as they are.
+    /// Inverse norms of x, f32 `[n]`, or null: the embeddings are used as they are.
     const float* inverse_norms;
-    /// bf16, [`packed_shape`].
+    /// The packed set, bf16 of [`packed_shape`].
     void* tiles;
-    /// f32 `[n]`, null with `inverse_norms`.
+    /// Factor of each packed embedding, f32 `[n]`; null with `inverse_norms`.
     float* factors;
-    /// Embeddings.
+    /// Embeddings of x.
     uint64_t n;
-    /// Their length.
+    /// Elements of an embedding.
     uint64_t d;
 };
 
 /// A set of a batch whose gradients are made together with the loss.
 struct ContrastiveSet {
-    /// `[n, d]`.
+    /// Embeddings, `[n, d]`.
     const void* x;
-    /// Workspace, f32 `[n]`; null: the embeddings are used as they are.
+    /// Workspace for the inverse norms, f32 `[n]`; null: the embeddings are used as they are.
     float* inverse_norms;
-    /// `[n, d]`, or null: frozen.
+    /// Gradient of x, `[n, d]`, or null: the set is frozen.
     void* dx;
 };
 
 /// A pair of such a batch; `padded` is the next multiple of 64 above n, `tiles` = padded / 64.
 struct ContrastiveStoredPair {
-    /// Workspace, f32 `[padded, padded]`; on tensor cores twice as many elements of the sets' type.
+    /// Workspace for the logits' gradients, f32 `[padded, padded]`; on tensor cores twice as many elements of the
+    /// sets' type.
     void* h;
-    /// Workspace, two f32 `[tiles, padded]`.
+    /// Workspace for sums of the rows over tiles, two f32 `[tiles, padded]`.
     SumExp* row_partials;
-    /// Workspace, two f32 `[tiles, padded]`.
+    /// Workspace for sums of the columns over tiles, two f32 `[tiles, padded]`.
     SumExp* column_partials;
-    /// Workspace, f32 `[tiles, padded]`.
+    /// Workspace for projections of the rows, f32 `[tiles, padded]`.
     float* row_alongs;
-    /// Workspace, f32 `[tiles, padded]`.
+    /// Workspace for projections of the columns, f32 `[tiles, padded]`.
     float* column_alongs;
-    /// Workspace, f32 `[padded]`.
+    /// Workspace for the matching logits, f32 `[padded]`.
     float* diagonal_logits;
-    /// Of this pair's loss.
+    /// Weight of this pair's loss.
     float weight;
-    /// The set of its rows.
+    /// Index of the set of the rows.
     uint32_t a;
-    /// The set of its columns.
+    /// Index of the set of the columns.
     uint32_t b;
     /// 0: both sets are frozen, and the scale; `h` and the alongs may be null.
     uint32_t gradient;
@@ -202,31 +204,31 @@ struct ContrastiveStoredPair {
 
 /// Operands of the loss with its gradients.
 struct ContrastiveStoredParams {
-    /// The first `set_count` count.
+    /// Sets of embeddings; the first `set_count` count.
     ContrastiveSet sets[kMaxSets];
-    /// The first `pair_count` count.
+    /// Pairs of sets; the first `pair_count` count.
     ContrastiveStoredPair pairs[kMaxPairs];
-    /// The logits; rows = columns.
+    /// What is known of the logits; rows = columns.
     ContrastiveProblem problem;
-    /// Workspace, f64 `[pairs, tiles]`.
+    /// Workspace for the loss, f64 `[pairs, tiles]`.
     double* loss_partials;
-    /// Workspace, f64 `[pairs, tiles]`.
+    /// Workspace for the gradient of the bias, f64 `[pairs, tiles]`.
     double* bias_partials;
-    /// Workspace, f64 `[pairs, tiles, tiles]`.
+    /// Workspace for the gradient of the scale, f64 `[pairs, tiles, tiles]`.
     double* scale_partials;
-    /// One f32.
+    /// The loss, one f32.
     float* loss;
-    /// One f32, or null.
+    /// Gradient of the scale, one f32, or null.
     float* dscale;
-    /// One f32, or null.
+    /// Gradient of the bias, one f32, or null.
     float* dbias;
-    /// See [`ContrastiveStoredPair`].
+    /// Tiles along a side of the logits, as [`ContrastiveStoredPair`] says.
     uint64_t tiles;
-    /// Of every row's loss.
+    /// Weight of one row's loss.
     float factor;
-    /// Sets.
+    /// Sets that count.
     uint32_t set_count;
-    /// Pairs.
+    /// Pairs that count.
     uint32_t pair_count;
 };
 
@@ -234,13 +236,14 @@ struct ContrastiveStoredParams {
 struct ContrastiveBandParams {
     /// The pair, seen from the set of the rows.
     ContrastiveTerm term;
-    /// The logits.
+    /// What is known of the logits.
     ContrastiveProblem problem;
-    /// `[rows, d]`.
+    /// Embeddings of the rows, `[rows, d]`.
     const void* x;
-    /// f32 `[rows]`, or null.
+    /// Inverse norms of x, f32 `[rows]`, or null.
     const float* x_inverse_norms;
-    /// f32 `[band, ld]`: `ld` is the next multiple of a [`band_tile`] above `columns`. On tensor cores two such of
+    /// The logits' gradients, f32 `[band, ld]`: `ld` is the next multiple of a [`band_tile`] above `columns`. On
+    /// tensor cores two such of
     /// the sets' type, see [`band_product`].
     void* h;
     /// f32 `[ld / tile, band]`: sums over a tile's columns of h times similarity.
@@ -255,11 +258,11 @@ struct ContrastiveBandParams {
 
 /// One product of stored gradients of logits with a partner.
 struct ContrastiveProduct {
-    /// f32 `[.., ld]`, zero outside the batch.
+    /// The logits' gradients, f32 `[.., ld]`, zero outside the batch.
     const float* h;
-    /// `[partners, d]`.
+    /// Embeddings of the partner, `[partners, d]`.
     const void* partner;
-    /// f32 `[partners]`, or null.
+    /// Inverse norms of the partner, f32 `[partners]`, or null.
     const float* partner_inverse_norms;
     /// f32 `[along_count, along_stride]`: added up, the sum of h times similarity of each row of the result.
     const float* alongs;
@@ -271,9 +274,9 @@ struct ContrastiveProduct {
     uint64_t partners;
     /// Columns (rows) of `h` that are summed over, a multiple of 64.
     uint64_t inner;
-    /// See `alongs`.
+    /// Elements between two rows of `alongs`.
     uint64_t along_stride;
-    /// See `alongs`.
+    /// Rows of `alongs`.
     uint32_t along_count;
     /// 1: the rows of the result are columns of `h`.
     uint32_t transposed;
@@ -281,11 +284,11 @@ struct ContrastiveProduct {
 
 /// How a gradient that several launches add to is kept in between: in f32, whatever its own type.
 struct ContrastiveCarry {
-    /// f32 `[rows, d]`, or null: nothing is carried.
+    /// The gradient so far, f32 `[rows, d]`, or null: nothing is carried.
     float* sum;
-    /// 1: it holds the shares of the launches before.
+    /// 1: `sum` holds the shares of the launches before.
     uint32_t bring;
-    /// 1: others follow, the gradient itself is left alone.
+    /// 1: other launches follow, the gradient itself is left alone.
     uint32_t keep;
 };
 
@@ -293,15 +296,15 @@ struct ContrastiveCarry {
 struct ContrastiveProductParams {
     /// What is multiplied.
     ContrastiveProduct product;
-    /// `[rows, d]`.
+    /// Embeddings of the rows, `[rows, d]`.
     const void* x;
-    /// f32 `[rows]`, or null: the embeddings are used as they are.
+    /// Inverse norms of x, f32 `[rows]`, or null: the embeddings are used as they are.
     const float* x_inverse_norms;
     /// One f32 that replaces `scale`, or null.
     const float* scale_tensor;
     /// One f32: the gradient of the loss.
     const float* upstream;
-    /// `[rows, d]`.
+    /// Gradient of x, `[rows, d]`.
     void* dx;
     /// f32 `[rows]`, or null: what each row adds to the gradient of the scale.
     float* slopes;
@@ -309,11 +312,11 @@ struct ContrastiveProductParams {
     ContrastiveCarry carry;
     /// Rows of the result.
     uint64_t rows;
-    /// Their length.
+    /// Elements of an embedding.
     uint64_t d;
-    /// logit = scale * inner product + bias.
+    /// Scale of a logit: logit = scale * inner product + bias.
     float scale;
-    /// Of every row's loss.
+    /// Weight of one row's loss.
     float factor;
     /// 1: `dx += result`.
     uint32_t accumulate;
@@ -321,21 +324,21 @@ struct ContrastiveProductParams {
 
 /// Operands of [`band_product`].
 struct ContrastiveBandProductParams {
-    /// Elements of the sets' type: the first tile for the result's first rows.
+    /// The logits' gradients, elements of the sets' type: the first tile for the result's first rows.
     const void* h;
-    /// `[partners, d]`.
+    /// Embeddings of the partner, `[partners, d]`.
     const void* partner;
     /// f32 `[along_count, along_stride]`: added up, the sum of h times similarity of each row of the result.
     const float* alongs;
-    /// `[rows, d]`.
+    /// Embeddings of the rows, `[rows, d]`.
     const void* x;
-    /// f32 `[rows]`, or null: the embeddings are used as they are.
+    /// Inverse norms of x, f32 `[rows]`, or null: the embeddings are used as they are.
     const float* x_inverse_norms;
     /// One f32 that replaces `scale`, or null.
     const float* scale_tensor;
     /// One f32: the gradient of the loss.
     const float* upstream;
-    /// `[rows, d]`.
+    /// Gradient of x, `[rows, d]`.
     void* dx;
     /// f32 `[rows]`, or null: what each row adds to the gradient of the scale.
     float* slopes;
@@ -349,19 +352,19 @@ struct ContrastiveBandProductParams {
     uint64_t first;
     /// Embeddings of the partner.
     uint64_t partners;
-    /// See `alongs`.
+    /// Elements between two rows of `alongs`.
     uint64_t along_stride;
     /// Rows of the result.
     uint64_t rows;
-    /// Their length.
+    /// Elements of an embedding.
     uint64_t d;
-    /// logit = scale * inner product + bias.
+    /// Scale of a logit: logit = scale * inner product + bias.
     float scale;
-    /// Of every row's loss.
+    /// Weight of one row's loss.
     float factor;
-    /// Tiles of a row.
+    /// Tiles of a row of tiles.
     uint32_t tiles;
-    /// See `alongs`.
+    /// Rows of `alongs`.
     uint32_t along_count;
     /// 1: `dx += result`.
     uint32_t accumulate;
@@ -369,13 +372,13 @@ struct ContrastiveBandProductParams {
 
 /// Operands of the chain rule behind a loss that made its gradients at once.
 struct ContrastiveChainParams {
-    /// `[n]`: of the loss by an input.
+    /// Gradient of the loss by an input, `[n]`.
     const void* gradient;
-    /// One f32: of the final value by the loss.
+    /// Gradient of the final value by the loss, one f32.
     const float* upstream;
-    /// `[n]`.
+    /// Gradient of the final value by the input, `[n]`.
     void* dx;
-    /// Elements.
+    /// Elements of the input.
     uint64_t n;
     /// 1: `dx += result`.
     uint32_t accumulate;
@@ -383,17 +386,17 @@ struct ContrastiveChainParams {
 
 /// Operands of the gradients of scale and bias.
 struct ContrastiveScaleParams {
-    /// f32 `[n]`, `stride` apart.
+    /// What each row adds to the gradient, f32 `[n]`, `stride` apart.
     const float* slopes;
-    /// One f32, or null: 1.
+    /// Gradient of the loss, one f32, or null: 1.
     const float* upstream;
-    /// One f32.
+    /// Gradient of the scale or bias, one f32.
     float* gradient;
-    /// Slopes.
+    /// Slopes that are added up.
     uint64_t n;
-    /// Of the sum.
+    /// Factor of the sum.
     float factor;
-    /// f32 between two slopes.
+    /// Elements between two slopes.
     uint32_t stride;
     /// 1: `gradient += result`.
     uint32_t accumulate;

@@ -5,33 +5,33 @@
 
 /// Operands of a convolution kernel; see the launches for what each pointer is.
 struct Conv2dParams {
-    /// x, dy or the columns.
+    /// What is convolved: x, dy or the columns.
     const void* input;
     /// The weight, or dy for its gradient.
     const void* weight;
-    /// Added to every pixel, or null.
+    /// What is added to every pixel, or null.
     const void* bias;
-    /// y, dx, dw or the columns.
+    /// The result: y, dx, dw or the columns.
     void* out;
-    /// Images.
+    /// Images of the batch.
     uint64_t images;
-    /// Of x.
+    /// Rows of x.
     uint32_t height;
-    /// Of x.
+    /// Columns of x.
     uint32_t width;
-    /// Of x.
+    /// Channels of x.
     uint32_t channels;
-    /// Of y.
+    /// Rows of y.
     uint32_t out_height;
-    /// Of y.
+    /// Columns of y.
     uint32_t out_width;
-    /// Of y.
+    /// Channels of y.
     uint32_t out_channels;
-    /// Of the filter.
+    /// Rows of the filter.
     uint32_t kernel_height;
-    /// Of the filter.
+    /// Columns of the filter.
     uint32_t kernel_width;
-    /// Of both axes.
+    /// Pixels between two windows, along both axes.
     uint32_t stride;
     /// Zeros on each side.
     uint32_t padding;

@@ -3,7 +3,7 @@
 // Idea: a thread computes a segment of kSegment outputs along the branch's axis, for four neighbours along the contiguous axis
 // (axes 1 and 2) or for one row (axis 3), from registers: an input is loaded once for the up to k outputs that it reaches. A tile
 // (samples x T1 x T2 x T3 of one channel) is walked once per axis; the writing passes add the three up in shared memory.
-// K is the number of taps that the code is unrolled for (X2CT_TAPS at the end of decomp_conv.cu): a kernel with fewer runs with
+// K is the number of taps that the code is unrolled for (the entries at the end of decomp_conv.cu): a kernel with fewer runs with
 // zero weights around it.
 
 struct DepthwiseConfig : KernelDefaults {

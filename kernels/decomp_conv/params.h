@@ -5,71 +5,71 @@
 
 /// Operands of every phase of a decomposed convolution; those a phase does not use are null.
 struct DecompConvParams {
-    /// `[N, I, D1, D2, D3]`.
+    /// Input, `[N, I, D1, D2, D3]`.
     const void* x;
-    /// `[N, O, E1, E2, E3]`: gradient of y, or of what is under the activation.
+    /// Gradient of y, or of what is under the activation, `[N, O, E1, E2, E3]`.
     const void* g;
-    /// As g: the output of a writing pass.
+    /// Output of a writing pass, as g.
     void* y;
-    /// As x.
+    /// Gradient of x, as x.
     void* dx;
-    /// `[3, N, O, E]` f32: stored branches.
+    /// Stored branches, `[3, N, O, E]` f32.
     float* z;
-    /// `[3, N, O, E]` f32.
+    /// Gradients of the stored branches, `[3, N, O, E]` f32.
     float* dz;
-    /// `[O, I or 1, k]` f32.
+    /// Filters of the branches, `[O, I or 1, k]` f32.
     const float* w[3];
-    /// `[O]` f32, or null.
+    /// Biases of the branches, `[O]` f32, or null.
     const float* bias[3];
-    /// `[O]` f32; null without norm, like the following three.
+    /// Scales of the norms, `[O]` f32; null without norm, like the following three.
     const float* gamma[3];
-    /// `[O]` f32.
+    /// Shifts of the norms, `[O]` f32.
     const float* beta[3];
-    /// `[O]` f32.
+    /// Running means, `[O]` f32.
     float* running_mean[3];
-    /// `[O]` f32.
+    /// Running variances, `[O]` f32.
     float* running_var[3];
-    /// `[3, O]` f32: mean of each branch without its bias.
+    /// Mean of each branch without its bias, `[3, O]` f32.
     float* mean;
-    /// `[3, O]` f32.
+    /// 1 / sqrt(variance + eps) of each branch, `[3, O]` f32.
     float* rstd;
-    /// `[3, O]` f32: gamma rstd.
+    /// gamma times rstd, `[3, O]` f32.
     float* scale;
-    /// `[O]` f32: what is added to the sum of scaled branches.
+    /// What is added to the sum of scaled branches, `[O]` f32.
     float* shift;
-    /// `[O, 3, 3]` f32.
+    /// alpha, beta and delta of dz = alpha g + beta (z - mean) + delta, `[O, 3, 3]` f32.
     float* coefficients;
     /// f64 workspace of [`DecompConvParams::partial_bytes`].
     double* partial;
-    /// As w, or null.
+    /// Gradients of w, as w, or null.
     float* dw[3];
-    /// `[O]` f32, or null, like the following.
+    /// Gradients of the biases, `[O]` f32, or null.
     float* dbias[3];
-    /// Likewise.
+    /// Gradients of gamma, `[O]` f32, or null.
     float* dgamma[3];
-    /// Likewise.
+    /// Gradients of beta, `[O]` f32, or null.
     float* dbeta[3];
-    /// Added to the variances.
+    /// What is added to the variances.
     double eps;
     /// Weight of this batch in the running statistics.
     double momentum;
-    /// N.
+    /// Samples, N.
     uint64_t batch;
-    /// I.
+    /// Channels of x, I.
     uint32_t in_channels;
-    /// O.
+    /// Channels of y, O.
     uint32_t out_channels;
-    /// D.
+    /// Sizes of x, D.
     uint32_t in_size[3];
-    /// E.
+    /// Sizes of y, E.
     uint32_t out_size[3];
-    /// k.
+    /// Taps of a filter, k.
     uint32_t kernel;
-    /// s.
+    /// Voxels between two windows, s.
     uint32_t stride;
     /// 1: every output channel sees every input channel.
     uint32_t dense;
-    /// [`NormKind`].
+    /// Which statistics the norms use, a [`NormKind`].
     uint32_t norm;
     /// 1: a GELU follows the sum.
     uint32_t gelu;
@@ -81,7 +81,7 @@ struct DecompConvParams {
     uint32_t accumulate;
     /// Samples, and extent along each axis, of a tile.
     uint32_t tile[4];
-    /// Number of tiles.
+    /// Tiles of samples, and along each axis.
     uint32_t tiles[4];
     /// Tiles or pieces of a block of a summing pass.
     uint32_t tiles_per_block;
@@ -91,6 +91,6 @@ struct DecompConvParams {
     uint32_t first_channel;
     /// Channels of a launch.
     uint32_t channels;
-    /// 1: to bf16, as in all passes of [`Variant::TensorCores`].
+    /// 1: weights are rounded to bf16, as in all passes of [`Variant::TensorCores`].
     uint32_t round_weights;
 };

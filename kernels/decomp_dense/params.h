@@ -3,15 +3,16 @@
 
 #include <cstdint>
 
-/// Operands of every phase of a dense decomposed convolution; those a phase does not use are null. V: voxels of a chunk.
+/// Operands of every phase of a dense decomposed convolution; those a phase does not use are null. V: voxels of a
+/// chunk.
 struct DecompDenseParams {
-    /// `[N, I, D1, D2, D3]`.
+    /// Input, `[N, I, D1, D2, D3]`.
     const void* x;
-    /// `[N, O, E1, E2, E3]`: gradient of y.
+    /// Gradient of y, `[N, O, E1, E2, E3]`.
     const void* g;
-    /// As g.
+    /// Output, as g.
     void* y;
-    /// As x.
+    /// Gradient of x, as x.
     void* dx;
     /// `[(3k-1) I, V]`, or their gradients `[3, k I, V]`; as x.
     void* columns;
@@ -19,9 +20,9 @@ struct DecompDenseParams {
     const void* before;
     /// `[3, O, V]` f32 branches, or `[O, V]`, their scaled sum.
     float* z;
-    /// `[3, O, V]` as x.
+    /// Gradients of the branches of a chunk, `[3, O, V]` as x.
     void* dz;
-    /// `[O, I, k]` f32.
+    /// Filters of the branches, `[O, I, k]` f32.
     const float* w[3];
     /// `[3, O, k I]` as x: the weights in the columns' order.
     void* matrices;
@@ -29,37 +30,37 @@ struct DecompDenseParams {
     void* folded;
     /// `[3, O, k I]` f32: dw in the columns' order.
     const float* products;
-    /// As w, or null.
+    /// Gradients of w, as w, or null.
     float* dw[3];
-    /// `[3, O]` f32.
+    /// Mean of each branch, `[3, O]` f32.
     const float* mean;
-    /// `[3, O]` f32.
+    /// Scale of each branch, `[3, O]` f32.
     const float* scale;
-    /// `[O]` f32.
+    /// What is added to the sum of scaled branches, `[O]` f32.
     const float* shift;
-    /// `[O, 3, 3]` f32.
+    /// alpha, beta and delta of each branch's gradient, `[O, 3, 3]` f32.
     const float* coefficients;
     /// f64 sums of blocks.
     double* partial;
     /// f64 sums of the first layer's windows.
     double* window_sums;
-    /// N.
+    /// Samples, N.
     uint64_t batch;
     /// Plane of y, n E1 + e1, that the chunk begins with.
     uint64_t first;
     /// First plane of y whose part of dx is written.
     uint64_t gather;
-    /// I.
+    /// Channels of x, I.
     uint32_t in_channels;
-    /// O.
+    /// Channels of y, O.
     uint32_t out_channels;
-    /// D.
+    /// Sizes of x, D.
     uint32_t in_size[3];
-    /// E.
+    /// Sizes of y, E.
     uint32_t out_size[3];
-    /// k.
+    /// Taps of a filter, k.
     uint32_t kernel;
-    /// s.
+    /// Voxels between two windows, s.
     uint32_t stride;
     /// Planes of the chunk.
     uint32_t planes;

@@ -11,35 +11,35 @@ struct DepthwiseConv3dParams {
     const void* g;
     /// As x: what results, y or dx.
     void* y;
-    /// `[C, k, k, k]` f32.
+    /// Filters, `[C, k, k, k]` f32.
     const float* w;
-    /// `[C]` f32, or null.
+    /// Bias of each channel, `[C]` f32, or null.
     const float* bias;
-    /// As w, or null.
+    /// Gradient of w, as w, or null.
     float* dw;
-    /// As bias, or null.
+    /// Gradient of the bias, as bias, or null.
     float* dbias;
-    /// f64 `[blocks, C, k, groups, values]`.
+    /// Sums of blocks, f64 `[blocks, C, k, groups, values]`.
     double* partial;
-    /// N.
+    /// Samples, N.
     uint64_t batch;
-    /// C.
+    /// Channels, C.
     uint32_t channels;
-    /// D.
+    /// Sizes of x and y, D.
     uint32_t size[3];
-    /// k.
+    /// Taps of the filter along each axis, k.
     uint32_t kernel;
     /// 1: the filter is reversed.
     uint32_t reversed;
     /// 1: rows start at multiples of four elements.
     uint32_t vector;
-    /// Bits: add to y, dw, dbias.
+    /// Bits 0, 1, 2: add to y, dw, dbias.
     uint32_t accumulate;
-    /// Of the sums, a channel and plane of the filter.
+    /// Blocks of the sums, a channel and plane of the filter.
     uint32_t blocks;
     /// Patches that a thread of the sums goes through.
     uint32_t patches_per_thread;
-    /// Of four rows in a plane of the filter.
+    /// Groups of four rows in a plane of the filter.
     uint32_t groups;
     /// Sums of a block.
     uint32_t values;

@@ -9,7 +9,7 @@ struct DropoutParams {
     const void* x;
     /// Result, `n` elements; may be `x`.
     void* y;
-    /// Elements.
+    /// Elements of x.
     uint64_t n;
     /// Key of the generator.
     uint64_t seed;

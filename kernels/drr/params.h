@@ -8,9 +8,9 @@
 struct DrrView {
     /// Centre of pixel (0, 0).
     double origin[3];
-    /// From one row to the next.
+    /// Step from one row to the next.
     double row[3];
-    /// From one column to the next.
+    /// Step from one column to the next.
     double column[3];
     /// Cone: the source. Parallel: the rays' direction.
     double source[3];
@@ -18,63 +18,64 @@ struct DrrView {
     double metric[6];
     /// 1: a ray is the segment from the source to its pixel's centre. 0: the whole line through it.
     uint32_t cone;
-    /// 0.
+    /// Always 0: it fills the struct, which therefore has no padding and can be read as bytes.
     uint32_t reserved;
 };
 
 /// Operands of line integrals and their gradients.
 struct DrrParams {
-    /// \[B, Z, Y, X\], x fastest.
+    /// Voxels, \[B, Z, Y, X\], x fastest.
     const void* volume;
-    /// \[V\] [`DrrView`], or \[B, V\] where `view_stride` is V.
+    /// The views, \[V\] [`DrrView`], or \[B, V\] where `view_stride` is V.
     const DrrView* views;
-    /// u8 \[B, Z / 8, Y / 8, X / 8\], rounded up: 0 where all is air. Null: nothing is skipped.
+    /// Map of air, u8 \[B, Z / 8, Y / 8, X / 8\], rounded up: 0 where all is air. Null: nothing is skipped.
     uint8_t* bricks;
-    /// f32 \[B, V, rows, columns\]: written forward, the upstream gradient backward.
+    /// Pixels, f32 \[B, V, rows, columns\]: written forward, the upstream gradient backward.
     float* image;
-    /// f32 as `image`: p of every pixel, written forward unless null; read backward unless the response is p itself.
+    /// Sum p of every pixel, f32 as `image`: written forward unless null; read backward unless the response is p
+    /// itself.
     float* integrals;
-    /// Adjoint: 64-bit integers \[B, Z, Y, X\], zero before.
+    /// Adjoint: fixed-point sums, 64-bit integers \[B, Z, Y, X\], zero before.
     uint64_t* sums;
-    /// Adjoint: one u32, zero before.
+    /// Adjoint: bits of the largest upstream value, one u32, zero before.
     uint32_t* peak;
-    /// Adjoint: as the volume.
+    /// Adjoint: gradient of the volume, as the volume.
     void* gradient;
-    /// Pose: f32 \[B, V, rows, columns, 6\].
+    /// Pose: gradient of every ray, f32 \[B, V, rows, columns, 6\].
     float* rays;
     /// Pose: f64 as `views`, 12 each: the gradient of origin, row, column and source.
     double* view_gradient;
-    /// Of one volume.
+    /// Voxels of one volume.
     uint64_t voxels;
-    /// X, Y, Z.
+    /// Voxels along x, y and z.
     uint32_t n[3];
-    /// B.
+    /// Volumes, B.
     uint32_t batch;
-    /// V.
+    /// Views of a volume, V.
     uint32_t count;
-    /// Of an image.
+    /// Rows of an image, pixels.
     uint32_t rows;
-    /// Of an image.
+    /// Columns of an image, pixels.
     uint32_t columns;
     /// Views from one volume to the next: 0 or V.
     uint32_t view_stride;
-    /// value = max(floor, slope stored + intercept).
+    /// Slope of a voxel's value: value = max(floor, slope stored + intercept).
     float slope;
-    /// See `slope`.
+    /// Intercept of a voxel's value, see `slope`.
     float intercept;
-    /// See `slope`; minus infinity for none.
+    /// Least value of a voxel, see `slope`; minus infinity for none.
     float floor;
     /// Trilinear: most millimetres between two samples.
     float step;
-    /// Adjoint: no voxel's weights sum to more.
+    /// Adjoint: the most that a voxel's weights sum to.
     float bound;
     /// 1: int16 voxels are read by four where a ray runs along x.
     uint32_t by_four;
     /// What a pixel shows of the sum p of values and weights: 0 p, 1 exp(-p), 2 1 - exp(-p).
     uint32_t response;
-    /// image = gain response + shift.
+    /// Factor of what a pixel shows: image = gain response + shift.
     float gain;
-    /// See `gain`.
+    /// What is added to a pixel, see `gain`.
     float shift;
     /// 1: `gradient += result`.
     uint32_t accumulate;
@@ -82,15 +83,15 @@ struct DrrParams {
 
 /// Operands of the mean projection and its gradient.
 struct DrrMeanParams {
-    /// B volumes of any axis order.
+    /// Voxels of B volumes, of any axis order.
     const void* volume;
-    /// f32 \[terms\]: of each voxel along the sum.
+    /// Weight of each voxel along the sum, f32 \[terms\].
     const float* weights;
-    /// f32 \[B, rows, columns\].
+    /// Pixels, f32 \[B, rows, columns\].
     float* image;
-    /// Backward: as the volume.
+    /// Backward: gradient of the volume, as the volume.
     void* gradient;
-    /// Of one volume.
+    /// Voxels of one volume.
     uint64_t voxels;
     /// Elements from one image row to the next.
     int64_t row;
@@ -98,21 +99,21 @@ struct DrrMeanParams {
     int64_t column;
     /// Elements from one term of the sum to the next.
     int64_t term;
-    /// B.
+    /// Volumes, B.
     uint32_t batch;
-    /// Of an image.
+    /// Rows of an image, pixels.
     uint32_t rows;
-    /// Of an image.
+    /// Columns of an image, pixels.
     uint32_t columns;
-    /// Of a sum.
+    /// Terms of a sum.
     uint32_t terms;
-    /// Summed is clip(slope stored + intercept, low, high).
+    /// Slope of a voxel's value: what is summed is clip(slope stored + intercept, low, high).
     float slope;
-    /// See `slope`.
+    /// Intercept of a voxel's value, see `slope`.
     float intercept;
-    /// See `slope`.
+    /// Least value of a voxel, see `slope`.
     float low;
-    /// See `slope`.
+    /// Largest value of a voxel, see `slope`.
     float high;
     /// 1: `gradient += result`.
     uint32_t accumulate;

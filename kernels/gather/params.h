@@ -5,11 +5,11 @@
 
 /// Operands of a gather.
 struct GatherParams {
-    /// `[any, d]` f32.
+    /// Rows that are read, `[any, d]` f32.
     const float* x;
     /// u32 `[n]`: the row of `x` that each row of `y` is.
     const uint32_t* places;
-    /// `[n, d]` f32.
+    /// Rows that are written, `[n, d]` f32.
     float* y;
     /// Rows of `y`.
     uint64_t n;

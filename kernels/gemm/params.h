@@ -5,13 +5,13 @@
 
 /// Operands of a matrix product; see [`GemmCall`] for their meaning.
 struct GemmParams {
-    /// op(A).
+    /// First operand, op(A).
     const void* a;
-    /// op(B).
+    /// Second operand, op(B).
     const void* b;
-    /// Added to every row, or null.
+    /// What is added to every row, or null.
     const void* bias;
-    /// The product.
+    /// The product, C.
     void* c;
     /// Rows of C.
     uint64_t m;
@@ -41,13 +41,13 @@ struct GemmParams {
 
 /// Parts of a split product.
 struct AddPartsParams {
-    /// [parts, m, n].
+    /// Parts of the product, f32 `[parts, m, n]`.
     const float* partials;
-    /// `[n]` of C's type, or null.
+    /// What is added to every row, `[n]` of C's type, or null.
     const void* bias;
-    /// [m, n].
+    /// The product, `[m, n]`.
     void* c;
-    /// Parts.
+    /// Parts that are added up.
     uint64_t parts;
     /// Rows of C.
     uint64_t m;
@@ -67,7 +67,7 @@ struct ColumnSumParams {
     void* out;
     /// Rows of `input`.
     uint64_t m;
-    /// Columns.
+    /// Columns of `input`.
     uint64_t n;
     /// Rows that one thread sums.
     uint64_t rows;

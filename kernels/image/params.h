@@ -7,24 +7,24 @@
 struct ImageParams {
     /// Radiographs, each h0 x w0: u8 from 0 to 255 or bf16 from 0 to 1.
     const void* source;
-    /// u32 per row of the batch: which radiograph.
+    /// Radiograph of each row of the batch, u32.
     const uint32_t* index;
     /// f32 \[n, 8\]: map from output to source pixel, gain, offset.
     const float* warp;
-    /// \[n, h, w, 3\].
+    /// Network input, \[n, h, w, 3\].
     void* out;
     /// Rows of the batch.
     uint32_t n;
-    /// Source height.
+    /// Rows of a radiograph.
     uint32_t h0;
-    /// Source width.
+    /// Columns of a radiograph.
     uint32_t w0;
-    /// Output height.
+    /// Rows of the output.
     uint32_t h;
-    /// Output width.
+    /// Columns of the output.
     uint32_t w;
-    /// Per channel.
+    /// Mean of each channel.
     float mean[3];
-    /// Per channel, reciprocal.
+    /// Reciprocal of each channel's standard deviation.
     float inv_std[3];
 };

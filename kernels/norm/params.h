@@ -7,37 +7,37 @@
 
 /// Operands of every phase of a batch normalisation; those a phase does not use are null.
 struct BatchNormParams {
-    /// `[rows, channels]`.
+    /// Input, `[rows, channels]`.
     const void* x;
-    /// As x, or null.
+    /// What is added before the ReLU, as x, or null.
     const void* residual;
-    /// As x.
+    /// Output, as x.
     void* y;
-    /// `[channels]` f32.
+    /// Scale of each channel, `[channels]` f32.
     const float* weight;
-    /// `[channels]` f32.
+    /// Shift of each channel, `[channels]` f32.
     const float* bias;
-    /// `[channels]` f32; updated in training, read in evaluation.
+    /// Running means, `[channels]` f32; updated in training, read in evaluation.
     float* running_mean;
-    /// `[channels]` f32; likewise.
+    /// Running variances, `[channels]` f32; updated in training, read in evaluation.
     float* running_var;
     /// `[channels]` f32: what this pass normalised with.
     float* mean;
     /// `[channels]` f32: 1 / sqrt(variance + eps).
     float* rstd;
-    /// As x.
+    /// Gradient of y, as x.
     const void* dy;
     /// As x, or null: where the reduction leaves the masked gradient.
     void* dz;
-    /// As x, or null.
+    /// Gradient of x, as x, or null.
     void* dx;
-    /// As x, or null.
+    /// Gradient of the residual, as x, or null.
     void* dresidual;
-    /// `[channels]` f32, or null.
+    /// Gradient of the weight, `[channels]` f32, or null.
     float* dweight;
-    /// `[channels]` f32, or null.
+    /// Gradient of the bias, `[channels]` f32, or null.
     float* dbias;
-    /// `[2, channels]` f32.
+    /// c0 and c1 of dx = weight rstd (dz - c0 - (x - mean) c1), `[2, channels]` f32.
     float* coefficients;
     /// f64 workspace, as large as `workspace_bytes` says.
     double* partial;
@@ -45,7 +45,7 @@ struct BatchNormParams {
     uint64_t rows;
     /// Columns of x.
     uint64_t channels;
-    /// Added to the variance.
+    /// What is added to the variance.
     double eps;
     /// Weight of this batch in the running statistics.
     double momentum;
@@ -71,25 +71,25 @@ struct BatchNormParams {
 
 /// Operands of a layer norm or an L2 normalisation; those a phase does not use are null.
 struct RowNormParams {
-    /// `[rows, channels]`.
+    /// Input, `[rows, channels]`.
     const void* x;
-    /// As x.
+    /// Output, as x.
     void* y;
-    /// `[channels]` f32; layer norm only.
+    /// Layer norm: scale of each channel, `[channels]` f32.
     const float* weight;
-    /// `[channels]` f32; layer norm only.
+    /// Layer norm: shift of each channel, `[channels]` f32.
     const float* bias;
-    /// `[rows]` f32; layer norm only.
+    /// Layer norm: mean of each row, `[rows]` f32.
     float* mean;
-    /// `[rows]` f32: rstd, or 1 / max(norm, eps).
+    /// rstd, or 1 / max(norm, eps), of each row, `[rows]` f32.
     float* scale;
-    /// As x.
+    /// Gradient of y, as x.
     const void* dy;
-    /// As x, or null.
+    /// Gradient of x, as x, or null.
     void* dx;
-    /// `[channels]` f32, or null.
+    /// Gradient of the weight, `[channels]` f32, or null.
     float* dweight;
-    /// `[channels]` f32, or null.
+    /// Gradient of the bias, `[channels]` f32, or null.
     float* dbias;
     /// f64 workspace of [`RowNormParams::workspace_bytes`].
     double* partial;
@@ -97,9 +97,9 @@ struct RowNormParams {
     uint64_t rows;
     /// Columns of x; fewer than 2^31.
     uint64_t channels;
-    /// Added to the variance, or the least norm.
+    /// What is added to the variance, or the least norm.
     double eps;
-    /// Of the column sums; filled in by the launch.
+    /// Which rows a thread of the column sums visits; filled in by the launch.
     Walk walk;
     /// Row ranges of the column sums; filled in by the launch.
     uint32_t blocks;

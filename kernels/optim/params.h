@@ -29,7 +29,7 @@ struct AdamWState {
     uint64_t step;
     /// Steps without an update, because the norm was not finite.
     uint64_t skipped;
-    /// Of the last step, before clipping.
+    /// Norm of the last step's gradients, before clipping.
     double grad_norm;
     /// 1: the last step updated the parameters.
     uint64_t finite;
@@ -59,15 +59,15 @@ struct AdamWParams {
     AdamWState* state;
     /// f64 workspace, one per block of the norm pass.
     double* partial;
-    /// Parameters.
+    /// Parameters of the arena.
     uint64_t n;
     /// Decay of the first moment.
     double beta1;
     /// Decay of the second moment.
     double beta2;
-    /// Added to the root of the second moment.
+    /// What is added to the root of the second moment.
     float eps;
-    /// Ranges.
+    /// Ranges of the arena.
     uint32_t range_count;
     /// Blocks of the norm pass.
     uint32_t norm_blocks;

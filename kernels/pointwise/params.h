@@ -11,9 +11,9 @@ struct PointwiseParams {
     const void* b;
     /// Result, `n` elements; may be one of the operands.
     void* out;
-    /// Elements.
+    /// Elements of the result.
     uint64_t n;
-    /// Of `scale`.
+    /// Factor of the kernel that scales.
     float factor;
     /// 1: `out += result`.
     uint32_t accumulate;

@@ -7,29 +7,29 @@
 
 /// Operands of max pooling over `[images, input, channels]`; those a direction does not use are null.
 struct MaxPoolParams {
-    /// `[images, input, channels]`.
+    /// Input, `[images, input, channels]`.
     const void* x;
-    /// `[images, output, channels]`.
+    /// Output, `[images, output, channels]`.
     void* y;
-    /// As y, one byte each: the offset of the maximum in its window, in scan order.
+    /// Offset of the maximum in its window, in scan order, one byte each, as y.
     uint8_t* choice;
-    /// As y.
+    /// Gradient of y, as y.
     const void* dy;
-    /// As x.
+    /// Gradient of x, as x.
     void* dx;
-    /// Images.
+    /// Images of the batch.
     uint64_t images;
-    /// Channels.
+    /// Channels of an image.
     uint32_t channels;
-    /// Input sizes.
+    /// Sizes of the input.
     uint32_t input[3];
-    /// Output sizes.
+    /// Sizes of the output.
     uint32_t output[3];
-    /// Window sizes; their product is at most 256.
+    /// Sizes of a window; their product is at most 256.
     uint32_t kernel[3];
     /// Steps between windows.
     uint32_t stride[3];
-    /// Minus infinity around the input; at most half a window.
+    /// Elements around the input that count as minus infinity; at most half a window.
     uint32_t padding[3];
     /// 1: 16-byte vectors of channels. Filled in by the launch.
     uint32_t vector;
@@ -39,17 +39,17 @@ struct MaxPoolParams {
 
 /// Operands of average pooling over `[images, size]`, window 3 x 3 x 3, stride 1.
 struct AvgPoolParams {
-    /// `[images, size]`; dy for the gradient.
+    /// Input, `[images, size]`; dy for the gradient.
     const void* x;
-    /// As x; dx for the gradient.
+    /// Output, as x; dx for the gradient.
     void* y;
-    /// Images.
+    /// Images of the batch.
     uint64_t images;
-    /// Sizes.
+    /// Sizes of an image.
     uint32_t size[3];
     /// 1: subtract x.
     uint32_t minus_input;
-    /// 1: the gradient.
+    /// 1: the gradient is computed.
     uint32_t transposed;
     /// 1: rows start at multiples of four elements. Filled in by the launch.
     uint32_t vector;
@@ -59,19 +59,19 @@ struct AvgPoolParams {
 
 /// Operands of the mean over the middle axis of `[images, positions, channels]`.
 struct MeanPoolParams {
-    /// `[images, positions, channels]`.
+    /// Input, `[images, positions, channels]`.
     const void* x;
-    /// `[images, channels]`.
+    /// Output, `[images, channels]`.
     void* y;
-    /// As y.
+    /// Gradient of y, as y.
     const void* dy;
-    /// As x.
+    /// Gradient of x, as x.
     void* dx;
-    /// Images.
+    /// Images of the batch.
     uint64_t images;
-    /// Positions.
+    /// Positions of an image.
     uint64_t positions;
-    /// Channels.
+    /// Channels of a position.
     uint64_t channels;
     /// Which positions a thread visits. Filled in by the launch.
     Walk walk;

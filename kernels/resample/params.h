@@ -5,15 +5,15 @@
 
 /// Operands of a resampling. Triples are x, y, z.
 struct ResampleParams {
-    /// B volumes.
+    /// Voxels of B volumes.
     const void* volume;
-    /// B outputs; the backward kernel reads them.
+    /// B resampled volumes; the backward kernel reads them.
     void* out;
     /// Backward: the gradient of `out`.
     const void* upstream;
-    /// Backward: laid out as `volume`.
+    /// Backward: gradient of the volume, laid out as `volume`.
     void* gradient;
-    /// Element of voxel (0, 0, 0).
+    /// Place of voxel (0, 0, 0), elements.
     int64_t first;
     /// Elements from one voxel to the next.
     int64_t stride[3];
@@ -23,7 +23,7 @@ struct ResampleParams {
     int64_t out_stride[3];
     /// Elements from one output volume to the next.
     int64_t out_volume_stride;
-    /// B.
+    /// Volumes, B.
     uint32_t batch;
     /// Voxels of the volume.
     uint32_t from[3];
@@ -33,23 +33,23 @@ struct ResampleParams {
     uint32_t size[3];
     /// Resized index = output index + offset.
     int32_t offset[3];
-    /// v = slope interpolated + intercept.
+    /// Slope of a voxel's value: v = slope interpolated + intercept.
     float slope;
-    /// See `slope`.
+    /// Intercept of a voxel's value, see `slope`.
     float intercept;
-    /// Stored values are clipped to this before interpolation.
+    /// Least stored value; others are clipped to it before interpolation.
     float stored_low;
-    /// See `stored_low`.
+    /// Largest stored value; others are clipped to it before interpolation.
     float stored_high;
-    /// out = scale clip(v, low, high) + shift.
+    /// Least value v: out = scale clip(v, low, high) + shift.
     float low;
-    /// See `low`.
+    /// Largest value v, see `low`.
     float high;
-    /// See `low`.
+    /// Factor of the output, see `low`.
     float scale;
-    /// See `low`.
+    /// What is added to the output, see `low`.
     float shift;
-    /// Outside the resized volume.
+    /// Value outside the resized volume.
     float pad;
     /// 1: `gradient += result`.
     uint32_t accumulate;

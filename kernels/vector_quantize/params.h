@@ -11,15 +11,15 @@ struct VectorQuantizeParams {
     float* embed;
     /// f32 `[m, d]`: the codes scaled to length 1.
     const float* unit;
-    /// f32 `[m]`.
+    /// Running number of each code's tokens, f32 `[m]`.
     float* cluster_size;
     /// u32 `[n]`: the code of each token; `u32::MAX` for none.
     const uint32_t* indices;
-    /// Workspace, u32 `[m]`.
+    /// Workspace for each code's first place in `members`, u32 `[m]`.
     uint32_t* first;
-    /// Workspace, u32 `[m]`.
+    /// Workspace for each code's tokens, u32 `[m]`.
     uint32_t* count;
-    /// Workspace, u32 `[n]`.
+    /// Workspace for tokens by code, u32 `[n]`.
     uint32_t* members;
     /// `[n, d]`: the codes of the tokens.
     void* y;
@@ -27,7 +27,7 @@ struct VectorQuantizeParams {
     uint64_t n;
     /// Codes.
     uint64_t m;
-    /// Their length.
+    /// Elements of a token.
     uint64_t d;
     /// Weight of the old codebook.
     float decay;

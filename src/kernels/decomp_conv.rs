@@ -1,6 +1,6 @@
 //! Decomposed convolution kernels: geometry and launches. See `kernels/decomp_conv/decomp_conv.cu`.
 
-use super::{DType, DevicePtr, Entry, Grid, Kernel, Launcher, Write};
+use super::{DType, Entry, Grid, Kernel, Launcher, Write};
 use crate::{Error, Result};
 
 pub mod traffic;
@@ -108,35 +108,10 @@ impl DecompConvShape {
         !self.dense && self.stride == 1 && self.kernel <= 15 && dtype == DType::Bf16
     }
 
-    /// Parameters with the sizes filled in and everything else null.
+    /// Parameters with the sizes filled in and everything else null or 0.
     pub fn params(&self) -> DecompConvParams {
-        const NULL: DevicePtr = DevicePtr::NULL;
         let size = |size: [usize; 3]| size.map(|d| d as u32);
         DecompConvParams {
-            x: NULL,
-            g: NULL,
-            y: NULL,
-            dx: NULL,
-            z: NULL,
-            dz: NULL,
-            w: [NULL; 3],
-            bias: [NULL; 3],
-            gamma: [NULL; 3],
-            beta: [NULL; 3],
-            running_mean: [NULL; 3],
-            running_var: [NULL; 3],
-            mean: NULL,
-            rstd: NULL,
-            scale: NULL,
-            shift: NULL,
-            coefficients: NULL,
-            partial: NULL,
-            dw: [NULL; 3],
-            dbias: [NULL; 3],
-            dgamma: [NULL; 3],
-            dbeta: [NULL; 3],
-            eps: 0.0,
-            momentum: 0.0,
             batch: self.batch as u64,
             in_channels: self.in_channels as u32,
             out_channels: self.out_channels as u32,
@@ -146,17 +121,7 @@ impl DecompConvShape {
             stride: self.stride as u32,
             dense: self.dense as u32,
             norm: NormKind::None as u32,
-            gelu: 0,
-            slope: 0,
-            vector: 0,
-            accumulate: 0,
-            tile: [0; 4],
-            tiles: [0; 4],
-            tiles_per_block: 0,
-            blocks: 0,
-            first_channel: 0,
-            channels: 0,
-            round_weights: 0,
+            ..Default::default()
         }
     }
 }

@@ -93,50 +93,18 @@ pub fn first_row(shape: &DecompConvShape, axis: usize) -> usize {
 impl DecompDenseParams {
     /// Parameters with the sizes filled in and everything else null.
     pub fn new(shape: &DecompConvShape) -> Self {
-        const NULL: DevicePtr = DevicePtr::NULL;
         let size = |size: [usize; 3]| size.map(|d| d as u32);
         DecompDenseParams {
-            x: NULL,
-            g: NULL,
-            y: NULL,
-            dx: NULL,
-            columns: NULL,
-            before: NULL,
-            z: NULL,
-            dz: NULL,
-            w: [NULL; 3],
-            matrices: NULL,
-            folded: NULL,
-            products: NULL,
-            dw: [NULL; 3],
-            mean: NULL,
-            scale: NULL,
-            shift: NULL,
-            coefficients: NULL,
-            partial: NULL,
-            window_sums: NULL,
             batch: shape.batch as u64,
-            first: 0,
-            gather: 0,
             in_channels: shape.in_channels as u32,
             out_channels: shape.out_channels as u32,
             in_size: size(shape.in_size),
             out_size: size(shape.out_size),
             kernel: shape.kernel as u32,
             stride: shape.stride as u32,
-            planes: 0,
-            planes_before: 0,
-            gathers: 0,
             taps: 3 * shape.kernel as u32 - 1,
             span: 1,
-            block: 0,
-            branches: 0,
-            gelu: 0,
-            vector: 0,
-            accumulate: 0,
-            tiles: [0; 3],
-            blocks: 0,
-            aligned: 0,
+            ..Default::default()
         }
     }
 
