@@ -125,7 +125,9 @@ fn fields_follow_the_header() {
     let sums = "    /// Partial sums.\n    Sum* sums;\n";
     let added = replaced("pool/params.h", x, &format!("{x}    /// How x is scaled.\n    float factor;\n"));
     let swapped = replaced("pool/params.h", &format!("{x}{sums}"), &format!("{sums}{x}"));
-    for (sources, order) in [(added, ["pub x:", "pub factor: f32,", "pub sums:"]), (swapped, ["pub sums:", "pub x:", "pub size:"])] {
+    for (sources, order) in
+        [(added, ["pub x:", "pub factor: f32,", "pub sums:"]), (swapped, ["pub sums:", "pub x:", "pub size:"])]
+    {
         let abi = read(&sources);
         let (rust, cpp) = (rust::family(&abi, 0), cpp::layouts(&abi));
         let places: Vec<usize> = order.iter().map(|field| rust.find(field).expect(field)).collect();
@@ -140,7 +142,10 @@ fn fields_follow_the_header() {
 fn what_the_subset_does_not_promise_is_refused() {
     let size = "uint32_t size[kMostSizes];";
     for (to, wanted) in [
-        ("size_t size;", "kernels/pool/params.h:19: `size_t`, the type of `size`, is unknown; use a type such as uint32_t"),
+        (
+            "size_t size;",
+            "kernels/pool/params.h:19: `size_t`, the type of `size`, is unknown; use a type such as uint32_t",
+        ),
         ("bool size;", "`bool`, the type of `size`, is unknown"),
         ("Other* size;", "`Other`, the type of `size`, is unknown; declare the struct above"),
         ("Sum size;", "`Sum`, the type of `size`, is unknown"),
@@ -176,7 +181,11 @@ fn what_the_subset_does_not_promise_is_refused() {
 #[test]
 fn everything_is_documented() {
     for (file, doc, wanted) in [
-        ("pool/params.h", "    /// Sizes of x.\n", "kernels/pool/params.h:18: `ScaleParams::size` has no documentation"),
+        (
+            "pool/params.h",
+            "    /// Sizes of x.\n",
+            "kernels/pool/params.h:18: `ScaleParams::size` has no documentation",
+        ),
         ("pool/params.h", "/// Operands of a scale.\n", "The struct `ScaleParams` has no documentation"),
         ("pool/params.h", "/// Sizes at most.\n", "The constant `kMostSizes` has no documentation"),
         ("common/walk.h", "    /// Rows.\n", "kernels/common/walk.h:5: `Walk::rows` has no documentation"),
@@ -191,18 +200,30 @@ fn everything_is_documented() {
 fn entries_are_checked() {
     let sum = "X2CT_KERNEL(pool_sum, ScaleParams, Config, sum)";
     for (to, wanted) in [
-        ("X2CT_KERNEL(pool_sum, Other, Config, sum)", "kernels/pool/pool.cu:6: `Other` is no struct of kernels/pool/params.h"),
-        ("X2CT_KERNEL(pool_scale_f32, ScaleParams, Config, sum)", "`pool_scale_f32` is an entry at kernels/pool/pool.cu:4 too"),
+        (
+            "X2CT_KERNEL(pool_sum, Other, Config, sum)",
+            "kernels/pool/pool.cu:6: `Other` is no struct of kernels/pool/params.h",
+        ),
+        (
+            "X2CT_KERNEL(pool_scale_f32, ScaleParams, Config, sum)",
+            "`pool_scale_f32` is an entry at kernels/pool/pool.cu:4 too",
+        ),
         ("X2CT_KERNEL(pool_sum, ScaleParams)", "An entry is `X2CT_KERNEL(name, Params, Config, body)`."),
         ("X2CT_KERNEL(pool_sum, ScaleParams,", "An entry is a line of its own"),
         ("#define MORE X2CT_KERNEL(pool_sum, ScaleParams, Config, sum)", "An entry is a line of its own"),
-        ("X2CT_KERNEL(pool_sum_bf16, ScaleParams, Config, sum)\nX2CT_KERNEL(pool_sum_i16, ScaleParams, Config, sum)", "The kernel `SUM` lacks an entry"),
+        (
+            "X2CT_KERNEL(pool_sum_bf16, ScaleParams, Config, sum)\nX2CT_KERNEL(pool_sum_i16, ScaleParams, Config, sum)",
+            "The kernel `SUM` lacks an entry",
+        ),
     ] {
         let message = refused("pool/pool.cu", sum, to);
         assert!(message.contains(wanted), "{to}: {message}");
     }
     let message = refused("pool/pool.cu", "pool_scale_f32, ScaleParams", "pool_scale_f32, Walk");
-    assert!(message.contains("`pool_scale_f32` takes `Walk` and its sibling `pool_scale_bf16` takes `ScaleParams`"), "{message}");
+    assert!(
+        message.contains("`pool_scale_f32` takes `Walk` and its sibling `pool_scale_bf16` takes `ScaleParams`"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -225,5 +246,8 @@ fn families_are_whole_and_their_names_unique() {
     twice.0.insert("other/params.h".into(), PARAMS.replace("ScaleParams", "OtherParams"));
     twice.0.insert("other/other.cu".into(), ENTRIES.replace("ScaleParams", "OtherParams"));
     let message = Abi::read(&twice).err().expect("two entries of one name").to_string();
-    assert!(message.contains("kernels/pool/pool.cu:4: `pool_scale_f32` is an entry at kernels/other/other.cu:4 too"), "{message}");
+    assert!(
+        message.contains("kernels/pool/pool.cu:4: `pool_scale_f32` is an entry at kernels/other/other.cu:4 too"),
+        "{message}"
+    );
 }

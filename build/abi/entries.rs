@@ -52,7 +52,10 @@ pub fn read(sources: &Sources, family: &str) -> Result<Vec<Kernel>> {
             match kernels.iter_mut().find(|kernel| kernel.name == name) {
                 Some(kernel) => kernel.join(entry)?,
                 None if entry.doc.is_empty() => {
-                    let message = format!("`{}` has no documentation; write a line `/// ...` above it, which Rust's users read.", entry.name);
+                    let message = format!(
+                        "`{}` has no documentation; write a line `/// ...` above it, which Rust's users read.",
+                        entry.name
+                    );
                     return Err(Problem::new(file, entry.line, message));
                 }
                 None => kernels.push(Kernel { name, doc: entry.doc.clone(), entries: vec![entry] }),
@@ -60,7 +63,11 @@ pub fn read(sources: &Sources, family: &str) -> Result<Vec<Kernel>> {
         }
     }
     if kernels.is_empty() {
-        return Err(Problem::new(&main, 1, "The family has no entries; write `X2CT_KERNEL(name, Params, Config, body)`."));
+        return Err(Problem::new(
+            &main,
+            1,
+            "The family has no entries; write `X2CT_KERNEL(name, Params, Config, body)`.",
+        ));
     }
     kernels.iter_mut().try_for_each(Kernel::order)?;
     Ok(kernels)
@@ -71,12 +78,18 @@ impl Kernel {
     fn join(&mut self, entry: Entry) -> Result<()> {
         let refuse = |message: String| Err(Problem::new(&entry.file, entry.line, message));
         if let Some(twin) = self.entries.iter().find(|other| other.name == entry.name) {
-            let message = format!("`{}` is an entry at kernels/{}:{} too; give it another name.", entry.name, twin.file, twin.line);
+            let message = format!(
+                "`{}` is an entry at kernels/{}:{} too; give it another name.",
+                entry.name, twin.file, twin.line
+            );
             return refuse(message);
         }
         let first = &self.entries[0];
         if first.params != entry.params {
-            let message = format!("`{}` takes `{}` and its sibling `{}` takes `{}`; ", entry.name, entry.params, first.name, first.params);
+            let message = format!(
+                "`{}` takes `{}` and its sibling `{}` takes `{}`; ",
+                entry.name, entry.params, first.name, first.params
+            );
             return refuse(message + "give both one struct, or names that differ in more than the last part.");
         }
         self.entries.push(entry);
@@ -93,7 +106,8 @@ impl Kernel {
             return Ok(());
         }
         let entry = &self.entries[0];
-        let message = format!("The kernel `{}` lacks an entry; its siblings end in {} in turn.", self.name, order.join(", "));
+        let message =
+            format!("The kernel `{}` lacks an entry; its siblings end in {} in turn.", self.name, order.join(", "));
         Err(Problem::new(&entry.file, entry.line, message))
     }
 }
@@ -132,7 +146,8 @@ fn lines(file: &str, text: &str) -> Result<Vec<Entry>> {
         let Some(at) = code.find("X2CT_KERNEL(") else { continue };
         let arguments = code[at..].trim_end().strip_prefix("X2CT_KERNEL(").and_then(|rest| rest.strip_suffix(')'));
         let (0, Some(arguments)) = (at, arguments) else {
-            let message = "An entry is a line of its own that begins with `X2CT_KERNEL(` and ends with `)`; write it out.";
+            let message =
+                "An entry is a line of its own that begins with `X2CT_KERNEL(` and ends with `)`; write it out.";
             return Err(Problem::new(file, number, message));
         };
         let parts: Vec<&str> = arguments.split(',').map(str::trim).collect();

@@ -127,7 +127,11 @@ impl Abi {
                 if !abi.shared.contains_key(header) {
                     let read = params::parse(header, &sources.0[header])?;
                     if let Some((line, _)) = read.includes.first() {
-                        return Err(Problem::new(header, *line, "A shared header includes no other; move the struct here."));
+                        return Err(Problem::new(
+                            header,
+                            *line,
+                            "A shared header includes no other; move the struct here.",
+                        ));
                     }
                     abi.shared.insert(header.into(), read);
                 }

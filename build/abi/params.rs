@@ -128,7 +128,9 @@ impl Header {
                 };
                 if !known {
                     let (name, hint) = match &field.kind {
-                        Kind::Pointer(name) => (name, "declare the struct above (`struct NAME;` if C++ alone knows it)"),
+                        Kind::Pointer(name) => {
+                            (name, "declare the struct above (`struct NAME;` if C++ alone knows it)")
+                        }
                         Kind::Struct(name) => (name, "use a type such as uint32_t or float, or declare a struct above"),
                         Kind::Scalar(_) => unreachable!("scalars are known"),
                     };
@@ -148,7 +150,8 @@ impl Header {
             Some(Length::Constant(name)) => match self.constants.iter().find(|c| c.name == *name) {
                 Some(constant) => constant.value,
                 None => {
-                    let message = format!("`{name}`, the length of `{}`, is unknown; declare the constant above.", field.name);
+                    let message =
+                        format!("`{name}`, the length of `{}`, is unknown; declare the constant above.", field.name);
                     return Err(Problem::new(&self.file, field.line, message));
                 }
             },
@@ -245,7 +248,8 @@ impl Parser {
             "constexpr" => self.constant(doc),
             other => {
                 self.next -= 1;
-                let hint = "a header of parameters holds structs and `constexpr uint32_t` constants; write the rest elsewhere";
+                let hint =
+                    "a header of parameters holds structs and `constexpr uint32_t` constants; write the rest elsewhere";
                 self.problem(format!("`{other}` begins neither; {hint}."))
             }
         }
@@ -257,7 +261,8 @@ impl Parser {
             Some(name) => self.header.includes.push((line, name.into())),
             None if directive == "pragma once" || directive == "include <cstdint>" => {}
             None => {
-                return self.problem("Only `#pragma once`, `#include <cstdint>` and headers of this subset can stand here.");
+                return self
+                    .problem("Only `#pragma once`, `#include <cstdint>` and headers of this subset can stand here.");
             }
         }
         self.next += 1;
@@ -309,7 +314,11 @@ impl Parser {
         }
         self.expect(';', &format!("behind `struct {name} {{ ... }}`"))?;
         if fields.is_empty() {
-            return Err(Problem::new(&self.header.file, line, format!("`{name}` has no fields; C and C++ differ on its size.")));
+            return Err(Problem::new(
+                &self.header.file,
+                line,
+                format!("`{name}` has no fields; C and C++ differ on its size."),
+            ));
         }
         self.header.structs.push(Struct { doc, name, line, fields });
         Ok(())
@@ -329,7 +338,8 @@ impl Parser {
             }
             (true, _) => Kind::Pointer(word),
             (false, _) if constant => {
-                return self.problem("A `const` field cannot be filled in; leave `const` out, or point to what is constant.");
+                return self
+                    .problem("A `const` field cannot be filled in; leave `const` out, or point to what is constant.");
             }
             (false, Some(rust)) => Kind::Scalar(rust),
             (false, None) => Kind::Struct(word),

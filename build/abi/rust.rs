@@ -9,7 +9,10 @@ use super::{Abi, Family};
 /// The list of families, in the order of their slots.
 pub fn families(abi: &Abi) -> String {
     let list: Vec<String> = abi.families.iter().map(|family| format!("    &{}::FAMILY,\n", family.name)).collect();
-    format!("/// Every kernel family, by [`Family::slot`].\npub static FAMILIES: &[&Family] = &[\n{}];\n", list.concat())
+    format!(
+        "/// Every kernel family, by [`Family::slot`].\npub static FAMILIES: &[&Family] = &[\n{}];\n",
+        list.concat()
+    )
 }
 
 /// The structs of all shared headers.
@@ -123,7 +126,10 @@ fn host(out: &mut String, family: &Family) -> Result {
     for entry in family.kernels.iter().flat_map(|kernel| &kernel.entries) {
         let name = &entry.name;
         writeln!(out, "        #[link_name = \"x2ct_host_{name}\"]")?;
-        writeln!(out, "        pub fn {name}(launch: *const std::ffi::c_void) -> *const crate::kernels::KernelConfig;")?;
+        writeln!(
+            out,
+            "        pub fn {name}(launch: *const std::ffi::c_void) -> *const crate::kernels::KernelConfig;"
+        )?;
     }
     writeln!(out, "    }}\n    #[allow(non_snake_case)]\n    pub mod layouts {{\n        unsafe extern \"C\" {{")?;
     for s in &family.params.structs {

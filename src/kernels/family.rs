@@ -91,13 +91,7 @@ impl<P> Kernel<P> {
     ///
     /// # Safety
     /// As for [`Kernel::launch`].
-    pub unsafe fn launch_voxel(
-        &self,
-        launcher: &dyn Launcher,
-        voxel: VoxelType,
-        grid: Grid,
-        params: &P,
-    ) -> Result<()> {
+    pub unsafe fn launch_voxel(&self, launcher: &dyn Launcher, voxel: VoxelType, grid: Grid, params: &P) -> Result<()> {
         unsafe { launcher.launch(self.of_voxel(voxel), grid, (params as *const P).cast()) }
     }
 

@@ -118,9 +118,13 @@ pub unsafe fn batch_norm_forward(
         Variant::Naive => {
             let per_block = launcher.config(BATCH_NORM_APPLY_NAIVE.of(dtype))?.tile[0] as usize;
             if params.training == 1 {
-                unsafe { BATCH_NORM_MOMENTS_NAIVE.launch(launcher, dtype, Grid::covering(channels, per_block), params)? };
+                unsafe {
+                    BATCH_NORM_MOMENTS_NAIVE.launch(launcher, dtype, Grid::covering(channels, per_block), params)?
+                };
             }
-            unsafe { BATCH_NORM_APPLY_NAIVE.launch(launcher, dtype, Grid::covering(rows * channels, per_block), params) }
+            unsafe {
+                BATCH_NORM_APPLY_NAIVE.launch(launcher, dtype, Grid::covering(rows * channels, per_block), params)
+            }
         }
         Variant::Fused(order) => {
             if params.training == 1 {
@@ -160,7 +164,14 @@ pub unsafe fn batch_norm_backward(
         Variant::Naive => {
             let per_block = launcher.config(BATCH_NORM_GRADIENT_APPLY_NAIVE.of(dtype))?.tile[0] as usize;
             if sums {
-                unsafe { BATCH_NORM_GRADIENT_SUMS_NAIVE.launch(launcher, dtype, Grid::covering(channels, per_block), &params)? };
+                unsafe {
+                    BATCH_NORM_GRADIENT_SUMS_NAIVE.launch(
+                        launcher,
+                        dtype,
+                        Grid::covering(channels, per_block),
+                        &params,
+                    )?
+                };
             }
             let grid = Grid::covering(rows * channels, per_block);
             unsafe { BATCH_NORM_GRADIENT_APPLY_NAIVE.launch(launcher, dtype, grid, &params) }
@@ -178,7 +189,11 @@ pub unsafe fn batch_norm_backward(
                 let per_block = launcher.config(BATCH_NORM_GRADIENT_FINISH.entry())?.tile[0] as usize;
                 unsafe {
                     BATCH_NORM_GRADIENT_SUMS.launch(launcher, dtype, walk.grid(dtype, params.shape()), &with_walk)?;
-                    BATCH_NORM_GRADIENT_FINISH.launch_only(launcher, Grid::covering(channels, per_block), &with_walk)?;
+                    BATCH_NORM_GRADIENT_FINISH.launch_only(
+                        launcher,
+                        Grid::covering(channels, per_block),
+                        &with_walk,
+                    )?;
                 }
                 if dresidual {
                     params.dy = params.dz;

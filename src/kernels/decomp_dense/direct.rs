@@ -1,7 +1,10 @@
 //! The direct variant of the dense decomposed convolution: both forward passes without columns
 //! (`kernels/decomp_dense/decomp_dense_mma.cuh` and `decomp_dense_stem.cuh`).
 
-use super::{DecompDenseParams, MMA_MOMENTS32, MMA_MOMENTS64, MMA_WRITE32, MMA_WRITE64, MOMENT_VALUES, PIVOTS, STEM_FINISH, STEM_MOMENTS, STEM_WRITE};
+use super::{
+    DecompDenseParams, MMA_MOMENTS32, MMA_MOMENTS64, MMA_WRITE32, MMA_WRITE64, MOMENT_VALUES, PIVOTS, STEM_FINISH,
+    STEM_MOMENTS, STEM_WRITE,
+};
 use crate::Result;
 use crate::kernels::decomp_conv::DecompConvShape;
 use crate::kernels::{DType, Entry, Grid, Launcher};
@@ -102,7 +105,8 @@ pub unsafe fn moments(launcher: &dyn Launcher, direct: Direct, dtype: DType, par
             Direct::TensorCores => {
                 let per_block = launcher.config(PIVOTS.entry())?.tile[0] as usize;
                 PIVOTS.launch_only(launcher, Grid::covering(3 * params.out_channels as usize, per_block), params)?;
-                let (entry, across) = wide(launcher, [MMA_MOMENTS32.entry(), MMA_MOMENTS64.entry()], params.out_channels)?;
+                let (entry, across) =
+                    wide(launcher, [MMA_MOMENTS32.entry(), MMA_MOMENTS64.entry()], params.out_channels)?;
                 launcher.launch(entry, Grid([params.blocks, across, 1]), std::ptr::from_ref(params).cast())
             }
             Direct::Stem => {
