@@ -1,6 +1,6 @@
 //! Decomposed convolution kernels: geometry and launches. See `kernels/decomp_conv/decomp_conv.cu`.
 
-use super::{DType, Entry, Grid, Kernel, Launcher, Write};
+use super::{DType, DevicePtr, Entry, Grid, Kernel, Launcher, Write};
 use crate::{Error, Result};
 
 pub mod traffic;
