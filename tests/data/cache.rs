@@ -7,7 +7,6 @@ use x2ct::data::cache::{EmbeddingCache, Embeddings};
 use x2ct::data::cts::Cts;
 use x2ct::data::provenance::Provenance;
 use x2ct::data::rows;
-use x2ct::labels;
 
 use super::assert_says;
 
