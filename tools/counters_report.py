@@ -22,9 +22,11 @@ What the kernels' PTX asks of a chip, counted by the virtual GPU (`tools/virtual
     tools/counters_report.py --commit COMMIT OURS.json... --peers PEERS.json...
 
 * *Sampled* is the share of a launch's blocks that were run, neighbours in four places; the others are taken to be like them. What
-  the first place reads and the others share is counted once. Fewer blocks than a chip holds share L1 and L2 than on a chip.
-* Sizes are those that `x2ct bench` times on a GPU, but for decomp_dense, whose tensors take a processor minutes to make (`--small`).
-  Small sizes of every family, which `tools/check_counters.py` recounts, are in `counters.csv`.
+  the first place reads and the others share is counted once, and where all that a sample touches fits in L2, nothing is taken to be
+  read twice. Fewer blocks than a chip holds share L1 and L2 than on a chip.
+* Sizes are those that `x2ct bench` times on a GPU, and beside them `--small` ones of decomp_dense, of whose large ones only the first
+  are here, and of vector_quantize; losses of 1,024 pairs are counted whole (`--variant 1024x512`), of 32,768 pairs there is the
+  tri-modal one in f32. Small sizes of every family, which `tools/check_counters.py` recounts, are in `counters.csv`.
 * *Sectors* are 32-byte sectors a request of a warp to global memory, *of* those of the best layout: a unit stride, or, where the
   lanes lie to each other differently from request to request, the sectors that were not in L1.
 * *Wavefronts* are those of a request to shared memory, *of* those without bank conflicts; of asynchronous copies what they write there;
