@@ -10,6 +10,7 @@
 //! order of a product's operands, are one kernel. Its name is theirs without that part and without the family's name:
 //! `SCALE` of the family `pool`.
 
+use super::lexer::documentation;
 use super::{Problem, Result, Sources};
 
 /// What siblings may differ in, each in Rust's order.
@@ -137,8 +138,8 @@ fn lines(file: &str, text: &str) -> Result<Vec<Entry>> {
     let mut doc = Vec::new();
     for (index, line) in text.lines().enumerate() {
         let (number, trimmed) = (index + 1, line.trim());
-        if let Some(rest) = trimmed.strip_prefix("///") {
-            doc.push(rest.strip_prefix(' ').unwrap_or(rest).to_string());
+        if let Some(said) = documentation(trimmed) {
+            doc.push(said.to_string());
             continue;
         }
         let doc = std::mem::take(&mut doc);

@@ -22,6 +22,12 @@ pub struct At {
     pub line: usize,
 }
 
+/// What a line `/// text` says, without the slashes and the space behind them.
+pub fn documentation(trimmed: &str) -> Option<&str> {
+    let doc = trimmed.strip_prefix("///")?;
+    Some(doc.strip_prefix(' ').unwrap_or(doc))
+}
+
 /// The tokens of `text`. Comments that are not documentation are left out.
 pub fn tokens(file: &str, text: &str) -> Result<Vec<At>> {
     let mut found = Vec::new();
@@ -30,8 +36,8 @@ pub fn tokens(file: &str, text: &str) -> Result<Vec<At>> {
         let trimmed = line.trim();
         if let Some(directive) = trimmed.strip_prefix('#') {
             found.push(At { token: Token::Directive(directive.trim().into()), line: number });
-        } else if let Some(doc) = trimmed.strip_prefix("///") {
-            found.push(At { token: Token::Doc(doc.strip_prefix(' ').unwrap_or(doc).into()), line: number });
+        } else if let Some(doc) = documentation(trimmed) {
+            found.push(At { token: Token::Doc(doc.into()), line: number });
         } else {
             code(file, number, line.split("//").next().unwrap_or(line), &mut found)?;
         }

@@ -294,7 +294,7 @@ struct ContrastiveCarry {
 
 /// Operands of [`product`].
 struct ContrastiveProductParams {
-    /// What is multiplied.
+    /// Factors of the product.
     ContrastiveProduct product;
     /// Embeddings of the rows, `[rows, d]`.
     const void* x;

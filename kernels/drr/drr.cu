@@ -358,6 +358,6 @@ X2CT_KERNEL(drr_pose_sum, DrrParams, PoseSumConfig, sum_ray_gradients)
 X2CT_KERNEL(drr_mean_f32, DrrMeanParams, DrrMeanConfig, mean_forward<float>)
 X2CT_KERNEL(drr_mean_bf16, DrrMeanParams, DrrMeanConfig, mean_forward<bf16>)
 X2CT_KERNEL(drr_mean_i16, DrrMeanParams, DrrMeanConfig, mean_forward<int16_t>)
-/// Its gradient.
+/// Gradient of the weighted mean along one axis.
 X2CT_KERNEL(drr_mean_backward_f32, DrrMeanParams, DrrMeanConfig, mean_backward<float>)
 X2CT_KERNEL(drr_mean_backward_bf16, DrrMeanParams, DrrMeanConfig, mean_backward<bf16>)

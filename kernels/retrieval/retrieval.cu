@@ -190,5 +190,5 @@ X2CT_KERNEL(retrieval_ranks_bf16, RetrievalRankParams, RetrievalRankConfig, retr
 /// The best items of every strip.
 X2CT_KERNEL(retrieval_best_f32, RetrievalBestParams, RetrievalBestConfig, retrieval_best<float>)
 X2CT_KERNEL(retrieval_best_bf16, RetrievalBestParams, RetrievalBestConfig, retrieval_best<bf16>)
-/// Of all strips.
+/// The best items of all strips, from those of each.
 X2CT_KERNEL(retrieval_merge, RetrievalBestParams, RetrievalMergeConfig, retrieval_merge_body)

@@ -358,7 +358,7 @@ impl Buffer {
         self.ptr
     }
 
-    /// How long it is.
+    /// Length of the memory, bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }

@@ -17,7 +17,7 @@ use std::hash::Hash;
 /// proportion to the samples.
 const MOST_GROUPS: usize = 1000;
 
-/// How to resample.
+/// Settings of a bootstrap: how many resamples, at which level, from which seed.
 #[derive(Clone, Copy, Debug)]
 pub struct Bootstrap {
     /// Number of resamples.

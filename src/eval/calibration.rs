@@ -25,7 +25,7 @@ pub struct Bin {
     pub range: [f64; 2],
     /// Number of samples.
     pub count: usize,
-    /// Their mean probability.
+    /// Mean probability of the samples.
     pub predicted: f64,
     /// Share of positives among them.
     pub observed: f64,

@@ -61,7 +61,7 @@ impl VolumeSet {
         };
         let problem = match self.preset.range() {
             _ if endless > 0 => format!("has {endless} voxels that are not finite"),
-            // Of both zeros too.
+            // A volume of both zeros is one value, too.
             _ if least == largest => "is one value everywhere: no chest CT".into(),
             Some(range @ [low, high]) if outside(range) => {
                 let name = &self.preset.name;

@@ -145,7 +145,7 @@ struct Found {
     file: PathBuf,
     /// Shape, type and preset, which the volumes of a set have in common.
     kind: ([usize; 3], DType, Preset),
-    /// Of the voxels.
+    /// Digest of the voxels.
     digest: Option<Digest>,
     /// Of the CT they were made of.
     ct: Option<String>,

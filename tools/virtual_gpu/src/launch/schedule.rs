@@ -122,15 +122,25 @@ fn leave_behind(w: &mut Warp, pc: usize) {
     }
 }
 
+/// Whether the current group sleeps: the warp's turn is over, and its next one begins at `pc`.
+fn asleep(w: &mut Warp, pc: usize) -> bool {
+    w.pc = pc as u32;
+    w.behind.has(w.mask)
+}
+
+/// The groups that neither wait for lanes nor sleep.
+fn ready(w: &Warp) -> impl Iterator<Item = &Group> {
+    w.others.iter().filter(|g| !g.blocked && !w.behind.has(g.mask))
+}
+
 /// The program counter of the group to run next: the lowest, or with a seed now and then any; none if all are blocked or sleep.
 fn runnable(w: &Warp) -> Option<u32> {
-    let ready = || w.others.iter().filter(|g| !g.blocked && !w.behind.has(g.mask));
-    let lowest = ready().map(|g| g.pc).min()?;
+    let lowest = ready(w).map(|g| g.pc).min()?;
     // Safety: the block outlives its warps.
     let dice = unsafe { &mut (*w.env).dice };
     if dice.one_in(3) {
-        let any = dice.below(ready().count() as u64) as usize;
-        return ready().nth(any).map(|g| g.pc);
+        let any = dice.below(ready(w).count() as u64) as usize;
+        return ready(w).nth(any).map(|g| g.pc);
     }
     Some(lowest)
 }
@@ -173,7 +183,8 @@ unsafe fn next_group(k: &Kernel, w: &mut Warp, pc: &mut usize) -> bool {
 
 /// Lets the group that has waited longest go on where the current one may wait for it.
 fn oldest_group(w: &mut Warp, pc: &mut usize) {
-    if let Some(next) = w.others.iter().find(|g| !g.blocked && !w.behind.has(g.mask)).map(|g| g.pc) {
+    let next = ready(w).next().map(|g| g.pc);
+    if let Some(next) = next {
         w.others.push(Group { pc: *pc as u32, mask: w.mask, blocked: false });
         w.mask = take_groups(w, next, false);
         w.favoured = true;
@@ -314,8 +325,7 @@ pub unsafe fn run_warp(k: &Kernel, m: &Module, w: &mut Warp, entries: &mut [(u64
                     leave_behind(w, pc);
                     if w.mask == 0 {
                         next_group(k, w, &mut pc);
-                        if w.behind.has(w.mask) {
-                            w.pc = pc as u32;
+                        if asleep(w, pc) {
                             return Exit::Turn;
                         }
                         continue;
@@ -333,10 +343,7 @@ pub unsafe fn run_warp(k: &Kernel, m: &Module, w: &mut Warp, entries: &mut [(u64
                 Kind::Sync | Kind::Bar => {
                     match gather(k, m, w, &mut pc) {
                         Gathered::All => {}
-                        Gathered::Later if w.behind.has(w.mask) => {
-                            w.pc = pc as u32;
-                            return Exit::Turn;
-                        }
+                        Gathered::Later if asleep(w, pc) => return Exit::Turn,
                         Gathered::Later => continue,
                         Gathered::Fault => return Exit::Stop,
                     }
@@ -392,8 +399,7 @@ pub unsafe fn run_warp(k: &Kernel, m: &Module, w: &mut Warp, entries: &mut [(u64
                         stuck(k, m, w, "lanes wait for lanes that have returned");
                         return Exit::Stop;
                     }
-                    if w.behind.has(w.mask) {
-                        w.pc = pc as u32;
+                    if asleep(w, pc) {
                         return Exit::Turn;
                     }
                 }
